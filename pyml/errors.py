@@ -1,0 +1,66 @@
+"""The errors that a caller can meet, one class for each SQLSTATE.
+
+Each is raised once, where the fact is known, with everything that the user
+needs: what is wrong, a DETAIL with the numbers, and a HINT that is the next
+statement to type.
+"""
+
+from typing import ClassVar
+
+
+class PymlError(Exception):
+    """An error that a client can branch on.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, in one sentence.
+    detail : str, optional
+        The numbers behind it.
+    hint : str, optional
+        The next statement to type.
+    """
+
+    sqlstate: ClassVar[str]
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+
+class NotEnoughData(PymlError):
+    """Fewer usable readings than a model needs."""
+
+    sqlstate = "ML001"
+
+
+class ModelNotFound(PymlError):
+    """No such model, or none in force for the device."""
+
+    sqlstate = "ML002"
+
+
+class UnknownField(PymlError):
+    """A field that no reading has, or whose values are not numbers."""
+
+    sqlstate = "ML003"
+
+
+class BadArgument(PymlError):
+    """An argument or a setting outside its range."""
+
+    sqlstate = "ML004"
+
+
+class UnreadableModel(PymlError):
+    """A stored model that fails its checks."""
+
+    sqlstate = "ML005"
+
+
+class BrokenEnvironment(PymlError):
+    """A package that is missing or of another version than the SQL."""
+
+    sqlstate = "ML006"

@@ -1,0 +1,192 @@
+"""From the rows that a device wrote to clean series: repeats, failures, rates, grids.
+
+Every rule here is causal and bounded: what comes out at one reading depends only
+on readings up to it, no further back than `LOOKBACK` intervals, so that any
+window over the same history gives the same values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# A reading nearer to the one before it than this share of the interval repeats it
+# (at-least-once delivery) or belongs to a burst sent after an outage.
+REPEAT_SHARE = 0.1
+# A counter's rate over more than this many intervals says nothing about now.
+MAX_GAP = 10
+# Beyond this a number is taken for a broken sensor's, not a measurement.
+ABSURD = 1e15
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column of the forest's matrix.
+
+    Attributes
+    ----------
+    name : str
+        The column's name, for instance ``memory_usage_percent``.
+    path : str
+        Dotted path of the value in the reported state.
+    divisor_path : str or None
+        Dotted path of the total that the value is divided by.
+    scale : float
+        Factor on the result.
+    kind : {'gauge', 'counter'}
+        A counter only grows until it resets; its rate per second is used.
+    """
+
+    name: str
+    path: str
+    divisor_path: str | None
+    scale: float
+    kind: Literal["gauge", "counter"]
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "Metric":
+        """The metric that `dataclasses.asdict` wrote."""
+        return cls(**entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Raw readings in time order, one row each.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds since the Unix epoch, strictly increasing.
+    columns : ndarray of float64, shape (n, k)
+        The raw numbers at k paths; NaN where missing.
+    repeated, rejected : int
+        Rows dropped as repeats, and rows without one usable number.
+    """
+
+    times: Floats
+    columns: Floats
+    repeated: int
+    rejected: int
+
+
+def typical_interval(times: Floats) -> float:
+    """Median step between readings in seconds; 60 where there are fewer than two.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, increasing.
+    """
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return float(np.median(steps)) if len(steps) else 60.0
+
+
+def clean(
+    times: Floats, columns: Floats, totals: Sequence[int], interval: float | None = None
+) -> Readings:
+    """Sort, merge repeats and blank what no sensor measured.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, in any order, repeats allowed.
+    columns : ndarray of float64, shape (n, k)
+        Raw numbers; NaN where missing.
+    totals : sequence of int
+        Columns that hold a total (memory, disk). A zero there means that the
+        whole collection failed.
+    interval : float, optional
+        The device's own interval in seconds; inferred where not given.
+
+    Returns
+    -------
+    Readings
+    """
+    columns = np.where(np.abs(columns) <= ABSURD, columns, np.nan)  # NaN compares false
+    if totals:
+        columns[(columns[:, list(totals)] == 0).any(axis=1)] = np.nan
+    usable = ~np.isnan(columns).all(axis=1) & np.isfinite(times)
+    rejected = int(len(times) - usable.sum())
+    times, columns = times[usable], columns[usable]
+    # Ties broken by value, so that the order of rows in the table cannot matter.
+    order = np.lexsort((*columns.T[::-1], times))
+    times, columns = times[order], columns[order]
+    step = np.diff(times, prepend=-np.inf)
+    shortest = REPEAT_SHARE * (typical_interval(times) if interval is None else interval)
+    fresh = step >= max(shortest, 1e-6)
+    repeated = int(len(times) - fresh.sum())
+    return Readings(times[fresh], columns[fresh], repeated, rejected)
+
+
+def rates(times: Floats, counter: Floats, longest: float) -> Floats:
+    """Growth of a counter per second; NaN at a reset, a first value or after a long gap.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, strictly increasing.
+    counter : ndarray of float64, shape (n,)
+        Since boot; NaN where missing.
+    longest : float
+        Seconds after which the value before is too old.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    rate = np.full(len(times), np.nan)
+    known = np.flatnonzero(~np.isnan(counter))
+    if len(known) > 1:
+        growth, elapsed = np.diff(counter[known]), np.diff(times[known])
+        good = (growth >= 0) & (elapsed <= longest)
+        rate[known[1:][good]] = growth[good] / elapsed[good]
+    return rate
+
+
+def columns_of(metrics: Sequence[Metric]) -> tuple[list[str], list[int]]:
+    """The distinct paths that `metrics` read, and which of them are totals.
+
+    Returns
+    -------
+    paths : list of str, length k
+    totals : list of int
+        Indices into `paths`.
+    """
+    paths = list(dict.fromkeys(m.path for m in metrics))
+    divisors = dict.fromkeys(m.divisor_path for m in metrics if m.divisor_path)
+    paths += [d for d in divisors if d not in paths]
+    return paths, [paths.index(d) for d in divisors]
+
+
+def measure(readings: Readings, metrics: Sequence[Metric], interval: float) -> Floats:
+    """The metrics' values at each reading.
+
+    Parameters
+    ----------
+    readings : Readings
+        Whose columns are those of ``columns_of(metrics)``.
+    metrics : sequence of Metric, length m
+    interval : float
+        The device's interval in seconds.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, m)
+        NaN where missing.
+    """
+    paths, _ = columns_of(metrics)
+    values = np.full((len(readings.times), len(metrics)), np.nan)
+    for j, metric in enumerate(metrics):
+        value = readings.columns[:, paths.index(metric.path)]
+        if metric.divisor_path is not None:
+            total = readings.columns[:, paths.index(metric.divisor_path)]
+            value = np.divide(value, total, out=np.full_like(value, np.nan), where=total > 0)
+        if metric.kind == "counter":
+            value = rates(readings.times, value, MAX_GAP * interval)
+        values[:, j] = value * metric.scale
+    return values
