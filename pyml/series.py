@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 REPEAT_SHARE = 0.1
 # A counter's rate over more than this many intervals says nothing about now.
 MAX_GAP = 10
+# At most this many missing steps of a grid are bridged by a straight line.
+FILL = 3
 # Beyond this a number is taken for a broken sensor's, not a measurement.
 ABSURD = 1e15
 
@@ -190,3 +192,65 @@ def measure(readings: Readings, metrics: Sequence[Metric], interval: float) -> F
             value = rates(readings.times, value, MAX_GAP * interval)
         values[:, j] = value * metric.scale
     return values
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One metric at the steps of the device's own clock.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds; neighbours are one interval apart, except around a long gap.
+    values : ndarray of float64, shape (n,)
+        A long gap, however long, is one NaN.
+    interval : float
+        Seconds.
+    """
+
+    times: Floats
+    values: Floats
+    interval: float
+
+
+def regular(times: Floats, values: Floats, interval: float | None = None) -> Grid:
+    """Put readings on the device's own grid, which ends at the last of them.
+
+    Of several readings at one step the last counts; up to `FILL` missing steps
+    are interpolated; a longer gap becomes one NaN, so that a clock error cannot
+    make a series of a million steps.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, strictly increasing.
+    values : ndarray of float64, shape (n,)
+        NaN where missing.
+    interval : float, optional
+        Seconds; the median step where not given.
+
+    Returns
+    -------
+    Grid
+
+    Examples
+    --------
+    >>> regular(np.array([0.0, 61, 119, 300]), np.array([1.0, 2, 3, 6]), 60.0).values
+    array([1., 2., 3., 4., 5., 6.])
+    """
+    known = ~np.isnan(values)
+    times, values = times[known], values[known]
+    if interval is None:
+        interval = typical_interval(times)
+    if not len(times):
+        return Grid(times, values, interval)
+    place = np.rint((times - times[-1]) / interval).astype(np.int64)
+    last = np.append(np.diff(place) > 0, True)
+    place, values, end = place[last], values[last], times[-1]
+    gap = np.diff(place)
+    count = np.append(np.where(gap <= FILL + 1, gap, 2), 1)
+    first = np.cumsum(count) - count
+    steps = np.repeat(place - first, count) + np.arange(count.sum())
+    filled = np.interp(steps, place, values)
+    filled[(first + 1)[:-1][gap > FILL + 1]] = np.nan
+    return Grid(end + steps * interval, filled, interval)

@@ -1,0 +1,268 @@
+"""Forecasts of one metric: against Keras, against simulated truth, and at the edges."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pyml import lstm
+from pyml.errors import BadArgument, NotEnoughData
+
+INTERVAL = 300.0
+SMALL = {"interval": INTERVAL, "sequence_length": 20, "horizon": 4, "epochs": 3}
+
+
+def telemetry(n, seed=0):
+    rng = np.random.default_rng(seed)
+    noise = np.zeros(n)
+    for i in range(1, n):
+        noise[i] = 0.8 * noise[i - 1] + rng.normal()
+    values = 50 + 10 * np.sin(2 * np.pi * np.arange(n) / 48) + noise
+    return 1.7e9 + INTERVAL * np.arange(n), values
+
+
+def run_of(fitted):
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(fitted.graph.SerializeToString())
+    return lambda feeds: session.run(None, feeds)
+
+
+@pytest.fixture(scope="module")
+def series():
+    return telemetry(1500)
+
+
+@pytest.fixture(scope="module")
+def fitted(series):
+    return lstm.fit(*series, **SMALL)
+
+
+@pytest.mark.parametrize(("length", "horizon"), [(20, 4), (50, 12), (23, 5), (7, 2)])
+def test_the_graph_equals_keras(length, horizon):
+    rng = np.random.default_rng(1)
+    network = lstm._network(length, horizon)
+    weights = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in network.fresh(0)]
+    network.load(weights)
+    behind = 1e9 + np.cumsum(rng.normal(0, 1e3, (64, length)), axis=1)
+    scale = lstm._Scale(1e9, 5e3, 2e3)
+    linear = rng.normal(0, 0.05, (length + len(lstm._spans(length)), horizon))
+    wanted = network(network.tensors(lstm._inputs(behind, scale, linear)))
+    run = lstm._session(lstm._graph(weights, scale, linear, length))
+    given = (run({"window": behind})[0] - behind[:, -1:]) / scale.change
+    np.testing.assert_allclose(given, wanted, atol=1e-5)
+
+
+def test_the_weights_survive_the_graph():
+    network = lstm._network(20, 4)
+    rng = np.random.default_rng(2)
+    weights = [rng.normal(size=w.shape).astype(np.float32) for w in network.fresh(0)]
+    graph = lstm._graph(weights, lstm._Scale(0.0, 1.0, 1.0), np.zeros((25, 4)), 20)
+    for before, after in zip(weights, lstm._weights_of(graph), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_only_known_operators(fitted):
+    assert {n.op_type for n in fitted.graph.graph.node} <= lstm.OPERATORS
+
+
+def test_same_data_same_bytes(series, fitted):
+    lstm.fit(*telemetry(700, seed=9), **SMALL)  # another device in between
+    again = lstm.fit(*series, **SMALL)
+    assert again.graph.SerializeToString(deterministic=True) == fitted.graph.SerializeToString(
+        deterministic=True
+    )
+    assert (again.meta, again.figures) == (fitted.meta, fitted.figures)
+
+
+def test_inputs_are_untouched(series):
+    times, values = (a.copy() for a in series)
+    lstm.fit(times, values, **SMALL)
+    np.testing.assert_array_equal(times, series[0])
+    np.testing.assert_array_equal(values, series[1])
+
+
+def test_meta_and_figures_are_json(fitted):
+    assert json.loads(json.dumps(fitted.meta)) == fitted.meta
+    assert json.loads(json.dumps(fitted.figures)) == fitted.figures
+
+
+def test_a_predictable_series_is_predicted(fitted):
+    assert fitted.figures["beats_naive"]
+    assert fitted.figures["mae"] < 0.8 * fitted.figures["naive_mae"]
+
+
+def test_intervals_cover_what_they_say(fitted):
+    values = telemetry(6000, seed=5)[1]
+    at = np.arange(600, 5900)
+    for q, level in enumerate(lstm.LEVELS):
+        predicted, half = lstm.backtest(fitted.meta, run_of(fitted), values, at, lstm.LEVELS)
+        miss = np.abs(lstm._ahead(values, at, 4) - predicted)
+        assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
+
+
+def test_the_backtest_is_the_forecast(fitted):
+    """The figures speak of the very intervals that a call returns."""
+    times, values = telemetry(1200, seed=6)
+    times = times + fitted.meta["seen_until"]
+    at = np.array([700, 900, 1100])
+    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), values, at, [0.9])
+    for i, end in enumerate(at):
+        told = lstm.forecast(
+            fitted.meta, run_of(fitted), times[: end + 1], values[: end + 1], level=0.9
+        )
+        np.testing.assert_allclose(told.predicted, predicted[i])
+        np.testing.assert_allclose(told.upper - told.predicted, half[i, 0])
+
+
+def test_a_forecast_continues_the_grid(series, fitted):
+    times, values = series
+    told = lstm.forecast(fitted.meta, run_of(fitted), times, values, horizon=3)
+    np.testing.assert_array_equal(told.times, times[-1] + INTERVAL * np.arange(1, 4))
+    assert (told.lower <= told.predicted).all()
+    assert (told.predicted <= told.upper).all()
+    assert told.last_time == times[-1]
+    unseen = times >= fitted.meta["seen_until"]
+    assert told.replayed == unseen.sum() - fitted.meta["horizon"]
+
+
+def test_a_longer_history_changes_nothing(series, fitted):
+    times, values = series
+    recent = times > times[-1] - lstm.lookback(fitted.meta)
+    few = lstm.forecast(fitted.meta, run_of(fitted), times[recent], values[recent])
+    all_of_it = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    np.testing.assert_array_equal(few.upper, all_of_it.upper)
+
+
+def test_wider_levels_are_wider(series, fitted):
+    widths = [
+        np.ptp([(f := lstm.forecast(fitted.meta, run_of(fitted), *series, level=p)).lower, f.upper])
+        for p in (0.5, 0.8, 0.95)
+    ]
+    assert widths == sorted(widths)
+
+
+def test_bounds_clip(series):
+    fitted = lstm.fit(*series, **SMALL, bounds=(0.0, 56.0))
+    told = lstm.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
+    assert told.upper.max() <= 56.0
+    assert (told.lower <= told.upper).all()
+
+
+def test_gaps_are_not_learnt_across(series):
+    times, values = (a.copy() for a in series)
+    values[500:520] = np.nan
+    at = lstm.origins(values, 20, 4)
+    windows = np.concatenate([lstm._behind(values, at, 20), lstm._ahead(values, at, 4)], axis=1)
+    assert np.isfinite(windows).all()
+    assert len(at) == len(values) - 23 - 43
+    fitted = lstm.fit(times, values, **SMALL)
+    values[-10] = np.nan
+    told = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    assert np.isfinite(told.upper).all()
+
+
+def test_few_readings():
+    fitted = lstm.fit(*telemetry(100), interval=INTERVAL, epochs=2)
+    told = lstm.forecast(fitted.meta, run_of(fitted), *telemetry(60))
+    assert np.isfinite([told.lower, told.upper]).all()
+
+
+def test_too_few_readings_say_how_many_would_do():
+    with pytest.raises(NotEnoughData, match="38 windows of 50 \\+ 12") as caught:
+        lstm.fit(*telemetry(99), interval=INTERVAL)
+    assert "8 hours" in caught.value.detail
+    assert "hours => 9" in caught.value.hint
+
+
+def test_a_constant_field():
+    with pytest.raises(NotEnoughData, match="constant"):
+        lstm.fit(telemetry(500)[0], np.full(500, 3.0), interval=INTERVAL)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [({"horizon": 5}, "UPDATE ml_setting"), ({"horizon": 0}, "ml_setting"), ({"level": 1.0}, "")],
+)
+def test_arguments_outside_their_range(series, fitted, argument, hint):
+    with pytest.raises(BadArgument) as caught:
+        lstm.forecast(fitted.meta, run_of(fitted), *series, **argument)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: np.repeat([1.0, 0.0], n // 2),
+        lambda n: (np.arange(n) % 97 == 0).astype(float),
+        lambda n: 1e12 + np.arange(n) * 1e3,
+        lambda n: np.round(telemetry(n)[1]),
+    ],
+    ids=["step", "rare", "huge", "rounded"],
+)
+def test_awkward_series_give_finite_forecasts(make):
+    times, _ = telemetry(600)
+    values = make(600)
+    fitted = lstm.fit(times, values, **SMALL)
+    told = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    assert np.isfinite([told.lower, told.predicted, told.upper]).all()
+    assert (told.lower <= told.upper).all()
+
+
+def test_a_retraining_starts_from_the_current_model(series):
+    times, values = telemetry(2500)
+    first = lstm.fit(times[:2000], values[:2000], **SMALL)
+    previous = lstm.Previous(first.graph, first.meta, run_of(first))
+    second = lstm.fit(times[500:], values[500:], **SMALL, previous=previous)
+    assert second.figures["warm"]
+    assert second.figures["compared_windows"] > 0
+    at_once = lstm.fit(times[:2000], values[:2000], **SMALL, previous=previous)
+    assert not at_once.figures["warm"], "the held-out part is not new to those weights"
+
+
+def test_a_worse_model_is_not_accepted():
+    times, values = telemetry(2500)
+    good = lstm.fit(times[:2000], values[:2000], **SMALL)
+    rng = np.random.default_rng(0)
+    values[500:2250] = 50 + rng.normal(0, 10, 1750)  # a broken sensor, then repaired
+    previous = lstm.Previous(good.graph, good.meta, run_of(good))
+    figures = lstm.fit(times[500:], values[500:], **SMALL, previous=previous).figures
+    assert figures["previous_mae"] < figures["candidate_mae"]
+    assert not figures["accepted"]
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 30, 80])
+def test_a_cancelled_training_leaves_the_next_one_as_it_would_be(series, fitted, after):
+    calls = 0
+
+    def pulse():
+        nonlocal calls
+        calls += 1
+        if calls == after:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        lstm.fit(*series, **SMALL, pulse=pulse)
+    again = lstm.fit(*series, **SMALL)
+    assert again.graph == fitted.graph
+
+
+def test_forecasting_imports_no_tensorflow(tmp_path, series, fitted):
+    (tmp_path / "g.onnx").write_bytes(fitted.graph.SerializeToString())
+    (tmp_path / "m.json").write_text(json.dumps(fitted.meta))
+    np.savez(tmp_path / "s.npz", times=series[0], values=series[1])
+    code = (
+        "import json, sys, numpy as np, onnxruntime as ort; from pyml import lstm\n"
+        f"s = ort.InferenceSession({str(tmp_path / 'g.onnx')!r})\n"
+        f"d = np.load({str(tmp_path / 's.npz')!r})\n"
+        f"m = json.load(open({str(tmp_path / 'm.json')!r}))\n"
+        "lstm.forecast(m, lambda f: s.run(None, f), d['times'], d['values'])\n"
+        "assert not {'tensorflow', 'keras', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
