@@ -33,30 +33,12 @@ Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 Bounds = tuple[float | None, float | None]
 
 # The operators of the graph, for whoever decides what a stored graph may hold.
-OPERATORS = frozenset(
-    # fmt: off
-    [
-        "Add",
-        "Asinh",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Div",
-        "Gather",
-        "LSTM",
-        "MatMul",
-        "Mul",
-        "ReduceMean",
-        "ReduceSum",
-        "Reshape",
-        "Softmax",
-        "Squeeze",
-        "Sub",
-        "TopK",
-        "Transpose",
-    ]
-    # fmt: on
-)
+# fmt: off
+OPERATORS = frozenset((
+    "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "Gather", "LSTM", "MatMul", "Mul",
+    "ReduceMean", "ReduceSum", "Reshape", "Softmax", "Squeeze", "Sub", "TopK", "Transpose",
+))
+# fmt: on
 
 UNITS = 24
 # The LSTM reads the window in patches, as in Nie et al., "A Time Series is Worth 64
@@ -602,8 +584,8 @@ def _quantile(scores: Floats, level: float) -> Floats:
     """
     n = len(scores)
     place = min(int(np.ceil((n + 1) * level)), n) - 1
-    ordered: Floats = np.partition(scores, place, axis=0)
-    return ordered[place]
+    smallest: Floats = np.partition(scores, place, axis=0)[place]
+    return smallest
 
 
 def _conform(errors: Floats, spreads: Floats, now: Floats, level: float) -> Floats:
