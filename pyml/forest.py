@@ -1,0 +1,440 @@
+"""Isolation Forest over a device's metrics: fit, score, severity, reasons.
+
+A reading is described by its metrics and by how much each has moved over the
+last few readings; the forest gives it a score; two thresholds, fixed when the
+model is trained, give the score a meaning. scikit-learn grows the trees and
+is imported by `fit` alone: what is stored is one ONNX graph, and scoring needs
+nothing but numpy and whatever runs that graph.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from pyml.errors import NotEnoughData
+
+Floats = NDArray[np.float64]
+Matrix = NDArray[np.float32]
+Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
+"""Runs the graph: input name -> array, to the outputs in order."""
+
+# All that a graph made here uses; what loads a stored graph allows these only.
+# ai.onnx:    IsNaN, Where, Mul, Exp, Neg
+# ai.onnx.ml: TreeEnsembleRegressor
+OPSETS = {"": 17, "ai.onnx.ml": 3}
+
+# Trailing windows, in readings at the device's usual interval.
+WINDOWS = (5, 15, 60)
+# Rows that each tree sees: Liu et al. 2008, section 4; scikit-learn's default too.
+SUBSAMPLE = 256
+# A metric reported in a smaller share of the readings than this is left out.
+LEAST_REPORTED = 0.05
+# Fixed point for the trailing sums: whole numbers add up to the same sum from
+# wherever the window starts; floating ones do not.
+UNIT = 4096
+FARTHEST = 1024.0
+# "critical" is what contamination's tenth part of the training readings reached.
+CRITICAL_SHARE = 0.1
+# Float32 results of two processors differ by less; readings all alike must not be
+# flagged for it.
+ROUNDING = 1e-6
+# Trees grown between two pulses: about 0.05 s.
+STEP = 50
+
+NORMAL, WARNING, CRITICAL = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained forest.
+
+    Attributes
+    ----------
+    graph : onnx.ModelProto
+        Input ``features`` float32 (n, F), NaN where missing; output ``score``
+        float32 (n, 1).
+    meta : dict
+        JSON-able; all that `features`, `score` and `explain` need beside the graph.
+    figures : dict
+        JSON-able; what the user may want to know about the training.
+    """
+
+    graph: onnx.ModelProto
+    meta: dict[str, Any]
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model says about readings.
+
+    Attributes
+    ----------
+    anomaly_score : ndarray of float64, shape (n,)
+        As scikit-learn's ``score_samples``: negative, lower is more anomalous.
+    severity : ndarray of int8, shape (n,)
+        `NORMAL`, `WARNING` or `CRITICAL`.
+    """
+
+    anomaly_score: Floats
+    severity: NDArray[np.int8]
+
+
+def fit(
+    times: Floats,
+    values: Floats,
+    names: Sequence[str],
+    *,
+    contamination: float,
+    n_estimators: int,
+    seed: int,
+    pulse: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Train on the readings of one device.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds since the Unix epoch, strictly increasing.
+    values : ndarray of float64, shape (n, m)
+        NaN where missing. May hold anomalies.
+    names : sequence of str, length m
+    contamination : float
+        Share of readings to call anomalous, in (0, 0.5].
+    n_estimators : int
+        Trees.
+    seed : int
+        The same seed and data give the same bytes.
+    pulse : callable
+        Called every 0.1 s or so; what it raises ends the training.
+
+    Returns
+    -------
+    Fitted
+        ``meta["names"]`` are the metrics that it uses, in the order in which
+        scoring expects its columns: one that the device (almost) never reports is left out.
+
+    Raises
+    ------
+    NotEnoughData
+        No metric is reported often enough.
+
+    References
+    ----------
+    Liu, Ting and Zhou, "Isolation Forest", ICDM 2008.
+    """
+    reported = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(names))
+    used = np.flatnonzero(reported >= LEAST_REPORTED)
+    rows = np.isfinite(values[:, used]).any(axis=1)
+    if not used.size or rows.sum() < 2:
+        raise NotEnoughData(
+            "no metric is reported often enough to train on",
+            detail=f"{len(times)} readings; reported share by metric: "
+            + ", ".join(f"{n} {r:.0%}" for n, r in zip(names, reported, strict=True)),
+            hint="SELECT * FROM ml_metric;  -- do the paths match what the device reports?",
+        )
+    values = values[:, used]
+    interval = float(np.median(np.diff(times)))
+    meta: dict[str, Any] = {
+        "names": [names[int(j)] for j in used],
+        "interval": interval,
+        "windows": list(WINDOWS),
+        "lookback": max(WINDOWS) * interval,
+        "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
+        "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
+    }
+    matrix = features(meta, times, values)[rows]
+    pulse()
+    fill = _medians(matrix)
+    forest = _grow(np.where(np.isnan(matrix), fill, matrix), n_estimators, seed, pulse)
+    graph = _graph(forest, fill)
+    pulse()
+    trained = _run_here(graph)({"features": matrix})[0][:, 0].astype(np.float64)
+    shares = [contamination, CRITICAL_SHARE * contamination]
+    warning, critical = np.quantile(trained, shares) - ROUNDING
+    meta |= {"warning": float(warning), "critical": float(critical)}
+    figures = {
+        "features": matrix.shape[1],
+        "flagged_in_training": float((trained < warning).mean()),
+    }
+    return Fitted(graph, meta, figures)
+
+
+def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:
+    """Describe each reading by its metrics and their recent spread.
+
+    Causal: a row depends on readings up to its own, no older than
+    ``meta["lookback"]`` seconds, and is the same to the last bit whatever else
+    `times` and `values` hold.
+
+    Parameters
+    ----------
+    meta : dict
+        Of the model.
+    times : ndarray of float64, shape (n,)
+        Seconds, strictly increasing.
+    values : ndarray of float64, shape (n, m)
+        One column for each of ``meta["names"]``; NaN where missing.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, m * (1 + windows))
+        NaN where there is nothing to say.
+    """
+    if values.shape[1:] != (len(meta["names"]),):
+        raise ValueError(f"expected the columns {meta['names']}, got {values.shape}")
+    centre, scale = np.array(meta["scaling"]).T
+    with np.errstate(invalid="ignore"):
+        z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
+    columns = [z]
+    for window in meta["windows"]:
+        columns.append(_spread(z, _starts(times, window, meta["interval"]), window))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def score(meta: dict[str, Any], run: Run, times: Floats, values: Floats) -> Scores:
+    """Score readings and judge them by the thresholds fixed at training.
+
+    Parameters
+    ----------
+    meta, run
+        The model and what runs its graph.
+    times : ndarray of float64, shape (n,)
+    values : ndarray of float64, shape (n, m)
+        As for `features`.
+
+    Returns
+    -------
+    Scores
+    """
+    if not len(times):
+        return Scores(np.empty(0), np.empty(0, np.int8))
+    found = run({"features": features(meta, times, values)})[0][:, 0].astype(np.float64)
+    severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
+    return Scores(found, severity.astype(np.int8))
+
+
+def explain(
+    meta: dict[str, Any], run: Run, times: Floats, values: Floats, rows: NDArray[np.intp]
+) -> list[list[dict[str, Any]]]:
+    """Say which metrics made readings anomalous.
+
+    A metric's contribution is how much nearer to normal the score would be had
+    that metric been missing.
+
+    Parameters
+    ----------
+    meta, run, times, values
+        As for `score`, with the readings before the asked ones in place.
+    rows : ndarray of int, shape (r,)
+        Which readings to explain.
+
+    Returns
+    -------
+    list of list of dict
+        For each asked reading its metrics, the most important first:
+        ``metric, value, usual_low, usual_high, contribution``. Metrics that
+        contribute nothing are left out, unless none does.
+    """
+    names = meta["names"]
+    m = len(names)
+    if not len(rows):
+        return []
+    matrix = features(meta, times, values)[rows]  # (r, F)
+    variants = np.repeat(matrix[None], m + 1, axis=0)  # the reading, and it without metric j
+    for j in range(m):
+        variants[j + 1, :, j::m] = np.nan
+    found = run({"features": variants.reshape(-1, matrix.shape[1])})[0].reshape(m + 1, -1)
+    gains = (found[1:] - found[0]).T.astype(np.float64)  # (r, m)
+    reasons = []
+    for row, gain in zip(rows, gains, strict=True):
+        order = np.argsort(-gain, kind="stable")
+        kept = [j for j in order if gain[j] > 0] or [order[0]]
+        reasons.append(
+            [
+                {
+                    "metric": names[j],
+                    "value": float(values[row, j]) if np.isfinite(values[row, j]) else None,
+                    "usual_low": meta["usual"][j][0],
+                    "usual_high": meta["usual"][j][1],
+                    "contribution": round(float(gain[j]), 4),
+                }
+                for j in kept
+            ]
+        )
+    return reasons
+
+
+def _scaling(column: Floats) -> tuple[float, float]:
+    """Median and a robust scale of one metric; 1 for a constant."""
+    low, centre, high = np.quantile(column, [0.25, 0.5, 0.75])
+    scale = (high - low) / 1.349 or float(np.std(column)) or 1.0
+    return float(centre), float(scale)
+
+
+def _usual(column: Floats, contamination: float) -> tuple[float, float]:
+    """The range that holds all but `contamination` of one metric's values."""
+    low, high = np.quantile(column, [contamination / 2, 1 - contamination / 2])
+    return float(low), float(high)
+
+
+def _starts(times: Floats, window: int, interval: float) -> NDArray[np.intp]:
+    """Index of the first reading of the trailing `window` at each reading."""
+    return np.searchsorted(times, times - (window - 0.5) * interval)
+
+
+def _spread(z: Floats, starts: NDArray[np.intp], window: int) -> Floats:
+    """Standard deviation over each trailing window; NaN where under half of it is there."""
+    known = ~np.isnan(z)
+    fixed = np.rint(np.where(known, z, 0.0) * UNIT).astype(np.int64)
+    ends = np.arange(1, len(z) + 1)
+
+    def trailing(cells: NDArray[Any]) -> NDArray[np.int64]:
+        total = np.zeros((len(z) + 1, z.shape[1]), np.int64)
+        np.cumsum(cells, axis=0, out=total[1:])
+        return total[ends] - total[starts]
+
+    count = trailing(known)
+    enough = count >= max(2, window / 2)
+    n = np.maximum(count, 1)
+    variance = (trailing(fixed * fixed) - trailing(fixed).astype(np.float64) ** 2 / n) / n
+    return np.where(enough, np.sqrt(np.maximum(variance, 0.0)) / UNIT, np.nan)
+
+
+def _medians(matrix: Matrix) -> Matrix:
+    """What stands in for a missing feature: its median, 0 where it never was there."""
+    fill = np.zeros(matrix.shape[1], np.float32)
+    for j, column in enumerate(matrix.T):
+        known = column[~np.isnan(column)]
+        if len(known):
+            fill[j] = np.median(known)
+    return fill
+
+
+def _grow(matrix: Matrix, n_estimators: int, seed: int, pulse: Callable[[], None]) -> Any:
+    """scikit-learn's forest, grown a few trees at a time: the same as grown at once."""
+    from sklearn.ensemble import IsolationForest
+
+    forest = IsolationForest(
+        max_samples=min(SUBSAMPLE, len(matrix)), random_state=seed, warm_start=True
+    )
+    for trees in [*range(STEP, n_estimators, STEP), n_estimators]:
+        forest.set_params(n_estimators=trees).fit(matrix)
+        pulse()
+    return forest
+
+
+def _average_path(count: NDArray[Any]) -> Floats:
+    """Mean path length of an unsuccessful search in a tree of `count` rows (Liu et al., eq. 1)."""
+    n = np.maximum(count, 2).astype(np.float64)
+    path = 2.0 * (np.log(n - 1.0) + np.euler_gamma) - 2.0 * (n - 1.0) / n
+    return np.where(count <= 1, 0.0, np.where(count == 2, 1.0, path))
+
+
+def _tree_attributes(forest: Any) -> dict[str, list[Any]]:
+    """The forest's trees as the attributes of one TreeEnsembleRegressor."""
+    trees = [estimator.tree_ for estimator in forest.estimators_]
+    picks = forest.estimators_features_
+    sizes = [t.node_count for t in trees]
+    tree = np.repeat(np.arange(len(trees)), sizes)
+    node = np.concatenate([np.arange(size) for size in sizes])
+    left = np.concatenate([t.children_left for t in trees])
+    right = np.concatenate([t.children_right for t in trees])
+    leaf = left < 0
+    column = np.concatenate(
+        [f[np.maximum(t.feature, 0)] for f, t in zip(picks, trees, strict=True)]
+    )
+    split = np.concatenate([t.threshold for t in trees])
+    # x <= split for a float32 x, with the largest float32 that is not above split.
+    single = split.astype(np.float32)
+    single = np.where(single > split, np.nextafter(single, np.float32(-np.inf)), single)
+    depth = np.zeros(len(tree))
+    first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+    front = np.flatnonzero(node == 0)
+    while (front := front[~leaf[front]]).size:
+        below = np.concatenate([first[front] + left[front], first[front] + right[front]])
+        depth[below] = np.tile(depth[front], 2) + 1
+        front = below
+    weight = depth + _average_path(np.concatenate([t.n_node_samples for t in trees]))
+    return {
+        "nodes_treeids": tree.tolist(),
+        "nodes_nodeids": node.tolist(),
+        "nodes_featureids": np.where(leaf, 0, column).tolist(),
+        "nodes_modes": [b"LEAF" if end else b"BRANCH_LEQ" for end in leaf],
+        "nodes_values": np.where(leaf, 0, single).tolist(),
+        "nodes_truenodeids": np.where(leaf, 0, left).tolist(),
+        "nodes_falsenodeids": np.where(leaf, 0, right).tolist(),
+        "target_treeids": tree[leaf].tolist(),
+        "target_nodeids": node[leaf].tolist(),
+        "target_ids": [0] * int(leaf.sum()),
+        "target_weights": _summable(weight[leaf], len(trees)).tolist(),
+    }
+
+
+def _summable(weight: Floats, terms: int) -> Floats:
+    """Weights rounded so that float32 sums of `terms` of them are exact, in any order.
+
+    A runtime adds the trees in an order that depends on the size of the batch and
+    on its threads; a reading's score must not. The rounding moves a score by 1e-6.
+    """
+    spare = 24 - int(np.ceil(np.log2(max(2.0, terms * weight.max()))))
+    return np.rint(weight * 2.0**spare) / 2.0**spare
+
+
+def _graph(forest: Any, fill: Matrix) -> onnx.ModelProto:
+    """The forest as a graph: fill what is missing, sum the path lengths, -2^(-depth / c)."""
+    trees = onnx.NodeProto(op_type="TreeEnsembleRegressor", domain="ai.onnx.ml", name="forest")
+    trees.input.append("filled")
+    trees.output.append("depth")
+    # Written field by field: helper.make_node looks at each of the many elements in Python.
+    for name, cells in _tree_attributes(forest).items():
+        attribute = trees.attribute.add(name=name)
+        if name in ("nodes_values", "target_weights"):
+            attribute.type = onnx.AttributeProto.FLOATS
+            attribute.floats.extend(cells)
+        elif name == "nodes_modes":
+            attribute.type = onnx.AttributeProto.STRINGS
+            attribute.strings.extend(cells)
+        else:
+            attribute.type = onnx.AttributeProto.INTS
+            attribute.ints.extend(cells)
+    trees.attribute.append(helper.make_attribute("n_targets", 1))
+    trees.attribute.append(helper.make_attribute("aggregate_function", "SUM"))
+    count = len(forest.estimators_)
+    shortest = count * float(_average_path(np.array(forest.max_samples_)))
+    rate = -np.log(2.0) / shortest if shortest else 0.0
+    constants = {"fill": fill, "rate": np.array([rate], np.float32)}
+    nodes = [
+        helper.make_node("IsNaN", ["features"], ["missing"]),
+        helper.make_node("Where", ["missing", "fill", "features"], ["filled"]),
+        trees,
+        helper.make_node("Mul", ["depth", "rate"], ["exponent"]),
+        helper.make_node("Exp", ["exponent"], ["closeness"]),
+        helper.make_node("Neg", ["closeness"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "forest",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
+        [onnx.numpy_helper.from_array(cells, name) for name, cells in constants.items()],
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="pyml")
+
+
+def _run_here(graph: onnx.ModelProto) -> Run:
+    """What runs the graph while training, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda inputs: list(session.run(None, inputs))

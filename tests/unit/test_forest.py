@@ -1,0 +1,203 @@
+"""The forest against scikit-learn, against itself on other windows, and on awkward input."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.ensemble import IsolationForest
+
+from pyml import forest
+from pyml.errors import NotEnoughData
+
+NAMES = ["cpu", "memory", "received"]
+OPERATORS = {"IsNaN", "Where", "TreeEnsembleRegressor", "Mul", "Exp", "Neg"}
+
+
+def telemetry(seed=0, days=2, interval=60.0, metrics=3):
+    """Daily rhythm plus noise with a memory of a few readings; a steady machine."""
+    rng = np.random.default_rng(seed)
+    times = 1.7e9 + np.arange(0, days * 86400, interval)
+    noise = rng.normal(size=(len(times), metrics))
+    for row in range(1, len(times)):
+        noise[row] += 0.7 * noise[row - 1]
+    rhythm = np.sin(times * 2 * np.pi / 86400)[:, None] * np.arange(1, metrics + 1)
+    return times, 40 + 3 * rhythm + 2 * noise
+
+
+def runner(fitted):
+    session = onnxruntime.InferenceSession(fitted.graph.SerializeToString())
+    return lambda inputs: session.run(None, inputs)
+
+
+def train(times, values, names=None, **options):
+    options = {"contamination": 0.01, "n_estimators": 50, "seed": 1} | options
+    names = names or [f"m{j}" for j in range(values.shape[1])]
+    return forest.fit(times, values, names, **options)
+
+
+def scored(fitted, times, values):
+    return forest.score(fitted.meta, runner(fitted), times, values)
+
+
+@pytest.mark.parametrize("trees", [1, 50, 130])
+def test_scores_are_those_of_scikit_learn(trees):
+    times, values = telemetry()
+    values[5:900:7, 1] = np.nan
+    fitted = train(times, values, n_estimators=trees, seed=3)
+    matrix = forest.features(fitted.meta, times, values)
+    filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
+    oracle = IsolationForest(n_estimators=trees, random_state=3).fit(filled)
+    found = scored(fitted, times, values).anomaly_score
+    np.testing.assert_allclose(found, oracle.score_samples(filled), atol=1e-5)
+
+
+def test_same_seed_same_bytes_and_another_seed_another_forest():
+    times, values = telemetry()
+    first, again, other = (train(times, values, seed=s) for s in (1, 1, 2))
+    assert first.graph.SerializeToString() == again.graph.SerializeToString()
+    assert first.meta == again.meta
+    assert first.graph.SerializeToString() != other.graph.SerializeToString()
+
+
+def test_inputs_are_left_as_they_are():
+    times, values = telemetry()
+    values[10, 0] = np.nan
+    kept = times.copy(), values.copy()
+    fitted = train(times, values)
+    scored(fitted, times, values)
+    forest.explain(fitted.meta, runner(fitted), times, values, np.array([5]))
+    np.testing.assert_array_equal(times, kept[0])
+    np.testing.assert_array_equal(values, kept[1])
+
+
+def test_any_window_gives_the_same_bits():
+    times, values = telemetry(days=3)
+    rng = np.random.default_rng(4)
+    kept = rng.random(len(times)) > 0.1  # irregular
+    kept[2000:2400] = False  # an outage
+    times, values = times[kept] + rng.uniform(0, 5, kept.sum()), values[kept]
+    values[rng.random(values.shape) < 0.05] = np.nan
+    fitted = train(times, values)
+    whole = scored(fitted, times, values).anomaly_score
+    for start, end in [(500, 1500), (1700, 2400), (2100, 2101), (3000, len(times))]:
+        reach = times > times[start] - fitted.meta["lookback"]
+        reach[end:] = False
+        part = scored(fitted, times[reach], values[reach]).anomaly_score
+        np.testing.assert_array_equal(part[-(end - start) :], whole[start:end])
+
+
+def test_any_batch_and_any_number_of_threads_give_the_same_bits():
+    times, values = telemetry()
+    fitted = train(times, values, n_estimators=100)
+    matrix = forest.features(fitted.meta, times, values)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    run = onnxruntime.InferenceSession(fitted.graph.SerializeToString(), options).run
+    whole = runner(fitted)({"features": matrix})[0]
+    for size in [1, 2, 3, 7, 31, 64, 200, 1440]:
+        found = run(None, {"features": matrix[100 : 100 + size]})[0]
+        np.testing.assert_array_equal(found, whole[100 : 100 + size])
+
+
+def test_the_future_does_not_matter():
+    times, values = telemetry()
+    fitted = train(times, values)
+    changed = values.copy()
+    changed[1000:] += 50
+    before = scored(fitted, times, values).anomaly_score[:1000]
+    np.testing.assert_array_equal(scored(fitted, times, changed).anomaly_score[:1000], before)
+
+
+def test_a_burst_is_found_and_explained():
+    times, values = telemetry(days=4)
+    fitted = train(times[:4320], values[:4320], NAMES)
+    values[5000:5010, 2] += 60
+    result = scored(fitted, times, values)
+    assert (result.severity[5000:5010] >= forest.WARNING).all()
+    assert (result.severity[5000:5010] == forest.CRITICAL).any()
+    reasons = forest.explain(fitted.meta, runner(fitted), times, values, np.array([5005]))[0]
+    assert reasons[0]["metric"] == "received"
+    assert reasons[0]["value"] > reasons[0]["usual_high"] > reasons[0]["usual_low"]
+    gains = [reason["contribution"] for reason in reasons]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_severity_follows_the_stored_thresholds():
+    times, values = telemetry()
+    fitted = train(times, values)
+    result = scored(fitted, times, values)
+    assert fitted.meta["critical"] < fitted.meta["warning"] < 0
+    expected = (result.anomaly_score < fitted.meta["warning"]).astype(int)
+    expected += result.anomaly_score < fitted.meta["critical"]
+    np.testing.assert_array_equal(result.severity, expected)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 100])
+def test_short_input_gives_finite_scores(rows):
+    times, values = telemetry()
+    fitted = train(times[:rows], values[:rows])
+    assert np.isfinite(scored(fitted, times, values).anomaly_score).all()
+
+
+def test_awkward_columns():
+    times, values = telemetry(metrics=5)
+    values[:, 1] = 7.0  # constant
+    values[:, 2] = np.nan  # never reported
+    values[::3, 3] = np.nan
+    values[50, 0] = 1e14
+    fitted = train(times, values, ["a", "b", "c", "d", "e"])
+    assert fitted.meta["names"] == ["a", "b", "d", "e"]
+    values = values[:, [0, 1, 3, 4]]
+    values[7] = np.nan
+    found = scored(fitted, times, values)
+    assert np.isfinite(found.anomaly_score).all()
+    assert (found.anomaly_score < 0).all()
+    assert found.severity[7] == forest.NORMAL
+    with pytest.raises(ValueError, match="expected the columns"):
+        forest.features(fitted.meta, times, values[:, :3])
+
+
+def test_a_machine_that_never_changes_is_normal():
+    times, values = telemetry()
+    values[:] = 7.0
+    assert not scored(train(times, values), times, values).severity.any()
+
+
+def test_nothing_to_train_on():
+    times, values = telemetry()
+    with pytest.raises(NotEnoughData) as caught:
+        train(times, np.full_like(values, np.nan))
+    assert caught.value.hint
+    with pytest.raises(NotEnoughData):
+        train(times[:0], values[:0])
+
+
+def test_nothing_to_score():
+    times, values = telemetry()
+    assert len(scored(train(times, values), times[:0], values[:0]).anomaly_score) == 0
+
+
+def test_the_metadata_is_json_and_the_operators_are_the_listed_ones():
+    times, values = telemetry()
+    fitted = train(times, values)
+    assert json.loads(json.dumps(fitted.meta)).keys() == fitted.meta.keys()
+    json.dumps(fitted.figures)
+    assert {node.op_type for node in fitted.graph.graph.node} <= OPERATORS
+    restored = json.loads(json.dumps(fitted.meta))
+    np.testing.assert_array_equal(
+        forest.score(restored, runner(fitted), times, values).anomaly_score,
+        scored(fitted, times, values).anomaly_score,
+    )
+
+
+def test_what_pulse_raises_ends_the_training():
+    class Cancelled(Exception):
+        pass
+
+    def pulse():
+        raise Cancelled
+
+    times, values = telemetry()
+    with pytest.raises(Cancelled):
+        train(times, values, pulse=pulse)
