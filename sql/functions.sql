@@ -1,0 +1,429 @@
+-- Every function and its COMMENT. Re-runnable: replaced whole at each upgrade.
+--
+-- A door is a thin plpgsql function over a PL/Python one whose name begins with
+-- an underscore. The Python side hands a user's mistake over as data and the door
+-- raises it, so that the user reads the error and not a Python traceback.
+
+-- The package is found at one path, fixed when the extension is installed: a path
+-- that a user could set would be a way to run code as the server.
+CREATE OR REPLACE FUNCTION _ml_load() RETURNS void
+LANGUAGE plpython3u VOLATILE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    import sys
+    sys.path.insert(0, '@PYML_SITE@')
+    from pyml.door import enter
+    GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@', '@extschema@')
+$$;
+COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';
+
+CREATE OR REPLACE FUNCTION _ml_raise(error jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message',
+        DETAIL = coalesce(error ->> 'detail', ''), HINT = coalesce(error ->> 'hint', '');
+END
+$$;
+COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';
+
+CREATE OR REPLACE FUNCTION _ml_answer(answer jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF answer ? 'error' THEN
+        PERFORM _ml_raise(answer -> 'error');
+    END IF;
+    RETURN answer;
+END
+$$;
+COMMENT ON FUNCTION _ml_answer(jsonb) IS 'The answer itself, or the error that it carries, raised.';
+
+-- Settings and metrics -------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_check_setting() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+    number float8;
+    held jsonb;
+BEGIN
+    IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM ml_setting s WHERE s.name = NEW.name) THEN
+        -- A restored dump brings rows that CREATE EXTENSION has already made.
+        UPDATE ml_setting s SET value = NEW.value WHERE s.name = NEW.name;
+        RETURN NULL;
+    END IF;
+    BEGIN
+        CASE NEW.kind
+            WHEN 'integer' THEN number := NEW.value::bigint;
+            WHEN 'number' THEN number := NEW.value::float8;
+            WHEN 'json' THEN held := NEW.value::jsonb;
+            WHEN 'table' THEN
+                IF array_length(parse_ident(NEW.value), 1) IS DISTINCT FROM 2 THEN
+                    wanted := 'a table as schema.name';
+                END IF;
+            WHEN 'zone' THEN PERFORM now() AT TIME ZONE NEW.value;
+            WHEN 'identifier' THEN
+                IF length(NEW.value) > 63 OR (NEW.value = '' AND NEW.name <> 'history_shadow_column') THEN
+                    wanted := 'a column name';
+                END IF;
+            ELSE NULL;
+        END CASE;
+    EXCEPTION WHEN data_exception THEN
+        wanted := CASE NEW.kind WHEN 'integer' THEN 'a whole number' WHEN 'number' THEN 'a number'
+            WHEN 'json' THEN 'a JSON document' WHEN 'table' THEN 'a table as schema.name'
+            ELSE 'the name of a time zone' END;
+    END;
+    IF number IS NOT NULL AND (number = 'NaN' OR NOT number BETWEEN NEW.minimum AND NEW.maximum) THEN
+        wanted := format('from %s to %s', NEW.minimum, NEW.maximum);
+    END IF;
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004',
+            MESSAGE = format('setting %I cannot be %L', NEW.name, NEW.value),
+            DETAIL = format('It has to be %s. %s', wanted, NEW.meaning),
+            HINT = format('UPDATE %I.ml_setting SET value = %L WHERE name = %L;',
+                          TG_TABLE_SCHEMA, NEW.default_value, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_check_setting() IS 'Refuses a setting''s value that is of the wrong kind or out of range (ML004).';
+
+CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE ON ml_setting
+    FOR EACH ROW EXECUTE FUNCTION _ml_check_setting();
+
+CREATE OR REPLACE FUNCTION _ml_keep_metric() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF OLD.built_in THEN
+            RAISE EXCEPTION USING ERRCODE = 'ML004',
+                MESSAGE = format('metric %I comes with the extension and cannot be deleted', OLD.name),
+                DETAIL = 'It would come back with the next upgrade.',
+                HINT = format('UPDATE %I.ml_metric SET enabled = false WHERE name = %L;',
+                              TG_TABLE_SCHEMA, OLD.name);
+        END IF;
+        RETURN OLD;
+    END IF;
+    IF NEW.built_in AND EXISTS (SELECT FROM ml_metric m WHERE m.name = NEW.name) THEN
+        -- A restored dump brings rows that CREATE EXTENSION has already made.
+        UPDATE ml_metric m SET path = NEW.path, divisor_path = NEW.divisor_path,
+            scale = NEW.scale, kind = NEW.kind, lower_bound = NEW.lower_bound,
+            upper_bound = NEW.upper_bound, enabled = NEW.enabled
+        WHERE m.name = NEW.name;
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_keep_metric() IS 'Keeps the metrics that come with the extension: they are disabled, not deleted.';
+
+CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR DELETE ON ml_metric
+    FOR EACH ROW EXECUTE FUNCTION _ml_keep_metric();
+
+-- Isolation Forest -----------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_train_forest(device uuid, hours int, as_of timestamptz, contamination float8) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].train_forest(device, hours, as_of, contamination)
+$$;
+COMMENT ON FUNCTION _ml_train_forest(uuid, int, timestamptz, float8) IS 'The Python side of ml_train_forest.';
+
+CREATE OR REPLACE FUNCTION ml_train_forest(device uuid, hours int DEFAULT 168, as_of timestamptz DEFAULT now(), contamination float8 DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_train_forest(device, hours, as_of, contamination)); END $$;
+COMMENT ON FUNCTION ml_train_forest(uuid, int, timestamptz, float8) IS 'Trains an Isolation Forest on the readings of the given hours up to as_of and puts it in force. Gives model_id, training_samples, features, contamination, held-out figures and seconds. Too few readings: ML001.';
+
+CREATE OR REPLACE FUNCTION _ml_detect(device uuid, hours int, max_anomalies int) RETURNS jsonb
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].detect(device, hours, max_anomalies)
+$$;
+COMMENT ON FUNCTION _ml_detect(uuid, int, int) IS 'The Python side of ml_detect.';
+
+CREATE OR REPLACE FUNCTION ml_detect(device uuid, hours int DEFAULT 24, max_anomalies int DEFAULT 1000) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_detect(device, hours, max_anomalies)); END $$;
+COMMENT ON FUNCTION ml_detect(uuid, int, int) IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity and reasons. Writes nothing. No model: ML002.';
+
+CREATE OR REPLACE FUNCTION _ml_score(device uuid, since timestamptz, until timestamptz)
+RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb, error jsonb)
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].score(device, since, until)
+$$;
+COMMENT ON FUNCTION _ml_score(uuid, timestamptz, timestamptz) IS 'The Python side of ml_score.';
+
+CREATE OR REPLACE FUNCTION ml_score(device uuid, since timestamptz, until timestamptz)
+RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT s."timestamp", s.anomaly_score, s.is_anomaly, s.severity, s.metrics, s.reasons
+    FROM _ml_score(device, since, until) AS s WHERE s.error IS NULL OR _ml_raise(s.error);
+END
+$$;
+COMMENT ON FUNCTION ml_score(uuid, timestamptz, timestamptz) IS 'Scores each reading with since < timestamp <= until with the device''s forest, one row each in time order. Score: lower is more anomalous; severity: none, warning or critical. Writes nothing. No model: ML002.';
+
+-- Models ---------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION ml_model_info(device uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    models jsonb;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_object('model_id', m.model_id, 'kind', m.kind,
+            'field', nullif(m.field, ''), 'is_current', m.is_current, 'trained_at', m.trained_at,
+            'window_start', m.window_start, 'window_end', m.window_end,
+            'readings_used', m.readings_used, 'readings_rejected', m.readings_rejected,
+            'parameters', m.parameters, 'figures', m.figures, 'versions', m.versions,
+            'seconds', m.seconds, 'bytes', octet_length(m.blob), 'sha256', m.sha256)
+        ORDER BY m.is_current DESC, m.kind, m.field, m.model_id DESC)
+    INTO models FROM ml_model m WHERE m.device_uuid = device;
+    IF models IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', device),
+            DETAIL = 'None was trained for it, or they were dropped.',
+            HINT = format('SELECT ml_train_forest(%L);', device);
+    END IF;
+    RETURN jsonb_build_object('device_uuid', device, 'models', models);
+END
+$$;
+COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. None: ML002.';
+
+CREATE OR REPLACE FUNCTION ml_rollback(model_id bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted record;
+    before bigint;
+BEGIN
+    SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = ml_rollback.model_id;
+    IF FOUND THEN
+        PERFORM _ml_lock_model(wanted.device_uuid, wanted.kind, wanted.field);
+        UPDATE ml_model m SET is_current = false
+        WHERE m.device_uuid = wanted.device_uuid AND m.kind = wanted.kind AND m.field = wanted.field AND m.is_current
+        RETURNING m.model_id INTO before;
+        UPDATE ml_model m SET is_current = true WHERE m.model_id = ml_rollback.model_id;
+    END IF;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', model_id),
+            DETAIL = 'Either there never was one, or it was pruned.',
+            HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
+    END IF;
+    RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, ml_rollback.model_id),
+        'device_uuid', wanted.device_uuid, 'kind', wanted.kind, 'field', nullif(wanted.field, ''));
+END
+$$;
+COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force. Gives it and the one that it replaced. Unknown model: ML002.';
+
+CREATE OR REPLACE FUNCTION _ml_lock_model(device uuid, kind text, field text) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT pg_advisory_xact_lock(hashtext('pyml ml_model'), hashtext(concat_ws('/', device, kind, field))) $$;
+COMMENT ON FUNCTION _ml_lock_model(uuid, text, text) IS 'Makes those who move the is_current mark of one device, kind and field take turns, until the transaction ends.';
+
+CREATE OR REPLACE FUNCTION ml_forget(device uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    models bigint;
+    runs bigint;
+BEGIN
+    DELETE FROM ml_model m WHERE m.device_uuid = device;
+    GET DIAGNOSTICS models = ROW_COUNT;
+    DELETE FROM ml_run r WHERE r.device_uuid = device;
+    GET DIAGNOSTICS runs = ROW_COUNT;
+    RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs);
+END
+$$;
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Drops a device''s models, training runs and log. Gives how many of each. The history stays.';
+
+-- Health ---------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_environment() RETURNS jsonb
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].environment()
+$$;
+COMMENT ON FUNCTION _ml_environment() IS 'Interpreter, package path and library versions of this session''s Python.';
+
+CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    environment jsonb;
+    setting jsonb;
+    history regclass;
+    device_column smallint;
+    time_column smallint;
+    missing text;
+BEGIN
+    check_name := 'python';
+    BEGIN
+        environment := _ml_environment();
+        ok := true;
+        detail := format('Python %s, package %s in %s', environment ->> 'python', environment ->> 'version', environment ->> 'site');
+        fix := NULL;
+    EXCEPTION WHEN OTHERS THEN
+        ok := false;
+        detail := SQLERRM;
+        fix := 'python3 install.py install';
+    END;
+    RETURN NEXT;
+
+    check_name := 'libraries';
+    ok := coalesce(environment -> 'missing' = '[]', false);
+    SELECT string_agg(concat_ws(' ', l.key, coalesce(l.value #>> '{}', 'is missing')), ', ' ORDER BY l.key)
+    INTO detail FROM jsonb_each(environment -> 'libraries') AS l;
+    detail := coalesce(detail, 'Python does not start');
+    fix := CASE WHEN NOT ok THEN 'python3 install.py install' END;
+    RETURN NEXT;
+
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
+    check_name := 'history table';
+    history := to_regclass(setting ->> 'history_table');
+    SELECT string_agg(w.name, ', '), min(w.number) FILTER (WHERE w.role = 'device'), min(w.number) FILTER (WHERE w.role = 'time')
+    INTO missing, device_column, time_column
+    FROM (
+        SELECT CASE WHEN a.attnum IS NULL THEN c.name END AS name, c.role, a.attnum AS number
+        FROM (VALUES ('device', setting ->> 'history_device_column'), ('time', setting ->> 'history_time_column'),
+                     ('state', setting ->> 'history_state_column'), ('shadow', nullif(setting ->> 'history_shadow_column', '')))
+             AS c (role, name)
+        LEFT JOIN pg_attribute a ON a.attrelid = history AND a.attname = c.name AND NOT a.attisdropped
+        WHERE c.name IS NOT NULL
+    ) AS w;
+    IF history IS NULL THEN
+        ok := false;
+        detail := format('%s does not exist', setting ->> 'history_table');
+        fix := $fix$UPDATE ml_setting SET value = 'schema.name' WHERE name = 'history_table';$fix$;
+    ELSIF missing IS NOT NULL THEN
+        ok := false;
+        detail := format('%s has no column %s', history, missing);
+        fix := $fix$SELECT name, value FROM ml_setting WHERE name LIKE 'history%column';$fix$;
+    ELSIF NOT has_table_privilege(history, 'SELECT') THEN
+        ok := false;
+        detail := format('%s may not read %s', current_user, history);
+        fix := format('GRANT SELECT ON %s TO %I;', history, current_user);
+    ELSE
+        ok := true;
+        detail := format('%s, readable', history);
+        fix := NULL;
+    END IF;
+    RETURN NEXT;
+
+    check_name := 'index';
+    ok := EXISTS (SELECT FROM pg_index i WHERE i.indrelid = history AND i.indisvalid AND i.indpred IS NULL
+        AND i.indkey[0] = device_column AND time_column = ANY (i.indkey));
+    detail := CASE WHEN ok THEN 'an index leads with the device and has the time'
+        ELSE 'no index on the device and the time: every call would read the whole table' END;
+    fix := CASE WHEN NOT ok THEN format('CREATE INDEX ON %s (%I, %I DESC);', coalesce(history::text, setting ->> 'history_table'),
+        setting ->> 'history_device_column', setting ->> 'history_time_column') END;
+    RETURN NEXT;
+
+    check_name := 'pg_cron';
+    ok := EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron')
+        OR current_setting('cron.database_name', true) IS NOT NULL;
+    detail := CASE WHEN ok THEN format('runs in database %s', current_setting('cron.database_name', true))
+        ELSE 'not loaded: nothing is scanned or retrained by itself' END;
+    fix := CASE WHEN NOT ok THEN $fix$ALTER SYSTEM SET shared_preload_libraries = 'pg_cron'; -- then restart the server$fix$ END;
+    RETURN NEXT;
+
+    check_name := 'privileges';
+    SELECT string_agg(d.name, ', ') INTO missing
+    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run')) AS d (name)
+    WHERE NOT has_table_privilege(format('%I.%I', '@extschema@', d.name), 'SELECT');
+    ok := missing IS NULL;
+    detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
+        ELSE format('%s may not read %s', current_user, missing) END;
+    fix := CASE WHEN NOT ok THEN format('SELECT ml_grant(%L, ''read'');', current_user) END;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION ml_doctor() IS 'One row a check of what pyml stands on: Python, its libraries, the history table, its index, pg_cron, privileges. fix is the statement or command that helps.';
+
+CREATE OR REPLACE FUNCTION ml_grant(role name, level text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    trains boolean := level = 'train';
+    door record;
+BEGIN
+    IF level IS NULL OR level NOT IN ('read', 'train') THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
+            DETAIL = 'The levels are read (score, forecast, look) and train (the same, and train, scan, roll back, forget).',
+            HINT = format('SELECT ml_grant(%L, ''read'');', role);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %I', role),
+            DETAIL = 'The extension creates no roles.', HINT = format('CREATE ROLE %I LOGIN;', role);
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', '@extschema@', role);
+    FOR door IN
+        SELECT p.oid::regprocedure AS signature, p.prokind
+        FROM pg_depend d
+        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+        JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+        WHERE e.extname = 'pyml' AND d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
+          AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule')
+          AND (trains OR (p.provolatile <> 'v' AND p.prokind = 'f') OR p.proname = '_ml_load')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', door.signature, role);
+    END LOOP;
+    FOR door IN
+        SELECT c.oid::regclass AS name, c.relkind, c.relname
+        FROM pg_depend d
+        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+        JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
+        WHERE e.extname = 'pyml' AND d.deptype = 'e' AND c.relkind IN ('r', 'v', 'S')
+    LOOP
+        IF door.relkind <> 'S' THEN
+            EXECUTE format('GRANT SELECT ON %s TO %I', door.name, role);
+        END IF;
+        IF trains AND door.relkind = 'r' AND door.relname NOT IN ('ml_setting', 'ml_metric') THEN
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %s TO %I', door.name, role);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget); no more. The history table''s own privileges stay the business of its owner.';
+
+-- No door is open to everybody; ml_grant opens them.
+DO $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure
+        FROM pg_depend d
+        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+        JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+        WHERE e.extname = 'pyml' AND d.deptype = 'e'
+    LOOP
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,70 @@
+-- What the functions may be told, and which fields they look at.
+
+CREATE TABLE ml_setting (
+    name        text PRIMARY KEY,
+    value       text NOT NULL,
+    kind        text NOT NULL CHECK (kind IN ('integer', 'number', 'text', 'identifier', 'table', 'zone', 'json')),
+    minimum     float8,
+    maximum     float8,
+    default_value text NOT NULL,
+    meaning     text NOT NULL
+);
+COMMENT ON TABLE ml_setting IS 'One row a setting: name, value and what it means. Change one with UPDATE ml_setting SET value = … WHERE name = …; a value out of range is refused (ML004).';
+COMMENT ON COLUMN ml_setting.value IS 'The value in force, as text.';
+COMMENT ON COLUMN ml_setting.kind IS 'How the value is read and checked.';
+COMMENT ON COLUMN ml_setting.minimum IS 'Smallest value allowed, for numbers.';
+COMMENT ON COLUMN ml_setting.maximum IS 'Largest value allowed, for numbers.';
+COMMENT ON COLUMN ml_setting.default_value IS 'The value as installed.';
+
+INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
+SELECT name, kind, minimum, maximum, default_value, default_value, meaning
+FROM (VALUES
+    ('history_table', 'table', NULL::float8, NULL::float8, 'public.device_shadow_history', 'Table or view with the readings, as schema.name.'),
+    ('history_device_column', 'identifier', NULL, NULL, 'device_uuid', 'Its column with the device''s uuid.'),
+    ('history_time_column', 'identifier', NULL, NULL, 'timestamp', 'Its column with the time of the reading: timestamp or timestamptz.'),
+    ('history_state_column', 'identifier', NULL, NULL, 'reported_state', 'Its jsonb column with the reported state.'),
+    ('history_shadow_column', 'identifier', NULL, NULL, 'shadow_name', 'Its column with the shadow''s name; empty where it has none.'),
+    ('history_shadow', 'text', NULL, NULL, 'device-state', 'The shadow whose rows are readings.'),
+    ('history_time_zone', 'zone', NULL, NULL, 'UTC', 'Zone of the wall clock in a time column without time zone.'),
+    ('contamination', 'number', 0.0001, 0.2, '0.01', 'Share of readings that an Isolation Forest may flag on ordinary days.'),
+    ('n_estimators', 'integer', 10, 1000, '100', 'Trees of an Isolation Forest.'),
+    ('min_training_samples', 'integer', 50, 1000000, '100', 'Usable readings that a training needs.'),
+    ('sequence_length', 'integer', 8, 500, '50', 'Readings that a forecast looks back over.'),
+    ('forecast_horizon', 'integer', 1, 288, '12', 'Steps that a forecast looks ahead.'),
+    ('epochs', 'integer', 1, 1000, '50', 'Most passes over the data in a training of an LSTM.'),
+    ('seed', 'integer', 0, 2147483647, '0', 'Seed of everything random in a training.')
+) AS setting (name, kind, minimum, maximum, default_value, meaning);
+
+CREATE TABLE ml_metric (
+    name         text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
+    path         text NOT NULL CHECK (path <> ''),
+    divisor_path text CHECK (divisor_path <> ''),
+    scale        float8 NOT NULL DEFAULT 1 CHECK (scale <> 0 AND abs(scale) <= 1e12),
+    kind         text NOT NULL DEFAULT 'gauge' CHECK (kind IN ('gauge', 'counter')),
+    lower_bound  float8,
+    upper_bound  float8,
+    enabled      boolean NOT NULL DEFAULT true,
+    built_in     boolean NOT NULL DEFAULT false,
+    CHECK (lower_bound < upper_bound),
+    CHECK (divisor_path IS NULL OR kind = 'gauge')
+);
+COMMENT ON TABLE ml_metric IS 'What makes up the matrix of an Isolation Forest, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
+COMMENT ON COLUMN ml_metric.path IS 'Dotted path in the reported state, for instance system.cpuUsage.';
+COMMENT ON COLUMN ml_metric.divisor_path IS 'Dotted path of the total that the value is divided by; a total of 0 marks a failed collection.';
+COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';
+COMMENT ON COLUMN ml_metric.kind IS 'gauge: the value itself; counter: it grows until it resets, and its rate per second is used.';
+COMMENT ON COLUMN ml_metric.lower_bound IS 'Least value possible, where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.upper_bound IS 'Greatest value possible, where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.enabled IS 'Whether trainings use it.';
+COMMENT ON COLUMN ml_metric.built_in IS 'Comes with the extension; disable rather than delete it.';
+
+INSERT INTO ml_metric (name, path, divisor_path, scale, kind, lower_bound, upper_bound, built_in) VALUES
+    ('cpu_usage', 'system.cpuUsage', NULL, 1, 'gauge', 0, 100, true),
+    ('memory_usage_percent', 'system.memoryUsage', 'system.memoryTotal', 100, 'gauge', 0, 100, true),
+    ('disk_usage_percent', 'system.diskUsage', 'system.diskTotal', 100, 'gauge', 0, 100, true),
+    ('temperature', 'system.temperature', NULL, 1, 'gauge', NULL, NULL, true),
+    ('network_receive_rate', 'system.network.rxBytes', NULL, 1, 'counter', 0, NULL, true),
+    ('network_transmit_rate', 'system.network.txBytes', NULL, 1, 'counter', 0, NULL, true);
+
+SELECT pg_catalog.pg_extension_config_dump('ml_setting', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_metric', '');
