@@ -13,7 +13,7 @@ AS $$
     import sys
     sys.path.insert(0, '@PYML_SITE@')
     from pyml.door import enter
-    GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@', '@extschema@')
+    GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@')
 $$;
 COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';
 
@@ -160,7 +160,7 @@ AS $$ BEGIN RETURN _ml_answer(_ml_detect(device, hours, max_anomalies)); END $$;
 COMMENT ON FUNCTION ml_detect(uuid, int, int) IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity and reasons. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_score(device uuid, since timestamptz, until timestamptz)
-RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb, error jsonb)
+RETURNS TABLE (epoch float8, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb, error jsonb)
 LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
@@ -175,11 +175,65 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
-    RETURN QUERY SELECT s."timestamp", s.anomaly_score, s.is_anomaly, s.severity, s.metrics, s.reasons
+    RETURN QUERY SELECT to_timestamp(s.epoch), s.anomaly_score, s.is_anomaly, s.severity, s.metrics, s.reasons
     FROM _ml_score(device, since, until) AS s WHERE s.error IS NULL OR _ml_raise(s.error);
 END
 $$;
 COMMENT ON FUNCTION ml_score(uuid, timestamptz, timestamptz) IS 'Scores each reading with since < timestamp <= until with the device''s forest, one row each in time order. Score: lower is more anomalous; severity: none, warning or critical. Writes nothing. No model: ML002.';
+
+-- Forecasts ------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_train_lstm(device uuid, field text, hours int, as_of timestamptz) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].train_lstm(device, field, hours, as_of)
+$$;
+COMMENT ON FUNCTION _ml_train_lstm(uuid, text, int, timestamptz) IS 'The Python side of ml_train_lstm.';
+
+CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT 168, as_of timestamptz DEFAULT now()) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
+COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the hours up to as_of. It is put in force unless the one in force is better on held-out data. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
+
+CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].forecast(device, field, horizon)
+$$;
+COMMENT ON FUNCTION _ml_forecast(uuid, text, int) IS 'The Python side of ml_forecast.';
+
+CREATE OR REPLACE FUNCTION ml_forecast(device uuid, field text DEFAULT 'system.cpuUsage', horizon int DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_forecast(device, field, horizon)); END $$;
+COMMENT ON FUNCTION ml_forecast(uuid, text, int) IS 'Forecasts a field from the device''s last reading: one document with the predictions, each with its 90 % interval, and the model''s measured coverage and error. Writes nothing. No model: ML002.';
+
+CREATE OR REPLACE FUNCTION _ml_predict(device uuid, field text, horizon int, level float8, as_of timestamptz)
+RETURNS TABLE (epoch float8, predicted_value float8, confidence_lower float8, confidence_upper float8, error jsonb)
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].predict(device, field, horizon, level, as_of)
+$$;
+COMMENT ON FUNCTION _ml_predict(uuid, text, int, float8, timestamptz) IS 'The Python side of ml_predict.';
+
+CREATE OR REPLACE FUNCTION ml_predict(device uuid, field text, horizon int DEFAULT NULL, level float8 DEFAULT 0.9, as_of timestamptz DEFAULT now())
+RETURNS TABLE ("timestamp" timestamptz, predicted_value float8, confidence_lower float8, confidence_upper float8)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT to_timestamp(p.epoch), p.predicted_value, p.confidence_lower, p.confidence_upper
+    FROM _ml_predict(device, field, horizon, level, as_of) AS p WHERE p.error IS NULL OR _ml_raise(p.error);
+END
+$$;
+COMMENT ON FUNCTION ml_predict(uuid, text, int, float8, timestamptz) IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
 -- Models ---------------------------------------------------------------------
 

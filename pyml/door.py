@@ -1,0 +1,882 @@
+"""The one module that knows `plpy`: reads the history, calls the models, stores them."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import plpy
+from numpy.typing import NDArray
+
+from pyml import __version__, blob, forest, queries, series, worker
+from pyml.errors import (
+    BadArgument,
+    BrokenEnvironment,
+    ModelNotFound,
+    NotEnoughData,
+    PymlError,
+    UnknownField,
+    UnreadableModel,
+)
+from pyml.queries import Query
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Floats = NDArray[np.float64]
+
+SEVERITIES = ("none", "warning", "critical")
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
+# Models kept ready in one backend, by the bytes of their blobs.
+CACHE_BYTES = 8 << 20
+LONGEST_HOURS = 24 * 366 * 10
+
+
+# ---- the way in ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the functions in SQL call."""
+
+    train_forest: Callable[..., str]
+    detect: Callable[..., str]
+    score: Callable[..., list[dict[str, Any]]]
+    train_lstm: Callable[..., str]
+    forecast: Callable[..., str]
+    predict: Callable[..., list[dict[str, Any]]]
+    environment: Callable[[], str]
+
+
+def enter(version: str, site: str) -> Doors:
+    """The doors, for SQL of the same version as this package.
+
+    Raises
+    ------
+    plpy.Error
+        ``ML006``: this session holds another version of the package, or of numpy.
+    """
+    if version != __version__:
+        plpy.error(
+            f"this session holds pyml {__version__}, the database has {version}",
+            detail="The extension was upgraded after the session had loaded it.",
+            hint="Reconnect: a new session loads the new version.",
+            sqlstate=BrokenEnvironment.sqlstate,
+        )
+    if not str(np.__file__).startswith(site):
+        plpy.error(
+            f"this session holds another numpy ({np.__version__})",
+            detail=f"It was loaded from {np.__file__} before pyml was.",
+            hint="Reconnect, and call pyml before other functions in PL/Python.",
+            sqlstate=BrokenEnvironment.sqlstate,
+        )
+    return Doors(train_forest, detect, score, train_lstm, forecast, predict, environment)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """An error as data: the door in SQL raises it without a Python traceback."""
+    if isinstance(error, PymlError):
+        return {
+            "sqlstate": error.sqlstate,
+            "message": error.message,
+            "detail": error.detail,
+            "hint": error.hint,
+        }
+    data = getattr(error, "spidata", None) or (None, None, None)
+    return {
+        "sqlstate": getattr(error, "sqlstate", None) or "XX000",
+        "message": str(error),
+        "detail": data[1],
+        "hint": data[2],
+    }
+
+
+def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
+    """Make a door answer with JSON text, an error of the user's included."""
+
+    @functools.wraps(door)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            found = door(*args, **kwargs)
+        except (PymlError, plpy.SPIError) as error:
+            found = {"error": _failure(error)}
+        return json.dumps(found, allow_nan=False)
+
+    return answer
+
+
+def rows(door: Callable[P, list[dict[str, Any]]]) -> Callable[P, list[dict[str, Any]]]:
+    """Make a door answer with rows; an error of the user's is a row of its own."""
+
+    @functools.wraps(door)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> list[dict[str, Any]]:
+        try:
+            return door(*args, **kwargs)
+        except (PymlError, plpy.SPIError) as error:
+            return [{"error": json.dumps(_failure(error))}]
+
+    return answer
+
+
+# ---- SQL -----------------------------------------------------------------------
+
+_plans: dict[Query, Any] = {}
+
+
+def _execute(query: Query, *args: Any) -> Any:
+    """Rows of a prepared statement; its plan is kept for the session."""
+    plan = _plans.get(query)
+    if plan is None:
+        if len(_plans) > 200:
+            _plans.clear()
+        plan = _plans[query] = plpy.prepare(query.text, list(query.types))
+    return plpy.execute(plan, list(args))
+
+
+def _decoded(array: bytes | None) -> Floats:
+    """The float8 values of what `array_send` wrote; NULL, of no rows, gives none.
+
+    The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
+    for one dimension, then for each element its length and its bytes, big-endian.
+    """
+    if not array:
+        return np.empty(0)
+    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">f8")], offset=20)
+    return cells["value"].astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The user's table, as the settings describe it."""
+
+    settings: Mapping[str, str]
+    table: tuple[str, ...]
+    zoned: bool
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any]) -> "History":
+        """The table that the settings name.
+
+        Raises
+        ------
+        BrokenEnvironment
+            It does not exist, or has no such time column.
+        """
+        settings = json.loads(context["settings"])
+        if context["time_type"] is None:
+            raise BrokenEnvironment(
+                f"there is no history in {settings['history_table']}",
+                detail="The table does not exist, or has no column "
+                f"{settings['history_time_column']}.",
+                hint="SELECT * FROM ml_doctor();",
+            )
+        zoned = context["time_type"] == "timestamp with time zone"
+        return cls(settings, tuple(context["history"]), zoned)
+
+    def _key(self, device: str) -> tuple[str, str, str]:
+        return device, self.settings["history_shadow"], self.settings["history_time_zone"]
+
+    def read(
+        self, device: str, since: float, until: float, paths: Sequence[str]
+    ) -> tuple[Floats, Floats]:
+        """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
+        query = queries.history(self.settings, self.table, self.zoned, len(paths))
+        row = _execute(query, *self._key(device), since, until, *[p.split(".") for p in paths])[0]
+        times = _decoded(row["t"])
+        columns = [_decoded(row[f"c{i}"]) for i in range(len(paths))]
+        return times, np.column_stack(columns) if len(times) else np.empty((0, len(paths)))
+
+    def last(self, device: str, until: float, path: str) -> float | None:
+        """Time of the newest number at a path."""
+        query = queries.last_reading(self.settings, self.table, self.zoned)
+        found = _execute(query, *self._key(device), until, path.split("."))
+        return float(found[0]["t"]) if found else None
+
+    def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
+        """How often each JSON type stands at a path in a window."""
+        query = queries.field_types(self.settings, self.table, self.zoned)
+        found = _execute(query, *self._key(device), since, until, path.split("."))
+        return {row["type"]: row["rows"] for row in found}
+
+
+# ---- arguments -----------------------------------------------------------------
+
+
+def _given(**arguments: Any) -> None:
+    """Refuse NULL for arguments that have no meaning without a value."""
+    for name, value in arguments.items():
+        if value is None:
+            raise BadArgument(
+                f"{name} is null",
+                detail="It has to be given.",
+                hint="SELECT device_uuid FROM ml_device_status;"
+                if name == "device"
+                else f"Leave {name} out for its default.",
+            )
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise BadArgument(
+            f"{name} {value:g} is out of range",
+            detail=f"It has to be from {low:g} to {high:g}.",
+            hint=f"Pass {name} => a value in that range, or leave it out for its default.",
+        )
+
+
+def _moments(since: str, until: str) -> tuple[float, float]:
+    """Two timestamptz arguments as seconds since the epoch."""
+    row = _execute(queries.EPOCHS, since, until)[0]
+    return float(row["since"]), float(row["until"])
+
+
+def _finite(name: str, moment: float) -> float:
+    if not math.isfinite(moment):
+        raise BadArgument(
+            f"{name} is infinite",
+            detail="It has to be a moment in time.",
+            hint=f"Leave {name} out for now().",
+        )
+    return moment
+
+
+def _iso(moment: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
+# ---- models --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The model in force for a device, kind and field."""
+
+    model_id: int
+    trained_at: float
+    readings_used: int
+    figures: dict[str, Any]
+    model: blob.Model
+
+
+_cache: OrderedDict[tuple[int, str], blob.Model] = OrderedDict()
+
+
+def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
+    """A stored model, ready; kept for the session, the least used leaving first.
+
+    Rows never change, so that what is kept cannot be stale.
+    """
+    key = (model_id, sha256)
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    found = _execute(queries.BLOB, model_id)
+    data = found[0]["blob"] if found else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableModel(
+            "the stored model cannot be read",
+            detail=f"The checksum of model {model_id} does not match its bytes.",
+        )
+    model = blob.load(data, kind)
+    _cache[key] = model
+    while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
+        _cache.popitem(last=False)
+    return model
+
+
+def _training_call(device: str, kind: str, field: str) -> str:
+    if kind == "forest":
+        return f"SELECT ml_train_forest('{device}');"
+    return f"SELECT ml_train_lstm('{device}', {_literal(field)});"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
+    """The history's description and the model in force.
+
+    Raises
+    ------
+    ModelNotFound
+    UnreadableModel
+    """
+    row = _execute(queries.CURRENT_MODEL, device, kind, field)[0]
+    history = History.of(row)
+    if row["model_id"] is None:
+        what = "forest" if kind == "forest" else f"forecast model of {field}"
+        raise ModelNotFound(
+            f"device {device} has no {what}",
+            detail="None was trained for it, or it was dropped.",
+            hint=_training_call(device, kind, field),
+        )
+    try:
+        model = _model(row["model_id"], row["sha256"], kind)
+    except UnreadableModel as error:
+        error.hint = _training_call(device, kind, field)
+        raise
+    held = Held(
+        row["model_id"],
+        float(row["trained_at"]),
+        row["readings_used"],
+        json.loads(row["figures"]),
+        model,
+    )
+    return history, held
+
+
+def _store(
+    device: str,
+    kind: str,
+    field: str,
+    fitted: Any,
+    meta: dict[str, Any],
+    times: Floats,
+    rejected: int,
+    parameters: dict[str, Any],
+    started: float,
+) -> int:
+    """Add a model and put it in force; readers see the old one or the new."""
+    data = blob.pack(fitted.graph, meta, kind)
+    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
+    versions["python"] = platform.python_version()
+    seconds = time.monotonic() - started
+    _execute(queries.LOCK_MODEL, device, kind, field)
+    _execute(queries.RETIRE_MODEL, device, kind, field)
+    stored = _execute(
+        queries.INSERT_MODEL,
+        *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
+        *(_json(parameters), _json(fitted.figures), _json(versions), seconds),
+        *(hashlib.sha256(data).hexdigest(), data),
+    )
+    model_id = int(stored[0]["model_id"])
+    _record(device, kind, field, seconds, "trained", model_id, fitted.figures)
+    return model_id
+
+
+def _record(
+    device: str,
+    kind: str,
+    field: str,
+    seconds: float,
+    outcome: str,
+    model_id: int | None,
+    figures: dict[str, Any],
+) -> None:
+    _execute(queries.INSERT_RUN, device, kind, field, seconds, outcome, model_id, _json(figures))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _distribution(name: str) -> str:
+    """TensorFlow comes as one of two packages: with GPU kernels or without."""
+    if name != "tensorflow":
+        return name
+    return "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _trained(what: str, work: Callable[[Callable[[], None]], T]) -> T:
+    """Run a training beside this thread, which looks up for cancels and tells how long it goes.
+
+    Raises
+    ------
+    BrokenEnvironment
+        A library is missing.
+    """
+    started = time.monotonic()
+
+    def poll() -> None:
+        _execute(queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63])
+
+    try:
+        return worker.run(work, poll)
+    except ImportError as error:
+        raise BrokenEnvironment(
+            f"a library for training cannot be loaded: {error}",
+            detail="Scoring goes on without it.",
+            hint="SELECT * FROM ml_doctor();",
+        ) from error
+
+
+# ---- Isolation Forest ----------------------------------------------------------
+
+
+def _metrics() -> list[series.Metric]:
+    return [series.Metric(**row) for row in _execute(queries.METRICS)]
+
+
+def _measured(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metrics: Sequence[series.Metric],
+    interval: float | None = None,
+) -> tuple[series.Readings, Floats, float]:
+    """Clean readings of a window, the metrics' values (n, m) at each, and the interval."""
+    paths, totals = series.columns_of(metrics)
+    times, columns = history.read(device, since, until, paths)
+    readings = series.clean(times, columns, totals, interval)
+    step = series.typical_interval(readings.times) if interval is None else interval
+    return readings, series.measure(readings, metrics, step), step
+
+
+@document
+def train_forest(
+    device: str, hours: int, as_of: str, contamination: float | None
+) -> dict[str, Any]:
+    """Door of ``ml_train_forest``."""
+    started = time.monotonic()
+    _given(device=device, hours=hours, as_of=as_of)
+    _within("hours", hours, 1, LONGEST_HOURS)
+    history = History.of(_execute(queries.CONTEXT)[0])
+    settings = history.settings
+    share = float(settings["contamination"]) if contamination is None else contamination
+    _within("contamination", share, 0.0001, 0.2)
+    until = _finite("as_of", _moments(as_of, as_of)[1])
+    metrics = _metrics()
+    if not metrics:
+        raise BadArgument(
+            "no metric is enabled",
+            detail="A forest needs one at least.",
+            hint="UPDATE ml_metric SET enabled = true WHERE built_in;",
+        )
+    since = until - hours * 3600
+    readings, values, _ = _measured(history, device, since, until, metrics)
+    usable = int(np.isfinite(values).any(axis=1).sum())
+    needed = int(settings["min_training_samples"])
+    if usable < needed:
+        raise _too_few(history, device, usable, needed, hours, readings.rejected)
+    parameters: dict[str, Any] = {
+        "contamination": share,
+        "n_estimators": int(settings["n_estimators"]),
+        "seed": int(settings["seed"]),
+        "hours": hours,
+    }
+    names = [metric.name for metric in metrics]
+    fitted = _trained(
+        "training forest",
+        lambda pulse: forest.fit(
+            readings.times,
+            values,
+            names,
+            contamination=share,
+            n_estimators=parameters["n_estimators"],
+            seed=parameters["seed"],
+            pulse=pulse,
+        ),
+    )
+    used = {metric.name: metric for metric in metrics}
+    definitions = [asdict(used[name]) for name in fitted.meta["names"]]
+    parameters["metrics"] = definitions
+    meta = fitted.meta | {"metrics": definitions}
+    model_id = _store(
+        device, "forest", "", fitted, meta, readings.times, readings.rejected, parameters, started
+    )
+    return {
+        "device_uuid": device,
+        "model_id": model_id,
+        "training_samples": len(readings.times),
+        "rejected_samples": readings.rejected,
+        "repeated_samples": readings.repeated,
+        "features": fitted.meta["names"],
+        "contamination": share,
+        "window_start": _iso(readings.times[0]),
+        "window_end": _iso(readings.times[-1]),
+        "held_out": fitted.figures,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _too_few(
+    history: History, device: str, usable: int, needed: int, hours: int, rejected: int
+) -> NotEnoughData:
+    wider = min(hours * 4, LONGEST_HOURS)
+    return NotEnoughData(
+        f"device {device} has {usable} usable readings, {needed} are needed",
+        detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
+        f"{rejected} more rows there held no usable number.",
+        hint=f"SELECT ml_train_forest('{device}', hours => {wider});"
+        if usable
+        else queries.newest_state(history.settings, history.table, device),
+    )
+
+
+def _scored(
+    history: History, held: Held, device: str, since: float, until: float
+) -> tuple[Floats, Floats, forest.Scores, NDArray[np.intp], series.Readings]:
+    """Times, values and scores of a window with its look-back; which rows lie in the window."""
+    meta = held.model.meta
+    metrics = [series.Metric(**entry) for entry in meta["metrics"]]
+    back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
+    readings, values, _ = _measured(history, device, since - back, until, metrics, meta["interval"])
+    scores = forest.score(meta, held.model.run, readings.times, values)
+    inside = (readings.times > since) & np.isfinite(values).any(axis=1)
+    return readings.times, values, scores, np.flatnonzero(inside), readings
+
+
+def _named(names: Sequence[str], values: Floats) -> dict[str, float | None]:
+    return {
+        name: value if math.isfinite(value) else None
+        for name, value in zip(names, values.tolist(), strict=True)
+    }
+
+
+@document
+def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
+    """Door of ``ml_detect``."""
+    _given(device=device, hours=hours, max_anomalies=max_anomalies)
+    _within("hours", hours, 1, LONGEST_HOURS)
+    _within("max_anomalies", max_anomalies, 0, 1_000_000)
+    history, held = _in_force(device, "forest")
+    until = float(_execute(queries.NOW)[0]["until"])
+    times, values, scores, inside, readings = _scored(
+        history, held, device, until - hours * 3600, until
+    )
+    meta = held.model.meta
+    flagged = inside[scores.severity[inside] > 0]
+    told = flagged[::-1][:max_anomalies]
+    reasons = forest.explain(meta, held.model.run, times, values, told)
+    anomalies = [
+        {
+            "timestamp": _iso(times[row]),
+            "is_anomaly": True,
+            "anomaly_score": float(scores.anomaly_score[row]),
+            "severity": SEVERITIES[scores.severity[row]],
+            **_named(meta["names"], values[row]),
+            "reasons": why,
+        }
+        for row, why in zip(told, reasons, strict=True)
+    ]
+    return {
+        "device_uuid": device,
+        "analyzed_points": len(inside),
+        "anomalies_detected": len(flagged),
+        "anomalies": anomalies,
+        "model_info": {
+            "model_id": held.model_id,
+            "trained_at": _iso(held.trained_at),
+            "training_samples": held.readings_used,
+            "features": meta["names"],
+            "warning_below": meta["warning"],
+            "critical_below": meta["critical"],
+            "rejected_samples": readings.rejected,
+            "repeated_samples": readings.repeated,
+        },
+    }
+
+
+@rows
+def score(device: str, since: str, until: str) -> list[dict[str, Any]]:
+    """Door of ``ml_score``."""
+    _given(device=device, since=since, until=until)
+    first, last = _moments(since, until)
+    history, held = _in_force(device, "forest")
+    times, values, scores, inside, _ = _scored(history, held, device, first, last)
+    meta = held.model.meta
+    flagged = inside[scores.severity[inside] > 0]
+    reasons = dict(
+        zip(
+            flagged.tolist(),
+            forest.explain(meta, held.model.run, times, values, flagged),
+            strict=True,
+        )
+    )
+    return [
+        {
+            "epoch": float(times[row]),
+            "anomaly_score": float(scores.anomaly_score[row]),
+            "is_anomaly": bool(scores.severity[row] > 0),
+            "severity": SEVERITIES[scores.severity[row]],
+            "metrics": json.dumps(_named(meta["names"], values[row])),
+            "reasons": json.dumps(reasons.get(row, [])),
+            "error": None,
+        }
+        for row in inside.tolist()
+    ]
+
+
+# ---- LSTM ----------------------------------------------------------------------
+
+
+def _series_of(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metric: series.Metric,
+    totals: Sequence[str],
+    interval: float | None = None,
+) -> tuple[series.Readings, Floats]:
+    """Clean readings of one field's window and its values (n,)."""
+    paths, own = series.columns_of([metric])
+    others = [path for path in totals if path not in paths]
+    times, columns = history.read(device, since, until, paths + others)
+    failed = own + [len(paths) + i for i in range(len(others))]
+    readings = series.clean(times, columns, failed, interval)
+    step = series.typical_interval(readings.times) if interval is None else interval
+    return readings, series.measure(readings, [metric], step)[:, 0]
+
+
+def _metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
+    """What a field means: a metric by its name, or the number at a dotted path."""
+    for metric in known:
+        if metric.name == field:
+            return metric
+    return series.Metric(field, field, None, 1.0, "gauge")
+
+
+def _no_numbers(
+    history: History, device: str, metric: series.Metric, since: float, until: float
+) -> PymlError:
+    """Why a field has no number in a window."""
+    types = history.types(device, since, until, metric.path)
+    rows_read = sum(types.values())
+    newest = queries.newest_state(history.settings, history.table, device)
+    if not rows_read:
+        return NotEnoughData(
+            f"device {device} has no readings in the window",
+            detail=f"Looked in {history.settings['history_table']} from {_iso(since)} to "
+            f"{_iso(until)}.",
+            hint=newest,
+        )
+    found = ", ".join(f"{name} in {count} rows" for name, count in types.items())
+    return UnknownField(
+        f"field {metric.path} holds no usable number",
+        detail=f"Found: {found}.",
+        hint=newest,
+    )
+
+
+@document
+def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any]:
+    """Door of ``ml_train_lstm``."""
+    from pyml import lstm
+
+    started = time.monotonic()
+    _given(device=device, field=field, hours=hours, as_of=as_of)
+    _within("hours", hours, 1, LONGEST_HOURS)
+    row = _execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
+    history = History.of(row)
+    settings = history.settings
+    until = _finite("as_of", _moments(as_of, as_of)[1])
+    since = until - hours * 3600
+    known = _metrics()
+    metric = _metric_of(field, known)
+    totals = series.columns_of(known)
+    readings, values = _series_of(
+        history, device, since, until, metric, [totals[0][i] for i in totals[1]]
+    )
+    usable = int(np.isfinite(values).sum())
+    if not usable:
+        raise _no_numbers(history, device, metric, since, until)
+    grid = series.regular(readings.times, values)
+    shape = {
+        "sequence_length": int(settings["sequence_length"]),
+        "horizon": int(settings["forecast_horizon"]),
+    }
+    bounds = _execute(queries.BOUNDS, field)
+    limits = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
+    parameters = shape | {
+        "epochs": int(settings["epochs"]),
+        "seed": int(settings["seed"]),
+        "hours": hours,
+        "metric": asdict(metric),
+    }
+    previous = _previous(row, shape, asdict(metric))
+    try:
+        fitted = _trained(
+            f"training lstm {field}",
+            lambda pulse: lstm.fit(
+                grid.times,
+                grid.values,
+                interval=grid.interval,
+                epochs=parameters["epochs"],
+                seed=parameters["seed"],
+                bounds=limits,
+                previous=previous,
+                pulse=pulse,
+                **shape,
+            ),
+        )
+    except NotEnoughData as error:
+        wider = min(hours * 4, LONGEST_HOURS)
+        error.hint = f"SELECT ml_train_lstm('{device}', {_literal(field)}, hours => {wider});"
+        raise
+    accepted = bool(fitted.figures["accepted"])
+    rejected = len(readings.times) + readings.rejected - usable
+    if accepted:
+        meta = fitted.meta | {"metric": asdict(metric), "totals": [totals[0][i] for i in totals[1]]}
+        model_id = _store(
+            device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
+        )
+    else:
+        model_id = row["model_id"]
+        seconds = time.monotonic() - started
+        _record(device, "lstm", field, seconds, "kept", model_id, fitted.figures)
+    if not fitted.figures["beats_naive"]:
+        plpy.notice(
+            f"the forecast of {field} is no better than a naive one: "
+            f"mean absolute error {fitted.figures['mae']:.4g}"
+        )
+    return {
+        "device_uuid": device,
+        "field": field,
+        "model_id": model_id,
+        "accepted": accepted,
+        "training_samples": usable,
+        "rejected_samples": rejected,
+        "sequence_length": shape["sequence_length"],
+        "forecast_horizon": shape["horizon"],
+        "interval_seconds": grid.interval,
+        "held_out": fitted.figures,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _previous(row: Mapping[str, Any], shape: dict[str, int], metric: dict[str, Any]) -> Any:
+    """The model in force to start from and compare with, where it is of the shape now asked for."""
+    from pyml import lstm
+
+    if row["model_id"] is None:
+        return None
+    try:
+        model = _model(row["model_id"], row["sha256"], "lstm")
+    except UnreadableModel:
+        return None
+    same = {key: model.meta[key] for key in shape} == shape and model.meta["metric"] == metric
+    return lstm.Previous(model.graph, model.meta, model.run) if same else None
+
+
+def _forecast(
+    device: str, field: str, horizon: int | None, level: float, until: float
+) -> tuple[Any, Held]:
+    """A forecast of one field from the last reading up to a moment, and its model."""
+    from pyml import lstm
+
+    history, held = _in_force(device, "lstm", field)
+    meta = held.model.meta
+    metric, interval = series.Metric(**meta["metric"]), meta["interval"]
+    back = lstm.lookback(meta) + (series.MAX_GAP + 1) * interval
+
+    def read(end: float) -> series.Grid:
+        readings, values = _series_of(
+            history, device, end - back, end, metric, meta["totals"], interval
+        )
+        return series.regular(readings.times, values, interval)
+
+    grid = read(until)
+    if len(grid.values) < lstm.lookback(meta) / interval:
+        # A stale device, or one with gaps: its forecast goes on from its last reading.
+        last = history.last(device, until, metric.path)
+        if last is not None and last < until:
+            grid = read(last)
+    if not len(grid.values):
+        raise _no_numbers(history, device, metric, until - back, until)
+    return (
+        lstm.forecast(meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level),
+        held,
+    )
+
+
+@document
+def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
+    """Door of ``ml_forecast``."""
+    _given(device=device, field=field)
+    until = float(_execute(queries.NOW)[0]["until"])
+    level = 0.9
+    ahead, held = _forecast(device, field, horizon, level, until)
+    figures = held.figures
+    return {
+        "device_uuid": device,
+        "field": field,
+        "predictions": [
+            {
+                "timestamp": _iso(moment),
+                "predicted_value": predicted,
+                "confidence_lower": lower,
+                "confidence_upper": upper,
+            }
+            for moment, predicted, lower, upper in zip(
+                ahead.times.tolist(),
+                ahead.predicted.tolist(),
+                ahead.lower.tolist(),
+                ahead.upper.tolist(),
+                strict=True,
+            )
+        ],
+        "model_info": {
+            "model_id": held.model_id,
+            "trained_at": _iso(held.trained_at),
+            "training_samples": held.readings_used,
+            "sequence_length": held.model.meta["sequence_length"],
+            "forecast_horizon": held.model.meta["horizon"],
+            "level": level,
+            "interval_from": ahead.replayed,
+            "last_reading": _iso(ahead.last_time),
+            "last_reading_age_seconds": round(until - ahead.last_time, 1),
+            **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
+        },
+    }
+
+
+@rows
+def predict(
+    device: str, field: str, horizon: int | None, level: float, as_of: str
+) -> list[dict[str, Any]]:
+    """Door of ``ml_predict``."""
+    _given(device=device, field=field, level=level, as_of=as_of)
+    until = _finite("as_of", _moments(as_of, as_of)[1])
+    ahead, _ = _forecast(device, field, horizon, level, until)
+    return [
+        {
+            "epoch": moment,
+            "predicted_value": predicted,
+            "confidence_lower": lower,
+            "confidence_upper": upper,
+            "error": None,
+        }
+        for moment, predicted, lower, upper in zip(
+            ahead.times.tolist(),
+            ahead.predicted.tolist(),
+            ahead.lower.tolist(),
+            ahead.upper.tolist(),
+            strict=True,
+        )
+    ]
+
+
+# ---- health --------------------------------------------------------------------
+
+
+@document
+def environment() -> dict[str, Any]:
+    """What this session's Python is made of."""
+    libraries = {name: _installed(_distribution(name)) for name in LIBRARIES}
+    return {
+        "python": platform.python_version(),
+        "version": __version__,
+        "site": os.path.dirname(os.path.dirname(__file__)),
+        "libraries": libraries,
+        "missing": [name for name, version in libraries.items() if version is None],
+    }

@@ -1,0 +1,85 @@
+"""Long work in a thread of its own, so that the caller's thread can look up from it.
+
+A PostgreSQL backend handles a cancel in its main thread, between statements; C code
+that Python calls gives it no chance to. The work runs beside it, and the main thread
+polls.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# A poll is due this often while the work is in one long call, in seconds.
+PATIENCE = 0.2
+# Signals that report a fault of the thread itself cannot be blocked with meaning.
+FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+
+
+class Stopped(BaseException):
+    """Raised in the work by `pulse` once the caller has given up on it."""
+
+
+def run(work: Callable[[Callable[[], None]], T], poll: Callable[[], object]) -> T:
+    """Result of ``work(pulse)``, while `poll` is called several times a second.
+
+    The work calls `pulse` when it can be interrupted: it then waits there, doing
+    nothing, while the caller's thread polls. Every thread that the work starts
+    inherits a mask that blocks all signals, so that none of them takes a signal
+    meant for the caller's thread.
+
+    Parameters
+    ----------
+    work : callable
+        Runs in the other thread; must not touch what belongs to the caller's.
+    poll : callable
+        Runs in the caller's thread; what it raises stops the work.
+
+    Raises
+    ------
+    Whatever `work` or `poll` raises.
+    """
+    asked, answered, stopping = threading.Event(), threading.Event(), threading.Event()
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def pulse() -> None:
+        asked.set()
+        answered.wait()
+        answered.clear()
+        if stopping.is_set():
+            raise Stopped
+
+    def body() -> None:
+        try:
+            outcome.append(work(pulse))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            asked.set()
+
+    thread = threading.Thread(target=body, name="pyml", daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        while thread.is_alive():
+            at_rest = asked.wait(PATIENCE)
+            poll()
+            if at_rest:
+                asked.clear()
+                answered.set()
+    finally:
+        stopping.set()
+        answered.set()
+        while thread.is_alive():
+            # A pulse may begin just now; it finds the flag set and stops.
+            answered.set()
+            thread.join(0.01)
+    if failure:
+        raise failure[0]
+    return outcome[0]
