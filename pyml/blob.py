@@ -180,7 +180,7 @@ def _tensor(tensor: onnx.TensorProto) -> int:
         raise _unreadable("data outside the file")
     if any(size < 0 for size in tensor.dims) or len(tensor.dims) > 4:
         raise _unreadable(f"a tensor of shape {list(tensor.dims)}")
-    count = math.prod(tensor.dims)
+    count = int(math.prod(tensor.dims))
     if count > MAX_ELEMENTS:
         raise _unreadable(f"a tensor of shape {list(tensor.dims)}")
     numpy_helper.to_array(tensor)  # raises where shape and data disagree

@@ -697,7 +697,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     }
     bounds = _execute(queries.BOUNDS, field)
     limits = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
-    parameters = shape | {
+    parameters: dict[str, Any] = shape | {
         "epochs": int(settings["epochs"]),
         "seed": int(settings["seed"]),
         "hours": hours,
