@@ -33,6 +33,7 @@ from pyml.queries import Query
 P = ParamSpec("P")
 T = TypeVar("T")
 Floats = NDArray[np.float64]
+Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
@@ -50,10 +51,10 @@ class Doors:
 
     train_forest: Callable[..., str]
     detect: Callable[..., str]
-    score: Callable[..., list[dict[str, Any]]]
+    score: Callable[..., list[Row]]
     train_lstm: Callable[..., str]
     forecast: Callable[..., str]
-    predict: Callable[..., list[dict[str, Any]]]
+    predict: Callable[..., list[Row]]
     environment: Callable[[], str]
 
 
@@ -114,17 +115,20 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     return answer
 
 
-def rows(door: Callable[P, list[dict[str, Any]]]) -> Callable[P, list[dict[str, Any]]]:
-    """Make a door answer with rows; an error of the user's is a row of its own."""
+def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]]]:
+    """Make a door answer with rows of `width` columns and one for an error of the user's."""
 
-    @functools.wraps(door)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> list[dict[str, Any]]:
-        try:
-            return door(*args, **kwargs)
-        except (PymlError, plpy.SPIError) as error:
-            return [{"error": json.dumps(_failure(error))}]
+    def decorate(door: Callable[P, list[Row]]) -> Callable[P, list[Row]]:
+        @functools.wraps(door)
+        def answer(*args: P.args, **kwargs: P.kwargs) -> list[Row]:
+            try:
+                return [(*row, None) for row in door(*args, **kwargs)]
+            except (PymlError, plpy.SPIError) as error:
+                return [(*[None] * width, json.dumps(_failure(error)))]
 
-    return answer
+        return answer
+
+    return decorate
 
 
 # ---- SQL -----------------------------------------------------------------------
@@ -586,8 +590,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     }
 
 
-@rows
-def score(device: str, since: str, until: str) -> list[dict[str, Any]]:
+@rows(6)
+def score(device: str, since: str, until: str) -> list[Row]:
     """Door of ``ml_score``."""
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
@@ -603,15 +607,14 @@ def score(device: str, since: str, until: str) -> list[dict[str, Any]]:
         )
     )
     return [
-        {
-            "epoch": float(times[row]),
-            "anomaly_score": float(scores.anomaly_score[row]),
-            "is_anomaly": bool(scores.severity[row] > 0),
-            "severity": SEVERITIES[scores.severity[row]],
-            "metrics": json.dumps(_named(meta["names"], values[row])),
-            "reasons": json.dumps(reasons.get(row, [])),
-            "error": None,
-        }
+        (
+            float(times[row]),
+            float(scores.anomaly_score[row]),
+            bool(scores.severity[row] > 0),
+            SEVERITIES[scores.severity[row]],
+            _json(_named(meta["names"], values[row])),
+            _json(reasons.get(row, [])),
+        )
         for row in inside.tolist()
     ]
 
@@ -818,10 +821,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
                 "confidence_upper": upper,
             }
             for moment, predicted, lower, upper in zip(
-                ahead.times.tolist(),
-                ahead.predicted.tolist(),
-                ahead.lower.tolist(),
-                ahead.upper.tolist(),
+                *(c.tolist() for c in (ahead.times, ahead.predicted, ahead.lower, ahead.upper)),
                 strict=True,
             )
         ],
@@ -840,30 +840,14 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     }
 
 
-@rows
-def predict(
-    device: str, field: str, horizon: int | None, level: float, as_of: str
-) -> list[dict[str, Any]]:
+@rows(4)
+def predict(device: str, field: str, horizon: int | None, level: float, as_of: str) -> list[Row]:
     """Door of ``ml_predict``."""
     _given(device=device, field=field, level=level, as_of=as_of)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     ahead, _ = _forecast(device, field, horizon, level, until)
-    return [
-        {
-            "epoch": moment,
-            "predicted_value": predicted,
-            "confidence_lower": lower,
-            "confidence_upper": upper,
-            "error": None,
-        }
-        for moment, predicted, lower, upper in zip(
-            ahead.times.tolist(),
-            ahead.predicted.tolist(),
-            ahead.lower.tolist(),
-            ahead.upper.tolist(),
-            strict=True,
-        )
-    ]
+    columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 # ---- health --------------------------------------------------------------------

@@ -22,8 +22,11 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    IF error ->> 'hint' IS NULL THEN -- an error of PostgreSQL's own, such as a cancel
+        RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message';
+    END IF;
     RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message',
-        DETAIL = coalesce(error ->> 'detail', ''), HINT = coalesce(error ->> 'hint', '');
+        DETAIL = coalesce(error ->> 'detail', ''), HINT = error ->> 'hint';
 END
 $$;
 COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';
