@@ -331,7 +331,7 @@ def _history(device: Device, rng: np.random.Generator, days: float, interval: fl
 
     rows = [
         _Row(int(offsets[i]), device.uuid, SHADOW, int(offsets[i]), _state(device, columns, i))
-        for i in np.flatnonzero(kept)
+        for i in np.flatnonzero(kept).tolist()
     ]
     if not device.untroubled:
         rows += _troubles(device, rng, rows, step)
@@ -535,8 +535,9 @@ def load(
 
     uuids = [device.uuid for device in FLEET]
     with psycopg.connect(dsn) as conn, conn.cursor() as cursor:
-        cursor.execute("SET LOCAL client_min_messages = warning")  # no NOTICE for what exists
-        cursor.execute(Path(__file__).with_name("history.sql").read_bytes())
+        cursor.execute("SELECT to_regclass('device_shadow_history') IS NULL")
+        if cursor.fetchone() == (True,):
+            cursor.execute(Path(__file__).with_name("history.sql").read_bytes())
         cursor.execute("DELETE FROM device_shadow_history WHERE device_uuid = ANY (%s)", (uuids,))
         cursor.executemany(
             "INSERT INTO devices (uuid, name) VALUES (%s, %s)"

@@ -1,32 +1,19 @@
 """The sample fleet keeps its promises: what is in it, where, and nothing else."""
 
-import importlib.util
 import json
-import sys
 from collections import defaultdict
 from datetime import datetime, timedelta
 from itertools import islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+import sample_fleet as fleet
 
-SOURCE = Path(__file__).parents[2] / "demo" / "sample_fleet.py"
 NOW = datetime(2026, 1, 15, 9, 30)
 
 
 @pytest.fixture(scope="module")
-def fleet():
-    spec = importlib.util.spec_from_file_location("sample_fleet", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-@pytest.fixture(scope="module")
-def history(fleet):
+def history():
     """Device name -> [(shadow, state, timestamp)] in order of arrival."""
     names = {device.uuid: device.name for device in fleet.FLEET}
     found = defaultdict(list)
@@ -36,7 +23,7 @@ def history(fleet):
 
 
 @pytest.fixture(scope="module")
-def planted(fleet):
+def planted():
     return {fault.kind: fault for fault in fleet.faults(now=NOW)}
 
 
@@ -67,7 +54,7 @@ def split(times, fault):
     return (times >= fault.start) & (times <= fault.end), times < fault.start
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_others(fleet):
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
     first, again = list(fleet.rows(3, 1, NOW)), list(fleet.rows(3, 1, NOW))
     assert first == again
     other = list(fleet.rows(4, 1, NOW))
@@ -75,13 +62,13 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(fleet):
     assert {row[0] for row in first} == {row[0] for row in other}
 
 
-def test_another_now_moves_timestamps_and_changes_no_value(fleet):
+def test_another_now_moves_timestamps_and_changes_no_value():
     shift = timedelta(days=40, hours=7)
     for a, b in zip(fleet.rows(3, 1, NOW), fleet.rows(3, 1, NOW + shift), strict=True):
         assert (*a[:3], a[3] + shift) == b
 
 
-def test_eight_devices_eight_days_that_end_now(fleet, history):
+def test_eight_devices_eight_days_that_end_now(history):
     assert set(history) == {device.name for device in fleet.FLEET}
     assert len(history) == 8
     for rows in history.values():
@@ -91,7 +78,7 @@ def test_eight_devices_eight_days_that_end_now(fleet, history):
         assert NOW - timedelta(minutes=11) < max(times) <= NOW
 
 
-def test_rows_of_all_devices_arrive_interleaved(fleet):
+def test_rows_of_all_devices_arrive_interleaved():
     assert len({row[0] for row in islice(fleet.rows(now=NOW), 50)}) == len(fleet.FLEET)
 
 
@@ -131,7 +118,7 @@ def test_the_untroubled_device_has_no_fault_and_no_awkward_row(history, planted)
         "meter-athens",
     ],
 )
-def test_every_other_device_has_each_kind_of_awkward_row(fleet, history, name):
+def test_every_other_device_has_each_kind_of_awkward_row(history, name):
     (device,) = (device for device in fleet.FLEET if device.name == name)
     rows, step = history[name], 60 * device.pace
     times = [timestamp for _, _, timestamp in rows]
@@ -209,7 +196,7 @@ def test_six_kinds_of_fault_one_device_each_within_the_last_day(planted):
         assert fault.sentence.endswith(".")
 
 
-def test_faults_older_than_the_history_are_left_out(fleet):
+def test_faults_older_than_the_history_are_left_out():
     kept = {fault.kind for fault in fleet.faults(days=0.25, now=NOW)}
     assert kept == {"cpu spike", "runaway temperature"}
 
