@@ -1,0 +1,910 @@
+#!/usr/bin/env python3
+"""The one entry to pyml: try it, test it, put it on a server.
+
+    python3 install.py demo        a private server with a sample fleet: nothing else is touched
+    python3 install.py test        the whole test suite, on a private server
+    python3 install.py install     the extension, on a PostgreSQL server of this machine
+
+Standard library only, any Python from 3.9: it finds the Python of the server itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import glob
+import hashlib
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+IS_ROOT = os.geteuid() == 0
+STARTED = time.monotonic()
+
+# What a server and pip see of the environment: a PYTHONPATH or a version manager's
+# directory in PATH would lead PL/Python to another interpreter's library.
+PLAIN_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+class Failure(Exception):
+    """What is wrong and the command that helps; the user sees these two and no traceback."""
+
+    def __init__(self, wrong: str, fix: str = "") -> None:
+        super().__init__(wrong)
+        self.fix = fix
+
+
+# Telling and running ------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Tell what is going on, on stderr: stdout is for what was asked."""
+    print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def run(
+    command: Sequence[str | Path], *, user: str | None = None, wrong: str = "", **options: Any
+) -> str:
+    """Run a command (as another user, when root) and give its output; a failure says `wrong`."""
+    if user and IS_ROOT:
+        entry = pwd.getpwnam(user)
+        options.update(user=entry.pw_uid, group=entry.pw_gid, extra_groups=[])
+    done = subprocess.run(
+        [str(part) for part in command],
+        text=True,
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=options.pop("stderr", subprocess.PIPE),
+        stdin=None if "input" in options else subprocess.DEVNULL,
+        cwd="/",
+        **options,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout or "").strip()
+        raise Failure(f"{wrong or shlex.join(map(str, command))}: {said or done.returncode}")
+    return (done.stdout or "").strip()
+
+
+def run_told(command: Sequence[str | Path], wrong: str, fix: str = "", **options: Any) -> None:
+    """Run a long command, telling every few seconds what it is at."""
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        **options,
+    )
+    lines: list[str] = []
+    told = time.monotonic()
+    try:
+        for line in process.stdout or ():
+            lines = [*lines[-20:], line.strip()]
+            if line.strip() and time.monotonic() - told > 4:
+                say("  … " + line.strip()[:90])
+                told = time.monotonic()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.wait()
+    if process.returncode:
+        raise Failure(f"{wrong}:\n  " + "\n  ".join(lines[-8:]), fix)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Failure(f"cannot write {path}: {error.strerror}", privileged()) from error
+
+
+def privileged() -> str:
+    """Give this very command, for somebody who may."""
+    return "sudo " + shlex.join(["python3", str(HERE / "install.py"), *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file, so that two runs take turns."""
+    with open(path, "a") as handle:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run that holds {path}")
+            fcntl.flock(handle, kind)
+        yield
+
+
+def digest(*paths: Path) -> str:
+    """One hash over the names and contents of files and folders."""
+    total = hashlib.sha256()
+    for path in paths:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                total.update(f"{file.relative_to(HERE)}\0".encode())
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+# What is installed --------------------------------------------------------------------
+
+
+def version() -> str:
+    """The version of the extension and of its package: one and the same."""
+    found = re.search(r'^__version__ = "(.+)"', (HERE / "pyml/__init__.py").read_text(), re.M)
+    if not found:
+        raise Failure("pyml/__init__.py states no __version__")
+    return found[1]
+
+
+def sources() -> str:
+    """A digest of everything that `install` puts on a server."""
+    return digest(HERE / "pyml", HERE / "sql", HERE / "requirements.lock")
+
+
+def extension_files(site: Path) -> dict[str, str]:
+    """Build the control file and the scripts for a package that lies in `site`.
+
+    Raises
+    ------
+    Failure
+        A migration that a release has shipped was changed, or a new one sorts before it.
+    """
+    release = version()
+    scripts = sorted((HERE / "sql/migrations").glob("*.sql"))
+    names = [script.name for script in scripts]
+    bodies = [script.read_text() for script in scripts]
+    again = [(HERE / "sql" / name).read_text() for name in ("functions.sql", "views.sql")]
+
+    def script(parts: list[str], statement: str) -> str:
+        guard = f'\\echo Use "{statement}" to load this file. \\quit\n'
+        text = "\n".join([guard, *parts])
+        return text.replace("@PYML_SITE@", str(site)).replace("@PYML_VERSION@", release)
+
+    files = {
+        f"pyml--{release}.sql": script([*bodies, *again], "CREATE EXTENSION pyml"),
+        "pyml.control": f"""\
+comment = 'anomaly detection and forecasting for device telemetry'
+default_version = '{release}'
+relocatable = false
+requires = 'plpython3u'
+superuser = true
+""",
+    }
+    hashes = [hashlib.sha256(body.encode()).hexdigest() for body in bodies]
+    for old, shipped in json.loads((HERE / "sql/releases.json").read_text()).items():
+        count = len(shipped)
+        if dict(zip(names[:count], hashes)) != shipped:
+            raise Failure(
+                f"sql/migrations no longer begins with what release {old} has shipped: "
+                "a shipped file was changed, or a new one sorts before it",
+                "git log -p -- sql/migrations",
+            )
+        if old != release:
+            new = [*bodies[count:], *again]
+            files[f"pyml--{old}--{release}.sql"] = script(new, "ALTER EXTENSION pyml UPDATE")
+    return files
+
+
+# Debian's packages --------------------------------------------------------------------
+
+
+def apt_install(packages: Sequence[str], why: str) -> None:
+    """Install Debian packages, when root; else tell which."""
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    if not shutil.which("apt-get"):
+        raise Failure(f"{why}; install what Debian calls {' '.join(packages)}")
+    if not IS_ROOT:
+        raise Failure(why, "sudo " + shlex.join(command))
+    say(f"{why}: installing {' '.join(packages)} with apt-get")
+    apt_update()
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with no_default_cluster(environment):
+        run_told(command, "apt-get failed", shlex.join(command), env=environment)
+
+
+@functools.cache
+def apt_update() -> None:
+    """Fetch the package lists, once a run: a fresh machine has none, an old one stale ones."""
+    run_told(["apt-get", "update"], "apt-get update failed", "apt-get update")
+
+
+@contextlib.contextmanager
+def no_default_cluster(environment: Mapping[str, str]) -> Iterator[None]:
+    """Keep Debian's PostgreSQL package from making and starting a server that nobody asked for."""
+    settings = Path("/etc/postgresql-common/createcluster.d/pyml.conf")
+    if glob.glob("/usr/lib/postgresql/*/bin/postgres"):
+        yield
+        return
+    common = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql-common"]
+    run_told(common, "apt-get failed", shlex.join(common), env=dict(environment))
+    settings.write_text("create_main_cluster = false\n")
+    try:
+        yield
+    finally:
+        settings.unlink(missing_ok=True)
+
+
+# PostgreSQL ---------------------------------------------------------------------------
+
+
+class Postgres:
+    """A PostgreSQL installation: where its programs and files are."""
+
+    def __init__(self, bindir: Path) -> None:
+        self.bindir = bindir
+        told = run([bindir / "pg_config", "--sharedir", "--pkglibdir", "--version"]).splitlines()
+        self.sharedir, self.pkglibdir = Path(told[0]), Path(told[1])
+        self.major = re.findall(r"\d+", told[2])[0]
+
+    def has(self, library: str) -> bool:
+        """Whether a loadable module is there."""
+        return (self.pkglibdir / f"{library}.so").exists()
+
+
+def find_postgres() -> Postgres:
+    """The newest PostgreSQL on this machine with PL/Python; installed if need be."""
+    found = sorted(
+        glob.glob("/usr/lib/postgresql/*/bin/postgres"), key=lambda path: float(path.split("/")[4])
+    )
+    if found:
+        each = [Postgres(Path(path).parent) for path in found]
+        postgres = next((one for one in reversed(each) if one.has("plpython3")), each[-1])
+    elif shutil.which("pg_config"):
+        postgres = Postgres(Path(run(["pg_config", "--bindir"])))
+        if not (postgres.bindir / "postgres").exists():  # only the client's files
+            postgres = debian_postgres()
+    else:
+        postgres = debian_postgres()
+    if not postgres.has("plpython3"):
+        wanted = f"postgresql-plpython3-{postgres.major}"
+        apt_install([wanted], f"PostgreSQL {postgres.major} has no PL/Python")
+    if not postgres.has("pg_cron") and IS_ROOT and shutil.which("apt-cache"):
+        wanted = f"postgresql-{postgres.major}-cron"
+        if run(["apt-cache", "search", "--names-only", f"^{wanted}$"]):
+            apt_install([wanted], "the schedule needs pg_cron")
+    return postgres
+
+
+def debian_postgres() -> Postgres:
+    """Install the PostgreSQL of this Debian release."""
+    why = "there is no PostgreSQL server here"
+    if not IS_ROOT or not shutil.which("apt-cache"):
+        apt_install(["postgresql", "postgresql-plpython3-$(VERSION)"], why)
+    apt_update()
+    candidate = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", "postgresql"]))
+    if not candidate:
+        raise Failure(f"{why} and apt-get knows no package postgresql", "apt-get update")
+    major = candidate[1]
+    apt_install([f"postgresql-{major}", f"postgresql-plpython3-{major}"], why)
+    return Postgres(Path(f"/usr/lib/postgresql/{major}/bin"))
+
+
+class Server:
+    """A running server, spoken to through psql."""
+
+    def __init__(self, dsn: str, psql: Path | str = "psql", user: str | None = None) -> None:
+        self.dsn, self.psql, self.user = dsn, psql, user
+
+    def ask(self, sql: str, *, quiet: bool = True) -> str:
+        """Run statements; what they print comes back, an error is a Failure."""
+        command = [self.psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.dsn, "-f", "-"]
+        environment = {**os.environ, "PGAPPNAME": "pyml install"}
+        if quiet:
+            environment["PGOPTIONS"] = "-c client_min_messages=warning"
+        try:
+            return run(command, user=self.user, input=sql, env=environment)
+        except Failure as failure:
+            said = str(failure).partition(": ")[2] if "ERROR:" in str(failure) else str(failure)
+            found = re.search(r"ERROR:\s+(.*)", said, re.S)
+            raise Failure(found[1].strip() if found else said.split("psql: ")[-1]) from failure
+
+    def ask_json(self, sql: str) -> Any:
+        """Run one statement that gives one JSON document."""
+        return json.loads(self.ask(sql))
+
+
+def literal(text: object) -> str:
+    """An SQL literal that means the same whatever the server's settings are."""
+    return "E'" + str(text).replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+# Python and its environment -----------------------------------------------------------
+
+ABOUT = (
+    "import json, sys, sysconfig; about = json.dumps({'version': list(sys.version_info[:3]), "
+    "'abi': sysconfig.get_config_var('SOABI'), 'prefix': sys.base_prefix, "
+    "'executable': sys.executable})"
+)
+
+
+def in_server(server: Server, body: str, result: str) -> str:
+    """What a piece of Python says inside the server; nothing of it stays there."""
+    return server.ask(
+        f"BEGIN; CREATE EXTENSION IF NOT EXISTS plpython3u;"
+        f"CREATE FUNCTION pg_temp.pyml_ask() RETURNS text LANGUAGE plpython3u AS "
+        f"{literal(f'{body}; return {result}')};"
+        f"SELECT pg_temp.pyml_ask(); ROLLBACK;"
+    )
+
+
+def find_python(server: Server, wanted: str | None = None) -> tuple[Path, str]:
+    """The interpreter on disk that matches the one inside the server, and its X.Y."""
+    inside = json.loads(in_server(server, ABOUT, "about"))
+    major, minor = inside["version"][:2]
+    series = f"{major}.{minor}"
+    least = re.search(r'requires-python = ">=(\d+)\.(\d+)"', (HERE / "pyproject.toml").read_text())
+    if least and (major, minor) < (int(least[1]), int(least[2])):
+        raise Failure(
+            f"the server's PL/Python runs Python {series}; pyml needs {least[1]}.{least[2]} on",
+            "use a server whose PL/Python is built for a newer Python",
+        )
+    name = f"python{series}"
+    guesses = [
+        f"{inside['prefix']}/bin/{name}",
+        inside["executable"],
+        f"/usr/bin/{name}",
+        shutil.which(name),
+    ]
+    for guess in [wanted] if wanted else guesses:
+        if not guess or not os.access(guess, os.X_OK):
+            continue
+        probe = ABOUT + "; import venv, ensurepip; print(about)"
+        try:
+            outside = json.loads(run([guess, "-I", "-c", probe], env=PLAIN_ENVIRONMENT))
+        except Failure as failure:
+            if "ensurepip" not in str(failure):
+                continue
+            apt_install([f"{name}-venv"], f"{guess} cannot make virtual environments")
+            return find_python(server, wanted)
+        if outside["abi"] == inside["abi"]:
+            return Path(guess), series
+        if wanted:
+            told = ".".join(map(str, outside["version"]))
+            raise Failure(
+                f"{wanted} is Python {told}, but the server's PL/Python runs {series} "
+                f"({inside['abi']})",
+                f"give --python the path of a {name}",
+            )
+    if wanted:
+        raise Failure(f"{wanted} is no Python interpreter", f"give --python the path of a {name}")
+    if IS_ROOT and not shutil.which(name, path=PLAIN_ENVIRONMENT["PATH"]):
+        apt_install([name, f"{name}-venv"], f"the server's PL/Python runs {series}")
+        return find_python(server)
+    raise Failure(
+        f"no {name} here that matches the server's ({inside['abi']})",
+        f"give --python the path of one, or: sudo apt-get install {name}-venv",
+    )
+
+
+class Environment:
+    """A virtual environment that holds the libraries and a copy of the package."""
+
+    def __init__(self, path: Path, series: str) -> None:
+        self.path = path
+        self.python = path / "bin/python"
+        self.site = path / f"lib/python{series}/site-packages"
+        self.stamp = path / "pyml.json"  # there only when everything before it is
+
+    def state(self) -> dict[str, Any]:
+        """What is recorded of it; empty when it is not complete."""
+        try:
+            return dict(json.loads(self.stamp.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def record(self, **facts: Any) -> None:
+        """Add to what is recorded."""
+        write(self.stamp, json.dumps({**self.state(), **facts}, indent=1) + "\n")
+
+    def build(self, python: Path, lock: Path, like: Path | None = None) -> None:
+        """Make it with the libraries of `lock`, from `like` (another one) where that will do."""
+        facts = {
+            "lock": digest(lock),
+            "python": json.loads(
+                run([python, "-I", "-c", ABOUT + "; print(about)"], env=PLAIN_ENVIRONMENT)
+            )["abi"],
+        }
+        if self.state().items() >= facts.items():
+            return
+        if self.path.exists():
+            say(f"removing the incomplete or outdated {self.path}")
+            shutil.rmtree(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            donor = Environment(like, self.site.parent.name[6:]) if like else None
+            if donor and not donor.state().items() >= facts.items():
+                raise Failure(
+                    f"{like} holds other libraries than {lock.name}, or another Python",
+                    "leave --like out",
+                )
+            say(f"making a virtual environment of {python} in {self.path}")
+            bare = ["--without-pip"] if donor else []
+            run(
+                [python, "-m", "venv", *bare, self.path],
+                env=PLAIN_ENVIRONMENT,
+                wrong="cannot make the virtual environment",
+            )
+        except OSError as error:
+            wrong = f"cannot write {error.filename}: {error.strerror}"
+            raise Failure(wrong, privileged()) from error
+        if donor:
+            say(f"taking the libraries from {like}")
+            shutil.copytree(
+                donor.site,
+                self.site,
+                copy_function=link_or_copy,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns("pyml"),
+            )
+        else:
+            self.pip(lock)
+        self.record(**facts)
+
+    def pip(self, lock: Path) -> None:
+        """Install what a lock file names."""
+        count = len(re.findall(r"^\S+==", lock.read_text(), re.M))
+        say(f"installing {count} libraries from {lock.name} (some minutes, the first time)")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        before = {entry.name for entry in self.site.iterdir()}
+        run_told(
+            [
+                self.python,
+                "-m",
+                "pip",
+                "install",
+                "--require-hashes",
+                "--only-binary=:all:",
+                "--no-compile",
+                "--progress-bar=off",
+                "--disable-pip-version-check",
+                "--root-user-action=ignore",
+                "-r",
+                lock,
+            ],
+            "pip could not install the libraries",
+            "check the network, and run this again",
+            env=environment,
+        )
+        say("  … compiling them")
+        new = [entry for entry in self.site.iterdir() if entry.name not in before]
+        # Some libraries carry files for other Pythons: those that do not compile are not ours.
+        subprocess.run(
+            [str(self.python), "-m", "compileall", "-qq", "-j0", *map(str, new)],
+            cwd="/",
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def put_package(self) -> None:
+        """Copy this checkout's package into it."""
+        part, old = self.site / ".pyml.new", self.site / ".pyml.old"
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(HERE / "pyml", part, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in [part, *part.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        place = self.site / "pyml"
+        if place.exists():
+            place.rename(old)
+        part.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+        run([self.python, "-m", "compileall", "-q", place], env=PLAIN_ENVIRONMENT)
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """Share a library's file with the environment that it comes from, where the disk can."""
+    try:
+        if os.stat(source).st_uid != os.geteuid():
+            raise PermissionError(source)  # its owner could change it under us
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+# Private clusters ---------------------------------------------------------------------
+
+
+class Cluster:
+    """A PostgreSQL server of our own, which shares nothing with the machine's others.
+
+    PostgreSQL looks for its files at a path relative to its own program. A copy of the
+    program in a tree of links to the installation's files therefore has an extension
+    directory of its own, and needs no right to write in the system's.
+    """
+
+    def __init__(self, home: Path, name: str, postgres: Postgres) -> None:
+        self.name, self.postgres = name, postgres
+        self.owner = "postgres" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
+        self.base = home / f"postgresql-{postgres.major}"
+        parts = (postgres.bindir, postgres.sharedir, postgres.pkglibdir)
+        self.bindir, self.sharedir, self.pkglibdir = (
+            self.base / "tree" / part.relative_to(os.path.commonpath(parts)) for part in parts
+        )
+        self.place = self.base / name
+        self.data, self.log, self.run = (self.place / one for one in ("data", "log", "run"))
+        if len(str(self.run)) > 80:  # a socket's path holds 107 bytes
+            short = hashlib.sha256(str(self.run).encode()).hexdigest()[:12]
+            self.run = Path(f"/tmp/pyml-{short}")
+
+    def dsn(self, database: str) -> str:
+        """The connection string of one of its databases."""
+        host = urllib.parse.quote(str(self.run))
+        return f"postgresql:///{database}?host={host}&port=5432&user=postgres"
+
+    def server(self, database: str = "postgres") -> Server:
+        """One of its databases, to talk to."""
+        return Server(self.dsn(database), self.postgres.bindir / "psql")
+
+    def control(self, *arguments: str | Path, **options: Any) -> str:
+        """Run pg_ctl on it."""
+        command = [self.postgres.bindir / "pg_ctl", "-D", self.data, *arguments]
+        return run(command, user=self.owner, env=PLAIN_ENVIRONMENT, **options)
+
+    def is_running(self) -> bool:
+        """Whether its postmaster is up."""
+        with contextlib.suppress(Failure):
+            return "server is running" in self.control("status")
+        return False
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self.data.exists() and self.is_running():
+            self.control("stop", "-m", "fast", wrong=f"cannot stop the {self.name} server")
+            say(f"stopped the {self.name} server")
+
+    def start(self) -> Server:
+        """Make it if need be, start it if need be."""
+        self.make_tree()
+        for path in (self.place, self.run):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o700)
+            if IS_ROOT:
+                shutil.chown(path, self.owner)
+        if not self.data.exists():
+            self.make_data()
+        changed = self.configure()
+        if self.is_running() and changed:
+            self.stop()
+        if not self.is_running():
+            try:
+                self.control("-p", self.bindir / "postgres", "-l", self.log, "-w", "start")
+            except Failure as failure:
+                wrong = f"the {self.name} server does not start:\n"
+                wrong += run(["tail", "-n", "5", self.log])
+                raise Failure(wrong, f"less {self.log}") from failure
+            say(f"started the {self.name} server (PostgreSQL {self.postgres.major}, {self.place})")
+        return self.server()
+
+    def make_tree(self) -> None:
+        """Bring the copy of the program and the links up to date with the installation."""
+        extension = self.sharedir / "extension"
+        for path in (self.bindir, extension):
+            path.mkdir(parents=True, exist_ok=True)
+        own, system = self.bindir / "postgres", self.postgres.bindir / "postgres"
+        if not own.exists() or own.stat().st_mtime != system.stat().st_mtime:
+            for one in self.base.iterdir():
+                if (one / "data").exists():
+                    Cluster(self.base.parent, one.name, self.postgres).stop()
+            shutil.copy2(system, own.with_suffix(".new"))
+            own.with_suffix(".new").replace(own)
+        links = {self.pkglibdir: self.postgres.pkglibdir}
+        for theirs in self.postgres.sharedir.iterdir():
+            links[self.sharedir / theirs.name] = theirs
+        del links[extension]
+        for theirs in (self.postgres.sharedir / "extension").iterdir():
+            if not theirs.name.startswith("pyml"):
+                links[extension / theirs.name] = theirs
+        for link, target in links.items():
+            if not link.exists():
+                link.unlink(missing_ok=True)  # one that leads nowhere
+                link.symlink_to(target)
+
+    def make_data(self) -> None:
+        """Run initdb."""
+        say(f"making the {self.name} server's data directory")
+        part = self.data.with_name("data.new")
+        shutil.rmtree(part, ignore_errors=True)
+        run(
+            [
+                self.postgres.bindir / "initdb",
+                "-D",
+                part,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-N",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+            ],
+            user=self.owner,
+            env=PLAIN_ENVIRONMENT,
+            wrong="initdb failed",
+        )
+        with open(part / "postgresql.conf", "a") as handle:
+            handle.write("include 'pyml.conf'\n")
+        part.rename(self.data)
+
+    def configure(self) -> bool:
+        """Write the settings, and tell whether they are new."""
+        lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.run}'", "port = 5432"]
+        if self.postgres.has("pg_cron"):
+            database = "postgres" if self.name == "test" else "demo"
+            lines += [
+                "shared_preload_libraries = 'pg_cron'",
+                f"cron.host = '{self.run}'",
+                f"cron.database_name = '{database}'",
+            ]
+        if self.name == "test":  # nothing that is worth a wait for the disk
+            lines += ["fsync = off", "full_page_writes = off", "synchronous_commit = off"]
+        path, text = self.data / "pyml.conf", "\n".join(lines) + "\n"
+        if path.exists() and path.read_text() == text:
+            return False
+        write(path, text)
+        return True
+
+
+def home() -> Path:
+    """Where the private servers live."""
+    if os.environ.get("PYML_HOME"):
+        return Path(os.environ["PYML_HOME"]).resolve()
+    return Path("/var/lib/pyml") if IS_ROOT else Path.home() / ".local/share/pyml"
+
+
+@contextlib.contextmanager
+def private(name: str) -> Iterator[tuple[Cluster, Environment]]:
+    """A running private server and its Python environment with this checkout in it."""
+    root = home()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if IS_ROOT:
+            run(["test", "-x", root], user="nobody")
+    except (OSError, Failure) as error:
+        why = getattr(error, "strerror", None) or "the server's user cannot enter it"
+        raise Failure(
+            f"cannot keep a server in {root}: {why}", "PYML_HOME=/var/tmp/pyml python3 install.py …"
+        ) from error
+    with locked(root / "lock"):
+        cluster = Cluster(root, name, find_postgres())
+        server = cluster.start()
+        python, series = find_python(server)
+        environment = Environment(root / f"python-{series}", series)
+        environment.build(python, HERE / "requirements.lock")
+        if environment.state().get("package") != digest(HERE / "pyml"):
+            environment.put_package()
+            environment.record(package=digest(HERE / "pyml"))
+        for file, text in extension_files(environment.site).items():
+            write(cluster.sharedir / "extension" / file, text)
+        yield cluster, environment
+
+
+# The demo -----------------------------------------------------------------------------
+
+LOAD = """
+import json, sys
+from datetime import datetime
+sys.path.insert(0, sys.argv[1])
+import sample_fleet as fleet
+now = datetime.fromisoformat(sys.argv[3])
+if sys.argv[4] == "load":
+    fleet.load(sys.argv[2], now=now)
+planted = {fault.device_uuid: fault for fault in fleet.faults(now=now)}
+print(json.dumps([{"uuid": str(device.uuid), "name": device.name,
+    **({"fault": fault.kind, "start": str(fault.start), "end": str(fault.end)} if fault else {})}
+    for device in fleet.FLEET for fault in [planted.get(device.uuid)]]))
+"""
+
+
+def demo_database(
+    cluster: Cluster, environment: Environment, *, fresh: bool
+) -> list[dict[str, Any]]:
+    """Have the sample fleet, up to the present when `fresh`, and the extension in place."""
+    server = cluster.server("demo")
+    if cluster.server().ask("SELECT count(*) FROM pg_database WHERE datname = 'demo'") == "0":
+        cluster.server().ask("CREATE DATABASE demo")
+    server.ask("CREATE TABLE IF NOT EXISTS pyml_demo (made text, loaded timestamp)")
+    made, loaded, stale = server.ask(
+        "SELECT coalesce(max(made), ''), max(loaded), "
+        "coalesce(max(loaded) < now() AT TIME ZONE 'UTC' - interval '1 hour', true) FROM pyml_demo"
+    ).split("|")
+    wanted = f"{sources()} {digest(HERE / 'demo')}"
+    load = not loaded or (fresh and stale == "t") or made.split(" ")[-1] != wanted.split(" ")[-1]
+    if load:
+        loaded = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        say("loading the sample fleet")
+    told = run(
+        [environment.python, "-c", LOAD, HERE / "demo", server.dsn, loaded, "load" if load else ""],
+        wrong="the sample fleet could not be loaded",
+        env={**PLAIN_ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    devices = json.loads(told)
+    if load or made != wanted:
+        server.ask(
+            "DELETE FROM pyml_demo; DROP EXTENSION IF EXISTS pyml CASCADE;"
+            "CREATE EXTENSION pyml CASCADE;"
+        )
+        for number, device in enumerate(devices, 1):
+            say(f"training the forest of {device['name']} ({number} of {len(devices)})")
+            # What the models learn ends before the first fault begins.
+            before = "as_of => now() - interval '1 day'"
+            server.ask(f"SELECT ml_train_forest('{device['uuid']}', {before})")
+        server.ask(f"INSERT INTO pyml_demo VALUES ('{wanted}', '{loaded}')")
+    return list(devices)
+
+
+FOUND = """
+WITH found AS (
+    SELECT ml_detect('{uuid}', hours => 25, max_anomalies => 100000) AS document
+), anomaly AS (
+    SELECT (a ->> 'timestamp')::timestamptz AT TIME ZONE 'UTC' AS "timestamp", a
+    FROM found, jsonb_array_elements(document -> 'anomalies') AS a
+), inside AS (
+    SELECT * FROM anomaly WHERE "timestamp" BETWEEN {start} AND {end}
+)
+SELECT json_build_object('analyzed', document -> 'analyzed_points', 'flagged',
+    document -> 'anomalies_detected', 'inside', (SELECT count(*) FROM inside),
+    'critical', (SELECT count(*) FROM inside WHERE a ->> 'severity' = 'critical'),
+    'first', (SELECT to_char(min("timestamp"), 'HH24:MI') FROM inside),
+    'metric', (SELECT a -> 'reasons' -> 0 ->> 'metric' FROM inside GROUP BY 1
+               ORDER BY count(*) DESC LIMIT 1))
+FROM found
+"""
+
+
+def demo_report(cluster: Cluster, devices: list[dict[str, Any]]) -> None:
+    """Say per device what was injected and what was found, and what to try next."""
+    server = cluster.server("demo")
+    print(f"\n{'device':<16}{'injected (UTC)':<34}{'found'}")
+    for device in devices:
+        fault = device.get("fault")
+        start, end = (literal(device.get(one, "epoch")) for one in ("start", "end"))
+        found = server.ask_json(
+            FOUND.format(uuid=device["uuid"], start=f"timestamp {start}", end=f"timestamp {end}")
+        )
+        others = found["flagged"] - found["inside"]
+        share = f"{others} of {found['analyzed']} readings flagged"
+        injected = "nothing"
+        if fault:
+            injected = f"{fault} {device['start'][11:16]}–{device['end'][11:16]}"
+            share = f"not found; {share}"
+            if found["inside"]:
+                share = (
+                    f"from {found['first']}, {found['inside']} readings ({found['critical']} "
+                    f"critical), chiefly {found['metric']}; {others} flagged elsewhere"
+                )
+        print(f"{device['name']:<16}{injected:<34}{share}")
+    one = next(device["uuid"] for device in devices if device.get("fault"))
+    print(f"""
+Try next:
+  SELECT uuid, name FROM devices;
+  SELECT jsonb_pretty(ml_detect('{one}'));
+  SELECT * FROM ml_score('{one}', now() - interval '1 hour', now());
+  SELECT * FROM ml_models;
+  SELECT * FROM ml_doctor();
+
+{cluster.postgres.bindir}/psql '{cluster.dsn("demo")}'""")
+
+
+def command_demo(options: argparse.Namespace) -> int:
+    """Show it on a private server."""
+    if options.stop or options.remove:
+        for base in sorted(home().glob("postgresql-*")):
+            for place in base.iterdir():
+                if (place / "data").exists() and (options.remove or place.name == "demo"):
+                    Cluster(home(), place.name, find_postgres()).stop()
+        if options.remove:
+            for path in [*home().glob("postgresql-*"), *home().glob("python-*"), home() / "lock"]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            say(f"removed the private servers and their environment from {home()}")
+        return 0
+    with private("demo") as (cluster, environment):
+        devices = demo_database(cluster, environment, fresh=not options.dsn)
+        if options.dsn:
+            print(cluster.dsn("demo"))
+        else:
+            demo_report(cluster, devices)
+    return 0
+
+
+# The tests ----------------------------------------------------------------------------
+
+
+def command_test(options: argparse.Namespace) -> int:
+    """Run the suite against a private server."""
+    with private("test") as (cluster, environment):
+        lock = HERE / "requirements-test.lock"
+        if environment.state().get("test") != digest(lock):
+            environment.pip(lock)
+            environment.record(test=digest(lock))
+    settings = {
+        "PYML_TEST_HOST": str(cluster.run),
+        "PYML_TEST_PORT": "5432",
+        "PYML_TEST_USER": "postgres",
+    }
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PG"))}
+    in_use = home() / "test-runs"
+    with locked(in_use, shared=True):
+        say("running the tests")
+        # Ctrl-C reaches pytest too, and its summary is worth waiting for.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        command = [str(environment.python), "-m", "pytest", *options.arguments]
+        outcome = subprocess.call(
+            command,
+            cwd=HERE,
+            env={**keep, **settings},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    with open(in_use, "a") as handle, contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cluster.stop()
+    return outcome
+
+
+# The command line ---------------------------------------------------------------------
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="install.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="a private server with a sample fleet")
+    choice = demo.add_mutually_exclusive_group()
+    choice.add_argument("--dsn", action="store_true", help="only print how to connect to it")
+    choice.add_argument("--stop", action="store_true", help="stop it")
+    choice.add_argument(
+        "--remove",
+        action="store_true",
+        help="remove the private servers, demo's and test's, and their libraries",
+    )
+    demo.set_defaults(call=command_demo)
+    test = commands.add_parser("test", help="the test suite; further arguments go to pytest")
+    test.set_defaults(call=command_test)
+    options, rest = parser.parse_known_args()
+    if rest and options.command != "test":
+        parser.error(f"unknown arguments: {shlex.join(rest)}")
+    options.arguments = rest
+    os.umask(0o022)
+    try:
+        return int(options.call(options))
+    except Failure as failure:
+        print(f"\nerror: {failure}", file=sys.stderr)
+        if failure.fix:
+            print(f"fix:   {failure.fix}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; running the same command again goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
