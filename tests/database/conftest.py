@@ -1,0 +1,78 @@
+"""Devices for the tests of the doors, written with SQL as an agent's rows arrive."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+Device = str
+
+# A day's rhythm with noise that depends on the row's number alone, so that a test is repeatable.
+ROWS = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %(device)s, jsonb_build_object(
+        'health', jsonb_build_object('status', 'healthy', 'uptime', i * 60),
+        'system', jsonb_build_object(
+            'cpuUsage', round((30 + 12 * sin(i / 229.0) + 4 * noise)::numeric, 2),
+            'memoryUsage', round((7000 + 900 * sin(i / 229.0) + 60 * other)::numeric, 1),
+            'memoryTotal', 16320,
+            'diskUsage', 200 + i / 5000.0, 'diskTotal', 476,
+            'temperature', round((45 + 4 * sin(i / 229.0) + other)::numeric, 1),
+            'network', jsonb_build_object('rxBytes', i * 60000 + (4000 * noise)::int,
+                                          'txBytes', i * 20000 + (2000 * other)::int))),
+    date_trunc('second', now() AT TIME ZONE 'UTC')
+        - (%(readings)s - i) * make_interval(secs => %(interval)s)
+FROM (
+    SELECT i, sin(i * 12.9898) * 43758.5453 - floor(sin(i * 12.9898) * 43758.5453) - 0.5 AS noise,
+           sin(i * 78.233) * 12543.123 - floor(sin(i * 78.233) * 12543.123) - 0.5 AS other
+    FROM generate_series(1, %(readings)s) AS i) AS step
+"""
+
+
+@pytest.fixture
+def add_device(db: psycopg.Connection) -> Callable[..., Device]:
+    """Make a device with a quiet history that ends now; gives its uuid."""
+
+    def add(readings: int = 3000, interval: float = 60) -> Device:
+        device = db.execute(
+            "INSERT INTO devices (uuid, name) VALUES (gen_random_uuid(), 'test')"
+            " RETURNING uuid::text"
+        ).fetchone()[0]
+        db.execute(ROWS, {"device": device, "readings": readings, "interval": interval})
+        return device
+
+    return add
+
+
+@pytest.fixture
+def device(add_device: Callable[..., Device]) -> Device:
+    """Fifty hours of quiet minutes."""
+    return add_device()
+
+
+@pytest.fixture
+def one(db: psycopg.Connection) -> Callable[..., object]:
+    """The single value of a statement's single row."""
+
+    def value(statement: str, *args: object) -> object:
+        return db.execute(statement, args).fetchone()[0]
+
+    return value
+
+
+@pytest.fixture
+def refused(db: psycopg.Connection) -> Callable[..., psycopg.errors.Diagnostic]:
+    """What a statement that has to fail says, checked for the form that every refusal has."""
+
+    def diagnosis(statement: str, *args: object, sqlstate: str) -> psycopg.errors.Diagnostic:
+        with pytest.raises(psycopg.Error) as caught:
+            db.execute(statement, args)
+        said = caught.value.diag
+        assert said.sqlstate == sqlstate, said.message_primary
+        assert said.message_detail
+        assert said.message_hint
+        assert "Traceback" not in (said.context or "")
+        assert "plpy" not in said.message_primary
+        return said
+
+    return diagnosis

@@ -1,0 +1,99 @@
+"""What real tables hold: no bad row fails a call or becomes a reading."""
+
+import json
+
+import pytest
+
+INSERT = (
+    'INSERT INTO device_shadow_history (device_uuid, shadow_name, reported_state, "timestamp")'
+    " SELECT %s, %s, %s::jsonb, now() AT TIME ZONE 'UTC' - %s::interval"
+)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        [],
+        "text",
+        {"config": {"echo": 1}},
+        {"system": None},
+        {"system": "down"},
+        {"system": [1, 2]},
+        {"system": {"cpuUsage": None}},
+        {"system": {"cpuUsage": "27.4"}},
+        {"system": {"cpuUsage": True}},
+        {"system": {"cpuUsage": [1]}},
+        {"system": {"cpuUsage": {"value": 3}}},
+        {"system": {"cpuUsage": 1e308}},
+        {
+            "system": {
+                "cpuUsage": 0,
+                "memoryUsage": 0,
+                "memoryTotal": 0,
+                "diskUsage": 0,
+                "diskTotal": 0,
+            }
+        },
+    ],
+    ids=lambda state: json.dumps(state)[:40],
+)
+def test_a_row_without_a_usable_number_is_counted_and_passed_over(db, one, device, state):
+    before = one("SELECT ml_train_forest(%s)", device)
+    db.execute(INSERT, [device, "device-state", json.dumps(state), "30.5 minutes"])
+    after = one("SELECT ml_train_forest(%s)", device)
+    assert after["training_samples"] == before["training_samples"]
+    assert after["rejected_samples"] == before["rejected_samples"] + 1
+    assert one("SELECT ml_detect(%s)", device)["model_info"]["rejected_samples"] == 1
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "-1e-400", "1" + "0" * 500])
+def test_a_number_beyond_float8_fails_nothing(db, one, device, number):
+    db.execute(
+        INSERT, [device, "device-state", f'{{"system": {{"cpuUsage": {number}}}}}', "30.5 minutes"]
+    )
+    assert one("SELECT ml_train_forest(%s)", device)["training_samples"] in (3000, 3001)
+
+
+def test_other_shadows_are_not_readings(db, one, device):
+    db.execute(INSERT, [device, "config", '{"system": {"cpuUsage": 99}}', "30.5 minutes"])
+    assert one("SELECT ml_train_forest(%s)", device)["training_samples"] == 3000
+
+
+def test_repeats_count_once_and_order_does_not_matter(db, one, device):
+    plain = one("SELECT ml_train_forest(%s)", device)
+    scores = (
+        "SELECT \"timestamp\", anomaly_score FROM ml_score(%s, now() - interval '9 hours', now())"
+    )
+    expected = db.execute(scores, [device]).fetchall()
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT device_uuid, reported_state, \"timestamp\" + (i * 0.4) * interval '1 second'"
+        " FROM device_shadow_history, generate_series(0, 1) AS i WHERE id % 10 = 0"
+        " ORDER BY random()"
+    )
+    told = one("SELECT ml_train_forest(%s)", device)
+    assert told["training_samples"] == plain["training_samples"]
+    assert told["repeated_samples"] == 600
+    assert db.execute(scores, [device]).fetchall() == expected
+    assert one("SELECT count(DISTINCT sha256) FROM ml_model") == 1
+
+
+def test_a_counter_that_resets_is_no_spike(db, one, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = jsonb_set(jsonb_set(reported_state,"
+        " '{system,network,rxBytes}',"
+        " to_jsonb((reported_state #>> '{system,network,rxBytes}')::float8 - 176400000)),"
+        " '{system,network,txBytes}',"
+        " to_jsonb((reported_state #>> '{system,network,txBytes}')::float8 - 58800000))"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '60 minutes'"
+    )
+    rows = db.execute(
+        "SELECT (metrics ->> 'network_receive_rate')::float8"
+        " FROM ml_score(%s, now() - interval '2 hours', now())",
+        [device],
+    ).fetchall()
+    rates = [rate for (rate,) in rows if rate is not None]
+    assert len(rates) == len(rows) - 1
+    assert max(rates) < 2000
