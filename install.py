@@ -23,6 +23,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -708,110 +709,6 @@ def private(name: str) -> Iterator[tuple[Cluster, Environment]]:
 
 # The demo -----------------------------------------------------------------------------
 
-LOAD = """
-import json, sys
-from datetime import datetime
-sys.path.insert(0, sys.argv[1])
-import sample_fleet as fleet
-now = datetime.fromisoformat(sys.argv[3])
-if sys.argv[4] == "load":
-    fleet.load(sys.argv[2], now=now)
-planted = {fault.device_uuid: fault for fault in fleet.faults(now=now)}
-print(json.dumps([{"uuid": str(device.uuid), "name": device.name,
-    **({"fault": fault.kind, "start": str(fault.start), "end": str(fault.end)} if fault else {})}
-    for device in fleet.FLEET for fault in [planted.get(device.uuid)]]))
-"""
-
-
-def demo_database(
-    cluster: Cluster, environment: Environment, *, fresh: bool
-) -> list[dict[str, Any]]:
-    """Have the sample fleet, up to the present when `fresh`, and the extension in place."""
-    server = cluster.server("demo")
-    if cluster.server().ask("SELECT count(*) FROM pg_database WHERE datname = 'demo'") == "0":
-        cluster.server().ask("CREATE DATABASE demo")
-    server.ask("CREATE TABLE IF NOT EXISTS pyml_demo (made text, loaded timestamp)")
-    made, loaded, stale = server.ask(
-        "SELECT coalesce(max(made), ''), max(loaded), "
-        "coalesce(max(loaded) < now() AT TIME ZONE 'UTC' - interval '1 hour', true) FROM pyml_demo"
-    ).split("|")
-    wanted = f"{sources()} {digest(HERE / 'demo')}"
-    load = not loaded or (fresh and stale == "t") or made.split(" ")[-1] != wanted.split(" ")[-1]
-    if load:
-        loaded = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-        say("loading the sample fleet")
-    told = run(
-        [environment.python, "-c", LOAD, HERE / "demo", server.dsn, loaded, "load" if load else ""],
-        wrong="the sample fleet could not be loaded",
-        env={**PLAIN_ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    devices = json.loads(told)
-    if load or made != wanted:
-        server.ask(
-            "DELETE FROM pyml_demo; DROP EXTENSION IF EXISTS pyml CASCADE;"
-            "CREATE EXTENSION pyml CASCADE;"
-        )
-        for number, device in enumerate(devices, 1):
-            say(f"training the forest of {device['name']} ({number} of {len(devices)})")
-            # What the models learn ends before the first fault begins.
-            before = "as_of => now() - interval '1 day'"
-            server.ask(f"SELECT ml_train_forest('{device['uuid']}', {before})")
-        server.ask(f"INSERT INTO pyml_demo VALUES ('{wanted}', '{loaded}')")
-    return list(devices)
-
-
-FOUND = """
-WITH found AS (
-    SELECT ml_detect('{uuid}', hours => 25, max_anomalies => 100000) AS document
-), anomaly AS (
-    SELECT (a ->> 'timestamp')::timestamptz AT TIME ZONE 'UTC' AS "timestamp", a
-    FROM found, jsonb_array_elements(document -> 'anomalies') AS a
-), inside AS (
-    SELECT * FROM anomaly WHERE "timestamp" BETWEEN {start} AND {end}
-)
-SELECT json_build_object('analyzed', document -> 'analyzed_points', 'flagged',
-    document -> 'anomalies_detected', 'inside', (SELECT count(*) FROM inside),
-    'critical', (SELECT count(*) FROM inside WHERE a ->> 'severity' = 'critical'),
-    'first', (SELECT to_char(min("timestamp"), 'HH24:MI') FROM inside),
-    'metric', (SELECT a -> 'reasons' -> 0 ->> 'metric' FROM inside GROUP BY 1
-               ORDER BY count(*) DESC LIMIT 1))
-FROM found
-"""
-
-
-def demo_report(cluster: Cluster, devices: list[dict[str, Any]]) -> None:
-    """Say per device what was injected and what was found, and what to try next."""
-    server = cluster.server("demo")
-    print(f"\n{'device':<16}{'injected (UTC)':<34}{'found'}")
-    for device in devices:
-        fault = device.get("fault")
-        start, end = (literal(device.get(one, "epoch")) for one in ("start", "end"))
-        found = server.ask_json(
-            FOUND.format(uuid=device["uuid"], start=f"timestamp {start}", end=f"timestamp {end}")
-        )
-        others = found["flagged"] - found["inside"]
-        share = f"{others} of {found['analyzed']} readings flagged"
-        injected = "nothing"
-        if fault:
-            injected = f"{fault} {device['start'][11:16]}–{device['end'][11:16]}"
-            share = f"not found; {share}"
-            if found["inside"]:
-                share = (
-                    f"from {found['first']}, {found['inside']} readings ({found['critical']} "
-                    f"critical), chiefly {found['metric']}; {others} flagged elsewhere"
-                )
-        print(f"{device['name']:<16}{injected:<34}{share}")
-    one = next(device["uuid"] for device in devices if device.get("fault"))
-    print(f"""
-Try next:
-  SELECT uuid, name FROM devices;
-  SELECT jsonb_pretty(ml_detect('{one}'));
-  SELECT * FROM ml_score('{one}', now() - interval '1 hour', now());
-  SELECT * FROM ml_models;
-  SELECT * FROM ml_doctor();
-
-{cluster.postgres.bindir}/psql '{cluster.dsn("demo")}'""")
-
 
 def command_demo(options: argparse.Namespace) -> int:
     """Show it on a private server."""
@@ -826,11 +723,18 @@ def command_demo(options: argparse.Namespace) -> int:
             say(f"removed the private servers and their environment from {home()}")
         return 0
     with private("demo") as (cluster, environment):
-        devices = demo_database(cluster, environment, fresh=not options.dsn)
-        if options.dsn:
-            print(cluster.dsn("demo"))
-        else:
-            demo_report(cluster, devices)
+        dsn = cluster.dsn("demo")
+        if cluster.server().ask("SELECT 1 FROM pg_database WHERE datname = 'demo'") == "":
+            cluster.server().ask("CREATE DATABASE demo")
+        show = [environment.python, "-B", HERE / "demo/show.py", dsn, "--made", sources()]
+        run(
+            [*show, *(["--quiet"] if options.dsn else [])],
+            env=PLAIN_ENVIRONMENT,
+            wrong="the demo failed",
+            stdout=None,
+            stderr=None,
+        )
+        print(dsn if options.dsn else f"{cluster.postgres.bindir}/psql '{dsn}'")
     return 0
 
 
@@ -868,6 +772,272 @@ def command_test(options: argparse.Namespace) -> int:
     return outcome
 
 
+# A real server ------------------------------------------------------------------------
+
+FACTS = """
+SELECT json_build_object('user', current_user, 'database', current_database(),
+    'super', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+    'standby', pg_is_in_recovery(), 'number', current_setting('server_version_num')::int / 10000,
+    'plpython', EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u'),
+    'installed', (SELECT extversion FROM pg_extension WHERE extname = 'pyml'))
+"""
+FILES = """
+SELECT json_build_object('system', (SELECT system_identifier::text FROM pg_control_system()),
+    'sharedir', (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'))
+"""
+
+
+def hosts(dsn: str) -> list[str]:
+    """The hosts that a connection string names."""
+    if re.match(r"postgres(ql)?://", dsn):
+        parts = urllib.parse.urlsplit(dsn)
+        places = parts.netloc.rpartition("@")[2].split(",")
+        named = urllib.parse.parse_qs(parts.query)
+        places += ",".join(named.get("host", []) + named.get("hostaddr", [])).split(",")
+        found = [re.sub(r":\d*$", "", place) for place in places]
+    else:
+        named = re.findall(r"\bhost(?:addr)?\s*=\s*'?([^\s']*)", dsn)
+        found = ",".join(named or [os.environ.get("PGHOST", "")]).split(",")
+    return [urllib.parse.unquote(one).strip("[]") for one in found if one]
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine: a socket's directory, or an address to listen on."""
+    if host.startswith(("/", "@")):
+        return True
+    with contextlib.suppress(OSError):
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
+    return False
+
+
+def again(command: str, options: argparse.Namespace) -> str:
+    """Another command of this file, for the same server."""
+    return shlex.join(["python3", str(HERE / "install.py"), command, *filter(None, [options.dsn])])
+
+
+def connect(options: argparse.Namespace) -> tuple[Server, dict[str, Any]]:
+    """Reach the server as a superuser, and ask it what it is."""
+    dsn = options.dsn or ""
+    for host in hosts(dsn):
+        if not is_here(host):
+            raise Failure(
+                f"{host} is another machine, and an extension's files lie on the server's own disk",
+                f"on {host}: {again(options.command, options)}",
+            )
+    psql = shutil.which("psql") or next(iter(glob.glob("/usr/lib/postgresql/*/bin/psql")), None)
+    if not psql:
+        apt_install(["postgresql-client"], "there is no psql here")
+        psql = "psql"
+    # Debian lets the system's user postgres in as the superuser.
+    users = [None, "postgres"] if IS_ROOT else [None]
+    wrong = []
+    for user in users:
+        server = Server(dsn, psql, user)
+        try:
+            facts = server.ask_json(FACTS)
+            if facts["super"]:
+                return server, {**facts, **server.ask_json(FILES)}
+            wrong.append(f"{facts['user']} is no superuser, and only one may add an extension")
+        except Failure as failure:
+            wrong.append(str(failure))
+    fix = "pg_lsclusters; " + again(options.command, options) + " 'host=… dbname=… user=postgres'"
+    raise Failure("; ".join(dict.fromkeys(wrong)), fix)
+
+
+def require_plpython(server: Server, facts: Mapping[str, Any]) -> None:
+    """Install PL/Python for the server, or tell how."""
+    package = f"postgresql-plpython3-{facts['number']}"
+    if facts["plpython"]:
+        return
+    why = f"this server has no PL/Python (looked in {facts['sharedir']}/extension)"
+    if facts["sharedir"].startswith("/usr/share/postgresql/"):
+        apt_install([package], why)
+    if not server.ask_json(FACTS)["plpython"]:
+        raise Failure(why, f"sudo apt-get install {package}")
+
+
+def require_shared_disk(server: Server, root: Path) -> None:
+    """Make sure that the server sees and can read what is written in `root`."""
+    probe = root / f".probe-{os.getpid()}"
+    write(probe, "pyml")
+    try:
+        seen = server.ask(f"SELECT pg_read_file({literal(probe)}, 0, 4, true)")
+    except Failure as failure:
+        fix = f"chmod a+rx {root}, and what it lies in; or choose another place with --into"
+        raise Failure(f"the server cannot read {root}: {failure}", fix) from failure
+    finally:
+        probe.unlink(missing_ok=True)
+    if seen != "pyml":
+        raise Failure(
+            f"the server does not see {root}: it runs in a container, or on another machine",
+            "run this where the server runs",
+        )
+
+
+def server_root(options: argparse.Namespace) -> Path:
+    """Where environments for real servers are made, one a version."""
+    if options.into:
+        return Path(options.into).resolve()
+    return Path("/opt/pyml") if IS_ROOT else Path.home() / ".local/share/pyml/server"
+
+
+def put_extension(
+    server: Server, facts: dict[str, Any], options: argparse.Namespace, undo: contextlib.ExitStack
+) -> Environment:
+    """Put the environment and the extension's files where this server finds them."""
+    root, directory = server_root(options), Path(facts["sharedir"]) / "extension"
+    place = root / version()
+    try:
+        if not root.exists():
+            root.mkdir(parents=True)
+            undo.callback(lambda: root.exists() and not any(root.iterdir()) and root.rmdir())
+    except OSError as error:
+        raise Failure(f"cannot make {root}: {error.strerror}", privileged()) from error
+    for each in (root, directory):
+        if not os.access(each, os.W_OK):
+            raise Failure(f"cannot write in {each}", privileged())
+    require_shared_disk(server, root)
+    python, series = find_python(server, options.python)
+    environment = Environment(place, series)
+    if not environment.state().get("users"):
+        undo.callback(shutil.rmtree, place, ignore_errors=True)
+    lock = HERE / ("requirements-gpu.lock" if options.gpu else "requirements.lock")
+    environment.build(python, lock, options.like and Path(options.like).resolve())
+    made = digest(HERE / "pyml")
+    files = extension_files(environment.site)
+    old = {name: directory / name for name in files if (directory / name).exists()}
+    if environment.state().get("users"):
+        main = f"pyml--{version()}.sql"
+        same = environment.state().get("package") == made
+        if not same or main not in old or old[main].read_text() != files[main]:
+            raise Failure(
+                f"{place} holds pyml {version()} from other sources, and databases use it: "
+                + ", ".join(environment.state()["users"]),
+                f"{again('uninstall', options)}, and install anew (this drops the models)",
+            )
+    elif environment.state().get("package") != made:
+        environment.put_package()
+        environment.record(package=made)
+    for name, text in files.items():
+        before = old[name].read_text() if name in old else None
+        if before != text:
+            say(f"writing {directory / name}")
+            undo.callback(restore, directory / name, before)
+            write(directory / name, text)
+    paths = f"sys.path.insert(0, {str(environment.site)!r}); import numpy, onnx, onnxruntime"
+    in_server(server, f"import sys; {paths}", "'well'")
+    return environment
+
+
+def restore(path: Path, text: str | None) -> None:
+    """Give a file back what it held before, or take it away."""
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write(path, text)
+
+
+def command_install(options: argparse.Namespace) -> int:
+    """Install or upgrade the extension in one database of a server on this machine."""
+    upgrading = options.command == "upgrade"
+    server, facts = connect(options)
+    old, new, database = facts["installed"], version(), facts["database"]
+    if facts["standby"]:
+        raise Failure("this server is a read-only standby", "run this against its primary first")
+    if upgrading and not old:
+        raise Failure(f"database {database} has no pyml to upgrade", again("install", options))
+    if not upgrading and old and old != new:
+        wrong = f"database {database} has pyml {old}, and this is {new}"
+        raise Failure(wrong, again("upgrade", options))
+    say(f"PostgreSQL {facts['number']}, database {database}: {old or 'no pyml'}; this is {new}")
+    require_plpython(server, facts)
+    with contextlib.ExitStack() as undo:
+        environment = put_extension(server, facts, options, undo)
+        if old is None:
+            schema = '"' + options.schema.replace('"', '""') + '"' if options.schema else ""
+            say(f"creating the extension in database {database}")
+            server.ask(
+                "BEGIN; CREATE EXTENSION IF NOT EXISTS plpython3u;"
+                + (f"CREATE SCHEMA IF NOT EXISTS {schema};" if schema else "")
+                + f"CREATE EXTENSION pyml {schema and 'SCHEMA ' + schema} VERSION '{new}'; COMMIT;"
+            )
+        elif old != new:
+            if not server.ask(
+                "SELECT 1 FROM pg_extension_update_paths('pyml') WHERE path IS NOT NULL "
+                f"AND source = {literal(old)} AND target = '{new}'"
+            ):
+                wrong = f"there is no way from pyml {old} to {new}"
+                raise Failure(wrong, f"take a checkout whose sql/releases.json names {old}")
+            say(f"upgrading pyml {old} to {new} in database {database}")
+            server.ask(f"ALTER EXTENSION pyml UPDATE TO '{new}'")
+            say("sessions that have pyml loaded have to reconnect")
+        undo.pop_all()
+    user = f"{database} of {facts['system']}"
+    for other in environments(server_root(options)):
+        users = set(other.state().get("users", []))
+        wanted = users | {user} if other.path == environment.path else users - {user}
+        if wanted != users:
+            other.record(users=sorted(wanted))
+    if old == new:
+        say("nothing had to be done")
+    schema = server.ask(
+        "SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pyml'"
+    )
+    rows = server.ask(f"SELECT check_name, ok, detail, fix FROM {schema}.ml_doctor()").splitlines()
+    print(f"pyml {new} in database {database}, package in {environment.site}")
+    for row in rows:
+        name, ok, detail, fix = row.split("|", 3)
+        print(f"  {'ok' if ok == 't' else 'NO':<4}{name:<16}{detail}")
+        if ok != "t":
+            print(f"      {'':<14}→ {fix}")
+    return 0
+
+
+def environments(root: Path) -> list[Environment]:
+    """The complete environments in a folder, one a version."""
+    found = [Environment(stamp.parent, "") for stamp in root.glob("*/pyml.json")]
+    return sorted(found, key=lambda one: one.stamp.stat().st_mtime)
+
+
+def command_uninstall(options: argparse.Namespace) -> int:
+    """Take the extension out of a database, and off the disk when no other one uses it."""
+    server, facts = connect(options)
+    if facts["installed"]:
+        say(
+            f"dropping pyml {facts['installed']}, its models and settings, from "
+            f"database {facts['database']}; tables that pyml only reads stay"
+        )
+        server.ask("DROP EXTENSION pyml")
+    else:
+        say(f"database {facts['database']} has no pyml")
+    user = f"{facts['database']} of {facts['system']}"
+    directory = Path(facts["sharedir"]) / "extension"
+    for environment in environments(server_root(options)):
+        users = set(environment.state().get("users", [])) - {user}
+        if not os.access(environment.path, os.W_OK):
+            raise Failure(f"the files in {environment.path} stay: no right to write", privileged())
+        environment.record(users=sorted(users))
+        if users:
+            say(f"{environment.path} stays: used by {', '.join(sorted(users))}")
+            continue
+        say(f"removing {environment.path}")
+        for script in directory.glob("pyml--*.sql"):
+            if script.stem.split("--")[-1] == environment.path.name:
+                script.unlink()
+        shutil.rmtree(environment.path)
+    left = sorted(path for path in directory.glob("pyml--*.sql") if path.stem.count("--") == 1)
+    control = directory / "pyml.control"
+    if control.exists() and not left:
+        control.unlink()
+    elif left:
+        default = f"default_version = '{left[-1].stem.split('--')[1]}'"
+        write(control, re.sub("default_version = .*", default, control.read_text()))
+    return 0
+
+
 # The command line ---------------------------------------------------------------------
 
 
@@ -889,6 +1059,26 @@ def main() -> int:
     demo.set_defaults(call=command_demo)
     test = commands.add_parser("test", help="the test suite; further arguments go to pytest")
     test.set_defaults(call=command_test)
+    for name, call, told in (
+        ("install", command_install, "the extension into a database of a server on this machine"),
+        ("upgrade", command_install, "the extension to the version of this checkout"),
+        ("uninstall", command_uninstall, "drop it; its files too, when no database uses them"),
+    ):
+        each = commands.add_parser(name, help=told)
+        each.add_argument("dsn", nargs="?", metavar="DSN", help="libpq connection string")
+        each.add_argument("--into", metavar="DIR", help="where the libraries go (/opt/pyml)")
+        each.set_defaults(call=call, schema=None)
+        if call is command_install:
+            each.add_argument("--python", metavar="PATH", help="the interpreter, if not found")
+            each.add_argument("--gpu", action="store_true", help="TensorFlow with GPU support")
+            each.add_argument(
+                "--like",
+                metavar="DIR",
+                help="take the libraries from this "
+                "environment of the same Python and lock file: no download",
+            )
+        if name == "install":
+            each.add_argument("--schema", help="the schema to create it in")
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
         parser.error(f"unknown arguments: {shlex.join(rest)}")

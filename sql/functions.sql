@@ -411,7 +411,7 @@ BEGIN
     check_name := 'privileges';
     SELECT string_agg(d.name, ', ') INTO missing
     FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run')) AS d (name)
-    WHERE NOT has_table_privilege(format('%I.%I', '@extschema@', d.name), 'SELECT');
+    WHERE NOT has_table_privilege(format('%s.%I', '@extschema@', d.name), 'SELECT');
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
         ELSE format('%s may not read %s', current_user, missing) END;
@@ -438,7 +438,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %I', role),
             DETAIL = 'The extension creates no roles.', HINT = format('CREATE ROLE %I LOGIN;', role);
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', '@extschema@', role);
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', '@extschema@', role);
     FOR door IN
         SELECT p.oid::regprocedure AS signature, p.prokind
         FROM pg_depend d

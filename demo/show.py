@@ -1,0 +1,126 @@
+"""Load the sample fleet, train on it inside the server, and show what is found.
+
+    python demo/show.py "dbname=demo"
+
+A second run finds all in place and only asks again; the fleet is loaded anew when its
+last reading is older than an hour, so that "now" in a query finds it.
+"""
+
+import argparse
+import hashlib
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sample_fleet
+from sample_fleet import FLEET, Fault
+
+FRESH = timedelta(hours=1)
+# The models learn from what precedes the first fault.
+TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
+DETECT = "SELECT ml_detect(%s, hours => 25, max_anomalies => 100000)"
+
+NEXT = """
+Try next:
+  SELECT uuid, name FROM devices;
+  SELECT jsonb_pretty(ml_detect('{device}'));
+  SELECT * FROM ml_score('{device}', now() - interval '1 hour', now());
+  SELECT * FROM ml_models;
+  SELECT * FROM ml_doctor();
+"""
+
+
+def say(text: str) -> None:
+    """Tell what is going on; stdout is for the result."""
+    print(f"[{datetime.now():%H:%M:%S}] {text}", file=sys.stderr, flush=True)
+
+
+def prepare(conn: psycopg.Connection[Any], made: str, refresh: bool) -> datetime:
+    """Have the fleet, the extension and the models in place.
+
+    Parameters
+    ----------
+    conn : psycopg.Connection
+    made : str
+        Names the sources of the extension; another one than last time installs it anew.
+    refresh : bool
+        Whether to load the fleet again when it has aged.
+
+    Returns
+    -------
+    datetime
+        Naive UTC: the present of the fleet that is loaded.
+    """
+    conn.execute("CREATE TABLE IF NOT EXISTS demo_state (extension text, fleet text, at timestamp)")
+    row = conn.execute("SELECT extension, fleet, at FROM demo_state").fetchone()
+    extension, fleet, now = row or ("", "", datetime.min)
+    here = hashlib.sha256(Path(sample_fleet.__file__).read_bytes()).hexdigest()
+    present = datetime.now(UTC).replace(tzinfo=None)
+    if fleet != here or (refresh and present - now > FRESH):
+        say(f"loading {len(FLEET)} devices with {sample_fleet.DAYS} days of readings")
+        now = present
+        sample_fleet.load(conn.info.dsn, now=now)
+    elif extension == made:
+        return now
+    conn.execute("DELETE FROM demo_state")
+    conn.execute("DROP EXTENSION IF EXISTS pyml CASCADE")
+    conn.execute("CREATE EXTENSION pyml CASCADE")
+    for number, device in enumerate(FLEET, 1):
+        say(f"training the forest of {device.name} ({number} of {len(FLEET)})")
+        conn.execute(TRAIN, (device.uuid, now.replace(tzinfo=UTC)))
+    conn.execute("INSERT INTO demo_state VALUES (%s, %s, %s)", (made, here, now))
+    return now
+
+
+def found(document: dict[str, Any], fault: Fault | None) -> str:
+    """What `ml_detect` says of a device, beside what was injected, in one line."""
+    flagged, analyzed = document["anomalies_detected"], document["analyzed_points"]
+    if fault is None:
+        return f"{flagged} of {analyzed} readings flagged"
+    start, end = (moment.replace(tzinfo=UTC) for moment in (fault.start, fault.end))
+    inside = [
+        anomaly
+        for anomaly in document["anomalies"]
+        if start <= datetime.fromisoformat(anomaly["timestamp"]) <= end
+    ]
+    if not inside:
+        return f"not found; {flagged} of {analyzed} readings flagged elsewhere"
+    first = min(datetime.fromisoformat(anomaly["timestamp"]) for anomaly in inside)
+    leading = [a["reasons"][0]["metric"] for a in inside if a["reasons"]]
+    critical = sum(anomaly["severity"] == "critical" for anomaly in inside)
+    chiefly = f", chiefly {max(set(leading), key=leading.count)}" if leading else ""
+    return (
+        f"from {first.astimezone(UTC):%H:%M}, {len(inside)} readings ({critical} critical)"
+        f"{chiefly}; {flagged - len(inside)} elsewhere"
+    )
+
+
+def report(conn: psycopg.Connection[Any], now: datetime) -> None:
+    """Print, for each device, what was injected and what was found."""
+    planted = {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
+    print(f"\n{'device':<16}{'injected (UTC)':<34}found")
+    for device in FLEET:
+        [(document,)] = conn.execute(DETECT, (device.uuid,)).fetchall()
+        fault = planted.get(device.uuid)
+        injected = f"{fault.kind} {fault.start:%H:%M}–{fault.end:%H:%M}" if fault else "nothing"
+        print(f"{device.name:<16}{injected:<34}{found(document, fault)}")
+    print(NEXT.format(device=next(one.uuid for one in FLEET if one.uuid in planted)))
+
+
+def main() -> None:
+    """Do as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dsn", help="libpq connection string of the database")
+    parser.add_argument("--made", default="", help="names the extension's sources")
+    parser.add_argument("--quiet", action="store_true", help="prepare only, an aged fleet too")
+    options = parser.parse_args()
+    with psycopg.connect(options.dsn, autocommit=True) as conn:
+        now = prepare(conn, options.made, refresh=not options.quiet)
+        if not options.quiet:
+            report(conn, now)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The extension as an object: created in any schema, dropped without a trace."""
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+
+@pytest.mark.parametrize("schema", ["public", "telemetry", "Mixed Case"])
+def test_any_schema_will_do(db: psycopg.Connection, schema: str) -> None:
+    name = Identifier(schema)
+    db.execute("DROP EXTENSION pyml")
+    db.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+    db.execute(SQL("CREATE EXTENSION pyml SCHEMA {}").format(name))
+    doctor = SQL("SELECT check_name, detail FROM {}.ml_doctor() WHERE NOT ok").format(name)
+    assert db.execute(doctor).fetchall() == []
+    with db.transaction(force_rollback=True):  # a role belongs to the whole server
+        db.execute("CREATE ROLE pyml_reader")
+        db.execute(SQL("SELECT {}.ml_grant('pyml_reader', 'read')").format(name))
+        allowed = SQL("SELECT has_schema_privilege('pyml_reader', {}, 'USAGE')").format(schema)
+        assert db.execute(allowed).fetchone() == (True,)
+
+
+def test_a_drop_leaves_the_users_tables(db: psycopg.Connection) -> None:
+    db.execute("INSERT INTO devices VALUES (gen_random_uuid(), 'kept')")
+    db.execute("""INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+                  SELECT uuid, '{}', now() FROM devices""")
+    db.execute("DROP EXTENSION pyml")
+    left = db.execute("SELECT relname FROM pg_class WHERE relname LIKE 'ml\\_%'").fetchall()
+    rows = db.execute("SELECT count(*) FROM device_shadow_history").fetchone()
+    assert (left, rows) == ([], (1,))
