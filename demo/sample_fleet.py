@@ -141,7 +141,7 @@ FLEET = (
             start=5.0,
             end=4.7,
             metric="system.cpuUsage",
-            sentence="The CPU jumps to 97 % for 18 minutes; it never passes 70 % otherwise.",
+            sentence="The CPU jumps to 97 % for 18 minutes; it never passes 80 % otherwise.",
         ),
     ),
     Device(
@@ -375,6 +375,14 @@ def _columns(
     def between(low: float, high: float, share: Floats) -> Floats:
         return low + (high - low) * share
 
+    def bursts(low: float, high: float) -> Floats:
+        """Once a day, for two to eight minutes: rare and yet ordinary."""
+        height = np.zeros(n)
+        for start in rng.uniform(0, hours[0], int(hours[0] / 24)):
+            lasts = (hours <= start) & (hours > start - rng.uniform(2, 8) / 60)
+            height[lasts] += rng.uniform(low, high)
+        return height
+
     rhythm = np.cos(2 * np.pi * (hours - device.peak) / 24)
     load = 0.5 + 0.5 * np.tanh(device.steepness * rhythm) / np.tanh(device.steepness)
     load = load + 0.03 * wander(20)
@@ -386,9 +394,7 @@ def _columns(
         work = np.maximum(load, 0.92 * np.interp(hours, edges, [0, 1, 1, 0]))
     spread = device.cpu[1] - device.cpu[0]
     cpu = between(*device.cpu, work) + 0.04 * spread * (wander(3) + 0.4 * rng.standard_t(4, n))
-    for start in rng.uniform(0, hours[0], int(4 * hours[0] / 24)):  # short jobs, a few a day
-        job = (hours <= start) & (hours > start - rng.uniform(0.03, 0.1))
-        cpu[job] += rng.uniform(0.2, 0.5) * spread
+    cpu = cpu + spread * bursts(0.2, 0.5)
     if fault is not None and fault.kind == "cpu spike":
         cpu[active] = 97 + rng.standard_normal(active.sum())
     cpu = np.clip(cpu, 0.2, 100)
@@ -417,6 +423,7 @@ def _columns(
     if device.network is not None:
         rate = between(*device.network, np.clip(load, 0, None))
         rate = rate * np.exp(0.08 * wander(4) + 0.04 * rng.standard_t(4, n))
+        rate = rate + device.network[1] * bursts(0.3, 1.0)
         answer = 0.6 * rate * np.exp(0.08 * rng.standard_normal(n))
         if fault is not None and fault.kind == "network flood":
             rate[active] *= 12
