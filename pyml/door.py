@@ -110,7 +110,7 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
             found = door(*args, **kwargs)
         except (PymlError, plpy.SPIError) as error:
             found = {"error": _failure(error)}
-        return json.dumps(found, allow_nan=False)
+        return _json(found)
 
     return answer
 
@@ -382,7 +382,15 @@ def _record(
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
+    """JSON text; a number that is none would not be JSON and is an error."""
+    return json.dumps(value, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} has no place in a document")
 
 
 def _distribution(name: str) -> str:
@@ -399,8 +407,12 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _trained(what: str, work: Callable[[Callable[[], None]], T]) -> T:
+def _trained(
+    what: str, prepare: Callable[[], object], work: Callable[[Callable[[], None]], T]
+) -> T:
     """Run a training beside this thread, which looks up for cancels and tells how long it goes.
+
+    `prepare` loads the training's library: a cancel need not wait for that.
 
     Raises
     ------
@@ -413,6 +425,7 @@ def _trained(what: str, work: Callable[[Callable[[], None]], T]) -> T:
         _execute(queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63])
 
     try:
+        worker.prepare(prepare, poll)
         return worker.run(work, poll)
     except ImportError as error:
         raise BrokenEnvironment(
@@ -480,6 +493,7 @@ def train_forest(
     names = [metric.name for metric in metrics]
     fitted = _trained(
         "training forest",
+        forest.prepare,
         lambda pulse: forest.fit(
             readings.times,
             values,
@@ -710,6 +724,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     try:
         fitted = _trained(
             f"training lstm {field}",
+            lambda: lstm.prepare(**shape),
             lambda pulse: lstm.fit(
                 grid.times,
                 grid.values,

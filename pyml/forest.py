@@ -316,6 +316,11 @@ def _medians(matrix: Matrix) -> Matrix:
     return fill
 
 
+def prepare() -> None:
+    """Load scikit-learn; `fit` then starts at once."""
+    import sklearn.ensemble  # noqa: F401
+
+
 def _grow(matrix: Matrix, n_estimators: int, seed: int, pulse: Callable[[], None]) -> Any:
     """scikit-learn's forest, grown a few trees at a time: the same as grown at once."""
     from sklearn.ensemble import IsolationForest

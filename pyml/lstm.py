@@ -336,6 +336,9 @@ class _Network:
             ],
         )
         self._call = tf.function(lambda p, e: self.model([p, e]), input_signature=shapes)
+        # Traced here, not at the first call: a training is then in steps from its start.
+        for traced in (self._train, self._call):
+            traced.get_concrete_function()
 
     def fresh(self, seed: int) -> list[NDArray[np.float32]]:
         """Initial weights, with which the network gives nearly the linear path."""
@@ -396,6 +399,15 @@ class _Network:
 
 # One for each architecture that this process met: tracing takes longer than training.
 _network = lru_cache(maxsize=8)(_Network)
+
+
+def prepare(sequence_length: int, horizon: int) -> None:
+    """Load TensorFlow and compile the network of a shape; `fit` then starts at once.
+
+    Takes seconds the first time in a process, and cannot be interrupted; what it
+    has made stays.
+    """
+    _network(sequence_length, horizon)
 
 
 # ---- the graph ---------------------------------------------------------------
@@ -1013,7 +1025,9 @@ def forecast(
         )
     if not 0.5 <= level <= 0.999:
         raise BadArgument(
-            f"level {level:g} is outside 0.5 to 0.999", hint="Use level => 0.9, the default."
+            f"level {level:g} is outside 0.5 to 0.999",
+            detail="It is the share of the values that the interval shall cover.",
+            hint="Use level => 0.9, the default.",
         )
     length, interval = meta["sequence_length"], meta["interval"]
     if len(values) < length or np.isnan(values).all():

@@ -18,6 +18,10 @@ PATIENCE = 0.2
 FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 
 
+# What an earlier `prepare` left going on, if its caller gave up on it.
+_going_on: threading.Thread | None = None
+
+
 class Stopped(BaseException):
     """Raised in the work by `pulse` once the caller has given up on it."""
 
@@ -61,11 +65,7 @@ def run(work: Callable[[Callable[[], None]], T], poll: Callable[[], object]) -> 
             asked.set()
 
     thread = threading.Thread(target=body, name="pyml", daemon=True)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
-    try:
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _start(thread)
     try:
         while thread.is_alive():
             at_rest = asked.wait(PATIENCE)
@@ -83,3 +83,46 @@ def run(work: Callable[[Callable[[], None]], T], poll: Callable[[], object]) -> 
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def prepare(work: Callable[[], object], poll: Callable[[], object]) -> None:
+    """Do what cannot be interrupted and need not be undone, such as an import.
+
+    When `poll` raises, the caller goes on at once and the work finishes by itself;
+    the next `prepare` waits for it first.
+
+    Raises
+    ------
+    Whatever `work` or `poll` raises.
+    """
+    global _going_on
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    def await_it(thread: threading.Thread) -> None:
+        while thread.is_alive():
+            thread.join(PATIENCE)
+            poll()
+
+    if _going_on is not None:
+        await_it(_going_on)
+    _going_on = threading.Thread(target=body, name="pyml", daemon=True)
+    _start(_going_on)
+    await_it(_going_on)
+    _going_on = None
+    if failure:
+        raise failure[0]
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread that, like all that it starts in turn, has every signal blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

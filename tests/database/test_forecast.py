@@ -1,0 +1,212 @@
+"""ml_train_lstm, ml_forecast and ml_predict, as a user calls them."""
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+
+@pytest.fixture
+def trained(db, device):
+    db.execute("SET client_min_messages = warning")
+    db.execute("SELECT ml_train_lstm(%s)", [device])
+    return device
+
+
+def test_a_training_tells_its_skill_beside_the_naive_forecasts(db, one, device):
+    told = one("SELECT ml_train_lstm(%s)", device)
+    assert told["field"] == "system.cpuUsage"
+    assert (told["sequence_length"], told["forecast_horizon"]) == (50, 12)
+    assert told["training_samples"] == 3000
+    held = told["held_out"]
+    assert 0 < held["mae"] < 20
+    assert held["naive_mae"] > 0
+    assert set(held["coverage"]) == {"0.8", "0.9", "0.95"}
+    assert isinstance(held["beats_naive"], bool)
+    assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE kind = 'lstm'")
+
+
+def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
+    slow = add_device(readings=700, interval=300)
+    db.execute("SELECT ml_train_lstm(%s)", [slow])
+    found = one("SELECT ml_forecast(%s)", slow)
+    assert len(found["predictions"]) == 12
+    steps = db.execute(
+        'SELECT "timestamp" - lag("timestamp") OVER (ORDER BY "timestamp")'
+        " FROM ml_predict(%s, 'system.cpuUsage') OFFSET 1",
+        [slow],
+    ).fetchall()
+    assert {step.total_seconds() for (step,) in steps} == {300.0}
+    last = one(
+        "SELECT date_part('epoch', max(\"timestamp\")) FROM device_shadow_history"
+        " WHERE device_uuid = %s",
+        slow,
+    )
+    first = one(
+        "SELECT date_part('epoch', min(\"timestamp\")) FROM ml_predict(%s, 'system.cpuUsage')", slow
+    )
+    assert first == last + 300
+    for step in found["predictions"]:
+        assert step["confidence_lower"] <= step["predicted_value"] <= step["confidence_upper"]
+    assert found["model_info"]["coverage"].keys() == {"0.8", "0.9", "0.95"}
+
+
+def test_a_wider_level_gives_a_wider_interval(db, trained):
+    widths = [
+        db.execute(
+            "SELECT sum(confidence_upper - confidence_lower)"
+            " FROM ml_predict(%s, 'system.cpuUsage', level => %s)",
+            [trained, level],
+        ).fetchone()[0]
+        for level in (0.5, 0.8, 0.95)
+    ]
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_a_metrics_name_is_a_field(db, one, device):
+    db.execute("SELECT ml_train_lstm(%s, 'memory_usage_percent')", [device])
+    rows = db.execute("SELECT * FROM ml_predict(%s, 'memory_usage_percent')", [device]).fetchall()
+    for _, predicted, lower, upper in rows:
+        assert 0 <= lower <= predicted <= upper <= 100
+        assert 30 < predicted < 60
+
+
+def test_as_of_sees_nothing_later(db, trained):
+    past = (
+        "SELECT * FROM ml_predict(%s, 'system.cpuUsage',"
+        " as_of => date_trunc('hour', now()) - interval '5 hours')"
+    )
+    before = db.execute(past, [trained]).fetchall()
+    db.execute(
+        'DELETE FROM device_shadow_history WHERE "timestamp"'
+        " > date_trunc('hour', now() AT TIME ZONE 'UTC') - interval '5 hours'"
+    )
+    assert db.execute(past, [trained]).fetchall() == before
+
+
+def test_a_stale_device_is_forecast_from_its_last_reading(db, one, trained):
+    db.execute(
+        "DELETE FROM device_shadow_history"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '20 hours'"
+    )
+    found = one("SELECT ml_forecast(%s)", trained)
+    assert found["model_info"]["last_reading_age_seconds"] > 19 * 3600
+    assert found["predictions"][0]["timestamp"] > found["model_info"]["last_reading"]
+
+
+def test_the_same_data_trains_the_same_bytes(db, one, device, dsn):
+    one("SELECT ml_train_lstm(%s, hours => 20)", device)
+    db.execute("UPDATE ml_model SET is_current = false")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT ml_train_lstm(%s, hours => 20)", [device])
+    readings = [row[0] for row in db.execute("SELECT window_start FROM ml_model").fetchall()]
+    if len(set(readings)) == 1:  # the window may have moved by a reading between the two
+        assert one("SELECT count(DISTINCT sha256) FROM ml_model") == 1
+
+
+def test_a_new_model_replaces_the_old_one_or_the_attempt_is_recorded(db, one, trained):
+    kept = one("SELECT model_id FROM ml_models WHERE is_current")
+    told = one("SELECT ml_train_lstm(%s)", trained)
+    outcome = one("SELECT outcome FROM ml_run ORDER BY run_id DESC LIMIT 1")
+    assert outcome == ("trained" if told["accepted"] else "kept")
+    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
+    assert told["accepted"] == (told["model_id"] != kept)
+
+
+def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
+    db.execute(
+        "CREATE FUNCTION loaded() RETURNS text[] LANGUAGE plpython3u AS"
+        " $$ import sys; return sorted(m for m in sys.modules if '.' not in m) $$"
+    )
+    with psycopg.connect(dsn, autocommit=True) as fresh:
+        fresh.execute("SELECT ml_forecast(%s)", [trained])
+        modules = set(fresh.execute("SELECT loaded()").fetchone()[0])
+    assert {"numpy", "onnxruntime", "pyml"} <= modules
+    assert not modules & {"sklearn", "scipy", "pandas", "tensorflow", "keras"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "sqlstate"),
+    [
+        ("SELECT ml_forecast(%s)", "ML002"),
+        ("SELECT * FROM ml_predict(%s, 'system.cpuUsage')", "ML002"),
+        ("SELECT ml_train_lstm(%s, 'system.nothing')", "ML003"),
+        ("SELECT ml_train_lstm(%s, 'health.status')", "ML003"),
+        ("SELECT ml_train_lstm(%s, 'system.network')", "ML003"),
+        ("SELECT ml_train_lstm(%s, 'a.b''}, \"c\" --')", "ML003"),
+        ("SELECT ml_train_lstm(%s, '')", "ML003"),
+        ("SELECT ml_train_lstm(%s, NULL)", "ML004"),
+        ("SELECT ml_train_lstm(%s, hours => 0)", "ML004"),
+        ("SELECT ml_train_lstm(%s, hours => 1)", "ML001"),
+        ("SELECT ml_train_lstm(%s, 'system.memoryTotal')", "ML001"),
+    ],
+)
+def test_a_mistake_is_told_with_its_code_and_the_next_statement(
+    refused, device, statement, sqlstate
+):
+    said = refused(statement, device, sqlstate=sqlstate)
+    assert device in said.message_hint or sqlstate == "ML004"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["horizon => 13", "horizon => 0", "level => 1", "level => 'NaN'"]
+)
+def test_what_a_model_cannot_forecast_is_refused(refused, trained, arguments):
+    refused(
+        f"SELECT * FROM ml_predict(%s, 'system.cpuUsage', {arguments})", trained, sqlstate="ML004"
+    )
+
+
+def test_a_device_without_readings_is_told_apart(refused):
+    refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
+
+
+@pytest.mark.parametrize("after", [0.1, 1.0, 2.5, 6.0])
+def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, device, after):
+    with psycopg.connect(dsn, autocommit=True) as training:
+        told = []
+
+        def cancel():
+            time.sleep(after)
+            told.append(time.monotonic())
+            training.cancel()
+
+        watch = threading.Thread(target=cancel)
+        watch.start()
+        try:
+            training.execute("SELECT ml_train_lstm(%s)", [device])
+            ended = None  # trained before the cancel came
+        except psycopg.errors.QueryCanceled:
+            ended = time.monotonic()
+        watch.join()
+        if ended is not None:
+            assert ended - told[0] < 2  # a second, and as much again for a machine that is shared
+            assert one("SELECT count(*) FROM ml_model") == 0
+        assert training.execute("SELECT ml_train_lstm(%s)", [device]).fetchone()[0]["model_id"]
+
+
+def test_a_long_training_shows_in_pg_stat_activity(db, dsn, device):
+    seen = set()
+    with psycopg.connect(dsn, autocommit=True) as training:
+        pid = training.info.backend_pid
+        before = db.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = %s", [pid]
+        ).fetchone()[0]
+        work = threading.Thread(
+            target=training.execute, args=("SELECT ml_train_lstm(%s)", [device])
+        )
+        work.start()
+        while work.is_alive():
+            seen.add(
+                db.execute(
+                    "SELECT application_name FROM pg_stat_activity WHERE pid = %s", [pid]
+                ).fetchone()[0]
+            )
+            time.sleep(0.05)
+        work.join()
+        after = db.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = %s", [pid]
+        ).fetchone()[0]
+    assert any(name.startswith("pyml: training lstm system.cpuUsage") for name in seen)
+    assert after == before
