@@ -377,12 +377,15 @@ def find_python(server: Server, wanted: str | None = None) -> tuple[Path, str]:
             continue
         probe = ABOUT + "; import venv, ensurepip; print(about)"
         try:
-            outside = json.loads(run([guess, "-I", "-c", probe], env=PLAIN_ENVIRONMENT))
+            told = run([guess, "-I", "-c", probe], env=PLAIN_ENVIRONMENT)
         except Failure as failure:
             if "ensurepip" not in str(failure):
                 continue
             apt_install([f"{name}-venv"], f"{guess} cannot make virtual environments")
             return find_python(server, wanted)
+        if not told.startswith("{"):  # a program, but no Python
+            continue
+        outside = json.loads(told)
         if outside["abi"] == inside["abi"]:
             return Path(guess), series
         if wanted:
@@ -424,7 +427,7 @@ class Environment:
         write(self.stamp, json.dumps({**self.state(), **facts}, indent=1) + "\n")
 
     def build(self, python: Path, lock: Path, like: Path | None = None) -> None:
-        """Make it with the libraries of `lock`, from `like` (another one) where that will do."""
+        """Make it with the libraries of `lock`, or with links to those of `like`, another one."""
         facts = {
             "lock": digest(lock),
             "python": json.loads(
@@ -442,7 +445,7 @@ class Environment:
             if donor and not donor.state().items() >= facts.items():
                 raise Failure(
                     f"{like} holds other libraries than {lock.name}, or another Python",
-                    "leave --like out",
+                    "leave --libraries out",
                 )
             say(f"making a virtual environment of {python} in {self.path}")
             bare = ["--without-pip"] if donor else []
@@ -455,14 +458,10 @@ class Environment:
             wrong = f"cannot write {error.filename}: {error.strerror}"
             raise Failure(wrong, privileged()) from error
         if donor:
-            say(f"taking the libraries from {like}")
-            shutil.copytree(
-                donor.site,
-                self.site,
-                copy_function=link_or_copy,
-                dirs_exist_ok=True,
-                ignore=shutil.ignore_patterns("pyml"),
-            )
+            say(f"using the libraries of {like}")
+            for entry in donor.site.iterdir():
+                if entry.name not in ("pyml", "__pycache__"):
+                    (self.site / entry.name).symlink_to(entry)
         else:
             self.pip(lock)
         self.record(**facts)
@@ -516,17 +515,6 @@ class Environment:
         part.rename(place)
         shutil.rmtree(old, ignore_errors=True)
         run([self.python, "-m", "compileall", "-q", place], env=PLAIN_ENVIRONMENT)
-
-
-def link_or_copy(source: str, target: str) -> str:
-    """Share a library's file with the environment that it comes from, where the disk can."""
-    try:
-        if os.stat(source).st_uid != os.geteuid():
-            raise PermissionError(source)  # its owner could change it under us
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
 
 
 # Private clusters ---------------------------------------------------------------------
@@ -658,7 +646,7 @@ class Cluster:
         """Write the settings, and tell whether they are new."""
         lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.run}'", "port = 5432"]
         if self.postgres.has("pg_cron"):
-            database = "postgres" if self.name == "test" else "demo"
+            database = "demo" if self.name == "demo" else "postgres"
             lines += [
                 "shared_preload_libraries = 'pg_cron'",
                 f"cron.host = '{self.run}'",
@@ -905,7 +893,7 @@ def put_extension(
     if not environment.state().get("users"):
         undo.callback(shutil.rmtree, place, ignore_errors=True)
     lock = HERE / ("requirements-gpu.lock" if options.gpu else "requirements.lock")
-    environment.build(python, lock, options.like and Path(options.like).resolve())
+    environment.build(python, lock, options.libraries and Path(options.libraries).resolve())
     made = digest(HERE / "pyml")
     files = extension_files(environment.site)
     old = {name: directory / name for name in files if (directory / name).exists()}
@@ -1072,10 +1060,9 @@ def main() -> int:
             each.add_argument("--python", metavar="PATH", help="the interpreter, if not found")
             each.add_argument("--gpu", action="store_true", help="TensorFlow with GPU support")
             each.add_argument(
-                "--like",
+                "--libraries",
                 metavar="DIR",
-                help="take the libraries from this "
-                "environment of the same Python and lock file: no download",
+                help="use the libraries of this environment in place (same Python, same lock file)",
             )
         if name == "install":
             each.add_argument("--schema", help="the schema to create it in")

@@ -1,0 +1,205 @@
+"""install, upgrade and uninstall on real servers, by root and by an ordinary user."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Person, checkout
+
+VERSION = re.search(
+    r'__version__ = "(.+)"', (Path(__file__).parents[2] / "pyml/__init__.py").read_text()
+)[1]
+EXTENSIONS = "SELECT string_agg(extname, ' ' ORDER BY 1) FROM pg_extension"
+INSTALLED = "SELECT extversion FROM pg_extension WHERE extname = 'pyml'"
+
+
+def failed(done: subprocess.CompletedProcess, wrong: str, fix: str) -> None:
+    """Assert that a run failed as a user should see it."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    error, _, hint = done.stderr.partition("error: ")[2].partition("fix:")
+    assert wrong in error
+    assert fix in hint
+
+
+@pytest.fixture(params=["admin", "user"])
+def person(request: pytest.FixtureRequest) -> Person:
+    """Each kind of person, with nothing installed."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def place(person: Person, libraries: str) -> list[str]:
+    return ["--into", str(person.home / "opt"), "--libraries", libraries]
+
+
+@pytest.fixture
+def clean(person: Person) -> Iterator[None]:
+    """Check that a test left nothing behind."""
+    assert person.files() == set()
+    yield
+    assert person.files() == set()
+
+
+@pytest.mark.usefixtures("clean")
+def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
+    person.sql("CREATE TABLE kept AS SELECT 1 AS x")
+    first = person.run("install", person.dsn, *place)
+    assert first.returncode == 0, first.stderr
+    assert f"pyml {VERSION} in database postgres" in first.stdout
+    assert re.search(r"ok +python ", first.stdout)
+    assert re.search(r"ok +libraries ", first.stdout)
+    assert "relation" not in first.stdout.lower()
+    assert person.sql(INSTALLED) == VERSION
+
+    before = {path: path.stat().st_mtime_ns for path in person.files()}
+    second = person.run("install", person.dsn, *place)
+    assert second.returncode == 0, second.stderr
+    assert "nothing had to be done" in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in person.files()} == before
+
+    other = person.dsn.replace("/postgres?", "/other?")
+    person.sql("CREATE DATABASE other")
+    assert person.run("install", other, *place, "--schema", "ml").returncode == 0
+    assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == "6"
+
+    into = place[:2]
+    gone = person.run("uninstall", person.dsn, *into)
+    assert gone.returncode == 0, gone.stderr
+    assert "used by other of" in gone.stderr
+    assert person.sql(INSTALLED) == ""
+    assert person.sql(INSTALLED, "other") == VERSION
+    assert person.run("uninstall", other, *into).returncode == 0
+    assert person.sql("SELECT x FROM kept") == "1"
+    person.sql("DROP TABLE kept")
+    person.sql("DROP DATABASE other")
+
+
+@pytest.fixture
+def releases(admin: Person) -> tuple[Path, Path]:
+    """A checkout of release 1.0.0 and one of 1.1.0, which adds a migration."""
+    old, new = (checkout(admin.home / name) for name in ("old", "new"))
+    for place, number in ((old, "1.0.0"), (new, "1.1.0")):
+        (place / "pyml/__init__.py").write_text(f'__version__ = "{number}"\n')
+    shipped = sorted((old / "sql/migrations").glob("*.sql"))
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped}
+    (new / "sql/releases.json").write_text(json.dumps({"1.0.0": hashes}))
+    (new / "sql/migrations/900_create_extra.sql").write_text("CREATE TABLE ml_extra (x int);\n")
+    return old, new
+
+
+def test_upgrade(admin: Person, libraries: str, releases: tuple[Path, Path]) -> None:
+    old, new = releases
+    into = ["--into", str(admin.home / "opt")]
+    like = ["--libraries", libraries]
+    failed(admin.run("upgrade", admin.dsn, *into, checkout=old), "no pyml to upgrade", "install.py")
+    assert admin.run("install", admin.dsn, *into, *like, checkout=old).returncode == 0
+    admin.sql("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
+
+    failed(admin.run("install", admin.dsn, *into, *like, checkout=new), "has pyml 1.0.0", "upgrade")
+    (new / "sql/releases.json").rename(new / "sql/kept.json")
+    (new / "sql/releases.json").write_text("{}")
+    files = admin.files()
+    failed(
+        admin.run("upgrade", admin.dsn, *into, *like, checkout=new), "no way from", "releases.json"
+    )
+    assert admin.files() == files
+    (new / "sql/kept.json").replace(new / "sql/releases.json")
+
+    done = admin.run("upgrade", admin.dsn, *into, *like, checkout=new)
+    assert done.returncode == 0, done.stderr
+    assert "reconnect" in done.stderr
+    assert admin.sql(INSTALLED) == "1.1.0"
+    assert admin.sql("SELECT to_regclass('ml_extra') IS NOT NULL") == "t"
+    setting = "SELECT value::float8 FROM ml_setting WHERE name = 'contamination'"
+    assert admin.sql(setting) == "0.02"
+    assert "1.1.0" in admin.sql("SELECT detail FROM ml_doctor() WHERE check_name = 'python'")
+
+    first = next(iter(sorted((new / "sql/migrations").glob("*.sql"))))
+    first.write_text(first.read_text() + "-- changed\n")
+    failed(admin.run("install", admin.dsn, *into, checkout=new), "release 1.0.0 has shipped", "git")
+
+    assert admin.run("uninstall", admin.dsn, *into, checkout=old).returncode == 0
+    assert admin.files() == set()
+
+
+def test_a_remote_server_is_refused_unasked(admin: Person) -> None:
+    # An address for documentation: nothing is there, and nothing is sent.
+    for dsn in ("host=192.0.2.1 dbname=fleet", "postgresql://u@192.0.2.1:5433/fleet"):
+        failed(admin.run("install", dsn), "192.0.2.1 is another machine", "on 192.0.2.1: python3")
+
+
+def test_no_server_and_no_superuser(admin: Person, libraries: str) -> None:
+    failed(admin.run("install", f"host={admin.home} dbname=x"), "No such file", "pg_lsclusters")
+    admin.sql("CREATE ROLE plain LOGIN")
+    dsn = admin.dsn.replace("user=postgres", "user=plain")
+    failed(admin.run("install", dsn), "plain is no superuser", "user=postgres")
+    admin.sql("DROP ROLE plain")
+    assert admin.files() == set()
+
+
+def test_an_unwritable_directory(user: Person, libraries: str) -> None:
+    done = user.run("install", user.dsn, "--into", "/opt/pyml-test", "--libraries", libraries)
+    failed(done, "cannot make /opt/pyml-test", "sudo python3")
+    directory = user.extension
+    directory.chmod(0o555)
+    done = user.run("install", user.dsn, "--into", str(user.home / "opt"), "--libraries", libraries)
+    directory.chmod(0o755)
+    failed(done, f"cannot write in {directory}", "sudo python3")
+    assert user.files() == set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the server runs as the same user")
+def test_a_directory_that_the_server_cannot_read(admin: Person, libraries: str) -> None:
+    closed = admin.home / "closed"
+    closed.mkdir(mode=0o700)
+    done = admin.run("install", admin.dsn, "--into", str(closed / "opt"), "--libraries", libraries)
+    failed(done, "the server cannot read", "--into")
+    assert list(closed.iterdir()) == []
+    assert admin.files() == set()
+
+
+def test_a_server_without_plpython(admin: Person, libraries: str) -> None:
+    control = admin.extension / "plpython3u.control"
+    target = control.readlink()
+    control.unlink()
+    done = admin.run(
+        "install", admin.dsn, "--into", str(admin.home / "opt"), "--libraries", libraries
+    )
+    control.symlink_to(target)
+    failed(done, "no PL/Python", "apt-get install postgresql-plpython3-")
+    assert admin.files() == set()
+
+
+def test_a_python_that_is_not_the_servers(admin: Person, libraries: str) -> None:
+    into = ["--into", str(admin.home / "opt"), "--libraries", libraries]
+    failed(admin.run("install", admin.dsn, *into, "--python", "/bin/true"), "no Python", "--python")
+    found = [
+        *Path("/usr/bin").glob("python3.*"),
+        *Path.home().glob(".pyenv/versions/3.*/bin/python"),
+    ]
+    minor = re.compile(rf"3\.{sys.version_info.minor}\b|config")
+    others = [path for path in found if not minor.search(str(path))]
+    if not others:
+        pytest.skip("there is one version of Python only on this machine")
+    done = admin.run("install", admin.dsn, *into, "--python", str(others[0]))
+    failed(done, "but the server's PL/Python runs", "--python")
+    assert admin.files() == set()
+
+
+def test_a_failing_script_leaves_nothing(admin: Person, libraries: str) -> None:
+    before = admin.sql(EXTENSIONS)
+    broken = checkout(admin.home / "broken")
+    with open(broken / "sql/views.sql", "a") as handle:
+        handle.write("SELECT 1 / 0;\n")
+    into = ["--into", str(admin.home / "opt"), "--libraries", libraries]
+    failed(admin.run("install", admin.dsn, *into, checkout=broken), "division by zero", "")
+    assert admin.files() == set()
+    assert admin.sql(EXTENSIONS) == before
