@@ -196,8 +196,10 @@ class History:
         query = queries.history(self.settings, self.table, self.zoned, len(paths))
         row = _execute(query, *self._key(device), since, until, *[p.split(".") for p in paths])[0]
         times = _decoded(row["t"])
-        columns = [_decoded(row[f"c{i}"]) for i in range(len(paths))]
-        return times, np.column_stack(columns) if len(times) else np.empty((0, len(paths)))
+        columns = np.empty((len(times), len(paths)))
+        for i in range(len(paths) if len(times) else 0):
+            columns[:, i] = np.fromstring(row[f"c{i}"], sep=",")
+        return times, columns
 
     def last(self, device: str, until: float, path: str) -> float | None:
         """Time of the newest number at a path."""

@@ -112,35 +112,25 @@ def _bound(number: int, zoned: bool) -> str:
     return moment if zoned else f"({moment} AT TIME ZONE $3)"
 
 
-def _number(value: str) -> str:
-    """A jsonb value as float8, NaN unless it is a number that float8 can hold.
-
-    jsonb orders by type before value, so that the comparisons hold for numbers
-    alone, and they keep a cast that would overflow or underflow from failing.
-    """
-    return (
-        f"CASE WHEN {value} > '1e-300' AND {value} < '1e300' THEN {value}::float8"
-        f" WHEN {value} BETWEEN '-1e-300' AND '1e-300' THEN 0"
-        f" WHEN {value} > '-1e300' AND {value} < '0' THEN {value}::float8 ELSE 'NaN' END"
-    )
-
-
 def history(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: int) -> Query:
-    """Times and numbers of one device's window, each column as one binary array.
+    """Times and numbers of one device's window, each column as one value.
 
-    Arrays travel as the bytes of `array_send`: a row each would cost more in
-    Python objects than everything else together.
+    A row each would cost more in Python objects than everything else together, so
+    the times travel as the bytes of `array_send` and each path's numbers as one
+    text, which takes any number that jsonb can hold where a cast to float8 would fail.
 
     Parameters: device, shadow, zone, since (exclusive), until (inclusive), then a
-    ``text[]`` for each of `paths` JSON paths. A value that is not a number that
-    float8 can hold is NaN.
+    ``text[]`` for each of `paths` JSON paths. What is not a number is ``nan``.
     """
     source, time, where = _source(settings, table)
     moment = time if zoned else f"({time} AT TIME ZONE $3)"
     picks, columns = [], []
     for i in range(paths):
         picks.append(f"h.{quoted(settings['history_state_column'])} #> ${6 + i} AS v{i}")
-        columns.append(f"array_send(array_agg({_number(f'v{i}')})) AS c{i}")
+        columns.append(
+            f"string_agg(CASE jsonb_typeof(v{i}) WHEN 'number' THEN v{i}::text ELSE 'nan' END, ',')"
+            f" AS c{i}"
+        )
     return Query(
         f"SELECT array_send(array_agg(date_part('epoch', t))) AS t, {', '.join(columns)}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
