@@ -18,7 +18,7 @@ import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, forest, queries, series, worker
+from pyml import __version__, blob, drift, forest, queries, series, worker
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -200,6 +200,11 @@ class History:
         for i in range(len(paths) if len(times) else 0):
             columns[:, i] = np.fromstring(row[f"c{i}"], sep=",")
         return times, columns
+
+    def arrivals(self, device: str, since: float, until: float) -> Floats:
+        """Times (n,) of one device's rows in a window, in no order."""
+        query = queries.arrivals(self.settings, self.table, self.zoned)
+        return _decoded(_execute(query, *self._key(device), since, until)[0]["t"])
 
     def last(self, device: str, until: float, path: str) -> float | None:
         """Time of the newest number at a path."""
@@ -506,10 +511,12 @@ def train_forest(
             pulse=pulse,
         ),
     )
-    used = {metric.name: metric for metric in metrics}
-    definitions = [asdict(used[name]) for name in fitted.meta["names"]]
-    parameters["metrics"] = definitions
-    meta = fitted.meta | {"metrics": definitions}
+    parameters["metrics"] = [asdict(metric) for metric in metrics]
+    used = [names.index(name) for name in fitted.meta["names"]]
+    meta = fitted.meta | {
+        "metrics": [parameters["metrics"][i] for i in used],
+        "reference": drift.reference(readings.times, values[:, used]),
+    }
     model_id = _store(
         device, "forest", "", fitted, meta, readings.times, readings.rejected, parameters, started
     )

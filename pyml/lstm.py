@@ -897,7 +897,7 @@ def _compare(
         return nothing
     old_mae, new_mae = (float(np.abs(truth - p).mean()) for p in (old, new))
     return {
-        "accepted": new_mae <= old_mae,
+        "accepted": bool(new_mae <= old_mae),
         "previous_mae": old_mae,
         "candidate_mae": new_mae,
         "compared_windows": len(unseen),

@@ -79,6 +79,98 @@ EPOCHS = Query(
 
 NOW = Query("SELECT date_part('epoch', now()) AS until")
 
+# ---- the scan ------------------------------------------------------------------
+
+SCAN_STATE = Query(
+    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until,"
+    " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.model_id,"
+    " s.seen::text AS seen, s.drift::text AS drift, s.drifted,"
+    " ARRAY(SELECT m.field FROM ml_model m WHERE m.device_uuid = $1 AND m.kind = 'lstm'"
+    "       AND m.is_current ORDER BY m.field) AS fields"
+    " FROM" + _CONTEXT + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1",
+    ("uuid", "timestamptz"),
+)
+
+SCAN_UNCHANGED = Query(
+    "UPDATE ml_scan_state SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,"
+    " outcome = CASE outcome WHEN 'failed' THEN outcome ELSE 'unchanged' END"
+    " WHERE device_uuid = $1",
+    ("uuid",),
+)
+
+SCAN_DONE = Query(
+    "INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark,"
+    " late_rows, readings, anomalies, model_id, seen, drift, drifted)"
+    " VALUES ($1, clock_timestamp(), CASE WHEN $2 IS NULL THEN 'scanned' ELSE 'failed' END,"
+    " $2, $3, to_timestamp($4), $5, $6, $7, $8, $9, $10, $11)"
+    " ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at,"
+    " outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error,"
+    " watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows,"
+    " readings = EXCLUDED.readings, anomalies = EXCLUDED.anomalies,"
+    " model_id = EXCLUDED.model_id, seen = EXCLUDED.seen, drift = EXCLUDED.drift,"
+    " drifted = EXCLUDED.drifted",
+    (
+        *("uuid", "text", "text", "float8", "int", "int", "int", "bigint"),
+        *("jsonb", "jsonb", "boolean"),
+    ),
+)
+
+# What was found before stands: a reading in the look-back is judged once.
+INSERT_ANOMALIES = Query(
+    "INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons,"
+    " model_id, incident_at)"
+    " SELECT $1, to_timestamp(f.epoch), $2, f.score, f.severity, f.metrics::jsonb,"
+    " f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)"
+    " FROM unnest($3, $4, $5, $6, $7, $8) AS f (epoch, score, severity, metrics, reasons, model_id)"
+    " ON CONFLICT DO NOTHING RETURNING date_part('epoch', timestamp) AS t",
+    (
+        *("uuid", "text", "float8[]", "float8[]", "text[]", "text[]", "text[]"),
+        "bigint[]",
+    ),
+)
+
+# From the start of the incident that the earliest new anomaly may join.
+JOIN_INCIDENTS = Query(
+    "UPDATE ml_anomaly a SET incident_at = w.began FROM ("
+    "  SELECT e.timestamp, e.tier, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM ("
+    "    SELECT b.timestamp, b.tier,"
+    "      CASE WHEN b.timestamp - lag(b.timestamp) OVER (ORDER BY b.timestamp)"
+    "        <= make_interval(secs => $3) THEN NULL ELSE b.timestamp END AS opens"
+    "    FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= coalesce("
+    "      (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1"
+    "         AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)"
+    "       ORDER BY p.timestamp DESC LIMIT 1), to_timestamp($2))) AS e) AS w"
+    " WHERE a.device_uuid = $1 AND a.timestamp = w.timestamp AND a.tier = w.tier"
+    " AND a.incident_at <> w.began",
+    ("uuid", "float8", "float8"),
+)
+
+POINTS = Query(
+    "SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.model_id"
+    " FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.field = $2"
+    " AND p.timestamp > to_timestamp($3) AND p.timestamp <= to_timestamp($4) ORDER BY p.timestamp",
+    ("uuid", "text", "float8", "float8"),
+)
+
+# Beyond the last reading only the newest forecast counts; what lies before it stands.
+CLEAR_POINTS = Query(
+    "DELETE FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.field = $2"
+    " AND (p.timestamp < now() - make_interval(days => $4) OR p.timestamp > to_timestamp($3))",
+    ("uuid", "text", "float8", "int"),
+)
+
+INSERT_POINTS = Query(
+    "INSERT INTO ml_forecast_point (device_uuid, field, timestamp, predicted, lower, upper, level,"
+    " breach, model_id, made_at)"
+    " SELECT $1, $2, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, $3,"
+    " CASE WHEN f.predicted >= $4 THEN $4 END, $5, now()"
+    " FROM unnest($6, $7, $8, $9) AS f (epoch, predicted, lower, upper)",
+    (
+        *("uuid", "text", "float8", "float8", "bigint"),
+        *("float8[]", "float8[]", "float8[]", "float8[]"),
+    ),
+)
+
 # What a poll shows to other sessions, in pg_stat_activity; put back when the door closes.
 PROGRESS = Query("SELECT set_config('application_name', $1, true)", ("text",))
 
@@ -137,6 +229,20 @@ def history(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, pa
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
         f" ORDER BY {time}) AS reading",
         ("uuid", "text", "text", "float8", "float8", *["text[]"] * paths),
+    )
+
+
+def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+    """Times of a device's rows in a window, as `array_send` writes them.
+
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive).
+    """
+    source, time, where = _source(settings, table)
+    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    return Query(
+        f"SELECT array_send(array_agg(date_part('epoch', {moment}))) AS t FROM {source}"
+        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}",
+        ("uuid", "text", "text", "float8", "float8"),
     )
 
 

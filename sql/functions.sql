@@ -305,15 +305,319 @@ AS $$
 DECLARE
     models bigint;
     runs bigint;
+    anomalies bigint;
+    points bigint;
 BEGIN
     DELETE FROM ml_model m WHERE m.device_uuid = device;
     GET DIAGNOSTICS models = ROW_COUNT;
     DELETE FROM ml_run r WHERE r.device_uuid = device;
     GET DIAGNOSTICS runs = ROW_COUNT;
-    RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs);
+    DELETE FROM ml_anomaly a WHERE a.device_uuid = device;
+    GET DIAGNOSTICS anomalies = ROW_COUNT;
+    DELETE FROM ml_forecast_point p WHERE p.device_uuid = device;
+    GET DIAGNOSTICS points = ROW_COUNT;
+    DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
+    DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
+    RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
+        'anomalies', anomalies, 'forecast_points', points);
 END
 $$;
-COMMENT ON FUNCTION ml_forget(uuid) IS 'Drops a device''s models, training runs and log. Gives how many of each. The history stays.';
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Drops a device''s models, training runs, anomalies and forecasts. Gives how many of each. The history stays.';
+
+-- Z scores -------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, moment text, shadow text, state text, zone text, zoned boolean)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    setting jsonb;
+    kind text;
+BEGIN
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
+    SELECT format_type(a.atttypid, NULL) INTO kind FROM pg_attribute a
+    WHERE a.attrelid = to_regclass(setting ->> 'history_table')
+      AND a.attname = setting ->> 'history_time_column' AND NOT a.attisdropped;
+    IF kind IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
+            DETAIL = format('The table does not exist, or has no column %s.', setting ->> 'history_time_column'),
+            HINT = 'SELECT * FROM ml_doctor();';
+    END IF;
+    RETURN QUERY SELECT
+        (SELECT string_agg(quote_ident(p), '.') FROM unnest(parse_ident(setting ->> 'history_table')) AS p) || ' AS h',
+        'h.' || quote_ident(setting ->> 'history_device_column'), 'h.' || quote_ident(setting ->> 'history_time_column'),
+        CASE WHEN setting ->> 'history_shadow_column' = '' THEN 'true' ELSE
+            format('h.%I = %L', setting ->> 'history_shadow_column', setting ->> 'history_shadow') END,
+        'h.' || quote_ident(setting ->> 'history_state_column'), setting ->> 'history_time_zone',
+        kind = 'timestamp with time zone';
+END
+$$;
+COMMENT ON FUNCTION _ml_history() IS 'The history table as pieces of SQL, quoted, made of the settings.';
+
+CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5)
+RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+    metric record;
+    complete text;
+    -- A number as float8; NULL for anything else and for what no sensor measured. Objects,
+    -- arrays and booleans are greater than any number, strings and null are less.
+    number CONSTANT text := $number$CASE WHEN %1$s BETWEEN '-1e-300' AND '1e-300' THEN 0 WHEN %1$s BETWEEN '-1e15' AND '1e15' THEN (%1$s)::float8 END$number$;
+BEGIN
+    IF device IS NULL OR field IS NULL OR hours IS NULL OR hours NOT BETWEEN 1 AND 87840
+       OR threshold IS NULL OR NOT threshold BETWEEN 0.1 AND 100 THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null or out of range',
+            DETAIL = format('device %s, field %s, hours %s (1 to 87840), threshold %s (0.1 to 100).',
+                            device, field, hours, threshold),
+            HINT = format('SELECT * FROM ml_zscore(%L, %L);', coalesce(device::text, 'uuid'), coalesce(field, 'system.cpuUsage'));
+    END IF;
+    SELECT * INTO h FROM _ml_history();
+    SELECT m.path, m.divisor_path, m.scale, m.kind INTO metric FROM ml_metric m WHERE m.name = field;
+    IF NOT FOUND THEN
+        SELECT field AS path, NULL::text AS divisor_path, 1::float8 AS scale, 'gauge' AS kind INTO metric;
+    END IF;
+    -- A total of 0 says that the whole collection failed.
+    SELECT coalesce(string_agg(DISTINCT format($total$%s #> %L IS DISTINCT FROM '0'$total$, h.state, string_to_array(m.divisor_path, '.')), ' AND '), 'true')
+    INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL AND m.enabled;
+    -- The window's bounds are converted to the column's type, so that its index is used.
+    RETURN QUERY EXECUTE format($query$
+        WITH reading AS (
+            SELECT %1$s AS t, %9$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%10$s, 0) END AS v
+            FROM %3$s
+            WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
+        ), measured AS (
+            SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
+                WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
+                THEN (v - lag(v) OVER w) / extract(epoch FROM t - lag(t) OVER w)::float8 END AS v
+            FROM reading WHERE v IS NOT NULL WINDOW w AS (ORDER BY t)
+        ), spread AS (
+            SELECT count(*) AS n, avg(v) AS mean, stddev_pop(v) AS deviation, min(v) = max(v) AS constant
+            FROM measured WHERE v IS NOT NULL
+        ), judged AS (
+            SELECT m.t, m.v, CASE WHEN s.n < 10 THEN NULL WHEN s.constant OR s.deviation = 0 THEN 0
+                                  ELSE (m.v - s.mean) / s.deviation END AS z
+            FROM measured m, spread s WHERE m.v IS NOT NULL
+        )
+        SELECT t, v, z, coalesce(abs(z) > $7, false),
+               CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
+        FROM judged ORDER BY t
+        $query$,
+        CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
+        CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
+        CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
+        format(number, h.state || ' #> $3'), format(number, h.state || ' #> $4'))
+    USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
+END
+$$;
+COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a dotted path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous.';
+
+-- The fleet ------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_devices() RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    -- From each device straight to the next in the index: a probe a device, however long the history.
+    RETURN QUERY EXECUTE format($query$
+        WITH RECURSIVE found (device) AS (
+            (SELECT %1$s FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1)
+            UNION ALL
+            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
+            FROM found WHERE found.device IS NOT NULL
+        ) SELECT device FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+END
+$$;
+COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
+
+CREATE OR REPLACE FUNCTION _ml_try_lock(task text, what text) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT pg_try_advisory_xact_lock(hashtext('pyml ' || task), hashtext(what)) $$;
+COMMENT ON FUNCTION _ml_try_lock(text, text) IS 'Takes a task until the transaction ends; false where another session has it.';
+
+CREATE OR REPLACE FUNCTION _ml_begin_job(kind text, slot int, total int) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    job bigint;
+BEGIN
+    INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.job_id INTO job;
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION _ml_begin_job(text, int, int) IS 'Opens the row of ml_job that tells how far a procedure has come.';
+
+CREATE OR REPLACE FUNCTION _ml_slot_is_free(kind text, slot int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    -- pg_cron starts the runs that fell due meanwhile as soon as one ends. It starts
+    -- due ones as a minute begins, so that a run in the minute of the last one's end was queued.
+    RETURN slot IS NULL OR _ml_try_lock(kind || ' slot', slot::text) AND NOT EXISTS (
+        SELECT FROM ml_job j WHERE j.kind = _ml_slot_is_free.kind AND j.slot = _ml_slot_is_free.slot
+          AND j.started_at > now() - interval '7 days'
+          AND date_trunc('minute', j.finished_at) = date_trunc('minute', clock_timestamp())
+          AND date_trunc('minute', j.started_at) < date_trunc('minute', j.finished_at));
+END
+$$;
+COMMENT ON FUNCTION _ml_slot_is_free(text, int) IS 'Whether a scheduled worker may start: its last run has ended, and this one was not queued behind it.';
+
+CREATE OR REPLACE FUNCTION _ml_tell_job(job bigint, finished boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    j record;
+    elapsed float8;
+    treated int;
+BEGIN
+    SELECT * INTO j FROM ml_job WHERE job_id = job;
+    elapsed := greatest(extract(epoch FROM clock_timestamp() - j.started_at), 0.001);
+    treated := j.done + j.failed;
+    RAISE NOTICE 'ml_%: % of %, % failed, % left to others, %/s, %', j.kind, treated + j.passed_over, j.total, j.failed, j.passed_over,
+        round((treated / elapsed)::numeric, 1),
+        CASE WHEN finished THEN format('took %s', justify_interval(make_interval(secs => round(elapsed))))
+             WHEN treated = 0 THEN 'just begun'
+             ELSE format('about %s left', justify_interval(make_interval(secs => round((j.total - treated - j.passed_over) * elapsed / treated)))) END;
+END
+$$;
+COMMENT ON FUNCTION _ml_tell_job(bigint, boolean) IS 'Tells the caller by NOTICE how far a procedure has come.';
+
+CREATE OR REPLACE FUNCTION _ml_note_job(job bigint, done int, failed int, passed_over int, finished boolean) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    UPDATE ml_job j SET done = $2, failed = $3, passed_over = $4, updated_at = clock_timestamp(),
+        finished_at = CASE WHEN finished THEN clock_timestamp() END
+    WHERE j.job_id = job
+$$;
+COMMENT ON FUNCTION _ml_note_job(bigint, int, int, int, boolean) IS 'Notes how far a procedure has come, for other sessions.';
+
+-- The scan -------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_scan(device uuid, as_of timestamptz) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    from pyml.patrol import scan
+    return scan(device, as_of)
+$$;
+COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
+
+CREATE OR REPLACE FUNCTION _ml_scan_device(device uuid, as_of timestamptz, begun timestamptz) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    code text;
+    words text;
+BEGIN
+    -- Another session has it, or has done it since this scan began.
+    IF NOT _ml_try_lock('scan', device::text)
+       OR EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device AND s.scanned_at > begun) THEN
+        RETURN 'passed over';
+    END IF;
+    BEGIN
+        RETURN _ml_answer(_ml_scan(device, as_of)) ->> 'outcome';
+    EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;
+        IF code = 'ML006' THEN -- nothing that the next device would not meet as well
+            RAISE;
+        END IF;
+    END;
+    INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error)
+    VALUES (device, clock_timestamp(), 'failed', code, words)
+    ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = 'failed',
+        sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error, readings = 0, anomalies = 0;
+    RETURN 'failed';
+END
+$$;
+COMMENT ON FUNCTION _ml_scan_device(uuid, timestamptz, timestamptz) IS 'Scans one device; an error is recorded and undoes that device''s work alone.';
+
+CREATE OR REPLACE FUNCTION _ml_retain() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    setting jsonb;
+BEGIN
+    IF NOT _ml_try_lock('retain', '') THEN
+        RETURN;
+    END IF;
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name LIKE '%\_days';
+    DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
+    DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
+    -- Each scan clears its own device's forecasts; these are of devices that are no longer scanned.
+    DELETE FROM ml_forecast_point p USING ml_scan_state s
+    WHERE s.scanned_at < now() - make_interval(days => (setting ->> 'forecast_days')::int)
+      AND p.device_uuid = s.device_uuid AND p."timestamp" < now() - make_interval(days => (setting ->> 'forecast_days')::int);
+END
+$$;
+COMMENT ON FUNCTION _ml_retain() IS 'Deletes what is older than the settings keep.';
+
+CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz DEFAULT NULL, slot int DEFAULT NULL)
+LANGUAGE plpgsql SECURITY INVOKER
+AS $$
+DECLARE
+    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
+    noted timestamptz;
+    told timestamptz;
+    devices uuid[];
+    one uuid;
+    job bigint;
+    outcome text;
+    done int := 0;
+    failed int := 0;
+    passed_over int := 0;
+BEGIN
+    COMMIT; -- at once, so that a call within a transaction is refused before any work
+    -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    IF NOT _ml_slot_is_free('scan', slot) THEN
+        RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
+        RETURN;
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
+    job := _ml_begin_job('scan', slot, cardinality(devices));
+    noted := clock_timestamp();
+    told := noted;
+    COMMIT;
+    FOREACH one IN ARRAY devices LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        -- A crash may lose the last few devices' scans, whole; the next scan makes them again.
+        PERFORM set_config('synchronous_commit', 'off', true);
+        PERFORM slot IS NULL OR _ml_try_lock('scan slot', slot::text);
+        outcome := _ml_scan_device(one, as_of, begun);
+        CASE outcome WHEN 'failed' THEN failed := failed + 1; WHEN 'passed over' THEN passed_over := passed_over + 1; ELSE done := done + 1; END CASE;
+        IF clock_timestamp() > noted + interval '1 second' THEN
+            PERFORM _ml_note_job(job, done, failed, passed_over, false);
+            noted := clock_timestamp();
+            IF noted > told + interval '10 seconds' THEN
+                PERFORM _ml_tell_job(job, false);
+                told := noted;
+            END IF;
+        END IF;
+        COMMIT;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    PERFORM _ml_retain();
+    PERFORM _ml_note_job(job, done, failed, passed_over, true);
+    PERFORM _ml_tell_job(job, true);
+    COMMIT;
+END
+$$;
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
 
 -- Health ---------------------------------------------------------------------
 

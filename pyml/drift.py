@@ -1,0 +1,118 @@
+"""Whether a metric still behaves as in the training: the population stability index.
+
+A training keeps, for each metric, the tenths of its values and how they were
+filled; a scan counts what it sees into the same bins. Metrics that wander (a
+disk that fills up) differ from day to day in the training already, so that the
+limit is the metric's own.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+DAY = 86_400.0
+# Readings count half after this long.
+HALF_LIFE = DAY / 2
+# Below this weight of readings an index says nothing.
+LEAST = 200.0
+# How much more than the training's most unusual day a metric may differ.
+MARGIN = 1.5
+
+
+def _bins(edges: Floats, values: Floats) -> Floats:
+    """Counts below, in each tenth, above, and of missing values; shape (len(edges) + 2,)."""
+    known = values[np.isfinite(values)]
+    place = np.searchsorted(edges[:-1], known, side="right")
+    place[known > edges[-1]] = len(edges)
+    counts = np.bincount(place, minlength=len(edges) + 1).astype(np.float64)
+    return np.append(counts, len(values) - len(known))
+
+
+def _index(expected: Floats, seen: Floats) -> float:
+    """Population stability index of two histograms; half a count is added to each bin."""
+    p = (expected + 0.5) / (expected + 0.5).sum()
+    q = (seen + 0.5) / (seen + 0.5).sum()
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | float]]:
+    """What the training saw of each metric.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, strictly increasing.
+    values : ndarray of float64, shape (n, m)
+        NaN where missing; each column has a number.
+
+    Returns
+    -------
+    list of dict, length m
+        JSON-able: ``edges`` and ``counts`` of the bins, and ``usual``, the
+        greatest index of a single day against all days.
+    """
+    days = np.floor((times - times[-1]) / DAY)
+    found = []
+    for column in values.T:
+        edges = np.unique(np.nanquantile(column, np.linspace(0, 1, 11)))
+        counts = _bins(edges, column)
+        daily = [_bins(edges, column[days == day]) for day in np.unique(days)]
+        usual = [_index(counts, of_day) for of_day in daily if of_day.sum() >= LEAST]
+        found.append(
+            {
+                "edges": edges.tolist(),
+                "counts": counts.tolist(),
+                "usual": max(usual, default=0.0),
+            }
+        )
+    return found
+
+
+def observe(
+    known: list[dict[str, Any]],
+    seen: list[list[float]] | None,
+    values: Floats,
+    elapsed: float,
+) -> list[list[float]]:
+    """Count new readings, those counted before having faded.
+
+    Parameters
+    ----------
+    known : list of dict, length m
+        Of `reference`.
+    seen : list of list of float, optional
+        What this function gave before.
+    values : ndarray of float64, shape (n, m)
+    elapsed : float
+        Seconds since the readings counted before.
+
+    Returns
+    -------
+    list of list of float, length m
+    """
+    fade = 0.5 ** (max(elapsed, 0.0) / HALF_LIFE)
+    counts = [
+        _bins(np.array(one["edges"]), column) for one, column in zip(known, values.T, strict=True)
+    ]
+    if seen is not None:
+        counts = [new + fade * np.array(old) for new, old in zip(counts, seen, strict=True)]
+    return [np.round(one, 3).tolist() for one in counts]
+
+
+def judge(
+    names: list[str], known: list[dict[str, Any]], seen: list[list[float]], threshold: float
+) -> tuple[dict[str, dict[str, float]], bool]:
+    """The index of each metric with its limit, and whether one is beyond it.
+
+    Too few readings give no index.
+    """
+    found = {}
+    for name, one, counts in zip(names, known, seen, strict=True):
+        if sum(counts) >= LEAST:
+            index = _index(np.array(one["counts"]), np.array(counts))
+            limit = max(threshold, MARGIN * one["usual"])
+            found[name] = {"index": round(index, 3), "limit": round(limit, 3)}
+    return found, any(one["index"] > one["limit"] for one in found.values())

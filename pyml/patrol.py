@@ -1,0 +1,222 @@
+"""The scan of one device: what came since the last one, judged and stored.
+
+The procedure in SQL goes from device to device, each in a transaction of its own.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyml import door, drift, queries, series
+from pyml.door import Floats, History
+from pyml.errors import PymlError
+
+# A value further from the forecast than this many half widths is critical.
+CRITICAL = 2.0
+# Half widths counted at most: an interval may have no width on one side of a bound.
+FARTHEST = 1000.0
+
+
+@door.document
+def scan(device: str, as_of: str | None) -> dict[str, Any]:
+    """Door of ``_ml_scan``: score, compare with the stored forecasts, forecast anew.
+
+    A tier that cannot speak is recorded and the others go on; the watermark
+    moves on only where the forest has spoken.
+    """
+    state = door._execute(queries.SCAN_STATE, device, as_of)[0]
+    history = History.of(state)
+    settings = history.settings
+    until, mark = float(state["until"]), state["watermark"]
+    late = 60.0 * int(settings["scan_late_minutes"])
+    since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - late
+    arrived = history.arrivals(device, since, until)
+    newest = float(arrived.max()) if len(arrived) else mark
+    if mark is not None and newest == mark and len(arrived) == state["late_rows"]:
+        door._execute(queries.SCAN_UNCHANGED, device)
+        return {"outcome": "unchanged"}
+    failure: PymlError | None = None
+    readings = 0
+    found: list[float] = []
+    shape: dict[str, Any] = {key: state[key] for key in ("model_id", "seen", "drift", "drifted")}
+    span = 0.0
+    try:
+        readings, found, shape, span = _forest(history, state, device, since, until, newest)
+        mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
+    except PymlError as error:
+        failure, late_rows = error, state["late_rows"] or 0
+    judged: dict[float, list[dict[str, Any]]] = {}
+    for field in state["fields"]:
+        try:
+            span = max(span, _lstm(history, device, field, since, until, judged))
+        except PymlError as error:
+            failure = failure or error
+    found += _log_outside(device, judged)
+    if found:
+        gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * span)
+        door._execute(queries.JOIN_INCIDENTS, device, min(found), gap)
+    sqlstate, message = (failure.sqlstate, failure.message) if failure else (None, None)
+    door._execute(
+        queries.SCAN_DONE,
+        *(device, sqlstate, message, mark, late_rows, readings, len(found)),
+        *(shape["model_id"], shape["seen"], shape["drift"], bool(shape["drifted"])),
+    )
+    return {
+        "outcome": "failed" if failure else "scanned",
+        "sqlstate": sqlstate,
+        "message": message,
+        "readings": readings,
+        "anomalies": len(found),
+    }
+
+
+def _forest(
+    history: History,
+    state: Mapping[str, Any],
+    device: str,
+    since: float,
+    until: float,
+    newest: float | None,
+) -> tuple[int, list[float], dict[str, Any], float]:
+    """Log what the forest flags; readings scored, new anomalies' times, drift, interval."""
+    from pyml import forest
+
+    _, held = door._in_force(device, "forest")
+    meta, run = held.model.meta, held.model.run
+    times, values, scores, inside, _ = door._scored(history, held, device, since, until)
+    flagged = inside[scores.severity[inside] > 0]
+    found: list[float] = []
+    if len(flagged):
+        reasons = forest.explain(meta, run, times, values, flagged)
+        found = _log(
+            device,
+            "forest",
+            [
+                (
+                    float(times[row]),
+                    float(scores.anomaly_score[row]),
+                    door.SEVERITIES[scores.severity[row]],
+                    door._named(meta["names"], values[row]),
+                    why,
+                    held.model_id,
+                )
+                for row, why in zip(flagged.tolist(), reasons, strict=True)
+            ],
+        )
+    shape: dict[str, Any] = {"model_id": held.model_id, "seen": None, "drift": None}
+    shape["drifted"] = False
+    known = meta.get("reference")
+    if known is not None:
+        same = state["model_id"] == held.model_id and state["seen"] is not None
+        mark = state["watermark"] if state["watermark"] is not None else since
+        seen = drift.observe(
+            known,
+            json.loads(state["seen"]) if same else None,
+            values[inside[times[inside] > mark]],
+            (newest or mark) - mark,
+        )
+        threshold = float(history.settings["drift_threshold"])
+        judged, drifted = drift.judge(meta["names"], known, seen, threshold)
+        shape |= {"seen": door._json(seen), "drift": door._json(judged), "drifted": drifted}
+    return len(inside), found, shape, float(meta["interval"])
+
+
+def _lstm(
+    history: History,
+    device: str,
+    field: str,
+    since: float,
+    until: float,
+    judged: dict[float, list[dict[str, Any]]],
+) -> float:
+    """Add to `judged` what lies outside the stored forecast, store a fresh one; the interval."""
+    settings = history.settings
+    level = float(settings["forecast_level"])
+    points = door._execute(queries.POINTS, device, field, since, until)
+    ahead, held = door._forecast(device, field, None, level, until)
+    meta = held.model.meta
+    interval = float(meta["interval"])
+    if points:
+        metric = series.Metric(**meta["metric"])
+        back = (series.MAX_GAP + 1) * interval
+        readings, values = door._series_of(
+            history, device, since - back, until, metric, meta["totals"], interval
+        )
+        _outside(points, field, readings.times, values, interval, judged)
+    limit = json.loads(settings["forecast_limits"]).get(field)
+    days = int(settings["forecast_days"])
+    door._execute(queries.CLEAR_POINTS, device, field, ahead.last_time, days)
+    columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
+    door._execute(
+        queries.INSERT_POINTS,
+        *(device, field, level, limit, held.model_id),
+        *(column.tolist() for column in columns),
+    )
+    return interval
+
+
+def _outside(
+    points: Any,
+    field: str,
+    times: Floats,
+    values: Floats,
+    interval: float,
+    judged: dict[float, list[dict[str, Any]]],
+) -> None:
+    """Add the readings outside the interval forecast for the point nearest to them."""
+    forecast_at = np.array([point["t"] for point in points])
+    known = np.isfinite(values)
+    for moment, value in zip(times[known].tolist(), values[known].tolist(), strict=True):
+        right = min(int(np.searchsorted(forecast_at, moment)), len(forecast_at) - 1)
+        left = max(right - 1, 0)
+        nearest = min(left, right, key=lambda i: abs(forecast_at[i] - moment))
+        point = points[nearest]
+        if abs(point["t"] - moment) > interval / 2 or point["lower"] <= value <= point["upper"]:
+            continue
+        side = point["upper"] if value > point["upper"] else point["lower"]
+        half = abs(side - point["predicted"])
+        distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
+        judged.setdefault(moment, []).append(
+            {
+                "metric": field,
+                "value": value,
+                "usual_low": point["lower"],
+                "usual_high": point["upper"],
+                "predicted": point["predicted"],
+                "contribution": round(min(distance, FARTHEST), 3),
+                "model_id": point["model_id"],
+            }
+        )
+
+
+def _log_outside(device: str, judged: dict[float, list[dict[str, Any]]]) -> list[float]:
+    """Log the readings outside a forecast, one row for all fields of one time."""
+    entries = []
+    for moment, reasons in sorted(judged.items()):
+        reasons.sort(key=lambda reason: -reason["contribution"])
+        models = [reason.pop("model_id") for reason in reasons]
+        worst = reasons[0]["contribution"]
+        entries.append(
+            (
+                moment,
+                -worst,
+                door.SEVERITIES[1 + (worst >= CRITICAL)],
+                {reason["metric"]: reason["value"] for reason in reasons},
+                reasons,
+                models[0],
+            )
+        )
+    return _log(device, "lstm", entries) if entries else []
+
+
+def _log(device: str, tier: str, entries: list[tuple[Any, ...]]) -> list[float]:
+    """Add to the log of anomalies; the times of those that are new."""
+    times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
+    added = door._execute(
+        queries.INSERT_ANOMALIES,
+        *(device, tier, times, scores, severities),
+        *([door._json(one) for one in metrics], [door._json(one) for one in reasons], models),
+    )
+    return [float(row["t"]) for row in added]

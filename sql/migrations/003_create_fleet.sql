@@ -1,0 +1,118 @@
+-- What scans of the whole fleet find and remember.
+
+INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
+SELECT name, kind, minimum, maximum, default_value, default_value, meaning
+FROM (VALUES
+    ('training_hours', 'integer', 1::float8, 87840::float8, '168', 'Hours of history that ml_retrain trains on.'),
+    ('retrain_hours', 'integer', 1, 8760, '24', 'Age in hours after which ml_retrain trains a model anew.'),
+    ('models_kept', 'integer', 1, 1000, '3', 'Models kept for a device, kind and field; ml_retrain prunes older ones, never the one in force.'),
+    ('forecast_fields', 'json', NULL, NULL, '["system.cpuUsage"]', 'Fields with a forecast of their own, for each device without a row in ml_device_forecast.'),
+    ('forecast_limits', 'json', NULL, NULL, '{"system.cpuUsage": 80, "cpu_usage": 80, "memory_usage_percent": 90, "disk_usage_percent": 90}', 'Limit of a forecast field: a forecast that reaches it is a breach.'),
+    ('forecast_level', 'number', 0.5, 0.999, '0.99', 'Share of the values that a stored forecast''s interval shall cover; a value outside is an anomaly of the tier lstm.'),
+    ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
+    ('scan_late_minutes', 'integer', 0, 10080, '15', 'How late a reading may come and still be scored, in minutes.'),
+    ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one incident.'),
+    ('drift_threshold', 'number', 0.01, 100, '0.25', 'Population stability index from which a metric has drifted, unless ordinary days of the training differ as much.'),
+    ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly keeps.'),
+    ('forecast_days', 'integer', 1, 3650, '3', 'Days that ml_forecast_point keeps.'),
+    ('run_days', 'integer', 7, 36500, '90', 'Days that ml_run and ml_job keep.')
+) AS setting (name, kind, minimum, maximum, default_value, meaning);
+
+CREATE TABLE ml_device_forecast (
+    device_uuid uuid PRIMARY KEY,
+    fields      text[] NOT NULL CHECK (array_position(fields, NULL) IS NULL)
+);
+COMMENT ON TABLE ml_device_forecast IS 'Forecast fields of single devices, in place of the setting forecast_fields; an empty array means none.';
+
+CREATE TABLE ml_anomaly (
+    device_uuid uuid NOT NULL,
+    "timestamp" timestamptz NOT NULL,
+    tier        text NOT NULL CHECK (tier IN ('forest', 'lstm')),
+    score       float8 NOT NULL,
+    severity    text NOT NULL CHECK (severity IN ('warning', 'critical')),
+    metrics     jsonb NOT NULL,
+    reasons     jsonb NOT NULL,
+    model_id    bigint NOT NULL,
+    incident_at timestamptz NOT NULL,
+    detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (device_uuid, "timestamp", tier)
+);
+COMMENT ON TABLE ml_anomaly IS 'The log of anomalies that ml_scan found, one row a device, time and tier.';
+COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke: forest (Isolation Forest) or lstm (the value lies outside the interval that was forecast).';
+COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. forest: as ml_score gives it. lstm: minus the distance from the forecast, in half widths of its interval.';
+COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
+COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it belongs to.';
+
+CREATE INDEX ml_anomaly_recent ON ml_anomaly ("timestamp" DESC, device_uuid);
+CREATE INDEX ml_anomaly_incident ON ml_anomaly (incident_at DESC, device_uuid);
+
+CREATE TABLE ml_forecast_point (
+    device_uuid uuid NOT NULL,
+    "timestamp" timestamptz NOT NULL,
+    field       text NOT NULL,
+    predicted   float8 NOT NULL,
+    lower       float8 NOT NULL,
+    upper       float8 NOT NULL,
+    level       float8 NOT NULL,
+    breach      float8,
+    model_id    bigint NOT NULL,
+    made_at     timestamptz NOT NULL,
+    PRIMARY KEY (device_uuid, "timestamp", field)
+);
+COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
+COMMENT ON COLUMN ml_forecast_point.level IS 'Share of the values that lower to upper shall cover.';
+COMMENT ON COLUMN ml_forecast_point.breach IS 'The limit that predicted reaches, NULL where it reaches none.';
+
+CREATE INDEX ml_forecast_point_breach ON ml_forecast_point (device_uuid, "timestamp") WHERE breach IS NOT NULL;
+
+CREATE TABLE ml_scan_state (
+    device_uuid uuid PRIMARY KEY,
+    scanned_at  timestamptz NOT NULL,
+    outcome     text NOT NULL CHECK (outcome IN ('scanned', 'unchanged', 'failed')),
+    sqlstate    text,
+    error       text,
+    watermark   timestamptz,
+    late_rows   integer NOT NULL DEFAULT 0,
+    readings    integer NOT NULL DEFAULT 0,
+    anomalies   integer NOT NULL DEFAULT 0,
+    model_id    bigint,
+    seen        jsonb,
+    drift       jsonb,
+    drifted     boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 80);
+COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
+COMMENT ON COLUMN ml_scan_state.outcome IS 'Of the last scan: scanned, unchanged (nothing new came) or failed.';
+COMMENT ON COLUMN ml_scan_state.watermark IS 'Time of the newest reading that was scored.';
+COMMENT ON COLUMN ml_scan_state.late_rows IS 'Rows within the look-back before the watermark: one more of them came late.';
+COMMENT ON COLUMN ml_scan_state.readings IS 'Readings that the last scan scored, those in the look-back included.';
+COMMENT ON COLUMN ml_scan_state.anomalies IS 'New anomalies of the last scan.';
+COMMENT ON COLUMN ml_scan_state.model_id IS 'The forest that seen and drift are about.';
+COMMENT ON COLUMN ml_scan_state.seen IS 'How often each metric lay in each bin of the training''s distribution, older readings counting less.';
+COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric its population stability index against the training, and the limit for it.';
+
+CREATE TABLE ml_job (
+    job_id      bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    kind        text NOT NULL CHECK (kind IN ('scan', 'retrain')),
+    slot        integer,
+    pid         integer NOT NULL DEFAULT pg_backend_pid(),
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    total       integer NOT NULL,
+    done        integer NOT NULL DEFAULT 0,
+    failed      integer NOT NULL DEFAULT 0,
+    passed_over integer NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE ml_job IS 'Each call of ml_scan and ml_retrain and how far it has come, about a second behind.';
+COMMENT ON COLUMN ml_job.slot IS 'Which scheduled worker it is.';
+COMMENT ON COLUMN ml_job.passed_over IS 'Left to another caller, who has done it or is at it.';
+
+CREATE INDEX ml_job_recent ON ml_job (kind, slot, started_at DESC);
+
+SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_scan_state', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_job', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_job_job_id_seq', '');

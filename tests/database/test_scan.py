@@ -1,0 +1,241 @@
+"""ml_scan: what came since the last time, device by device."""
+
+import threading
+
+import psycopg
+import pytest
+
+STATE = "SELECT outcome, sqlstate, readings, anomalies FROM ml_scan_state WHERE device_uuid = %s"
+SPIKE = """
+UPDATE device_shadow_history
+SET reported_state = jsonb_set(reported_state, '{system,cpuUsage}', '99')
+WHERE id IN (SELECT id FROM device_shadow_history WHERE device_uuid = %s
+             ORDER BY "timestamp" DESC OFFSET %s LIMIT %s)
+"""
+WILD = """{"system": {"cpuUsage": 99, "memoryUsage": 16000, "memoryTotal": 16320,
+    "diskUsage": 470, "diskTotal": 476, "temperature": 99}}"""
+AGO = "SELECT now() - make_interval(mins => %s)"
+
+
+@pytest.fixture
+def trained(db, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    return device
+
+
+def state(db, device):
+    return db.execute(STATE, [device]).fetchone()
+
+
+def test_the_first_scan_goes_back_a_day_and_logs_what_the_forest_flags(db, one, trained):
+    db.execute(SPIKE, [trained, 30, 4])
+    db.execute("CALL ml_scan()")
+    outcome, sqlstate, readings, anomalies = state(db, trained)
+    assert (outcome, sqlstate) == ("scanned", None)
+    assert readings in (1439, 1440)
+    logged = db.execute(
+        'SELECT "timestamp", score, severity, metrics, reasons FROM ml_anomaly'
+        " WHERE device_uuid = %s AND tier = 'forest' ORDER BY 1",
+        [trained],
+    ).fetchall()
+    assert len(logged) == anomalies > 0
+    scored = db.execute(
+        'SELECT "timestamp", anomaly_score, severity, metrics, reasons'
+        " FROM ml_score(%s, now() - interval '24 hours', now()) WHERE is_anomaly ORDER BY 1",
+        [trained],
+    ).fetchall()
+    assert logged[-len(scored) + 1 :] == scored[1:]
+    assert any(row[3]["cpu_usage"] == 99 for row in logged)
+
+
+def test_a_second_scan_finds_nothing_new(db, one, trained):
+    db.execute("CALL ml_scan()")
+    before = db.execute("SELECT * FROM ml_anomaly ORDER BY 1, 2, 3").fetchall()
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[0] == "unchanged"
+    assert db.execute("SELECT * FROM ml_anomaly ORDER BY 1, 2, 3").fetchall() == before
+
+
+def test_many_small_scans_find_what_one_scan_finds(db, one, trained):
+    db.execute(SPIKE, [trained, 30, 4])
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'scan_first_hours'")
+    log = 'SELECT "timestamp", score FROM ml_anomaly WHERE "timestamp" > %s ORDER BY 1'
+    since = one(AGO, 55)
+    for minutes in range(60, -1, -7):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, minutes)])
+    db.execute("CALL ml_scan()")
+    piecemeal = db.execute(log, [since]).fetchall()
+    db.execute("DELETE FROM ml_anomaly")
+    db.execute("DELETE FROM ml_scan_state")
+    db.execute("CALL ml_scan()")
+    assert piecemeal
+    assert db.execute(log, [since]).fetchall() == piecemeal
+
+
+def test_a_scan_reads_the_new_rows_and_the_look_back_only(db, one, trained):
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 5)])
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[2] in range(18, 23)  # 15 minutes for late rows, and 5
+
+
+def test_a_late_row_is_scored(db, one, trained):
+    row = db.execute(
+        "DELETE FROM device_shadow_history WHERE id = (SELECT id FROM device_shadow_history"
+        ' WHERE device_uuid = %s ORDER BY "timestamp" DESC OFFSET 8 LIMIT 1)'
+        ' RETURNING "timestamp"',
+        [trained],
+    ).fetchone()
+    db.execute("CALL ml_scan()")
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " VALUES (%s, %s, %s)",
+        [trained, WILD, row[0]],
+    )
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[0] == "scanned"
+    assert one(
+        "SELECT count(*) FROM ml_anomaly WHERE \"timestamp\" = %s AT TIME ZONE 'UTC'", row[0]
+    )
+
+
+def test_a_device_without_a_model_stops_nobody(db, one, trained, add_device):
+    others = [add_device(readings=200) for _ in range(2)]
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[0] == "scanned"
+    assert [state(db, other)[:2] for other in others] == [("failed", "ML002")] * 2
+    db.execute("SELECT ml_train_forest(%s)", [others[0]])
+    db.execute("CALL ml_scan()")
+    assert state(db, others[0])[:2] == ("scanned", None)
+
+
+def test_a_broken_model_stops_nobody(db, trained, add_device):
+    other = add_device(readings=300)
+    db.execute("SELECT ml_train_forest(%s)", [other])
+    db.execute("UPDATE ml_model SET blob = 'x' WHERE device_uuid = %s", [trained])
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[:2] == ("failed", "ML005")
+    assert state(db, other)[0] == "scanned"
+
+
+def test_one_device_only(db, one, trained, add_device):
+    add_device(readings=20)
+    db.execute("CALL ml_scan(%s)", [trained])
+    assert one("SELECT array_agg(device_uuid::text) FROM ml_scan_state") == [trained]
+
+
+def test_it_says_how_far_it_is(db, dsn, trained):
+    told = []
+    db.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    db.execute("CALL ml_scan()")
+    assert "1 of 1, 0 failed" in told[-1]
+    with psycopg.connect(dsn) as other:
+        job = other.execute("SELECT kind, total, done, failed, finished_at FROM ml_job").fetchone()
+    assert job[:4] == ("scan", 1, 1, 0)
+    assert job[4] is not None
+
+
+def test_a_call_within_a_transaction_is_refused_before_any_work(db, one, trained):
+    with pytest.raises(psycopg.errors.InvalidTransactionTermination), db.transaction():
+        db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_scan_state") == 0
+
+
+def test_two_at_once_share_the_devices(db, dsn, one, add_device):
+    devices = [add_device(readings=200) for _ in range(30)]
+    for device in devices:
+        db.execute("SELECT ml_train_forest(%s)", [device])
+
+    def scan():
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("CALL ml_scan()")
+
+    sessions = [threading.Thread(target=scan) for _ in range(3)]
+    for session in sessions:
+        session.start()
+    for session in sessions:
+        session.join()
+    # A session that began after a device was done looks again and finds nothing new.
+    assert one("SELECT count(*) FROM ml_scan_state WHERE outcome <> 'failed'") == 30
+    assert one("SELECT max(done) FROM ml_job") < 30
+    assert one("SELECT sum(failed) FROM ml_job") == 0
+
+
+def test_a_cancel_stops_the_procedure(db, dsn, one, add_device):
+    for _ in range(40):
+        add_device(readings=200)
+    db.execute(
+        "SELECT ml_train_forest(device_uuid) FROM (SELECT DISTINCT device_uuid"
+        " FROM device_shadow_history) AS d"
+    )
+    db.execute("SET statement_timeout = '60ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        db.execute("CALL ml_scan()")
+    db.execute("RESET statement_timeout")
+    assert one("SELECT count(*) FROM ml_scan_state WHERE outcome = 'failed'") == 0
+    assert one("SELECT count(*) FROM ml_scan_state") < 40
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_scan_state") == 40
+
+
+def test_neighbours_are_one_incident(db, one, trained):
+    db.execute(SPIKE, [trained, 100, 3])
+    db.execute(SPIKE, [trained, 20, 3])
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 21)])
+    db.execute("CALL ml_scan()")
+    rows = db.execute('SELECT "timestamp", incident_at FROM ml_anomaly ORDER BY 1').fetchall()
+    began, before = None, None
+    for moment, incident in rows:
+        if before is None or (moment - before).total_seconds() > 600:
+            began = moment
+        assert incident == began
+        before = moment
+    assert one("SELECT count(DISTINCT incident_at) FROM ml_anomaly") >= 2
+
+
+def test_retention(db, one, trained):
+    db.execute("CALL ml_scan()")
+    db.execute(
+        "INSERT INTO ml_anomaly SELECT device_uuid, now() - interval '91 days', tier, score,"
+        " severity, metrics, reasons, model_id, now() - interval '91 days' FROM ml_anomaly LIMIT 1"
+    )
+    kept = one("SELECT count(*) FROM ml_anomaly") - 1
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_anomaly") == kept
+
+
+def test_a_shift_is_drift(db, one, trained):
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 600)])
+    assert one("SELECT drifted FROM ml_scan_state") is False
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
+        " '{system,cpuUsage}', to_jsonb(60 + (reported_state #>> '{system,cpuUsage}')::float8 / 3))"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '600 minutes'"
+    )
+    db.execute("CALL ml_scan()")
+    drift, drifted = db.execute("SELECT drift, drifted FROM ml_scan_state").fetchone()
+    assert drifted is True
+    assert drift["cpu_usage"]["index"] > drift["cpu_usage"]["limit"]
+    assert drift["memory_usage_percent"]["index"] < drift["memory_usage_percent"]["limit"]
+
+
+def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trained):
+    db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
+    db.execute("SELECT ml_train_lstm(%s, hours => 24)", [trained])
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 8)])
+    points = one("SELECT count(*) FROM ml_forecast_point")
+    assert points == 12
+    assert one("SELECT min(\"timestamp\") > now() - interval '8 minutes' FROM ml_forecast_point")
+    db.execute(SPIKE, [trained, 2, 1])
+    db.execute("CALL ml_scan()")
+    value, low, high, severity, score = db.execute(
+        "SELECT (metrics ->> 'system.cpuUsage')::float8, (reasons -> 0 ->> 'usual_low')::float8,"
+        " (reasons -> 0 ->> 'usual_high')::float8, severity, score"
+        " FROM ml_anomaly WHERE tier = 'lstm' ORDER BY score LIMIT 1"
+    ).fetchone()
+    assert value == 99 > high > low
+    assert severity == "critical"
+    assert score < -2
+    # What was forecast before the values came stands; beyond the last one all is new.
+    assert one("SELECT count(*) FROM ml_forecast_point") in (19, 20, 21)
+    made = one("SELECT count(DISTINCT made_at) FROM ml_forecast_point")
+    assert made == 2

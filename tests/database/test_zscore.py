@@ -1,0 +1,96 @@
+"""ml_zscore: the tier that needs no model."""
+
+import math
+
+import pytest
+
+PUT = """
+UPDATE device_shadow_history SET reported_state = %s::jsonb
+WHERE id IN (SELECT id FROM device_shadow_history WHERE device_uuid = %s
+             ORDER BY "timestamp" DESC OFFSET %s LIMIT 1)
+"""
+
+
+def test_it_is_the_population_standard_deviation(db, device):
+    found = db.execute("SELECT value, z_score FROM ml_zscore(%s, 'system.cpuUsage', 6)", [device])
+    pairs = found.fetchall()
+    assert len(pairs) in (359, 360)
+    mean = sum(value for value, _ in pairs) / len(pairs)
+    spread = math.sqrt(sum((value - mean) ** 2 for value, _ in pairs) / len(pairs))
+    for value, z in pairs:
+        assert z == pytest.approx((value - mean) / spread, abs=1e-9)
+
+
+def test_a_spike_is_critical_and_the_threshold_moves_the_rest(db, one, device):
+    db.execute(PUT, ['{"system": {"cpuUsage": 99, "memoryTotal": 16320}}', device, 5])
+    severities = db.execute(
+        "SELECT value, severity FROM ml_zscore(%s, 'system.cpuUsage') WHERE is_anomaly", [device]
+    ).fetchall()
+    assert (99, "critical") in severities
+    count = "SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage', 168, %s) WHERE is_anomaly"
+    assert one(count, device, 1.0) > one(count, device, 2.5)
+
+
+def test_a_constant_has_no_anomalies(db, one, device):
+    db.execute("UPDATE device_shadow_history SET reported_state = '{\"load\": 0.1}'")
+    n, worst, flagged = db.execute(
+        "SELECT count(*), max(abs(z_score)), bool_or(is_anomaly) FROM ml_zscore(%s, 'load')",
+        [device],
+    ).fetchone()
+    assert (n, worst, flagged) == (3000, 0, False)
+
+
+def test_nine_values_are_not_judged_and_ten_are(one, add_device):
+    judged = "SELECT count(z_score) FROM ml_zscore(%s, 'system.cpuUsage')"
+    assert one(judged, add_device(readings=9)) == 0
+    assert one(judged, add_device(readings=10)) == 10
+
+
+@pytest.mark.parametrize(
+    "cpu", ['"99"', "1e308", "1e400", "-1e400", "null", "true", "[99]", "{}", "[]", '{"a": 1}']
+)
+def test_what_no_sensor_measured_is_missing(db, one, device, cpu):
+    state = f'{{"system": {{"cpuUsage": {cpu}, "memoryTotal": 16320}}}}'
+    db.execute(PUT, [state, device, 3])
+    assert one("SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 2999
+
+
+def test_a_tiny_number_is_zero(db, one, device):
+    db.execute(PUT, ['{"system": {"cpuUsage": 1e-400, "memoryTotal": 16320}}', device, 3])
+    assert one("SELECT min(value) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 0
+
+
+def test_a_failed_collection_is_missing(db, one, device):
+    state = '{"system": {"cpuUsage": 0, "memoryUsage": 0, "memoryTotal": 0}}'
+    db.execute(PUT, [state, device, 3])
+    assert one("SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 2999
+    assert one("SELECT min(value) > 1 FROM ml_zscore(%s, 'system.cpuUsage')", device)
+
+
+def test_metrics_go_by_name(one, device):
+    share = one("SELECT max(value) FROM ml_zscore(%s, 'memory_usage_percent')", device)
+    assert 40 < share < 60
+    rate = one("SELECT avg(value) FROM ml_zscore(%s, 'network_receive_rate')", device)
+    assert rate == pytest.approx(1000, rel=0.01)
+
+
+def test_the_session_zone_moves_nothing(db, one, device):
+    counts = set()
+    for zone in ("UTC", "Asia/Kolkata", "America/St_Johns"):
+        db.execute("SELECT set_config('timezone', %s, false)", [zone])
+        counts.add(
+            one("SELECT min(\"timestamp\") FROM ml_zscore(%s, 'system.cpuUsage', 6)", device)
+        )
+        assert one("SELECT max(\"timestamp\") <= now() FROM ml_zscore(%s, 'health.uptime')", device)
+    assert max(counts).timestamp() - min(counts).timestamp() < 61
+
+
+def test_bad_arguments_are_refused(refused, device):
+    refused("SELECT ml_zscore(%s, 'system.cpuUsage', 0)", device, sqlstate="ML004")
+    refused("SELECT ml_zscore(%s, NULL)", device, sqlstate="ML004")
+    refused("SELECT ml_zscore(%s, 'x', threshold => 'NaN')", device, sqlstate="ML004")
+
+
+def test_a_hostile_field_is_only_a_path(one, device):
+    for field in ("a'b", 'x"; DROP TABLE ml_model; --', "{a,b}", "ü.%s", "a" * 10_000):
+        assert one("SELECT count(*) FROM ml_zscore(%s, %s)", device, field) == 0
