@@ -1,10 +1,15 @@
 """Forecasts of one metric: an LSTM beside a linear path, with intervals that hold.
 
-The forecast for each step ahead is a weighted mean of four simple forecasts (the
-last value, two medians, a linear map of the lags fitted to absolute error) plus a
-correction. The LSTM reads the window and sets both the weights and the
-correction; it starts from the linear path and is kept only as far as it improves
-on it in a later part of the history, so that a poor network costs nothing.
+The network's forecast is, for each step ahead, a weighted mean of four simple
+forecasts (the last value, two medians, a linear map of the lags fitted to
+absolute error) plus a correction. The LSTM reads the window and sets both the
+weights and the correction; it starts from the linear path and is kept only as far
+as it improves on it in a later part of the history.
+
+What a call returns is the network's forecast and the simple ones, each weighted by
+how well it has done over the last few hundred origins, which are replayed in one
+batch: a network that the machine has outgrown loses its say within hours. The
+errors of the same replay make the interval.
 
 Training imports TensorFlow, in `fit` alone. The result is an ONNX graph from raw
 window to forecast, so that forecasting needs numpy and onnxruntime only.
@@ -31,6 +36,7 @@ from pyml.errors import BadArgument, NotEnoughData
 Floats = NDArray[np.float64]
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 Bounds = tuple[float | None, float | None]
+Weights = list[NDArray[np.float32]]
 
 # The operators of the graph, for whoever decides what a stored graph may hold.
 # fmt: off
@@ -46,13 +52,17 @@ UNITS = 24
 PATCH = 5
 MEDIANS = (3, 6, 12, 25)
 EXPERTS = 4  # last value, median of the last 12, linear path, median of the window
+FITTED = 2  # the experts from here on were fitted, as the network is
 CLIP = 6.0  # standard deviations: a level outside those seen says no more than "outside"
 BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
-RATE = 2e-3
-PATIENCE = 9
+RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
+PATIENCE, WARM_PATIENCE = 9, 4
 HALVE_AFTER = 3
+# Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
+AVERAGE = 0.7
 REFIT_EPOCHS = 5
+ROUNDS = 8  # of reweighting; the error moves by less than a thousandth in more
 MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Shares of the windows that choose when to stop, and that are held out.
@@ -60,7 +70,12 @@ STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
 # Origins replayed for the intervals; fewer than MIN_REPLAY unseen ones say too little.
 REPLAY, MIN_REPLAY = 400, 60
+# A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
+SHARPNESS = 20.0
 LEVELS = (0.8, 0.9, 0.95)
+JUDGED = 250  # held-out windows that the figures are measured on, evenly spread
+FLOOR = 0.05  # of a usual change over the horizon: the least that a spread can be
+MAX_INFLATION = 3.0
 DAY = 86_400.0
 
 
@@ -71,8 +86,9 @@ class Fitted:
     Attributes
     ----------
     graph : onnx.ModelProto
-        Input ``window`` float64 (n, sequence_length), output ``forecast`` float64
-        (n, horizon), both in the metric's own unit.
+        Input ``window`` float64 (n, sequence_length); outputs ``forecast`` float64
+        (n, horizon), the network's, and ``simple`` float64 (n, horizon, 4), the
+        simple forecasts beside it. All in the metric's own unit.
     meta : dict
         JSON-able: what `forecast` needs.
     figures : dict
@@ -340,7 +356,7 @@ class _Network:
         for traced in (self._train, self._call):
             traced.get_concrete_function()
 
-    def fresh(self, seed: int) -> list[NDArray[np.float32]]:
+    def fresh(self, seed: int) -> Weights:
         """Initial weights, with which the network gives nearly the linear path."""
         _, keras = _keras()
         horizon = self._shapes[-1][0]
@@ -360,41 +376,59 @@ class _Network:
             np.zeros(correct_bias, np.float32),
         ]
 
-    def reset(self, weights: Sequence[NDArray[np.float32]]) -> None:
+    def reset(self, weights: Weights) -> None:
         """Start from these weights, with no memory of another device."""
         self.load(weights)
         for variable in self._optimizer.variables:
             variable.assign(self._tf.zeros_like(variable))
 
-    def load(self, weights: Sequence[NDArray[np.float32]]) -> None:
+    def load(self, weights: Weights) -> None:
         for variable, value in zip(self.model.trainable_variables, weights, strict=True):
             variable.assign(value)
 
-    def weights(self) -> list[NDArray[np.float32]]:
+    def weights(self) -> Weights:
         return [v.numpy() for v in self.model.trainable_variables]
 
-    def tensors(self, inputs: _Inputs) -> tuple[Any, Any]:
-        return self._tf.constant(inputs.patches), self._tf.constant(inputs.experts)
-
-    def epoch(
-        self,
-        tensors: tuple[Any, Any],
-        targets: Any,
-        rate: float,
-        rng: np.random.Generator,
-        pulse: Callable[[], None],
-    ) -> None:
-        """Each window once, in random order."""
+    def train(self, part: _Part, rows: NDArray[np.int32], rate: float) -> None:
+        """One step for each row of `rows`, shape (batches, size)."""
         self._optimizer.learning_rate.assign(rate)
-        n = len(targets)
+        self._train(part.patches, part.experts, part.targets, self._tf.constant(rows))
+
+    def tensor(self, array: NDArray[Any]) -> Any:
+        return self._tf.constant(array, self._tf.float32)
+
+    def __call__(self, part: _Part) -> Floats:
+        return np.asarray(self._call(part.patches, part.experts).numpy(), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Windows of one part of the history, as the network takes them."""
+
+    network: _Network
+    patches: Any
+    experts: Any
+    targets: Any
+
+    @classmethod
+    def of(cls, network: _Network, x: Floats, y: Floats, scale: _Scale, linear: Floats) -> _Part:
+        inputs = _inputs(x, scale, linear)
+        targets = (y - x[:, -1:]) / scale.change
+        arrays = (inputs.patches, inputs.experts, targets)
+        return cls(network, *(network.tensor(array) for array in arrays))
+
+    def error(self) -> float:
+        """Mean absolute error, in units of a usual change."""
+        return float(np.abs(self.targets.numpy() - self.network(self)).mean())
+
+    def epoch(self, rate: float, rng: np.random.Generator, pulse: Callable[[], None]) -> None:
+        """Each window once, in random order."""
+        n = len(self.targets)
         size = min(BATCH, n)
         rows = rng.permutation(n)[: n - n % size].reshape(-1, size).astype(np.int32)
         for first in range(0, len(rows), CHUNK):
             pulse()
-            self._train(*tensors, targets, self._tf.constant(rows[first : first + CHUNK]))
-
-    def __call__(self, tensors: tuple[Any, Any]) -> Floats:
-        return np.asarray(self._call(*tensors).numpy(), np.float64)
+            self.network.train(self, rows[first : first + CHUNK], rate)
 
 
 # One for each architecture that this process met: tracing takes longer than training.
@@ -424,9 +458,7 @@ def _disorder(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([i, f, c, o], axis=-1)
 
 
-def _graph(
-    weights: Sequence[NDArray[np.float32]], scale: _Scale, linear: Floats, length: int
-) -> onnx.ModelProto:
+def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx.ModelProto:
     """The whole path from raw window to forecast.
 
     Differences are taken in float64: a counter of bytes leaves float32 too few
@@ -549,12 +581,19 @@ def _graph(
     add("Cast", ["delta_ahead"], "delta_ahead64", to=TensorProto.DOUBLE)
     add("Mul", ["delta_ahead64", "change"], "moved_ahead")
     add("Add", ["moved_ahead", "last"], "forecast")
+    add("Cast", ["experts"], "experts64", to=TensorProto.DOUBLE)
+    add("Mul", ["experts64", "change"], "moved_simply")
+    add("Reshape", ["last", "one_shape"], "last_cell")
+    add("Add", ["moved_simply", "last_cell"], "simple")
 
     graph = helper.make_graph(
         nodes,
         "pyml_lstm",
         [helper.make_tensor_value_info("window", TensorProto.DOUBLE, ["n", length])],
-        [helper.make_tensor_value_info("forecast", TensorProto.DOUBLE, ["n", horizon])],
+        [
+            helper.make_tensor_value_info("forecast", TensorProto.DOUBLE, ["n", horizon]),
+            helper.make_tensor_value_info("simple", TensorProto.DOUBLE, ["n", horizon, EXPERTS]),
+        ],
         [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in constants.items()],
     )
     # Opset 18 and IR 9 are read by every onnxruntime since 1.14.
@@ -565,7 +604,7 @@ def _graph(
     return model
 
 
-def _weights_of(graph: onnx.ModelProto) -> list[NDArray[np.float32]]:
+def _weights_of(graph: onnx.ModelProto) -> Weights:
     """The Keras weights that `_graph` wrote."""
     stored = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
     return [
@@ -579,13 +618,60 @@ def _weights_of(graph: onnx.ModelProto) -> list[NDArray[np.float32]]:
     ]
 
 
-# ---- intervals ---------------------------------------------------------------
+# ---- replay ------------------------------------------------------------------
 
 
-def _spread(behind: Floats, floor: float) -> Floats:
-    """Size of a usual error at each origin: spread of its window, never nothing."""
-    spread: Floats = np.maximum(behind.std(axis=1), floor)[:, None]  # (n, 1)
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """What each forecast said at past origins, and what came.
+
+    Attributes
+    ----------
+    said : ndarray of float64, shape (n, horizon, EXPERTS + 1)
+        The simple forecasts, the network's last.
+    errors : ndarray of float64, shape (n, horizon, EXPERTS + 1)
+        Absolute; of a fitted forecast where it was trained, times ``inflation``.
+    truth : ndarray of float64, shape (n, horizon)
+    spread : ndarray of float64, shape (n, 1)
+        Size of a usual error: standard deviation of the window, never nothing.
+    seen : ndarray of bool, shape (n,)
+        Whether training has seen what came.
+    """
+
+    said: Floats
+    errors: Floats
+    truth: Floats
+    spread: Floats
+    seen: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.int64] | slice) -> _Replay:
+        return _Replay(
+            self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows], self.seen[rows]
+        )
+
+
+def _said(run: Run, behind: Floats) -> Floats:
+    network, simple = run({"window": behind})
+    return np.concatenate([simple, network[:, :, None]], axis=2)
+
+
+def _spread(meta: dict[str, Any], behind: Floats) -> Floats:
+    spread: Floats = np.maximum(behind.std(axis=1), meta["floor"])[:, None]
     return spread
+
+
+def _replay(
+    meta: dict[str, Any], said: Floats, behind: Floats, truth: Floats, seen: NDArray[np.bool_]
+) -> _Replay:
+    errors = np.abs(said - truth[:, :, None])
+    errors[:, :, FITTED:][seen] *= meta["inflation"]
+    return _Replay(said, errors, truth, _spread(meta, behind), seen)
+
+
+def _recent(replay: _Replay) -> _Replay:
+    """The last `REPLAY` origins that training has not seen, or all where those are few."""
+    unseen = np.flatnonzero(~replay.seen)
+    return replay.of(unseen[-REPLAY:] if len(unseen) >= MIN_REPLAY else slice(-REPLAY, None))
 
 
 def _quantile(scores: Floats, level: float) -> Floats:
@@ -600,28 +686,48 @@ def _quantile(scores: Floats, level: float) -> Floats:
     return smallest
 
 
-def _conform(errors: Floats, spreads: Floats, now: Floats, level: float) -> Floats:
-    """Half-widths of the interval, from past errors in units of their own spread.
+def _conclude(
+    meta: dict[str, Any], past: _Replay, now: Floats, spread: Floats, levels: Sequence[float]
+) -> tuple[Floats, Floats]:
+    """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
+
+    Weights fall exponentially with the mean error, as in Vovk, "Aggregating
+    Strategies" (1990). The interval is split conformal for each step ahead, on
+    errors in units of the spread of the window they came from.
 
     Parameters
     ----------
-    errors : ndarray of float64, shape (n, h)
-        Absolute errors of past forecasts.
-    spreads : ndarray of float64, shape (n, 1)
-        Of the windows those forecasts came from.
-    now : ndarray of float64, shape (1,)
-        Spread of the window at hand.
-    level : float
+    past : _Replay
+    now : ndarray of float64, shape (horizon, EXPERTS + 1)
+        What the forecasts say.
+    spread : ndarray of float64, shape (1,)
+        Of the window at hand.
+    levels : sequence of float, length q
 
     Returns
     -------
-    ndarray of float64, shape (h,)
+    predicted : ndarray of float64, shape (horizon,)
+    half : ndarray of float64, shape (q, horizon)
     """
-    return _quantile(errors / spreads, level) * now
+    if not len(past.truth):
+        return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
+    mean = past.errors.mean(axis=(0, 1))  # (EXPERTS + 1,)
+    share = np.exp(-SHARPNESS * (mean / max(mean.min(), np.finfo(float).tiny) - 1))
+    share /= share.sum()
+    error = np.abs(past.truth - past.said @ share)
+    error[past.seen] *= meta["inflation"]
+    error /= past.spread
+    half = np.array([_quantile(error, level) for level in levels]).reshape(-1, len(now)) * spread
+    return now @ share, half
 
 
 def backtest(
-    meta: dict[str, Any], run: Run, values: Floats, at: NDArray[np.int64], levels: Sequence[float]
+    meta: dict[str, Any],
+    run: Run,
+    times: Floats,
+    values: Floats,
+    at: NDArray[np.int64],
+    levels: Sequence[float] = LEVELS,
 ) -> tuple[Floats, Floats]:
     """Forecast at many origins as `forecast` would have, each from what precedes it.
 
@@ -629,7 +735,7 @@ def backtest(
     ----------
     meta, run
         The model.
-    values : ndarray of float64, shape (n,)
+    times, values : ndarray of float64, shape (n,)
         A series on the grid.
     at : ndarray of int64, shape (k,)
         Places of the last value of a window; increasing.
@@ -639,24 +745,24 @@ def backtest(
     -------
     predicted : ndarray of float64, shape (k, horizon)
     half : ndarray of float64, shape (k, q, horizon)
-        Half-widths; NaN where fewer than `MIN_REPLAY` origins precede.
+        Half-widths of the intervals.
     """
     length, horizon = meta["sequence_length"], meta["horizon"]
     known = origins(values, length, horizon)
     behind = _behind(values, known, length)
-    predicted = run({"window": behind})[0]
-    errors = np.abs(_ahead(values, known, horizon) - predicted)
-    spreads = _spread(behind, meta["floor"])
+    seen = times[known] < meta["seen_until"]
+    said = _said(run, behind)
+    past = _replay(meta, said, behind, _ahead(values, known, horizon), seen)
     here = _behind(values, at, length)
-    now = _spread(here, meta["floor"])
-    half = np.full((len(at), len(levels), horizon), np.nan)
-    stops = np.searchsorted(known, at - horizon, side="right")
-    for i, stop in enumerate(stops):
-        part = slice(max(0, stop - REPLAY), stop)
-        if stop - part.start >= MIN_REPLAY:
-            for q, level in enumerate(levels):
-                half[i, q] = _conform(errors[part], spreads[part], now[i], level)
-    return run({"window": here})[0], half
+    now, spread = _said(run, here), _spread(meta, here)
+    # No further back than a call would have looked.
+    first = np.searchsorted(known, at - horizon - REPLAY, side="right")
+    stop = np.searchsorted(known, at - horizon, side="right")
+    told = [
+        _conclude(meta, _recent(past.of(slice(a, b))), now[i], spread[i], levels)
+        for i, (a, b) in enumerate(zip(first, stop, strict=True))
+    ]
+    return np.array([p for p, _ in told]), np.array([h for _, h in told])
 
 
 # ---- training ----------------------------------------------------------------
@@ -757,214 +863,215 @@ def fit(
 
     fit_x, fit_y = cut(fit_at)
     stop_x, stop_y = cut(stop_at)
-    held_x, held_y = cut(held_at)
     scale = _Scale.of(fit_x, fit_y)
-    targets = (fit_y - fit_x[:, -1:]) / scale.change
-    stop_targets = (stop_y - stop_x[:, -1:]) / scale.change
-
-    ridge = _choose_ridge(fit_x, targets, stop_x, stop_targets, scale, pulse)
-    regressors = _linear_inputs((fit_x - fit_x[:, -1:]) / scale.change, sequence_length)
-    linear = _least_absolute(regressors, targets, ridge, 12, pulse)
+    ridge = _choose_ridge(scale, fit_x, fit_y, stop_x, stop_y, pulse)
+    linear = _linear(scale, fit_x, fit_y, ridge, ROUNDS, pulse)
 
     pulse()
     network = _network(sequence_length, horizon)
     pulse()
-    starts = [network.fresh(seed)]
-    warm = previous is not None and _continues(
-        previous, sequence_length, horizon, times[held_at[0]]
-    )
-    if warm and previous is not None:
-        starts.append(_weights_of(previous.graph))
-    stop_tensors = network.tensors(_inputs(stop_x, scale, linear))
-
-    def stop_error() -> float:
-        return float(np.abs(stop_targets - network(stop_tensors)).mean())
-
-    best, best_error = starts[0], np.inf
-    for weights in starts:
-        network.load(weights)
-        error = stop_error()
-        if error < best_error:
-            best, best_error = weights, error
-    warm = warm and best is not starts[0]
-
+    stop = _Part.of(network, stop_x, stop_y, scale, linear)
+    start, warm = network.fresh(seed), False
+    network.load(start)
+    start_error = stop.error()
+    if previous is not None and _continues(previous, times[held_at[0]], sequence_length, horizon):
+        network.load(_weights_of(previous.graph))
+        if stop.error() < start_error:
+            start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
-    network.reset(best)
-    tensors, goal = network.tensors(_inputs(fit_x, scale, linear)), targets.astype(np.float32)
-    rate, waited, best_epoch, epoch = RATE / 2 if warm else RATE, 0, 0, 0
-    while epoch < epochs and waited < (PATIENCE // 2 if warm else PATIENCE):
-        epoch += 1
-        network.epoch(tensors, goal, rate, rng, pulse)
-        error = stop_error()
-        if error < best_error:
-            best, best_error, best_epoch, waited = network.weights(), error, epoch, 0
-        else:
-            waited += 1
-            if waited % HALVE_AFTER == 0:
-                rate /= 2
+    part = _Part.of(network, fit_x, fit_y, scale, linear)
+    best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
 
-    # What is measured was fitted before the held-out part began.
+    # What is measured was fitted before the held-out part began; the windows that
+    # chose the epoch count as unseen, since they chose little else.
+    network.load(best)
     meta: dict[str, Any] = {
         "sequence_length": sequence_length,
         "horizon": horizon,
         "interval": interval,
         "bounds": list(bounds),
-        "floor": 0.05 * scale.change,
-        "seen_until": float(times[stop_at[-1] + horizon]),
-        "inflation": 1.0,
+        "floor": FLOOR * scale.change,
+        "inflation": float(np.clip(stop.error() / max(part.error(), 1e-9), 1, MAX_INFLATION)),
+        "seen_until": float(times[fit_at[-1] + horizon]),
     }
+    pulse()
     candidate = _session(_graph(best, scale, linear, sequence_length))
-    figures = _figures(meta, candidate, times, values, held_at, fit_at[0], interval)
-    figures |= {
+    figures = {
         "windows": len(at),
         "training_windows": len(fit_at),
         "epochs": epoch,
         "best_epoch": best_epoch,
         "warm": warm,
+        **_figures(meta, candidate, times, values, held_at),
+        **_compare(previous, meta, candidate, times, values, held_at, pulse),
     }
-    figures |= _compare(previous, candidate, times, values, held_at, sequence_length, horizon)
-    fit_error = float(np.abs(fit_y - candidate({"window": fit_x})[0]).mean())
-    held_error = float(np.abs(held_y - candidate({"window": held_x})[0]).mean())
-    meta["inflation"] = float(np.clip(held_error / fit_error, 1.0, 3.0)) if fit_error else 1.0
 
     # What is shipped has seen all but the windows that its first intervals need.
     reserve = min(REPLAY, len(held_at))
     all_at = _thin(at[at <= at[-reserve] - horizon])
     all_x, all_y = cut(all_at)
-    targets = (all_y - all_x[:, -1:]) / scale.change
-    regressors = _linear_inputs((all_x - all_x[:, -1:]) / scale.change, sequence_length)
-    linear = _least_absolute(regressors, targets, ridge, 12, pulse)
+    linear = _linear(scale, all_x, all_y, ridge, ROUNDS, pulse)
     network.reset(best)
-    if best_epoch:
-        tensors, goal = network.tensors(_inputs(all_x, scale, linear)), targets.astype(np.float32)
+    if best_epoch or warm:
+        part = _Part.of(network, all_x, all_y, scale, linear)
         for i in range(min(REFIT_EPOCHS, epochs)):
-            network.epoch(tensors, goal, RATE / 2 * (1 - i / REFIT_EPOCHS), rng, pulse)
+            part.epoch(REFIT_RATE * (1 - i / REFIT_EPOCHS), rng, pulse)
     meta["seen_until"] = float(times[all_at[-1] + horizon])
-    graph = _graph(network.weights(), scale, linear, sequence_length)
-    return Fitted(graph, meta, figures)
+    return Fitted(_graph(network.weights(), scale, linear, sequence_length), meta, figures)
+
+
+def _linear(
+    scale: _Scale, x: Floats, y: Floats, ridge: float, rounds: int, pulse: Callable[[], None]
+) -> Floats:
+    """The linear path of these windows, shape (inputs, horizon)."""
+    change = (x - x[:, -1:]) / scale.change
+    targets = (y - x[:, -1:]) / scale.change
+    return _least_absolute(_linear_inputs(change, x.shape[1]), targets, ridge, rounds, pulse)
 
 
 def _choose_ridge(
-    fit_x: Floats,
-    targets: Floats,
-    stop_x: Floats,
-    stop_targets: Floats,
     scale: _Scale,
+    fit_x: Floats,
+    fit_y: Floats,
+    stop_x: Floats,
+    stop_y: Floats,
     pulse: Callable[[], None],
 ) -> float:
     """The penalty with the least absolute error on the part that comes next."""
-    length = fit_x.shape[1]
     some = slice(None, None, 3 if len(fit_x) > 3000 else 1)
-    inputs = _linear_inputs((fit_x[some] - fit_x[some, -1:]) / scale.change, length)
-    checks = _linear_inputs((stop_x - stop_x[:, -1:]) / scale.change, length)
+    checks = _linear_inputs((stop_x - stop_x[:, -1:]) / scale.change, stop_x.shape[1])
+    wanted = (stop_y - stop_x[:, -1:]) / scale.change
     errors = []
     for ridge in RIDGES:
-        linear = _least_absolute(inputs, targets[some], ridge, 4, pulse)
-        errors.append(np.abs(stop_targets - checks @ linear).mean())
+        linear = _linear(scale, fit_x[some], fit_y[some], ridge, 4, pulse)
+        errors.append(np.abs(wanted - checks @ linear).mean())
     return RIDGES[int(np.argmin(errors))]
 
 
-def _continues(previous: Previous, length: int, horizon: int, held_from: float) -> bool:
-    """Whether training may start from `previous`: same shape, and held-out data it never saw."""
+def _descend(
+    part: _Part,
+    stop: _Part,
+    start: Weights,
+    start_error: float,
+    epochs: int,
+    warm: bool,
+    rng: np.random.Generator,
+    pulse: Callable[[], None],
+) -> tuple[Weights, int, int]:
+    """Train until the error on the later part no longer falls.
+
+    Returns
+    -------
+    best : list of ndarray
+        The averaged weights of the best epoch; `start` if none improves on it.
+    best_epoch, epoch : int
+        Its number, and how many were run.
+    """
+    network = part.network
+    network.reset(start)
+    best, best_error, best_epoch, average = start, start_error, 0, start
+    rate, patience = (WARM_RATE, WARM_PATIENCE) if warm else (RATE, PATIENCE)
+    waited = epoch = 0
+    while epoch < epochs and waited < patience:
+        epoch += 1
+        part.epoch(rate, rng, pulse)
+        here = network.weights()
+        # A cold start is no place to average with.
+        keep = AVERAGE if warm or epoch > 1 else 0.0
+        average = [keep * a + np.float32(1 - keep) * h for a, h in zip(average, here, strict=True)]
+        network.load(average)
+        error = stop.error()
+        network.load(here)
+        if error < best_error:
+            best, best_error, best_epoch, waited = average, error, epoch, 0
+        else:
+            waited += 1
+            if waited % HALVE_AFTER == 0:
+                rate /= 2
+    return best, best_epoch, epoch
+
+
+def _continues(previous: Previous, held_from: float, length: int, horizon: int) -> bool:
+    """Whether training may start from `previous`: same shape, held-out part new to it."""
     meta = previous.meta
     same = (meta["sequence_length"], meta["horizon"]) == (length, horizon)
-    return same and meta["seen_until"] < held_from
+    return same and meta["seen_until"] <= held_from
 
 
 def _compare(
     previous: Previous | None,
+    meta: dict[str, Any],
     candidate: Run,
     times: Floats,
     values: Floats,
     held_at: NDArray[np.int64],
-    length: int,
-    horizon: int,
+    pulse: Callable[[], None],
 ) -> dict[str, Any]:
-    """Error of the model in force and of the new one on held-out windows that neither saw."""
-    nothing: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
+    """Errors of the model in force and of the new one on held-out windows that neither saw."""
+    figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
     if previous is None:
-        return nothing
-    meta = previous.meta
-    unseen = held_at[times[held_at] >= meta["seen_until"]]
-    unseen = unseen[unseen >= meta["sequence_length"] - 1]
+        return figures
+    length, horizon = previous.meta["sequence_length"], previous.meta["horizon"]
+    unseen = held_at[times[held_at] >= previous.meta["seen_until"]]
+    unseen = np.intersect1d(unseen, origins(values, length, horizon))
     if len(unseen) < MIN_PART:
-        return nothing
+        return figures
+    checked = unseen[:: -(-len(unseen) // JUDGED)]
     steps = min(horizon, meta["horizon"])
-    truth = _ahead(values, unseen, steps)
-    old = previous.run({"window": _behind(values, unseen, meta["sequence_length"])})[0][:, :steps]
-    new = candidate({"window": _behind(values, unseen, length)})[0][:, :steps]
-    if not np.isfinite(old).all():  # its longer window crosses a gap
-        return nothing
-    old_mae, new_mae = (float(np.abs(truth - p).mean()) for p in (old, new))
+    truth = _ahead(values, checked, steps)
+    maes = []
+    for its, run in ((previous.meta, previous.run), (meta, candidate)):
+        pulse()
+        predicted, _ = backtest(its, run, times, values, checked, ())
+        maes.append(float(np.abs(truth - predicted[:, :steps]).mean()))
     return {
-        "accepted": bool(new_mae <= old_mae),
-        "previous_mae": old_mae,
-        "candidate_mae": new_mae,
-        "compared_windows": len(unseen),
+        "accepted": maes[1] <= maes[0],
+        "previous_mae": maes[0],
+        "candidate_mae": maes[1],
+        "compared_windows": len(checked),
     }
 
 
 def _figures(
-    meta: dict[str, Any],
-    run: Run,
-    times: Floats,
-    values: Floats,
-    held_at: NDArray[np.int64],
-    first: np.int64,
-    interval: float,
+    meta: dict[str, Any], run: Run, times: Floats, values: Floats, held_at: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Errors and coverage on the held-out windows, beside the naive forecasts'."""
-    horizon = meta["horizon"]
-    checked = held_at[:: max(1, len(held_at) // 250)]
-    recent = values[max(0, checked[0] - meta["sequence_length"] - horizon - 3 * REPLAY) :]
-    offset = len(values) - len(recent)
-    _, half = backtest(meta, run, recent, checked - offset, LEVELS)
-    truth = _ahead(values, held_at, horizon)
-    predicted = run({"window": _behind(values, held_at, meta["sequence_length"])})[0]
-    mae = float(np.abs(truth - predicted).mean())
-    naive = float(np.abs(truth - values[held_at][:, None]).mean())
-    seasonal = _seasonal_mae(times, values, held_at, horizon, interval, truth)
-    step = np.abs(np.diff(values[: held_at[0]]))
-    usual_step = float(np.nanmean(step)) if np.isfinite(step).any() else 0.0
-    miss = np.abs(
-        _ahead(values, checked, horizon)
-        - run({"window": _behind(values, checked, meta["sequence_length"])})[0]
-    )
-    coverage, width = {}, {}
-    judged = np.isfinite(half[:, 0, 0])
-    for q, level in enumerate(LEVELS):
-        if judged.any():
-            coverage[str(level)] = float((miss[judged] <= half[judged, q]).mean())
-            width[str(level)] = float(2 * half[judged, q].mean())
-    best_naive = naive if seasonal is None else min(naive, seasonal)
+    at = held_at[:: -(-len(held_at) // JUDGED)]
+    truth = _ahead(values, at, meta["horizon"])
+    predicted, half = backtest(meta, run, times, values, at)
+    error = np.abs(truth - predicted)
+    mae, naive = float(error.mean()), float(np.abs(truth - values[at][:, None]).mean())
+    seasonal = _seasonal_mae(times, values, at, truth, meta["interval"])
+    steps = np.abs(np.diff(values[: held_at[0] + 1]))
+    usual = float(np.nanmean(steps))
     return {
-        "held_out_windows": len(held_at),
+        "held_out_windows": len(at),
         "mae": mae,
-        "mase": mae / usual_step if usual_step else None,
+        # Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006.
+        "mase": mae / usual if usual else None,
         "naive_mae": naive,
         "seasonal_naive_mae": seasonal,
-        "beats_naive": mae < best_naive,
-        "coverage": coverage,
-        "interval_width": width,
+        "beats_naive": mae < (naive if seasonal is None else min(naive, seasonal)),
+        "coverage": {
+            str(level): float((error <= half[:, q]).mean()) for q, level in enumerate(LEVELS)
+        },
+        "interval_width": {
+            str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
+        },
     }
 
 
 def _seasonal_mae(
-    times: Floats,
-    values: Floats,
-    held_at: NDArray[np.int64],
-    horizon: int,
-    interval: float,
-    truth: Floats,
+    times: Floats, values: Floats, at: NDArray[np.int64], truth: Floats, interval: float
 ) -> float | None:
     """Error of repeating the value of a day before; None without two days of history."""
     if times[-1] - times[0] < 2 * DAY or interval > DAY:
         return None
-    wanted = times[held_at[:, None] + np.arange(1, horizon + 1)] - DAY
+    wanted = times[at[:, None] + np.arange(1, truth.shape[1] + 1)] - DAY
     place = np.clip(np.searchsorted(times, wanted - interval / 2), 0, len(times) - 1)
-    day_before = np.where(np.abs(times[place] - wanted) <= interval / 2, values[place], np.nan)
-    errors = np.abs(truth - day_before)
-    # On the same origins or not at all: another set would be another question.
+    there = np.abs(times[place] - wanted) <= interval / 2
+    errors = np.abs(truth - np.where(there, values[place], np.nan))
+    # On the same windows or not at all: another set would be another question.
     return float(np.nanmean(errors)) if np.isfinite(errors).mean() > 0.9 else None
 
 
@@ -1037,32 +1144,24 @@ def forecast(
             f"{_span(lookback(meta))} of them are read.",
             hint="Wait for more readings, or train anew with ml_train_lstm.",
         )
-    known = origins(values, length, most)[-REPLAY:]
-    unseen = known[times[known] >= meta["seen_until"]]
-    fresh = len(unseen) >= MIN_REPLAY
-    known = unseen if fresh else known
+    known = origins(values, length, most)
+    known = known[known > len(values) - 1 - most - REPLAY]
     window = values[-length:]
     if np.isnan(window).any():  # a long gap just now: bridged, for want of better
         there = ~np.isnan(window)
         window = np.interp(np.arange(length), np.flatnonzero(there), window[there])
-    behind = np.vstack([_behind(values, known, length), window]) if len(known) else window[None]
-    predicted = run({"window": behind})[0]
-    spreads = _spread(behind, meta["floor"])
-    if len(known):
-        errors = np.abs(_ahead(values, known, most) - predicted[:-1])
-        if not fresh:  # errors on what was trained on are too small
-            errors[times[known] < meta["seen_until"]] *= meta["inflation"]
-        half = _conform(errors, spreads[:-1], spreads[-1], level)[:steps]
-    else:
-        half = np.full(steps, 2 * spreads[-1, 0])
-    low, high = (np.inf if b is None else b for b in meta["bounds"])
-    low = -low if meta["bounds"][0] is None else low
-    centre = np.clip(predicted[-1, :steps], low, high)
+    behind = np.vstack([_behind(values, known, length), window])
+    said, spread = _said(run, behind), _spread(meta, window[None])[0]
+    seen = times[known] < meta["seen_until"]
+    past = _recent(_replay(meta, said[:-1], behind[:-1], _ahead(values, known, most), seen))
+    predicted, half = _conclude(meta, past, said[-1], spread, [level])
+    low, high = meta["bounds"]
+    centre = np.clip(predicted, low, high)[:steps]
     return Forecast(
         times[-1] + interval * np.arange(1, steps + 1),
         centre,
-        np.clip(predicted[-1, :steps] - half, low, centre),
-        np.clip(predicted[-1, :steps] + half, centre, high),
+        np.clip(predicted - half[0], low, high)[:steps],
+        np.clip(predicted + half[0], low, high)[:steps],
         float(times[-1]),
-        len(known),
+        len(past.truth),
     )

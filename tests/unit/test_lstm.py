@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_the_graph_equals_keras(length, horizon):
     behind = 1e9 + np.cumsum(rng.normal(0, 1e3, (64, length)), axis=1)
     scale = lstm._Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(lstm._spans(length)), horizon))
-    wanted = network(network.tensors(lstm._inputs(behind, scale, linear)))
+    wanted = network(lstm._Part.of(network, behind, behind[:, :horizon], scale, linear))
     run = lstm._session(lstm._graph(weights, scale, linear, length))
     given = (run({"window": behind})[0] - behind[:, -1:]) / scale.change
     np.testing.assert_allclose(given, wanted, atol=1e-5)
@@ -95,11 +96,12 @@ def test_a_predictable_series_is_predicted(fitted):
 
 
 def test_intervals_cover_what_they_say(fitted):
-    values = telemetry(6000, seed=5)[1]
+    times, values = telemetry(6000, seed=5)
     at = np.arange(600, 5900)
+    times = times + fitted.meta["seen_until"]
+    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), times, values, at)
+    miss = np.abs(lstm._ahead(values, at, 4) - predicted)
     for q, level in enumerate(lstm.LEVELS):
-        predicted, half = lstm.backtest(fitted.meta, run_of(fitted), values, at, lstm.LEVELS)
-        miss = np.abs(lstm._ahead(values, at, 4) - predicted)
         assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
 
 
@@ -108,7 +110,7 @@ def test_the_backtest_is_the_forecast(fitted):
     times, values = telemetry(1200, seed=6)
     times = times + fitted.meta["seen_until"]
     at = np.array([700, 900, 1100])
-    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), values, at, [0.9])
+    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), times, values, at, [0.9])
     for i, end in enumerate(at):
         told = lstm.forecast(
             fitted.meta, run_of(fitted), times[: end + 1], values[: end + 1], level=0.9
@@ -218,16 +220,18 @@ def test_a_retraining_starts_from_the_current_model(series):
     second = lstm.fit(times[500:], values[500:], **SMALL, previous=previous)
     assert second.figures["warm"]
     assert second.figures["compared_windows"] > 0
-    at_once = lstm.fit(times[:2000], values[:2000], **SMALL, previous=previous)
-    assert not at_once.figures["warm"], "the held-out part is not new to those weights"
+    knows_it_all = replace(previous, meta=first.meta | {"seen_until": times[-1]})
+    third = lstm.fit(times[500:], values[500:], **SMALL, previous=knows_it_all)
+    assert not third.figures["warm"], "the held-out part is not new to those weights"
+    assert third.figures["compared_windows"] == 0
 
 
 def test_a_worse_model_is_not_accepted():
     times, values = telemetry(2500)
     good = lstm.fit(times[:2000], values[:2000], **SMALL)
-    rng = np.random.default_rng(0)
-    values[500:2250] = 50 + rng.normal(0, 10, 1750)  # a broken sensor, then repaired
     previous = lstm.Previous(good.graph, good.meta, run_of(good))
+    rng = np.random.default_rng(0)
+    values[500:2100] = 50 + rng.normal(0, 10, 1600)  # a broken sensor, repaired since
     figures = lstm.fit(times[500:], values[500:], **SMALL, previous=previous).figures
     assert figures["previous_mae"] < figures["candidate_mae"]
     assert not figures["accepted"]
