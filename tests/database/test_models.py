@@ -138,3 +138,11 @@ def test_the_extension_lives_in_any_schema(db, one, device):
     db.execute('CREATE SCHEMA "odd schema"; CREATE EXTENSION pyml SCHEMA "odd schema"')
     assert one('SELECT "odd schema".ml_train_forest(%s)', device)["training_samples"] == 3000
     assert one('SELECT "odd schema".ml_detect(%s)', device)["analyzed_points"] > 0
+
+
+def test_scoring_works_where_nothing_can_be_written(db, one, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute("SET default_transaction_read_only = on")
+    assert one("SELECT ml_detect(%s)", device)["analyzed_points"] > 0
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        db.execute("SELECT ml_train_forest(%s)", [device])
