@@ -1,0 +1,316 @@
+"""Rolling-origin accuracy of the forecasts on recordings of real machines.
+
+    python bench/forecast.py [DATA] [--only NAME] [--memory]
+
+DATA is the folder of the recordings, ../shared/data by default; the protocol is in
+DATA.md beside it: 12 steps ahead, the last fifth of a series as test, trained once
+on the 80 % before it (NAB) or the 7 days before it (SMD), an origin every step
+(NAB) or every 12th (SMD). Errors and widths are divided by the error of repeating
+the last value on the same origins.
+
+``--memory`` trains 200 times in one process instead and prints its memory.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import recordings
+from numpy.typing import NDArray
+
+from pyml import blob, lstm, series
+
+Floats = NDArray[np.float64]
+
+LENGTH, HORIZON = 50, 12
+SMD_MACHINES = ("1-3", "2-4", "3-3", "3-10")
+SMD_METRICS = ("cpu_r", "mem_u", "eth1_fi")
+WEEK, DAY = 7 * 1440, 1440  # minutes
+RIDGE_REPLAY = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """One series: readings on its grid, where training begins, where the test does."""
+
+    name: str
+    grid: series.Grid
+    begin: int
+    test: int
+    stride: int
+
+    @property
+    def origins(self) -> NDArray[np.int64]:
+        """Places of the values that the judged forecasts continue."""
+        found = lstm.origins(self.grid.values, LENGTH, HORIZON)
+        return found[found >= self.test - 1][:: self.stride]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Error, coverage and width of one method on one series, relative to the last value."""
+
+    error: float
+    coverage: list[float]
+    width: list[float]
+
+
+def tasks(data: Path) -> Iterator[Task]:
+    """The 16 series of the protocol."""
+    for path in recordings.nab(data):
+        found = recordings.read_nab(path)
+        grid = series.regular(found.times, found.values[:, 0])
+        yield Task(found.name.split("_")[-1], grid, 0, int(0.8 * len(grid.values)), 1)
+    for machine in SMD_MACHINES:
+        found = recordings.read_smd(data / "smd" / f"machine-{machine}.csv.gz")
+        for metric in SMD_METRICS:
+            column = 100 * found.values[:, found.names.index(metric)]
+            grid = series.regular(found.times, column)
+            test = int(0.8 * len(grid.values))
+            yield Task(f"{machine} {metric}", grid, test - WEEK, test, HORIZON)
+
+
+def windows(task: Task, at: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Values behind and ahead of each origin."""
+    places = at[:, None]
+    return (
+        task.grid.values[places + np.arange(1 - LENGTH, 1)],
+        task.grid.values[places + np.arange(1, HORIZON + 1)],
+    )
+
+
+def judged(task: Task, predicted: Floats, half: Floats | None = None) -> Result:
+    """Compare forecasts, shape (origins, horizon), with what came."""
+    behind, truth = windows(task, task.origins)
+    naive = np.abs(truth - behind[:, -1:]).mean()
+    error = np.abs(truth - predicted)
+    if half is None:
+        return Result(error.mean() / naive, [], [])
+    levels = range(len(lstm.LEVELS))
+    return Result(
+        error.mean() / naive,
+        [float((error <= half[:, q]).mean()) for q in levels],
+        [float(2 * half[:, q].mean() / naive) for q in levels],
+    )
+
+
+def last_value(task: Task) -> Result:
+    """Repeat the last value."""
+    behind, _ = windows(task, task.origins)
+    return judged(task, np.repeat(behind[:, -1:], HORIZON, axis=1))
+
+
+def median_of_12(task: Task) -> Result:
+    """Repeat the median of the last 12."""
+    behind, _ = windows(task, task.origins)
+    middle = np.median(behind[:, -12:], axis=1, keepdims=True)
+    return judged(task, np.repeat(middle, HORIZON, axis=1))
+
+
+def training(task: Task) -> tuple[Floats, Floats]:
+    """Lags minus the last value, and what came minus the last value."""
+    at = lstm.origins(task.grid.values, LENGTH, HORIZON)
+    behind, truth = windows(task, at[(at >= task.begin + LENGTH - 1) & (at < task.test - HORIZON)])
+    return behind, truth
+
+
+def ridge(task: Task) -> Result:
+    """Ridge on the lags, penalty validated on the last fifth; scaled conformal intervals.
+
+    The intervals: for each step, the quantile of the errors at the last 500 origins,
+    in units of the standard deviation of the 50 values of each.
+    """
+    behind, truth = training(task)
+    x, y = behind[:, :-1] - behind[:, -1:], truth - behind[:, -1:]
+    cut = int(0.8 * len(x))
+
+    def solved(penalty: float, rows: slice) -> Floats:
+        a, b = x[rows], y[rows] - y[rows].mean(axis=0)
+        a = a - x[rows].mean(axis=0)
+        return np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ b)
+
+    def applied(weights: Floats, rows: slice, lags: Floats) -> Floats:
+        return (lags - x[rows].mean(axis=0)) @ weights + y[rows].mean(axis=0)
+
+    early, whole = slice(0, cut - HORIZON), slice(None)
+    penalties = 10.0 ** np.arange(-3, 7)
+    errors = [
+        np.square(y[cut:] - applied(solved(p, early), early, x[cut:])).mean() for p in penalties
+    ]
+    weights = solved(penalties[int(np.argmin(errors))], whole)
+
+    def predict(at: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        behind, truth = windows(task, at)
+        told = behind[:, -1:] + applied(weights, whole, behind[:, :-1] - behind[:, -1:])
+        return told, truth, np.maximum(behind.std(axis=1), 1e-3 * behind.std())[:, None]
+
+    past = lstm.origins(task.grid.values, LENGTH, HORIZON)
+    told, truth, spread = predict(past)
+    scores = np.abs(truth - told) / spread
+    predicted, _, now = predict(task.origins)
+    half = np.empty((len(now), len(lstm.LEVELS), HORIZON))
+    for i, stop in enumerate(np.searchsorted(past, task.origins - HORIZON, side="right")):
+        recent = scores[max(0, stop - RIDGE_REPLAY) : stop]
+        for q, level in enumerate(lstm.LEVELS):
+            place = min(1.0, np.ceil((len(recent) + 1) * level) / len(recent))
+            half[i, q] = np.quantile(recent, place, axis=0, method="higher") * now[i]
+    return judged(task, predicted, half)
+
+
+def boosted(task: Task) -> Result:
+    """LightGBM on the lags and the last value, one model a step, absolute error."""
+    from lightgbm import LGBMRegressor
+
+    behind, truth = training(task)
+    here, _ = windows(task, task.origins)
+
+    def inputs(rows: Floats) -> Floats:
+        return np.hstack([rows[:, :-1] - rows[:, -1:], rows[:, -1:]])
+
+    steps = []
+    for step in range(HORIZON):
+        model = LGBMRegressor(
+            objective="l1", n_estimators=200, learning_rate=0.05, n_jobs=1, seed=0, verbose=-1
+        )
+        model.fit(inputs(behind), truth[:, step] - behind[:, -1])
+        steps.append(here[:, -1] + model.booster_.predict(inputs(here)))
+    return judged(task, np.stack(steps, axis=1))
+
+
+def network(task: Task) -> tuple[Result, float, float]:
+    """The product's own forecast, and the seconds of a cold and a warm training.
+
+    The warm one is tomorrow's: the same model a day of readings later.
+    """
+    grid, day = task.grid, int(86400 / task.grid.interval)
+    begin, test = task.begin, task.test
+
+    def fit(shift: int, previous: lstm.Previous | None) -> tuple[lstm.Fitted, float]:
+        part = slice(begin + shift, test + shift)
+        started = time.perf_counter()
+        fitted = lstm.fit(
+            grid.times[part], grid.values[part], interval=grid.interval, previous=previous
+        )
+        return fitted, time.perf_counter() - started
+
+    fitted, cold = fit(0, None)
+    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
+    _, warm = fit(day, lstm.Previous(model.graph, model.meta, model.run))
+    predicted, half = lstm.backtest(model.meta, model.run, grid.times, grid.values, task.origins)
+    return judged(task, predicted, half), cold, warm
+
+
+def milliseconds(task: Task) -> float:
+    """Of one warm forecast: readings to grid, replay, interval."""
+    part = slice(task.begin, task.test)
+    fitted = lstm.fit(
+        task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
+    )
+    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
+    back = int(lstm.lookback(fitted.meta) / task.grid.interval)
+    times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
+    seconds = []
+    for _ in range(200):
+        started = time.perf_counter()
+        grid = series.regular(times, values, task.grid.interval)
+        lstm.forecast(model.meta, model.run, grid.times, grid.values)
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * float(np.median(seconds))
+
+
+def resident() -> float:
+    """MiB of this process that are in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def memory(trainings: int = 200) -> None:
+    """Train small models of many devices in one process and watch its memory."""
+    rng = np.random.default_rng(0)
+    print(f"{'trainings':>9}  {'MiB':>6}  {'seconds':>7}")
+    started = time.perf_counter()
+    for done in range(trainings + 1):
+        if done % 20 == 0 or done == 1:
+            print(f"{done:9}  {resident():6.0f}  {time.perf_counter() - started:7.1f}", flush=True)
+        values = 50 + np.cumsum(rng.normal(0, 1, 1500))
+        lstm.fit(60.0 * np.arange(1500), values, interval=60.0, epochs=3)
+
+
+def table(data: Path, only: str) -> None:
+    """Print the comparison, a row for each series as it is done."""
+    methods = {"last": last_value, "med 12": median_of_12, "ridge": ridge, "LightGBM": boosted}
+    try:
+        import lightgbm  # noqa: F401
+    except ImportError:
+        print("LightGBM is not installed (pip install lightgbm): its column is left out.")
+        del methods["LightGBM"]
+    lstm.prepare(LENGTH, HORIZON)  # TensorFlow loaded, as in a session that has trained before
+    levels = "".join(f"  {level:>5.0%} width ridge" for level in lstm.LEVELS)
+    print(f"{'':13}{''.join(f'{m:>9}' for m in methods)}{'pyml':>9}{levels}   cold   warm")
+    rows, seconds = [], []
+    for task in tasks(data):
+        if only not in task.name:
+            continue
+        told = {name: method(task) for name, method in methods.items()}
+        told["pyml"], cold, warm = network(task)
+        ours, theirs = told["pyml"], told["ridge"]
+        cells = [
+            (ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(lstm.LEVELS))
+        ]
+        rows.append((np.array([r.error for r in told.values()]), np.array(cells)))
+        seconds.append((cold, warm))
+        print_row(task.name, *rows[-1], f"{cold:5.1f} s{warm:5.1f} s")
+    errors = np.array([row[0] for row in rows])
+    cells = np.array([row[1] for row in rows])
+    centre = np.exp(np.log(errors).mean(axis=0))
+    widths = np.exp(np.log(np.maximum(cells[:, :, 1:], 1e-9)).mean(axis=0))
+    means = np.concatenate([cells[:, :, :1].mean(axis=0), widths], axis=1)
+    cold, warm = np.mean(seconds, axis=0)
+    print_row("all", centre, means, f"{cold:5.1f} s{warm:5.1f} s")
+    print_row("worst", errors.max(axis=0), np.empty((0, 3)), "")
+    off = np.abs(cells[:, :, 0] - lstm.LEVELS).max(axis=0)
+    print(
+        "\nCoverage misses its level by at most "
+        + ", ".join(
+            f"{miss:.3f} ({level:.0%})" for miss, level in zip(off, lstm.LEVELS, strict=True)
+        )
+        + "."
+    )
+    example = next(task for task in tasks(data) if only in task.name)
+    print(f"One forecast, warm: {milliseconds(example):.1f} ms.")
+
+
+def print_row(name: str, errors: Floats, cells: Floats, rest: str) -> None:
+    """One line: relative errors, then coverage and both widths at each level."""
+    told = "".join(f"{e:9.3f}" for e in errors)
+    print(f"{name:13}{told}{''.join(f'  {c:5.3f} {w:5.2f} {r:5.2f}' for c, w, r in cells)}{rest}")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, default=recordings.DATA)
+    parser.add_argument("--only", default="", help="series whose name holds this")
+    parser.add_argument("--memory", action="store_true", help="memory over 200 trainings")
+    asked = parser.parse_args()
+    if asked.memory:
+        memory()
+        return
+    try:
+        table(asked.data, asked.only)
+    except recordings.BadRecording as problem:
+        parser.error(str(problem))
+
+
+if __name__ == "__main__":
+    main()
