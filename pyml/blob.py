@@ -36,9 +36,9 @@ MAX_TREE_NODES = 2_000_000
 OPERATORS = {
     ("", name)
     for name in (
-        "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "Exp", "Gather", "IsNaN", "LSTM",
-        "MatMul", "Mul", "Neg", "ReduceMean", "ReduceSum", "Reshape", "Softmax", "Squeeze",
-        "Sub", "TopK", "Transpose", "Where",
+        "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "Exp", "IsNaN", "LSTM",
+        "MatMul", "Mul", "Neg", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax",
+        "Squeeze", "Sub", "TopK", "Transpose", "Where",
     )
 } | {("ai.onnx.ml", "TreeEnsembleRegressor")}  # fmt: skip
 

@@ -41,8 +41,8 @@ Weights = list[NDArray[np.float32]]
 # The operators of the graph, for whoever decides what a stored graph may hold.
 # fmt: off
 OPERATORS = frozenset((
-    "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "Gather", "LSTM", "MatMul", "Mul",
-    "ReduceMean", "ReduceSum", "Reshape", "Softmax", "Squeeze", "Sub", "TopK", "Transpose",
+    "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "LSTM", "MatMul", "Mul",
+    "ReduceMean", "ReduceSum", "Reshape", "Softmax", "Slice", "Squeeze", "Sub", "TopK", "Transpose",
 ))
 # fmt: on
 
@@ -483,10 +483,6 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
         "correct_bias": correct_bias,
         "low": np.array(-CLIP, np.float32),
         "high": np.array(CLIP, np.float32),
-        "last_place": np.array([length - 1]),
-        "lag_places": np.arange(length - 1),
-        "previous_places": np.maximum(np.arange(length) - 1, 0),
-        "used_places": np.arange(length - used, length),
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),
         "axis_0": np.array([0]),
@@ -505,7 +501,14 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
         nodes.append(helper.make_node(op, inputs, outputs, **attributes))
         return output
 
-    add("Gather", ["window", "last_place"], "last", axis=1)  # (n, 1)
+    def columns(name: str, first: int, stop: int, output: str) -> str:
+        constants[f"{output}_first"], constants[f"{output}_stop"] = (
+            np.array([first]),
+            np.array([stop]),
+        )
+        return add("Slice", [name, f"{output}_first", f"{output}_stop", "axis_1"], output)
+
+    columns("window", length - 1, length, "last")  # (n, 1)
     add("Sub", ["window", "last"], "moved")
     add("Div", ["moved", "change"], "moved_scaled")
     add("Cast", ["moved_scaled"], "delta", to=TensorProto.FLOAT)  # (n, length)
@@ -518,11 +521,8 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
     medians = {}
     for span in sorted({*_spans(length), min(12, length)}):
         half = span // 2
-        middle = [half] if span % 2 else [half - 1, half]
-        constants[f"span_{span}"] = np.arange(length - span, length)
         constants[f"count_{span}"] = np.array([half + 1])
-        constants[f"middle_{span}"] = np.array(middle)
-        add("Gather", ["delta", f"span_{span}"], f"latest_{span}", axis=1)
+        columns("delta", length - span, length, f"latest_{span}")
         nodes.append(
             helper.make_node(
                 "TopK",
@@ -531,9 +531,9 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
                 axis=1,
             )
         )
-        add("Gather", [f"largest_{span}", f"middle_{span}"], f"around_{span}", axis=1)
+        columns(f"largest_{span}", half - 1 + span % 2, half + 1, f"around_{span}")
         medians[span] = add("ReduceMean", [f"around_{span}", "axis_1"], f"median_{span}")
-    add("Gather", ["delta", "lag_places"], "lags", axis=1)
+    columns("delta", 0, length - 1, "lags")
     add("Mul", [medians[length], "zero"], "nil")  # (n, 1)
     add("Add", ["nil", "one"], "unit")
     add("Concat", ["lags", *(medians[k] for k in _spans(length)), "unit"], "regressors", axis=1)
@@ -544,21 +544,18 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
         return add("Mul", [f"{name}_cell", "flat_row"], f"{name}_row")  # (n, horizon, 1)
 
     add("Reshape", ["straight", "row_shape"], "straight_row")
-    columns = [
-        spread_out("nil"),
-        spread_out(medians[min(12, length)]),
-        "straight_row",
-    ]
-    far = medians[length]
-    columns.append(f"{far}_row" if length <= 12 else spread_out(far))
-    add("Concat", columns, "experts", axis=2)  # (n, horizon, EXPERTS)
+    near, far = medians[min(12, length)], medians[length]
+    rows = [spread_out("nil"), spread_out(near), "straight_row"]
+    rows.append(f"{near}_row" if far == near else spread_out(far))
+    add("Concat", rows, "experts", axis=2)  # (n, horizon, EXPERTS)
 
     add("Asinh", ["delta"], "bent")
-    add("Gather", ["delta", "previous_places"], "delayed", axis=1)
-    add("Sub", ["delta", "delayed"], "step")
+    columns("delta", 1, length, "later")
+    add("Sub", ["later", "lags"], "steps")
+    add("Concat", ["nil", "steps"], "step", axis=1)
     add("Asinh", ["step"], "bent_step")
     for name in ("level", "bent", "bent_step"):
-        add("Gather", [name, "used_places"], f"{name}_used", axis=1)
+        columns(name, length - used, length, f"{name}_used")
         add("Reshape", [f"{name}_used", "patch_shape"], f"{name}_patches")
     add("Concat", ["level_patches", "bent_patches", "bent_step_patches"], "batch_first", axis=2)
     add("Transpose", ["batch_first"], "patches", perm=[1, 0, 2])  # (steps, n, 3 patch)
