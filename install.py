@@ -244,10 +244,11 @@ def no_default_cluster(environment: Mapping[str, str]) -> Iterator[None]:
         return
     common = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql-common"]
     run_told(common, "apt-get failed", shlex.join(common), env=dict(environment))
+    settings.parent.mkdir(exist_ok=True)
     settings.write_text("create_main_cluster = false\n")
     try:
         yield
-    finally:
+    finally:  # the user's own next server is made as always
         settings.unlink(missing_ok=True)
 
 
@@ -276,12 +277,12 @@ def find_postgres() -> Postgres:
     if found:
         each = [Postgres(Path(path).parent) for path in found]
         postgres = next((one for one in reversed(each) if one.has("plpython3")), each[-1])
-    elif shutil.which("pg_config"):
-        postgres = Postgres(Path(run(["pg_config", "--bindir"])))
-        if not (postgres.bindir / "postgres").exists():  # only the client's files
-            postgres = debian_postgres()
-    else:
-        postgres = debian_postgres()
+    else:  # one that was built by hand, perhaps; Debian's pg_config may be there without a server
+        bindir = ""
+        with contextlib.suppress(Failure, OSError):
+            bindir = run(["pg_config", "--bindir"])
+        own = bindir and Path(bindir, "postgres").exists()
+        postgres = Postgres(Path(bindir)) if own else debian_postgres()
     if not postgres.has("plpython3"):
         wanted = f"postgresql-plpython3-{postgres.major}"
         apt_install([wanted], f"PostgreSQL {postgres.major} has no PL/Python")
@@ -323,7 +324,9 @@ class Server:
         except Failure as failure:
             said = str(failure).partition(": ")[2] if "ERROR:" in str(failure) else str(failure)
             found = re.search(r"ERROR:\s+(.*)", said, re.S)
-            raise Failure(found[1].strip() if found else said.split("psql: ")[-1]) from failure
+            raise Failure(
+                found[1].strip() if found else said.split("psql: error: ")[-1]
+            ) from failure
 
     def ask_json(self, sql: str) -> Any:
         """Run one statement that gives one JSON document."""
@@ -831,7 +834,8 @@ def connect(options: argparse.Namespace) -> tuple[Server, dict[str, Any]]:
             wrong.append(f"{facts['user']} is no superuser, and only one may add an extension")
         except Failure as failure:
             wrong.append(str(failure))
-    fix = "pg_lsclusters; " + again(options.command, options) + " 'host=… dbname=… user=postgres'"
+    script = shlex.join(["python3", str(HERE / "install.py"), options.command])
+    fix = f"pg_lsclusters; {script} 'host=… dbname=… user=postgres'"
     raise Failure("; ".join(dict.fromkeys(wrong)), fix)
 
 
@@ -1017,6 +1021,9 @@ def command_uninstall(options: argparse.Namespace) -> int:
                 script.unlink()
         shutil.rmtree(environment.path)
     left = sorted(path for path in directory.glob("pyml--*.sql") if path.stem.count("--") == 1)
+    if not options.into:
+        with contextlib.suppress(OSError):  # not empty, or never made
+            server_root(options).rmdir()
     control = directory / "pyml.control"
     if control.exists() and not left:
         control.unlink()
