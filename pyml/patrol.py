@@ -61,7 +61,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     door._execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(found)),
-        *(shape["model_id"], shape["seen"], shape["drift"], bool(shape["drifted"])),
+        *(shape["model_id"], shape["seen"], shape["drift"], bool(shape["drifted"]), newest),
     )
     return {
         "outcome": "failed" if failure else "scanned",

@@ -100,18 +100,18 @@ SCAN_UNCHANGED = Query(
 
 SCAN_DONE = Query(
     "INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark,"
-    " late_rows, readings, anomalies, model_id, seen, drift, drifted)"
+    " late_rows, readings, anomalies, model_id, seen, drift, drifted, last_reading)"
     " VALUES ($1, clock_timestamp(), CASE WHEN $2 IS NULL THEN 'scanned' ELSE 'failed' END,"
-    " $2, $3, to_timestamp($4), $5, $6, $7, $8, $9, $10, $11)"
+    " $2, $3, to_timestamp($4), $5, $6, $7, $8, $9, $10, $11, to_timestamp($12))"
     " ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at,"
     " outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error,"
     " watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows,"
     " readings = EXCLUDED.readings, anomalies = EXCLUDED.anomalies,"
     " model_id = EXCLUDED.model_id, seen = EXCLUDED.seen, drift = EXCLUDED.drift,"
-    " drifted = EXCLUDED.drifted",
+    " drifted = EXCLUDED.drifted, last_reading = EXCLUDED.last_reading",
     (
         *("uuid", "text", "text", "float8", "int", "int", "int", "bigint"),
-        *("jsonb", "jsonb", "boolean"),
+        *("jsonb", "jsonb", "boolean", "float8"),
     ),
 )
 

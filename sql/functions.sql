@@ -619,6 +619,238 @@ END
 $$;
 COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
 
+-- Retraining -----------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    s jsonb;
+    metrics jsonb;
+    forest jsonb;
+    lstm jsonb;
+    longest interval;
+BEGIN
+    SELECT jsonb_object_agg(t.name, t.value) INTO s FROM ml_setting t;
+    SELECT jsonb_object_agg(m.name, jsonb_build_object('name', m.name, 'path', m.path, 'divisor_path', m.divisor_path,
+        'scale', m.scale, 'kind', m.kind)) INTO metrics FROM ml_metric m WHERE m.enabled;
+    forest := jsonb_build_object('contamination', (s ->> 'contamination')::float8,
+        'n_estimators', (s ->> 'n_estimators')::int, 'seed', (s ->> 'seed')::int);
+    lstm := jsonb_build_object('sequence_length', (s ->> 'sequence_length')::int,
+        'horizon', (s ->> 'forecast_horizon')::int, 'epochs', (s ->> 'epochs')::int, 'seed', (s ->> 'seed')::int);
+    longest := make_interval(hours => (s ->> 'retrain_hours')::int);
+    RETURN QUERY
+    WITH wanted AS (
+        SELECT d.device, 'forest' AS kind, '' AS field FROM unnest(devices) AS d (device) WHERE metrics IS NOT NULL
+        UNION ALL
+        SELECT d.device, 'lstm', f.name
+        FROM unnest(devices) AS d (device)
+        LEFT JOIN ml_device_forecast o ON o.device_uuid = d.device
+        CROSS JOIN LATERAL unnest(coalesce(o.fields, ARRAY(SELECT jsonb_array_elements_text((s ->> 'forecast_fields')::jsonb)))) AS f (name)
+    ), judged AS (
+        SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
+            CASE WHEN m.model_id IS NULL THEN 'never trained'
+                 WHEN done.outcome IS DISTINCT FROM 'kept' AND (
+                    w.kind = 'forest' AND (NOT m.parameters @> forest OR m.parameters -> 'metrics'
+                        IS DISTINCT FROM (SELECT jsonb_agg(e.value ORDER BY e.key COLLATE "C") FROM jsonb_each(metrics) AS e))
+                    OR w.kind = 'lstm' AND (NOT m.parameters @> lstm OR metrics ? w.field
+                        AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
+                 WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
+                 WHEN state.drifted THEN 'drifted' END AS reason
+        FROM wanted w
+        LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
+        LEFT JOIN ml_scan_state state ON w.kind = 'forest' AND state.device_uuid = w.device AND state.model_id = m.model_id
+        LEFT JOIN LATERAL (
+            SELECT r.started_at, r.outcome FROM ml_run r
+            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome <> 'failed'
+            ORDER BY r.started_at DESC LIMIT 1) AS done ON true
+        CROSS JOIN LATERAL (
+            SELECT count(*)::int AS times, max(r.started_at) AS last FROM ml_run r
+            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome = 'failed'
+              AND r.started_at > coalesce(done.started_at, '-infinity')) AS failed
+    )
+    SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
+    WHERE j.reason IS NOT NULL
+      -- After a failure a quarter of an hour's wait, twice as long after each further one.
+      AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp());
+END
+$$;
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time.';
+
+CREATE OR REPLACE FUNCTION _ml_retrain_one(device uuid, kind text, field text) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    begun CONSTANT timestamptz := clock_timestamp();
+    hours int;
+    kept int;
+    answer jsonb;
+    code text;
+    words text;
+BEGIN
+    -- Another session has it, or has done it meanwhile.
+    IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) OR NOT EXISTS (
+            SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_retrain_one.kind AND d.field = _ml_retrain_one.field) THEN
+        RETURN 'passed over';
+    END IF;
+    SELECT s.value::int INTO hours FROM ml_setting s WHERE s.name = 'training_hours';
+    SELECT s.value::int INTO kept FROM ml_setting s WHERE s.name = 'models_kept';
+    BEGIN
+        answer := CASE kind WHEN 'forest' THEN ml_train_forest(device, hours) ELSE ml_train_lstm(device, field, hours) END;
+        DELETE FROM ml_model m
+        WHERE m.device_uuid = device AND m.kind = _ml_retrain_one.kind AND m.field = _ml_retrain_one.field AND NOT m.is_current
+          AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = device AND n.kind = _ml_retrain_one.kind
+              AND n.field = _ml_retrain_one.field ORDER BY n.model_id DESC LIMIT kept);
+        RETURN CASE WHEN answer -> 'accepted' = 'false' THEN 'kept' ELSE 'trained' END;
+    EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;
+        IF code = 'ML006' THEN -- nothing that the next device would not meet as well
+            RAISE;
+        END IF;
+    END;
+    INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, sqlstate, error)
+    VALUES (device, kind, field, begun, extract(epoch FROM clock_timestamp() - begun), 'failed', code, words);
+    RETURN 'failed';
+END
+$$;
+COMMENT ON FUNCTION _ml_retrain_one(uuid, text, text) IS 'Trains one model if it is still due and nobody else is at it; a failure is recorded in ml_run. Gives trained, kept, failed or passed over.';
+
+CREATE OR REPLACE PROCEDURE ml_retrain(device uuid DEFAULT NULL, minutes int DEFAULT NULL, slot int DEFAULT NULL)
+LANGUAGE plpgsql SECURITY INVOKER
+AS $$
+DECLARE
+    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
+    noted timestamptz;
+    told timestamptz;
+    devices uuid[];
+    kinds text[];
+    fields text[];
+    job bigint;
+    outcome text;
+    done int := 0;
+    failed int := 0;
+    passed_over int := 0;
+BEGIN
+    COMMIT; -- at once, so that a call within a transaction is refused before any work
+    -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    IF NOT _ml_slot_is_free('retrain', slot) THEN
+        RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;
+        RETURN;
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
+    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field), '{}'),
+           array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field),
+           array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field)
+    INTO devices, kinds, fields FROM _ml_due(devices) AS d;
+    job := _ml_begin_job('retrain', slot, cardinality(devices));
+    noted := clock_timestamp();
+    told := noted;
+    COMMIT;
+    FOR i IN 1 .. cardinality(devices) LOOP
+        EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        PERFORM slot IS NULL OR _ml_try_lock('retrain slot', slot::text);
+        outcome := _ml_retrain_one(devices[i], kinds[i], fields[i]);
+        CASE outcome WHEN 'failed' THEN failed := failed + 1; WHEN 'passed over' THEN passed_over := passed_over + 1; ELSE done := done + 1; END CASE;
+        IF clock_timestamp() > noted + interval '1 second' THEN
+            PERFORM _ml_note_job(job, done, failed, passed_over, false);
+            noted := clock_timestamp();
+            IF noted > told + interval '10 seconds' THEN
+                PERFORM _ml_tell_job(job, false);
+                told := noted;
+            END IF;
+        END IF;
+        COMMIT;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    PERFORM _ml_note_job(job, done, failed, passed_over, true);
+    PERFORM _ml_tell_job(job, true);
+    COMMIT;
+END
+$$;
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time. Begins no training after the given minutes. slot numbers a scheduled worker.';
+
+-- The schedule ---------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_jobs(scan text, retrain text, workers int) RETURNS TABLE (job text, schedule text, command text)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT format('pyml %s %s (%s)', t.task, w.slot, current_database()), t.schedule,
+           format('CALL %I.ml_%s(slot => %s)', '@extschema@', t.task, w.slot)
+    FROM (VALUES ('scan', scan), ('retrain', retrain)) AS t (task, schedule), generate_series(1, workers) AS w (slot)
+    ORDER BY t.task DESC, w.slot
+$$;
+COMMENT ON FUNCTION _ml_jobs(text, text, int) IS 'The jobs that ml_schedule puts on pg_cron.';
+
+CREATE OR REPLACE FUNCTION _ml_require_cron(instead text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    home CONSTANT text := current_setting('cron.database_name', true);
+BEGIN
+    IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
+        RETURN;
+    ELSIF home IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is not loaded',
+            DETAIL = 'It has to be among shared_preload_libraries; a systemd timer or cron can call ml_scan and ml_retrain instead.',
+            HINT = 'ALTER SYSTEM SET shared_preload_libraries = ''pg_cron''; -- then restart the server';
+    ELSIF home = current_database() THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is loaded, but its extension is not created',
+            DETAIL = 'It belongs into this database.', HINT = 'CREATE EXTENSION pg_cron;';
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('pg_cron lives in database %s', home),
+        DETAIL = format('A statement in database %s cannot reach it. In %s the extension pg_cron has to be created.', current_database(), home),
+        HINT = format(E'-- in database %I:\n%s', home, instead);
+END
+$$;
+COMMENT ON FUNCTION _ml_require_cron(text) IS 'Says what is missing, or what to run where (ML006), unless pg_cron is in this database.';
+
+CREATE OR REPLACE FUNCTION ml_schedule(scan text DEFAULT '*/5 * * * *', retrain text DEFAULT '7 * * * *', workers int DEFAULT 1)
+RETURNS TABLE (job text, schedule text, command text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF scan IS NULL OR retrain IS NULL OR workers IS NULL OR workers NOT BETWEEN 1 AND 64
+       OR NOT (scan ~ '^\s*(\S+\s+){4}\S+\s*$' AND retrain ~ '^\s*(\S+\s+){4}\S+\s*$') THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule',
+            DETAIL = format('scan %L and retrain %L have to be five fields, as in cron; workers (%s) from 1 to 64.', scan, retrain, workers),
+            HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
+    END IF;
+    PERFORM _ml_require_cron((SELECT 'SELECT ' || string_agg(format('cron.schedule_in_database(%L, %L, %L, %L)',
+        j.job, j.schedule, j.command, current_database()), E',\n       ') || ';' FROM _ml_jobs(scan, retrain, workers) AS j));
+    PERFORM ml_unschedule();
+    FOR job, schedule, command IN SELECT * FROM _ml_jobs(scan, retrain, workers) LOOP
+        EXECUTE 'SELECT cron.schedule($1, $2, $3)' USING job, schedule, command;
+        RETURN NEXT;
+    END LOOP;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule', DETAIL = format('pg_cron says: %s.', SQLERRM),
+        HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
+END
+$$;
+COMMENT ON FUNCTION ml_schedule(text, text, int) IS 'Puts ml_scan and ml_retrain on pg_cron, each as that many workers which share the work; replaces an earlier schedule. A run is passed over while the last one is going. Schedules are cron''s, in UTC unless cron.timezone says otherwise. Without pg_cron in this database: ML006, with the statement to run where it is.';
+
+CREATE OR REPLACE FUNCTION ml_unschedule() RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    PERFORM _ml_require_cron(format('SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE ''pyml %%'' AND database = %L AND username = current_user;',
+                                    current_database()));
+    RETURN QUERY EXECUTE $query$
+        WITH gone AS MATERIALIZED (SELECT j.jobname::text AS name, cron.unschedule(j.jobid) AS done FROM cron.job j
+            WHERE j.jobname LIKE 'pyml %' AND j.database = current_database() AND j.username = current_user)
+        SELECT name FROM gone WHERE done ORDER BY name$query$;
+END
+$$;
+COMMENT ON FUNCTION ml_unschedule() IS 'Takes this database''s jobs off pg_cron; gives their names.';
+
 -- Health ---------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_environment() RETURNS jsonb

@@ -72,6 +72,7 @@ CREATE TABLE ml_scan_state (
     outcome     text NOT NULL CHECK (outcome IN ('scanned', 'unchanged', 'failed')),
     sqlstate    text,
     error       text,
+    last_reading timestamptz,
     watermark   timestamptz,
     late_rows   integer NOT NULL DEFAULT 0,
     readings    integer NOT NULL DEFAULT 0,
@@ -83,6 +84,7 @@ CREATE TABLE ml_scan_state (
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
 COMMENT ON COLUMN ml_scan_state.outcome IS 'Of the last scan: scanned, unchanged (nothing new came) or failed.';
+COMMENT ON COLUMN ml_scan_state.last_reading IS 'Time of the newest row.';
 COMMENT ON COLUMN ml_scan_state.watermark IS 'Time of the newest reading that was scored.';
 COMMENT ON COLUMN ml_scan_state.late_rows IS 'Rows within the look-back before the watermark: one more of them came late.';
 COMMENT ON COLUMN ml_scan_state.readings IS 'Readings that the last scan scored, those in the look-back included.';
@@ -108,7 +110,8 @@ COMMENT ON TABLE ml_job IS 'Each call of ml_scan and ml_retrain and how far it h
 COMMENT ON COLUMN ml_job.slot IS 'Which scheduled worker it is.';
 COMMENT ON COLUMN ml_job.passed_over IS 'Left to another caller, who has done it or is at it.';
 
-CREATE INDEX ml_job_recent ON ml_job (kind, slot, started_at DESC);
+CREATE INDEX ml_job_recent ON ml_job (started_at DESC);
+CREATE INDEX ml_job_slot ON ml_job (kind, slot, started_at DESC);
 
 SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');

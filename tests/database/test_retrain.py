@@ -1,0 +1,194 @@
+"""ml_retrain: what is due, the oldest first, shared by whoever calls."""
+
+import threading
+
+import psycopg
+import pytest
+
+RUNS = "SELECT outcome FROM ml_run WHERE device_uuid = %s ORDER BY run_id"
+DUE = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'"
+HOURS_PASS = "UPDATE ml_model SET trained_at = trained_at - make_interval(hours => %s)"
+
+
+@pytest.fixture(autouse=True)
+def _forests_only(db):
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+
+
+def runs(db, device):
+    return [outcome for (outcome,) in db.execute(RUNS, [device])]
+
+
+def pass_hours(db, hours):
+    db.execute(HOURS_PASS, [hours])
+    db.execute("UPDATE ml_run SET started_at = started_at - make_interval(hours => %s)", [hours])
+
+
+def test_it_trains_each_device_once(db, one, add_device):
+    devices = [add_device(readings=300) for _ in range(3)]
+    db.execute("CALL ml_retrain()")
+    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 3
+    db.execute("CALL ml_retrain()")
+    assert [runs(db, device) for device in devices] == [["trained"]] * 3
+
+
+def test_why_a_device_is_due(db, one, device):
+    assert one(DUE, device) == "never trained"
+    db.execute("CALL ml_retrain()")
+    assert db.execute(DUE, [device]).fetchone() is None
+    db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'n_estimators'")
+    assert one(DUE, device) == "changed"
+    db.execute("UPDATE ml_setting SET value = default_value WHERE name = 'n_estimators'")
+    db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'temperature'")
+    assert one(DUE, device) == "changed"
+    db.execute("UPDATE ml_metric SET enabled = true")
+    assert db.execute(DUE, [device]).fetchone() is None
+    db.execute("CALL ml_scan()")
+    db.execute("UPDATE ml_scan_state SET drifted = true")
+    assert one(DUE, device) == "drifted"
+    db.execute("CALL ml_retrain()")
+    assert db.execute(DUE, [device]).fetchone() is None
+    pass_hours(db, 25)
+    assert one(DUE, device) == "aged"
+
+
+def test_the_oldest_comes_first_and_time_can_run_out(db, one, add_device):
+    old, new = (add_device(readings=300) for _ in range(2))
+    db.execute("CALL ml_retrain(%s)", [old])
+    pass_hours(db, 5)
+    db.execute("CALL ml_retrain(%s)", [new])
+    pass_hours(db, 25)
+    db.execute("CALL ml_retrain(minutes => 0)")
+    assert one("SELECT count(*) FROM ml_run") == 2
+    db.execute("CALL ml_retrain()")
+    last = db.execute("SELECT device_uuid::text FROM ml_run ORDER BY run_id DESC LIMIT 2")
+    assert [device for (device,) in last] == [new, old]
+
+
+def test_a_failure_is_recorded_stops_nobody_and_waits_longer_each_time(db, one, add_device):
+    poor, rich = add_device(readings=20), add_device(readings=300)
+    db.execute("CALL ml_retrain()")
+    assert runs(db, rich) == ["trained"]
+    assert one("SELECT sqlstate FROM ml_run WHERE device_uuid = %s", poor) == "ML001"
+    assert "20 usable readings" in one("SELECT error FROM ml_run WHERE device_uuid = %s", poor)
+    waits = []
+    for _ in range(3):
+        waited = 0
+        while db.execute(DUE, [poor]).fetchone() is None:
+            db.execute("UPDATE ml_run SET started_at = started_at - interval '5 minutes'")
+            waited += 5
+        waits.append(waited)
+        db.execute("CALL ml_retrain(%s)", [poor])
+    assert waits == [15, 30, 60]
+
+
+def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
+    for _ in range(5):
+        db.execute("CALL ml_retrain()")
+        pass_hours(db, 25)
+    assert one("SELECT count(*) FROM ml_model") == 3
+    oldest = one("SELECT min(model_id) FROM ml_model")
+    db.execute("SELECT ml_rollback(%s)", [oldest])
+    kept = "SELECT array_agg(model_id ORDER BY model_id) FROM ml_model"
+    before = one(kept)
+    for _ in range(4):
+        pass_hours(db, 25)
+        db.execute("CALL ml_retrain()")
+    assert len(one(kept)) == 3
+    assert set(one(kept)).isdisjoint(before)
+    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
+
+
+def test_forecast_fields_are_those_of_the_setting_or_of_the_device(db, one, add_device):
+    devices = [add_device(readings=400) for _ in range(3)]
+    db.execute("UPDATE ml_setting SET value = '[\"cpu_usage\"]' WHERE name = 'forecast_fields'")
+    db.execute(
+        "INSERT INTO ml_device_forecast VALUES (%s, '{}'), (%s, '{temperature,cpu_usage}')",
+        devices[:2],
+    )
+    due = "SELECT array_agg(field ORDER BY field) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
+    assert [one(due, device) for device in devices] == [
+        None,
+        ["cpu_usage", "temperature"],
+        ["cpu_usage"],
+    ]
+
+
+def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, add_device):
+    device = add_device(readings=600)
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
+    for _ in range(2):
+        db.execute("CALL ml_retrain()")
+        assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid])", device) == 0
+        pass_hours(db, 25)
+    outcomes = db.execute("SELECT DISTINCT outcome FROM ml_run WHERE kind = 'lstm'").fetchall()
+    assert set(outcomes) <= {("trained",), ("kept",)}
+    # What was made and found worse counts as an attempt of today.
+    db.execute("UPDATE ml_run SET outcome = 'kept', started_at = now() WHERE kind = 'lstm'")
+    assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'", device) == 0
+
+
+def test_several_callers_share_the_work(db, dsn, one, add_device):
+    for _ in range(12):
+        add_device(readings=300)
+
+    def retrain():
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("CALL ml_retrain()")
+
+    sessions = [threading.Thread(target=retrain) for _ in range(3)]
+    for session in sessions:
+        session.start()
+    for session in sessions:
+        session.join()
+    assert one("SELECT count(*) FROM ml_run") == 12
+    assert one("SELECT sum(done) FROM ml_job") == 12
+    assert one("SELECT max(done) FROM ml_job") < 12
+
+
+def test_a_cancel_loses_one_device_at_most(db, dsn, one, add_device):
+    for _ in range(15):
+        add_device(readings=300)
+    db.execute("SET statement_timeout = '4s'")
+
+    def train_on_and_on():
+        while True:
+            db.execute("CALL ml_retrain()")
+            pass_hours(db, 25)
+
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        train_on_and_on()
+    db.execute("RESET statement_timeout")
+    assert one("SELECT count(*) FROM ml_run WHERE outcome = 'failed'") == 0
+    pass_hours(db, 25)
+    db.execute("CALL ml_retrain()")
+    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 15
+
+
+def test_progress_moves_for_other_sessions(db, dsn, add_device):
+    for _ in range(15):
+        add_device(readings=2000)
+    seen = set()
+    with psycopg.connect(dsn, autocommit=True) as worker, psycopg.connect(dsn) as watcher:
+        work = threading.Thread(target=worker.execute, args=["CALL ml_retrain()"])
+        work.start()
+        while work.is_alive():
+            row = watcher.execute("SELECT done FROM ml_jobs WHERE finished_at IS NULL").fetchone()
+            watcher.rollback()
+            if row:
+                seen.add(row[0])
+            work.join(0.1)
+    assert len(seen) > 2
+
+
+def test_devices_are_found_by_the_index(db, one, add_device):
+    for _ in range(3):
+        add_device(readings=2000)
+    db.execute("ANALYZE device_shadow_history")
+    db.execute("SELECT pg_stat_reset()")
+    assert one("SELECT count(*) FROM _ml_devices()") == 3
+    db.execute("SELECT pg_stat_force_next_flush()")
+    assert (
+        one("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'device_shadow_history'") == 0
+    )

@@ -1,0 +1,113 @@
+"""ml_schedule and ml_unschedule on the pg_cron of the test's server."""
+
+import time
+
+import psycopg
+import pytest
+
+
+@pytest.fixture
+def home(db, dsn):
+    """pg_cron's own database, with the extension and none of this test's jobs left after."""
+    name = db.execute("SELECT current_setting('cron.database_name', true)").fetchone()[0]
+    if name is None:
+        pytest.skip("the server does not load pg_cron")
+    with psycopg.connect(dsn, dbname=name, autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
+        yield conn
+        conn.execute(
+            "SELECT cron.unschedule(jobid) FROM cron.job WHERE database = %s", [db.info.dbname]
+        )
+
+
+def jobs(home, db):
+    found = home.execute(
+        "SELECT jobname, schedule, command FROM cron.job WHERE database = %s ORDER BY jobid",
+        [db.info.dbname],
+    )
+    return found.fetchall()
+
+
+def test_from_another_database_it_says_what_to_run_there(db, home, refused):
+    said = refused("SELECT * FROM ml_schedule(workers => 2)", sqlstate="ML006")
+    home.execute(said.message_hint)
+    first = jobs(home, db)
+    assert [command for *_, command in first] == [
+        "CALL public.ml_scan(slot => 1)",
+        "CALL public.ml_scan(slot => 2)",
+        "CALL public.ml_retrain(slot => 1)",
+        "CALL public.ml_retrain(slot => 2)",
+    ]
+    home.execute(said.message_hint)
+    assert jobs(home, db) == first
+    home.execute(refused("SELECT ml_unschedule()", sqlstate="ML006").message_hint)
+    assert jobs(home, db) == []
+
+
+def test_it_really_fires(db, home, one, add_device, refused):
+    device = add_device(readings=300)
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    said = refused("SELECT * FROM ml_schedule('* * * * *', '* * * * *')", sqlstate="ML006")
+    home.execute(said.message_hint)
+    until = time.monotonic() + 75
+    while one("SELECT count(*) FROM ml_job WHERE finished_at IS NOT NULL") < 2:
+        assert time.monotonic() < until, home.execute(
+            "SELECT status, return_message FROM cron.job_run_details ORDER BY runid DESC LIMIT 2"
+        ).fetchall()
+        time.sleep(0.5)
+    assert one("SELECT count(*) FROM ml_models WHERE device_uuid = %s", device) == 1
+    assert one("SELECT count(*) FROM ml_scan_state") == 1
+    assert {row[0] for row in db.execute("SELECT slot FROM ml_job")} == {1}
+
+
+def test_in_pg_crons_own_database(db, home):
+    home.execute("DROP SCHEMA IF EXISTS pyml_here CASCADE")
+    home.execute("CREATE SCHEMA pyml_here")
+    home.execute("CREATE EXTENSION IF NOT EXISTS plpython3u")
+    home.execute("CREATE EXTENSION pyml SCHEMA pyml_here")
+    try:
+        mine = "SELECT command FROM cron.job WHERE jobname LIKE 'pyml %' ORDER BY jobid"
+        for workers in (3, 1):
+            rows = home.execute(
+                "SELECT * FROM pyml_here.ml_schedule(workers => %s)", [workers]
+            ).fetchall()
+            assert len(rows) == 2 * workers
+            assert [command for (command,) in home.execute(mine)] == [row[2] for row in rows]
+        assert rows[0][2] == "CALL pyml_here.ml_scan(slot => 1)"
+        with pytest.raises(psycopg.Error) as caught:
+            home.execute("SELECT pyml_here.ml_schedule('61 * * * *')")
+        assert caught.value.sqlstate == "ML004"
+        assert len(home.execute("SELECT pyml_here.ml_unschedule()").fetchall()) == 2
+        assert home.execute("SELECT count(*) FROM pyml_here.ml_unschedule()").fetchone() == (0,)
+        assert home.execute(mine).fetchall() == []
+    finally:
+        home.execute("DROP SCHEMA pyml_here CASCADE")
+
+
+def test_bad_schedules_are_refused(refused):
+    refused("SELECT ml_schedule('every day')", sqlstate="ML004")
+    refused("SELECT ml_schedule(workers => 0)", sqlstate="ML004")
+
+
+def test_a_run_is_passed_over_while_the_last_one_is_going(db, dsn, one, add_device):
+    add_device(readings=200)
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT _ml_slot_is_free('scan', 1)")
+        db.execute("CALL ml_scan(slot => 1)")
+        assert one("SELECT count(*) FROM ml_job") == 0
+        db.execute("CALL ml_scan(slot => 2)")
+        assert one("SELECT count(*) FROM ml_job") == 1
+    db.execute("CALL ml_scan(slot => 1)")
+    assert one("SELECT count(*) FROM ml_job WHERE slot = 1") == 1
+
+
+def test_a_run_queued_behind_the_last_one_is_passed_over(db, one, add_device):
+    add_device(readings=200)
+    db.execute(
+        "INSERT INTO ml_job (kind, slot, total, started_at, finished_at)"
+        " VALUES ('scan', 1, 1, clock_timestamp() - interval '3 minutes', clock_timestamp())"
+    )
+    free = one("SELECT _ml_slot_is_free('scan', 1)")
+    assert free is False
+    db.execute("UPDATE ml_job SET finished_at = finished_at - interval '1 minute'")
+    assert one("SELECT _ml_slot_is_free('scan', 1)") is True
