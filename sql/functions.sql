@@ -81,6 +81,11 @@ BEGIN
             WHEN 'json' THEN 'a JSON document' WHEN 'table' THEN 'a table as schema.name'
             ELSE 'the name of a time zone' END;
     END;
+    IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
+        wanted := 'a JSON array of fields';
+    ELSIF NEW.name = 'forecast_limits' AND (jsonb_typeof(held) <> 'object' OR held @? 'strict $.* ? (@.type() != "number")') THEN
+        wanted := 'a JSON object with a number for each field';
+    END IF;
     IF number IS NOT NULL AND (number = 'NaN' OR NOT number BETWEEN NEW.minimum AND NEW.maximum) THEN
         wanted := format('from %s to %s', NEW.minimum, NEW.maximum);
     END IF;

@@ -99,6 +99,20 @@ def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("forecast_fields", "5"),
+        ("forecast_fields", '["a", 1]'),
+        ("forecast_fields", "[[]]"),
+        ("forecast_limits", '["a"]'),
+        ("forecast_limits", '{"a": "80"}'),
+    ],
+)
+def test_settings_of_another_shape_are_refused(refused, name, value):
+    refused("UPDATE ml_setting SET value = %s WHERE name = %s", value, name, sqlstate="ML004")
+
+
 def test_forecast_fields_are_those_of_the_setting_or_of_the_device(db, one, add_device):
     devices = [add_device(readings=400) for _ in range(3)]
     db.execute("UPDATE ml_setting SET value = '[\"cpu_usage\"]' WHERE name = 'forecast_fields'")

@@ -1,0 +1,191 @@
+"""Devices per second of scans and trainings over a fleet, and the backend's memory.
+
+    python bench/fleet.py "dbname=bench" [--devices 1000] [--days 7] [--lstm 5]
+
+needs an empty database on this host, on a server where pyml is installed. It makes
+the user's table (one index, as device and time), fills it, and prints each figure
+beside the same work done by a call a device. ``CPU ms`` is the backend's
+processor time for each, whatever else the machine does. Nothing is deleted afterwards.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+Connection = psycopg.Connection[Any]
+
+# Telemetry with a day's rhythm and a noise of its own, one reading a minute.
+FILL = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT d.uuid, jsonb_build_object('system', jsonb_build_object(
+        'cpuUsage',
+        round((30 + d.phase + 12 * sin(i / 229.0 + d.phase) + 6 * (random() - 0.5))::numeric, 1),
+        'memoryUsage',
+        round((7000 + 900 * sin(i / 300.0 + d.phase) + 90 * (random() - 0.5))::numeric),
+        'memoryTotal', 16320, 'diskUsage', 200 + i / 5000, 'diskTotal', 476,
+        'temperature', round((45 + 4 * sin(i / 229.0 + d.phase) + random())::numeric, 1))),
+    %(end)s::timestamp - (%(readings)s - i) * interval '1 minute'
+FROM (SELECT uuid, row_number() OVER (ORDER BY uuid) %% 10 AS phase FROM devices) AS d,
+     generate_series(1, %(readings)s) AS i
+"""
+TABLE = """
+CREATE TABLE devices (uuid uuid PRIMARY KEY);
+CREATE TABLE device_shadow_history (
+    id bigserial PRIMARY KEY, device_uuid uuid NOT NULL,
+    shadow_name varchar(255) NOT NULL DEFAULT 'device-state', reported_state jsonb NOT NULL,
+    version integer DEFAULT 0, "timestamp" timestamp NOT NULL,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP);
+"""
+INDEX = 'CREATE INDEX ON device_shadow_history (device_uuid, "timestamp" DESC)'
+
+
+def memory(conn: Connection) -> float:
+    """Private memory of a connection's backend, in MB."""
+    status = Path(f"/proc/{conn.info.backend_pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def processor(conn: Connection) -> float:
+    """Processor time of a connection's backend so far, in seconds, all its threads."""
+    fields = Path(f"/proc/{conn.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def report(conn: Connection, what: str, count: int, work: Callable[[], object]) -> None:
+    """Time some work and print it with the backend's memory before and after."""
+    before, spent, started = memory(conn), processor(conn), time.monotonic()
+    work()
+    seconds, spent = time.monotonic() - started, processor(conn) - spent
+    print(
+        f"{what:48} {count:6} {seconds:8.1f} {count / seconds:9.1f} {1000 * spent / count:9.1f}"
+        f" {before:7.0f} {memory(conn):7.0f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Fill the database and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("dsn")
+    parser.add_argument("--devices", type=int, default=1000)
+    parser.add_argument("--days", type=int, default=7)
+    parser.add_argument("--lstm", type=int, default=5, help="devices with a forecast of their own")
+    parser.add_argument("--calls", type=int, default=100, help="devices of the separate calls")
+    given = parser.parse_args()
+
+    def connect() -> Connection:
+        return psycopg.connect(given.dsn, autocommit=True)
+
+    conn = connect()
+    started = time.monotonic()
+    conn.execute(TABLE)
+    conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
+    conn.execute(
+        "INSERT INTO devices SELECT gen_random_uuid() FROM generate_series(1, %s)",
+        [given.devices],
+    )
+    end = conn.execute("SELECT date_trunc('minute', now() AT TIME ZONE 'UTC')").fetchone()[0]
+    conn.execute(FILL, {"end": end, "readings": given.days * 1440})
+    conn.execute(INDEX)
+    conn.execute("VACUUM ANALYZE device_shadow_history")
+    devices = [row[0] for row in conn.execute("SELECT uuid FROM devices ORDER BY uuid")]
+    print(
+        f"{given.devices} devices, {given.days} days, loaded in {time.monotonic() - started:.0f} s"
+    )
+    print(
+        f"{'':48} {'number':>6} {'seconds':>8} {'a second':>9} {'CPU ms':>9} {'MB':>7} {'after':>7}"
+    )
+
+    def as_of(minutes: int) -> str:
+        return f"timestamptz '{end}+00' - interval '{minutes} minutes'"
+
+    calls = devices[: given.calls]
+    forecast_field = "UPDATE ml_setting SET value = %s WHERE name = 'forecast_fields'"
+    conn.execute(forecast_field, ["[]"])
+    for what in ("forest retraining, cold: CALL ml_retrain", "forest retraining, again"):
+        conn.execute("UPDATE ml_model SET trained_at = trained_at - interval '25 hours'")
+        conn.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
+        report(conn, what, given.devices, lambda: conn.execute("CALL ml_retrain()"))
+    apart = connect()
+    report(
+        apart,
+        "  the same by separate calls of ml_train_forest",
+        len(calls),
+        lambda: [apart.execute("SELECT ml_train_forest(%s)", [one]) for one in calls],
+    )
+    conn = connect()
+    report(
+        conn,
+        "scan, first (24 hours)",
+        given.devices,
+        lambda: conn.execute(f"CALL ml_scan(as_of => {as_of(20)})"),
+    )
+    for minutes in (15, 10):
+        report(
+            conn,
+            "scan, incremental (5 new readings)",
+            given.devices,
+            lambda minutes=minutes: conn.execute(f"CALL ml_scan(as_of => {as_of(minutes)})"),
+        )
+    report(
+        conn,
+        "scan, nothing new",
+        given.devices,
+        lambda: conn.execute(f"CALL ml_scan(as_of => {as_of(10)})"),
+    )
+    apart = connect()
+    report(
+        apart,
+        "  the same by separate calls, 5 new readings",
+        len(calls),
+        lambda: [apart.execute(f"CALL ml_scan(%s, {as_of(5)})", [one]) for one in calls],
+    )
+    some = devices[-given.lstm :]
+    conn.execute(
+        "INSERT INTO ml_device_forecast SELECT unnest(%s::uuid[]), '{system.cpuUsage}'", [some]
+    )
+    conn = connect()
+    for what in ("LSTM retraining, cold", "LSTM retraining, warm", "LSTM retraining, warm"):
+        conn.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
+        conn.execute(
+            "UPDATE ml_model SET trained_at = trained_at - interval '25 hours' WHERE kind = 'lstm'"
+        )
+        due = [(one,) for one in some]
+        report(
+            conn,
+            what,
+            len(some),
+            lambda due=due: [
+                conn.execute("SELECT _ml_retrain_one(%s, 'lstm', 'system.cpuUsage')", one)
+                for one in due
+            ],
+        )
+    apart = connect()
+    report(
+        apart,
+        "  the same by separate calls of ml_train_lstm",
+        len(some),
+        lambda: [apart.execute("SELECT ml_train_lstm(%s)", [one]) for one in some],
+    )
+    conn = connect()
+    conn.execute(f"CALL ml_scan(%s, {as_of(6)})", [some[0]])
+    for minutes in (4, 0):
+        report(
+            conn,
+            "scan with a forecast, incremental",
+            len(some),
+            lambda minutes=minutes: [
+                conn.execute(f"CALL ml_scan(%s, {as_of(minutes)})", [one]) for one in some
+            ],
+        )
+
+
+if __name__ == "__main__":
+    main()
