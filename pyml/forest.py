@@ -43,6 +43,8 @@ CRITICAL_SHARE = 0.1
 # Float32 results of two processors differ by less; readings all alike must not be
 # flagged for it.
 ROUNDING = 1e-6
+# Share of the readings, the earlier ones, behind the held-out figures.
+FITTED_SHARE = 0.8
 # Trees grown between two pulses: about 0.05 s.
 STEP = 50
 
@@ -150,19 +152,37 @@ def fit(
     }
     matrix = features(meta, times, values)[rows]
     pulse()
+    shares = [contamination, CRITICAL_SHARE * contamination]
+    # What the same recipe, fitted on the earlier part, would have flagged of the later one.
+    cut = int(FITTED_SHARE * len(matrix))
+    _, run, thresholds = _calibrated(matrix[:cut], shares, n_estimators, seed, pulse)
+    held = run({"features": matrix[cut:]})[0][:, 0]
+    graph, _, (warning, critical) = _calibrated(matrix, shares, n_estimators, seed, pulse)
+    meta |= {"warning": warning, "critical": critical}
+    figures = {
+        "features": matrix.shape[1],
+        "held_out_readings": len(held),
+        "held_out_flagged": float((held < thresholds[0]).mean()),
+        "held_out_critical": float((held < thresholds[1]).mean()),
+    }
+    return Fitted(graph, meta, figures)
+
+
+def _calibrated(
+    matrix: Matrix,
+    shares: Sequence[float],
+    n_estimators: int,
+    seed: int,
+    pulse: Callable[[], None],
+) -> tuple[onnx.ModelProto, Run, list[float]]:
+    """A forest's graph, what runs it, and the scores that `shares` of its rows stay below."""
     fill = _medians(matrix)
     forest = _grow(np.where(np.isnan(matrix), fill, matrix), n_estimators, seed, pulse)
     graph = _graph(forest, fill)
     pulse()
-    trained = _run_here(graph)({"features": matrix})[0][:, 0].astype(np.float64)
-    shares = [contamination, CRITICAL_SHARE * contamination]
-    warning, critical = np.quantile(trained, shares) - ROUNDING
-    meta |= {"warning": float(warning), "critical": float(critical)}
-    figures = {
-        "features": matrix.shape[1],
-        "flagged_in_training": float((trained < warning).mean()),
-    }
-    return Fitted(graph, meta, figures)
+    run = _run_here(graph)
+    scores = run({"features": matrix})[0][:, 0].astype(np.float64)
+    return graph, run, (np.quantile(scores, shares) - ROUNDING).tolist()
 
 
 def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:

@@ -26,6 +26,8 @@ def test_training_tells_what_it_did(one, device):
         "network_transmit_rate",
     }
     assert told["contamination"] == 0.01
+    assert told["held_out"]["held_out_readings"] == 600
+    assert 0 <= told["held_out"]["held_out_critical"] <= told["held_out"]["held_out_flagged"] < 0.1
     assert told["seconds"] > 0
     assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE is_current")
     assert one("SELECT outcome FROM ml_run WHERE model_id = %s", told["model_id"]) == "trained"
