@@ -754,9 +754,9 @@ BEGIN
     noted := clock_timestamp();
     told := noted;
     COMMIT;
-    FOR i IN 1 .. cardinality(devices) LOOP
-        EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
+    FOR i IN 1 .. pg_catalog.cardinality(devices) LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
         PERFORM slot IS NULL OR _ml_try_lock('retrain slot', slot::text);
         outcome := _ml_retrain_one(devices[i], kinds[i], fields[i]);
         CASE outcome WHEN 'failed' THEN failed := failed + 1; WHEN 'passed over' THEN passed_over := passed_over + 1; ELSE done := done + 1; END CASE;

@@ -206,3 +206,27 @@ def test_devices_are_found_by_the_index(db, one, add_device):
     assert (
         one("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'device_shadow_history'") == 0
     )
+
+
+def test_no_function_of_the_callers_runs_inside(db, one, add_device):
+    """Between two transactions the caller's own search_path is in force, pg_catalog last."""
+    add_device(readings=300)
+    db.execute("CREATE SCHEMA trap; CREATE TABLE trap.sprung (name text)")
+    for name, arguments, result in (
+        ("cardinality", "uuid[]", "int"),
+        ("clock_timestamp", "", "timestamptz"),
+        ("set_config", "text, text, boolean", "text"),
+        ("_ml_devices", "", "SETOF uuid"),
+        ("_ml_retain", "", "void"),
+    ):
+        nothing = "" if result in ("void", "SETOF uuid") else "NULL"
+        db.execute(
+            f"CREATE FUNCTION trap.{name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS"
+            f" $$ BEGIN INSERT INTO trap.sprung VALUES ('{name}'); RETURN {nothing}; END $$"
+        )
+    db.execute("SET search_path = trap, public, pg_catalog")
+    db.execute("CALL public.ml_retrain()")
+    db.execute("CALL public.ml_scan()")
+    db.execute("RESET search_path")
+    assert one("SELECT array_agg(name) FROM trap.sprung") is None
+    assert one("SELECT count(*) FROM ml_scan_state WHERE outcome = 'scanned'") == 1
