@@ -1,0 +1,80 @@
+"""How well a score finds labelled events, row by row and alarm by alarm; never point-adjusted.
+
+Scores are higher for more anomalous rows, labels 0 or 1; both in time order, of one length.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+SILENCE_MINUTES = 60
+# Thresholds tried for the events found at so many false alarms a day: each of the
+# highest scores, then ever wider steps.
+EACH, STEPS = 50, 150
+
+
+def events(label: Bools) -> list[tuple[int, int]]:
+    """First row and one past the last of each labelled event."""
+    padded = np.concatenate([[False], np.asarray(label, bool), [False]])
+    begin = np.flatnonzero(padded[1:] & ~padded[:-1])
+    end = np.flatnonzero(~padded[1:] & padded[:-1])
+    return list(zip(begin.tolist(), end.tolist(), strict=True))
+
+
+def alarms(flag: Bools, silence: int) -> NDArray[np.intp]:
+    """Rows at which an alarm fires, when each silences the rows from it on for `silence` rows."""
+    flagged = np.flatnonzero(flag)
+    fired = []
+    at = 0
+    while at < len(flagged):
+        fired.append(flagged[at])
+        at = int(np.searchsorted(flagged, flagged[at] + silence))
+    return np.array(fired, dtype=np.intp)
+
+
+def false_per_day(flag: Bools, label: Bools, per_day: float) -> float:
+    """Alarms a day that fire on normal rows; `per_day` rows make a day."""
+    silence = max(1, int(SILENCE_MINUTES * per_day / 1440))
+    return float((~np.asarray(label, bool)[alarms(flag, silence)]).sum() / (len(flag) / per_day))
+
+
+def events_at(score: Floats, label: Bools, false_a_day: float, per_day: float) -> float:
+    """Share of events hit at the lowest threshold with at most `false_a_day` false alarms.
+
+    Thresholds are tried downwards until one gives more.
+    """
+    ranked = np.sort(score)[::-1]
+    steps = np.geomspace(EACH, len(ranked), STEPS).astype(int)
+    lowest = np.inf
+    ranks = np.unique(np.concatenate([np.arange(1, EACH), steps]))
+    for rank in ranks[ranks <= len(ranked)]:
+        if false_per_day(score >= ranked[rank - 1], label, per_day) > false_a_day:
+            break
+        lowest = ranked[rank - 1]
+    return float(np.mean([score[a:b].max() >= lowest for a, b in events(label)]))
+
+
+def ranking(score: Floats, label: Bools, per_day: float = 1440) -> dict[str, float]:
+    """Figures that need no threshold."""
+    return {
+        "ROC": float(roc_auc_score(label, score)),
+        "AP": float(average_precision_score(label, score)),
+        "evR@1": events_at(score, label, 1, per_day),
+        "evR@5": events_at(score, label, 5, per_day),
+    }
+
+
+def judged(flag: Bools, label: Bools, per_day: float = 1440) -> dict[str, float]:
+    """Figures of a threshold: of the rows, of the alarms, of the events."""
+    label = np.asarray(label, bool)
+    hit = (flag & label).sum()
+    return {
+        "P": float(hit / max(1, flag.sum())),
+        "R": float(hit / max(1, label.sum())),
+        "false/day": false_per_day(flag, label, per_day),
+        "events": float(np.mean([flag[a:b].any() for a, b in events(label)])),
+        "normal": float(flag[~label].mean()),
+    }

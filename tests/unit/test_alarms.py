@@ -1,0 +1,63 @@
+"""The detection metrics, on cases worked out by hand."""
+
+import numpy as np
+import pytest
+from alarms import alarms, events, events_at, false_per_day, judged, ranking
+
+
+def rows(*spans, n=1440):
+    found = np.zeros(n, bool)
+    for begin, end in spans:
+        found[begin:end] = True
+    return found
+
+
+def test_events_at_the_edges_and_in_a_row():
+    assert events(rows((0, 2), (5, 6), (9, 10), n=10)) == [(0, 2), (5, 6), (9, 10)]
+    assert events(rows(n=4)) == []
+
+
+def test_an_alarm_silences_the_hour_from_it_on():
+    assert alarms(rows((10, 75)), 60).tolist() == [10, 70]
+    assert alarms(rows((10, 11), (69, 70), (70, 71)), 60).tolist() == [10, 70]
+    assert alarms(rows((10, 200)), 1).tolist() == list(range(10, 200))
+
+
+def test_an_alarm_inside_an_event_is_not_false_and_silences_what_follows():
+    label = rows((100, 110))
+    assert false_per_day(rows((105, 150)), label, 1440) == 0
+    assert false_per_day(rows((105, 170)), label, 1440) == 1  # fires again at 165
+    # Five minutes between readings: 12 rows of silence, 288 rows a day.
+    assert false_per_day(rows((0, 24), n=288), rows(n=288), 288) == 2
+    assert false_per_day(rows((0, 24), n=576), rows(n=576), 288) == 1
+
+
+def test_events_hit_within_the_allowed_false_alarms():
+    label = rows((100, 110), (400, 410), (700, 710), (1000, 1010))
+    score = np.zeros(1440)
+    score[105], score[200], score[405], score[500], score[705] = 9, 8, 7, 6, 5
+    # One false alarm (row 200) a day allows for the score of 7, not for that of 6.
+    assert events_at(score, label, 1, 1440) == 0.5
+    assert events_at(score, label, 2, 1440) == 0.75
+    assert events_at(score, label, 0, 1440) == 0.25
+
+
+def test_a_threshold_is_judged_row_by_row():
+    label = rows((100, 110), (400, 410))
+    found = judged(rows((108, 112), (800, 801)), label)
+    assert found == pytest.approx(
+        {"P": 2 / 5, "R": 2 / 20, "false/day": 1.0, "events": 0.5, "normal": 3 / 1420}
+    )
+
+
+def test_ranking_of_a_perfect_and_of_an_inverted_score():
+    label = rows((100, 110))
+    assert ranking(label * 1.0, label) == {"ROC": 1, "AP": 1, "evR@1": 1, "evR@5": 1}
+    worst = ranking(-1.0 * label + np.arange(1440) * 1e-6, label)
+    assert worst["ROC"] < 0.01
+    assert worst["evR@1"] == 0
+
+
+def test_average_precision_is_that_of_the_precision_at_each_hit():
+    label = rows((0, 1), (2, 3), n=4)
+    assert ranking(np.array([4.0, 3, 2, 1]), label)["AP"] == pytest.approx((1 + 2 / 3) / 2)
