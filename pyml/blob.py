@@ -8,20 +8,18 @@ scores, and a crashed backend restarts the whole cluster.
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from pyml import engine
+from pyml.engine import Run
 from pyml.errors import UnreadableModel
-
-Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
@@ -77,26 +75,6 @@ def pack(graph: onnx.ModelProto, meta: dict[str, Any], kind: str) -> bytes:
     return bytes(whole.SerializeToString(deterministic=True))
 
 
-def session(graph: onnx.ModelProto) -> Run:
-    """A single-threaded onnxruntime session over a graph that has passed `check`."""
-    options = onnxruntime.SessionOptions()
-    # One thread each: a backend is one process of many, and threads of its own
-    # would take the server's signals.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # An arena would keep the largest batch's memory for the life of the session.
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    engine = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-    def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        return list(engine.run(None, feeds))
-
-    return run
-
-
 def load(data: bytes, kind: str) -> Model:
     """Check stored bytes and make a scoring session of them.
 
@@ -122,7 +100,7 @@ def load(data: bytes, kind: str) -> Model:
         meta = _meta(graph, kind)
         check(graph)
         del graph.metadata_props[:]
-        return Model(meta, session(graph), graph, len(data))
+        return Model(meta, engine.session(graph), graph, len(data))
     except UnreadableModel:
         raise
     except Exception as error:
@@ -159,7 +137,7 @@ def check(model: onnx.ModelProto) -> None:
     elements = 0
     for tensor in graph.initializer:
         elements += _tensor(tensor)
-    for node in graph.node:
+    for i, node in enumerate(graph.node):
         if (node.domain, node.op_type) not in OPERATORS:
             raise _unreadable(f"operator {node.op_type}")
         for attribute in node.attribute:
@@ -167,7 +145,9 @@ def check(model: onnx.ModelProto) -> None:
                 raise _unreadable(f"a graph inside operator {node.op_type}")
             if attribute.HasField("t"):
                 elements += _tensor(attribute.t)
-        if node.op_type == "TreeEnsembleRegressor" and _trees(node) >= _width(graph, node.input[0]):
+        if node.op_type == "TreeEnsembleRegressor" and _trees(node) >= _width(
+            graph, node.input[0], i
+        ):
             raise _unreadable("a tree on a feature that is not there")
     if elements > MAX_ELEMENTS:
         raise _unreadable(f"{elements} numbers")
@@ -190,24 +170,22 @@ def _tensor(tensor: onnx.TensorProto) -> int:
 WIDENING = {"Add", "Clip", "Concat", "Div", "Identity", "Mul", "Sub", "Where"}
 
 
-def _width(graph: onnx.GraphProto, name: str) -> int:
-    """Columns that a tensor has at least, by way of the graph's inputs; 0 where unknown."""
+def _width(graph: onnx.GraphProto, name: str, before: int) -> int:
+    """Columns that a tensor has at least, by way of the graph's inputs; 0 where unknown.
+
+    Looks at the nodes `before` an index alone: onnxruntime refuses a graph whose nodes
+    take what a later one gives, and going backwards cannot go round in a circle.
+    """
     for fed in graph.input:
         if fed.name == name:
             shape = fed.type.tensor_type.shape.dim
             return int(shape[1].dim_value) if len(shape) == 2 else 0
-    for node in graph.node:
+    for i in range(before):
+        node = graph.node[i]
         if name in node.output:
             if node.op_type not in WIDENING:
                 return 0
-            # A node's inputs come from nodes before it: onnxruntime refuses a circle,
-            # and so does this, by looking at those alone.
-            before = onnx.GraphProto(input=graph.input)
-            for earlier in graph.node:
-                if earlier == node:
-                    break
-                before.node.append(earlier)
-            return max((_width(before, source) for source in node.input), default=0)
+            return max((_width(graph, source, i) for source in node.input), default=0)
     return 0
 
 

@@ -16,12 +16,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from pyml.engine import Run, session
 from pyml.errors import NotEnoughData
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
-Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
-"""Runs the graph: input name -> array, to the outputs in order."""
 
 # All that a graph made here uses; what loads a stored graph allows these only.
 # ai.onnx:    IsNaN, Where, Mul, Exp, Neg
@@ -180,7 +179,7 @@ def _calibrated(
     forest = _grow(np.where(np.isnan(matrix), fill, matrix), n_estimators, seed, pulse)
     graph = _graph(forest, fill)
     pulse()
-    run = _run_here(graph)
+    run = session(graph)
     scores = run({"features": matrix})[0][:, 0].astype(np.float64)
     return graph, run, (np.quantile(scores, shares) - ROUNDING).tolist()
 
@@ -451,15 +450,3 @@ def _graph(forest: Any, fill: Matrix) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="pyml")
-
-
-def _run_here(graph: onnx.ModelProto) -> Run:
-    """What runs the graph while training, on one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda inputs: list(session.run(None, inputs))

@@ -31,10 +31,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pyml.engine import Run, session
 from pyml.errors import BadArgument, NotEnoughData
 
 Floats = NDArray[np.float64]
-Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 Bounds = tuple[float | None, float | None]
 Weights = list[NDArray[np.float32]]
 
@@ -765,15 +765,6 @@ def backtest(
 # ---- training ----------------------------------------------------------------
 
 
-def _session(graph: onnx.ModelProto) -> Run:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
-    return lambda feeds: session.run(None, feeds)
-
-
 def _span(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours" if seconds >= 7200 else f"{seconds / 60:.0f} minutes"
 
@@ -892,7 +883,7 @@ def fit(
         "seen_until": float(times[fit_at[-1] + horizon]),
     }
     pulse()
-    candidate = _session(_graph(best, scale, linear, sequence_length))
+    candidate = session(_graph(best, scale, linear, sequence_length))
     figures = {
         "windows": len(at),
         "training_windows": len(fit_at),

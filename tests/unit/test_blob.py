@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pyml import blob, forest
+from pyml import blob, engine, forest
 from pyml.errors import UnreadableModel
 
 
@@ -30,7 +30,7 @@ def packed(fitted) -> bytes:
 def test_the_round_trip_is_exact(fitted, packed):
     model = blob.load(packed, "forest")
     times, values = _telemetry()
-    here = forest.score(fitted.meta, blob.session(fitted.graph), times, values)
+    here = forest.score(fitted.meta, engine.session(fitted.graph), times, values)
     there = forest.score(model.meta, model.run, times, values)
     assert (here.anomaly_score == there.anomaly_score).all()
     assert blob.pack(model.graph, model.meta, "forest") == packed

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyml import lstm
+from pyml import engine, lstm
 from pyml.errors import BadArgument, NotEnoughData
 
 INTERVAL = 300.0
@@ -51,7 +51,7 @@ def test_the_graph_equals_keras(length, horizon):
     scale = lstm._Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(lstm._spans(length)), horizon))
     wanted = network(lstm._Part.of(network, behind, behind[:, :horizon], scale, linear))
-    run = lstm._session(lstm._graph(weights, scale, linear, length))
+    run = engine.session(lstm._graph(weights, scale, linear, length))
     given = (run({"window": behind})[0] - behind[:, -1:]) / scale.change
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 

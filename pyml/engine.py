@@ -1,0 +1,31 @@
+"""What runs a graph: onnxruntime, set up for a process that is one of many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
+"""Runs a graph: input name -> array, to the outputs in order."""
+
+
+def session(graph: onnx.ModelProto) -> Run:
+    """What runs `graph`, which is one made here or one that `blob.check` has passed."""
+    options = onnxruntime.SessionOptions()
+    # One thread each: a backend is one process of many, and threads of its own
+    # would take the server's signals.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # An arena would keep the largest batch's memory for the life of the session.
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4
+    engine = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return list(engine.run(None, feeds))
+
+    return run
