@@ -709,10 +709,9 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     since = until - hours * 3600
     known = _metrics()
     metric = _metric_of(field, known)
-    totals = series.columns_of(known)
-    readings, values = _series_of(
-        history, device, since, until, metric, [totals[0][i] for i in totals[1]]
-    )
+    paths, places = series.columns_of(known)
+    totals = [paths[place] for place in places]
+    readings, values = _series_of(history, device, since, until, metric, totals)
     usable = int(np.isfinite(values).sum())
     if not usable:
         raise _no_numbers(history, device, metric, since, until)
@@ -753,7 +752,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     accepted = bool(fitted.figures["accepted"])
     rejected = len(readings.times) + readings.rejected - usable
     if accepted:
-        meta = fitted.meta | {"metric": asdict(metric), "totals": [totals[0][i] for i in totals[1]]}
+        meta = fitted.meta | {"metric": asdict(metric), "totals": totals}
         model_id = _store(
             device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyml import door, drift, queries, series
+from pyml import door, drift, forest, queries, series
 from pyml.door import Floats, History
 from pyml.errors import PymlError
 
@@ -81,8 +81,6 @@ def _forest(
     newest: float | None,
 ) -> tuple[int, list[float], dict[str, Any], float]:
     """Log what the forest flags; readings scored, new anomalies' times, drift, interval."""
-    from pyml import forest
-
     _, held = door._in_force(device, "forest")
     meta, run = held.model.meta, held.model.run
     times, values, scores, inside, _ = door._scored(history, held, device, since, until)

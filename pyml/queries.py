@@ -180,19 +180,22 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _source(settings: Mapping[str, str], table: tuple[str, ...]) -> tuple[str, str, str]:
-    """The history as a FROM item, its time as timestamptz, and its condition on the window.
+def _source(
+    settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
+) -> tuple[str, str, str, str]:
+    """The history as a FROM item, its time as it stands and as timestamptz, and its condition.
 
     The window's bounds are converted to the column's type, not the column to
     theirs, so that the index on it is used whatever the session's time zone.
     """
     time = "h." + quoted(settings["history_time_column"])
+    moment = time if zoned else f"({time} AT TIME ZONE $3)"
     where = f"h.{quoted(settings['history_device_column'])} = $1"
     if settings["history_shadow_column"]:
         where += f" AND h.{quoted(settings['history_shadow_column'])} = $2"
     else:
         where += " AND $2::text IS NOT NULL"
-    return ".".join(map(quoted, table)) + " AS h", time, where
+    return ".".join(map(quoted, table)) + " AS h", time, moment, where
 
 
 def _bound(number: int, zoned: bool) -> str:
@@ -214,8 +217,7 @@ def history(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, pa
     Parameters: device, shadow, zone, since (exclusive), until (inclusive), then a
     ``text[]`` for each of `paths` JSON paths. What is not a number is ``nan``.
     """
-    source, time, where = _source(settings, table)
-    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    source, time, moment, where = _source(settings, table, zoned)
     picks, columns = [], []
     for i in range(paths):
         picks.append(f"h.{quoted(settings['history_state_column'])} #> ${6 + i} AS v{i}")
@@ -237,8 +239,7 @@ def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -
 
     Parameters: device, shadow, zone, since (exclusive), until (inclusive).
     """
-    source, time, where = _source(settings, table)
-    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    source, time, moment, where = _source(settings, table, zoned)
     return Query(
         f"SELECT array_send(array_agg(date_part('epoch', {moment}))) AS t FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}",
@@ -251,8 +252,7 @@ def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: boo
 
     Parameters: device, shadow, zone, until, path.
     """
-    source, time, where = _source(settings, table)
-    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    source, time, moment, where = _source(settings, table, zoned)
     return Query(
         f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
         f" WHERE {where} AND {time} <= {_bound(4, zoned)}"
@@ -267,7 +267,7 @@ def field_types(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
 
     Parameters: device, shadow, zone, since, until, path.
     """
-    source, time, where = _source(settings, table)
+    source, time, _, where = _source(settings, table, zoned)
     return Query(
         f"SELECT coalesce(jsonb_typeof(h.{quoted(settings['history_state_column'])} #> $6),"
         f" 'missing') AS type, count(*)::int AS rows FROM {source}"

@@ -7,7 +7,7 @@ window over the same history gives the same values.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +48,6 @@ class Metric:
     divisor_path: str | None
     scale: float
     kind: Literal["gauge", "counter"]
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> "Metric":
-        """The metric that `dataclasses.asdict` wrote."""
-        return cls(**entry)
 
 
 @dataclass(frozen=True, slots=True)
