@@ -268,12 +268,10 @@ def _trees(node: onnx.NodeProto) -> int:
     ways = np.bincount(np.r_[roots, child[~leaf]], minlength=size["nodes"])
     if (ways != 1).any() or (np.bincount(child[leaf]) > 1).any():
         raise _unreadable("trees that share a branch")
-    if (child[0] == child[1])[roots].any():
-        # onnxruntime takes such a root for a leaf and its number for the leaf's.
-        raise _unreadable("a tree whose branches have the same number")
-    front = roots
-    for _ in range(MAX_TREE_DEPTH):
+    front, levels = roots, 0
+    while front.size:
+        levels += 1
+        if levels > MAX_TREE_DEPTH:
+            raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
         front = child[:, front][~leaf[:, front]]
-    if front.size:
-        raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
     return int(feature.max())

@@ -381,13 +381,6 @@ def _average_path(count: NDArray[Any]) -> Floats:
     return np.where(count <= 1, 0.0, np.where(count == 2, 1.0, path))
 
 
-# onnxruntime (1.32) takes a root for a leaf where both its branches have the same number,
-# even if one leads to a node and the other to a leaf. In a tree's own order a leaf comes as
-# many places after the node beside it as trees came before, less one: so many more
-# leaves, which nothing leads to, keep their numbers apart.
-UNUSED_LEAVES = 2
-
-
 def _tree_parts(tree: Any) -> tuple[Any, ...]:
     """Children, features, thresholds and rows of a tree's nodes; leaves have no child."""
     if tree.node_count > 1:
@@ -418,8 +411,8 @@ def _tree_attributes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
         below = np.concatenate([left[front], right[front]])
         depth[below] = np.tile(depth[front], 2) + 1
         front = below
-    weight = np.r_[np.zeros(UNUSED_LEAVES), (depth + _average_path(rows))[leaf]]
-    number = np.where(leaf, np.cumsum(leaf) - 1 + UNUSED_LEAVES, np.cumsum(~leaf) - 1)
+    weight = (depth + _average_path(rows))[leaf]
+    number = np.where(leaf, np.cumsum(leaf), np.cumsum(~leaf)) - 1
     true, false = left[~leaf], right[~leaf]
     return {
         "tree_roots": number[root],

@@ -186,20 +186,19 @@ def test_a_tree_too_deep_is_refused(fitted):
             ints = {
                 "tree_roots": [0],
                 "nodes_featureids": 0 * ids,
-                "nodes_truenodeids": [*ids[1:], nodes + 1],
+                "nodes_truenodeids": [*ids[1:], nodes],
                 "nodes_trueleafs": [*(0 * ids[1:]), 1],
-                "nodes_falsenodeids": ids + 2,  # never a root's number on both sides
-                "nodes_falseleafs": ids * 0 + 1,
-                "leaf_targetids": [0] * (nodes + 2),
+                "nodes_falsenodeids": ids,
+                "nodes_falseleafs": 0 * ids + 1,
+                "leaf_targetids": [0] * (nodes + 1),
             }
-            ints["nodes_truenodeids"][-1] = 0
             for name, cells in ints.items():
                 attributes[name].ClearField("ints")
                 attributes[name].ints.extend(map(int, cells))
             for name, cells in (
                 ("nodes_modes", np.zeros(nodes, np.uint8)),
                 ("nodes_splits", np.zeros(nodes, np.float32)),
-                ("leaf_weights", np.ones(nodes + 2, np.float32)),
+                ("leaf_weights", np.ones(nodes + 1, np.float32)),
             ):
                 attributes[name].t.CopyFrom(_tensor(cells))
 
