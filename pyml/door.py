@@ -324,7 +324,11 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     UnreadableModel
     """
     row = _execute(queries.CURRENT_MODEL, device, kind, field)[0]
-    history = History.of(row)
+    return History.of(row), _held(row, device, kind, field)
+
+
+def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
+    """The model in force, of a row that tells of it."""
     if row["model_id"] is None:
         what = "forest" if kind == "forest" else f"forecast model of {field}"
         raise ModelNotFound(
@@ -337,14 +341,13 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     except UnreadableModel as error:
         error.hint = _training_call(device, kind, field)
         raise
-    held = Held(
+    return Held(
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
         json.loads(row["figures"]),
         model,
     )
-    return history, held
 
 
 def _store(
@@ -360,20 +363,25 @@ def _store(
 ) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
     data = blob.pack(fitted.graph, meta, kind)
-    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
-    versions["python"] = platform.python_version()
     seconds = time.monotonic() - started
     _execute(queries.LOCK_MODEL, device, kind, field)
     _execute(queries.RETIRE_MODEL, device, kind, field)
     stored = _execute(
         queries.INSERT_MODEL,
         *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
-        *(_json(parameters), _json(fitted.figures), _json(versions), seconds),
+        *(_json(parameters), _json(fitted.figures), _json(_versions()), seconds),
         *(hashlib.sha256(data).hexdigest(), data),
     )
     model_id = int(stored[0]["model_id"])
     _record(device, kind, field, seconds, "trained", model_id, fitted.figures)
     return model_id
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """What trains here; read from many files."""
+    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
+    return versions | {"python": platform.python_version()}
 
 
 def _record(
@@ -752,7 +760,11 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     accepted = bool(fitted.figures["accepted"])
     rejected = len(readings.times) + readings.rejected - usable
     if accepted:
-        meta = fitted.meta | {"metric": asdict(metric), "totals": totals}
+        meta = fitted.meta | {
+            "metric": asdict(metric),
+            "totals": totals,
+            "reference": drift.reference(grid.times, grid.values[:, None]),
+        }
         model_id = _store(
             device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
         )
