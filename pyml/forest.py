@@ -1,10 +1,11 @@
 """Isolation Forest over a device's metrics: fit, score, severity, reasons.
 
-A reading is described by its metrics and by how much each has moved over the
-last few readings; the forest gives it a score; two thresholds, fixed when the
-model is trained, give the score a meaning. scikit-learn grows the trees and
-is imported by `fit` alone: what is stored is one ONNX graph, and scoring needs
-nothing but numpy and whatever runs that graph.
+A reading is described by where its metrics have been of late, by how much each has
+moved over several spans, and by how far all of them together have jumped just now;
+the forest gives it a score; two thresholds, fixed when the model is trained, give the
+score a meaning. scikit-learn grows the trees and is imported by `fit` alone: what is
+stored is one ONNX graph, and scoring needs nothing but numpy and whatever runs that
+graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +28,12 @@ Matrix = NDArray[np.float32]
 # ai.onnx.ml: TreeEnsemble
 OPSETS = {"": 17, "ai.onnx.ml": 5}
 
-# Trailing windows, in readings at the device's usual interval.
-WINDOWS = (5, 15, 60)
+# Trailing windows, in readings at the device's usual interval. Each gives a spread; the first
+# the level too (a single reading is noise: a mean of five gives a fifth fewer false alarms and
+# as many true ones); the two in the middle tell what a jump is a jump from.
+WINDOWS = (5, 15, 60, 240)
+LEVEL = 5
+BEFORE = (15, 60)
 # Rows that each tree sees: Liu et al. 2008, section 4; scikit-learn's default too.
 SUBSAMPLE = 256
 # A metric reported in a smaller share of the readings than this is left out.
@@ -42,8 +47,18 @@ CRITICAL_SHARE = 0.1
 # Float32 results of two processors differ by less; readings all alike must not be
 # flagged for it.
 ROUNDING = 1e-6
-# Share of the readings, the earlier ones, behind the held-out figures.
-FITTED_SHARE = 0.8
+# Each tree sees the readings of four of seven blocks of time (the days of a week), so that
+# thresholds come from scores by trees that have not seen the reading's block: a day is
+# flagged for what no other day was like, as the days to come will be. The four are the
+# complement of a perfect difference set: any two blocks are seen together equally often.
+BLOCKS = 7
+SEEN = (0, 1, 2, 4)
+# Share of the training's jumps, the farthest, that do not count for what is usual.
+FAR_JUMPS = 0.03
+# Metrics that always jump together may part by a tenth of their usual jump.
+LEAST_VARIANCE = 0.01
+# Numbers in one batch of the scores behind the reasons.
+BATCH = 4_000_000
 # Trees grown between two pulses: about 0.05 s.
 STEP = 50
 
@@ -145,47 +160,105 @@ def fit(
         "names": [names[int(j)] for j in used],
         "interval": interval,
         "windows": list(WINDOWS),
+        "level": LEVEL,
+        "before": list(BEFORE),
         "lookback": max(WINDOWS) * interval,
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
-    matrix = features(meta, times, values)[rows]
+    columns, jumps = _describe(meta, times, values)
+    meta["whitening"] = _whitening(jumps[rows])
+    matrix = _joined(meta, columns, jumps)[rows]
     pulse()
-    shares = [contamination, CRITICAL_SHARE * contamination]
-    # What the same recipe, fitted on the earlier part, would have flagged of the later one.
-    cut = int(FITTED_SHARE * len(matrix))
-    _, run, thresholds = _calibrated(matrix[:cut], shares, n_estimators, seed, pulse)
-    held = run({"features": matrix[cut:]})[0][:, 0]
-    graph, _, (warning, critical) = _calibrated(matrix, shares, n_estimators, seed, pulse)
-    meta |= {"warning": warning, "critical": critical}
-    figures = {
-        "features": matrix.shape[1],
-        "held_out_readings": len(held),
-        "held_out_flagged": float((held < thresholds[0]).mean()),
-        "held_out_critical": float((held < thresholds[1]).mean()),
-    }
-    return Fitted(graph, meta, figures)
-
-
-def _calibrated(
-    matrix: Matrix,
-    shares: Sequence[float],
-    n_estimators: int,
-    seed: int,
-    pulse: Callable[[], None],
-) -> tuple[onnx.ModelProto, Run, list[float]]:
-    """A forest's graph, what runs it, and the scores that `shares` of its rows stay below."""
     fill = _medians(matrix)
-    trees = _grow(np.where(np.isnan(matrix), fill, matrix), n_estimators, seed, pulse)
-    graph = _graph(trees, min(SUBSAMPLE, len(matrix)), fill)
+    blocks = _Blocks.of(len(matrix), n_estimators)
+    filled = np.where(np.isnan(matrix), fill, matrix)
+    # Trees choose a column at random: the jump's stands there as often as each other kind's.
+    offered = np.hstack([filled, np.repeat(filled[:, -1:], len(used) - 1, axis=1)])
+    trees = _grow(offered, blocks, n_estimators, seed, pulse)
+    graph = _graph(trees, blocks.rows, fill)
     pulse()
-    run = session(graph)
-    scores = run({"features": matrix})[0][:, 0].astype(np.float64)
-    return graph, run, (np.quantile(scores, shares) - ROUNDING).tolist()
+    shares = np.array([contamination, CRITICAL_SHARE * contamination])
+    unseen = blocks.unseen_scores(_graph(trees, blocks.rows, fill, blocks.groups), matrix)
+    warning, critical = _limits(unseen, shares).tolist()
+    meta |= {"warning": warning, "critical": critical}
+    return Fitted(graph, meta, _figures(unseen, shares) | {"features": matrix.shape[1]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Which readings which trees see: tree i belongs to group ``i % groups``.
+
+    Attributes
+    ----------
+    groups : int
+        `BLOCKS`; 1, which sees everything, where there is too little to part.
+    block : ndarray of int, shape (n,)
+        Block of each reading.
+    rows : int
+        Readings that a tree is grown on.
+    """
+
+    groups: int
+    block: NDArray[np.intp]
+    rows: int
+
+    @classmethod
+    def of(cls, n: int, n_estimators: int) -> "_Blocks":
+        groups = BLOCKS if min(n, n_estimators) >= BLOCKS else 1
+        block = np.arange(n) * groups // n
+        seen = n if groups == 1 else (n // BLOCKS) * len(SEEN)
+        return cls(groups, block, min(SUBSAMPLE, seen))
+
+    def seen(self, group: int) -> NDArray[np.intp]:
+        """Indices of the readings that the trees of a group may see."""
+        return np.flatnonzero(np.isin(self.block, np.add(SEEN, group) % self.groups))
+
+    def unseen_scores(self, graph: onnx.ModelProto, matrix: Matrix) -> list[Floats]:
+        """Scores of each block's readings by the trees that have not seen it.
+
+        `graph` gives a score for each group; the score of several is their geometric mean,
+        since that of a path is a power of its length.
+        """
+        found = session(graph)({"features": matrix})[0].astype(np.float64)  # (n, groups)
+        scores = []
+        for block in range(self.groups):
+            others = [g for g in range(self.groups) if block not in np.add(SEEN, g) % self.groups]
+            mine = found[self.block == block][:, others or [0]]
+            scores.append(-np.exp(np.log(-mine).mean(axis=1)))
+        return scores
+
+
+def _limits(unseen: list[Floats], shares: Floats) -> Floats:
+    """Scores below which a reading is flagged, for shares of readings to flag.
+
+    Three blocks of four keep to the share: one bad day does not make the model deaf for a
+    week. Yet no looser than either the whole or the latest block would have it: a machine
+    that now works otherwise is not flagged until the week is over.
+    """
+    each = np.array([np.quantile(scores, shares) for scores in unseen])  # (blocks, shares)
+    whole = np.quantile(np.concatenate(unseen), shares)
+    kept = np.quantile(each, 0.25, axis=0)
+    return np.asarray(np.minimum(kept, np.maximum(whole, each[-1])) - ROUNDING)
+
+
+def _figures(unseen: list[Floats], shares: Floats) -> dict[str, Any]:
+    """What limits from the other blocks flag of each: about `shares` where all are alike."""
+    flagged = []
+    for i, scores in enumerate(unseen):
+        limits = _limits(unseen[:i] + unseen[i + 1 :] or unseen, shares)
+        flagged.append((scores[:, None] < limits).mean(axis=0))
+    warned, critical = np.array(flagged).T
+    return {
+        "held_out_readings": sum(map(len, unseen)),
+        "held_out_flagged": float(warned.mean()),
+        "held_out_flagged_most": float(warned.max()),
+        "held_out_critical": float(critical.mean()),
+    }
 
 
 def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:
-    """Describe each reading by its metrics and their recent spread.
+    """Describe each reading by the level and the spreads of its metrics, and by its jump.
 
     Causal: a row depends on readings up to its own, no older than
     ``meta["lookback"]`` seconds, and is the same to the last bit whatever else
@@ -202,18 +275,72 @@ def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:
 
     Returns
     -------
-    ndarray of float32, shape (n, m * (1 + windows))
-        NaN where there is nothing to say.
+    ndarray of float32, shape (n, m * (1 + windows) + 1)
+        NaN where there is nothing to say. The last column is the logarithm of how far
+        the reading lies from the mean of the last 15 and of the last 60, in a distance that
+        counts each metric, and each combination of them, by how it usually jumps
+        (Mahalanobis, 1936).
     """
     if values.shape[1:] != (len(meta["names"]),):
         raise ValueError(f"expected the columns {meta['names']}, got {values.shape}")
+    return _joined(meta, *_describe(meta, times, values))
+
+
+def _describe(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Levels and spreads (n, m * (1 + windows)), and jumps (n, m * 2), 0 where unknown."""
     centre, scale = np.array(meta["scaling"]).T
     with np.errstate(invalid="ignore"):
         z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
-    columns = [z]
+    n, m = z.shape
+    known = ~np.isnan(z)
+    fixed = np.rint(np.where(known, z, 0.0) * UNIT).astype(np.int64)
+    running = np.zeros((n + 1, 3 * m), np.int64)
+    np.cumsum(np.hstack([known, fixed, fixed * fixed]), axis=0, out=running[1:])
+    level: Floats = np.empty((0, m))
+    spreads, jumps = [], []
     for window in meta["windows"]:
-        columns.append(_spread(z, _starts(times, window, meta["interval"]), window))
-    return np.concatenate(columns, axis=1).astype(np.float32)
+        starts = np.searchsorted(times, times - (window - 0.5) * meta["interval"])
+        count, total, square = np.hsplit((running[1:] - running[starts]).astype(np.float64), 3)
+        of = np.maximum(count, 1)
+        mean = total / of
+        if window == meta["level"]:
+            level = np.where(count > 0, mean / UNIT, np.nan)
+        deviation = np.sqrt(np.maximum(square / of - mean**2, 0.0)) / UNIT
+        spreads.append(np.where(count >= max(2, window / 2), deviation, np.nan))
+        if window in meta["before"]:
+            jump = (fixed - (total - fixed) / np.maximum(count - 1, 1)) / UNIT
+            jumps.append(np.where(known & (count > window / 2), jump, 0.0))
+    return np.hstack([level, *spreads]), np.hstack(jumps)
+
+
+def _joined(meta: dict[str, Any], columns: Floats, jumps: Floats) -> Matrix:
+    """The matrix that the forest sees."""
+    return np.column_stack([columns, _distance(meta, jumps)]).astype(np.float32)
+
+
+def _distance(meta: dict[str, Any], jumps: Floats) -> Floats:
+    """Logarithm of 1 + the squared distance of jumps (n, k)."""
+    square = ((jumps @ np.array(meta["whitening"])) ** 2).sum(axis=1)
+    # A product of matrices rounds as its size has it; coarser steps hide that.
+    return np.asarray(np.rint(np.log1p(square) * UNIT) / UNIT)
+
+
+def _whitening(jumps: Floats) -> list[list[float]]:
+    """Matrix (k, k) after which usual jumps are uncorrelated and of size 1.
+
+    Of all jumps first, then of all but the farthest by the first: faults in the training
+    are not what is usual.
+    """
+    near = jumps
+    for _ in range(2):
+        size = np.sqrt((near**2).mean(axis=0))
+        size = np.where(size > 0, size, 1.0)
+        scaled = near / size
+        variance, axes = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+        whitening = axes / np.sqrt(np.maximum(variance, LEAST_VARIANCE)) / size[:, None]
+        far = ((jumps @ whitening) ** 2).sum(axis=1)
+        near = jumps[far <= np.quantile(far, 1.0 - FAR_JUMPS)]
+    return [list(map(float, row)) for row in whitening]
 
 
 def score(meta: dict[str, Any], run: Run, times: Floats, values: Floats) -> Scores:
@@ -261,15 +388,16 @@ def explain(
         contribute nothing are left out, unless none does.
     """
     names = meta["names"]
-    m = len(names)
     if not len(rows):
         return []
-    matrix = features(meta, times, values)[rows]  # (r, F)
-    variants = np.repeat(matrix[None], m + 1, axis=0)  # the reading, and it without metric j
-    for j in range(m):
-        variants[j + 1, :, j::m] = np.nan
-    found = run({"features": variants.reshape(-1, matrix.shape[1])})[0].reshape(m + 1, -1)
-    gains = (found[1:] - found[0]).T.astype(np.float64)  # (r, m)
+    columns, jumps = (part[rows] for part in _describe(meta, times, values))
+    size = max(1, BATCH // ((len(names) + 1) * (columns.shape[1] + 1)))
+    gains = np.concatenate(
+        [
+            _gains(meta, run, columns[i : i + size], jumps[i : i + size])
+            for i in range(0, len(rows), size)
+        ]
+    )
     reasons = []
     for row, gain in zip(rows, gains, strict=True):
         order = np.argsort(-gain, kind="stable")
@@ -289,6 +417,18 @@ def explain(
     return reasons
 
 
+def _gains(meta: dict[str, Any], run: Run, columns: Floats, jumps: Floats) -> Floats:
+    """How much each metric (r, m) lowers the scores of readings."""
+    m = len(meta["names"])
+    variants = [_joined(meta, columns, jumps)]
+    for j in range(m):
+        without, still = columns.copy(), jumps.copy()
+        without[:, j::m], still[:, j::m] = np.nan, 0.0
+        variants.append(_joined(meta, without, still))
+    found = run({"features": np.concatenate(variants)})[0].reshape(m + 1, -1)
+    return np.asarray((found[1:] - found[0]).T, np.float64)
+
+
 def _scaling(column: Floats) -> tuple[float, float]:
     """Median and a robust scale of one metric; 1 for a constant."""
     low, centre, high = np.quantile(column, [0.25, 0.5, 0.75])
@@ -300,29 +440,6 @@ def _usual(column: Floats, contamination: float) -> tuple[float, float]:
     """The range that holds all but `contamination` of one metric's values."""
     low, high = np.quantile(column, [contamination / 2, 1 - contamination / 2])
     return float(low), float(high)
-
-
-def _starts(times: Floats, window: int, interval: float) -> NDArray[np.intp]:
-    """Index of the first reading of the trailing `window` at each reading."""
-    return np.searchsorted(times, times - (window - 0.5) * interval)
-
-
-def _spread(z: Floats, starts: NDArray[np.intp], window: int) -> Floats:
-    """Standard deviation over each trailing window; NaN where under half of it is there."""
-    known = ~np.isnan(z)
-    fixed = np.rint(np.where(known, z, 0.0) * UNIT).astype(np.int64)
-    ends = np.arange(1, len(z) + 1)
-
-    def trailing(cells: NDArray[Any]) -> NDArray[np.int64]:
-        total = np.zeros((len(z) + 1, z.shape[1]), np.int64)
-        np.cumsum(cells, axis=0, out=total[1:])
-        return total[ends] - total[starts]
-
-    count = trailing(known)
-    enough = count >= max(2, window / 2)
-    n = np.maximum(count, 1)
-    variance = (trailing(fixed * fixed) - trailing(fixed).astype(np.float64) ** 2 / n) / n
-    return np.where(enough, np.sqrt(np.maximum(variance, 0.0)) / UNIT, np.nan)
 
 
 def _medians(matrix: Matrix) -> Matrix:
@@ -340,18 +457,21 @@ def prepare() -> None:
     import sklearn.ensemble  # noqa: F401
 
 
-def _grow(matrix: Matrix, n_estimators: int, seed: int, pulse: Callable[[], None]) -> list[Any]:
-    """The trees of scikit-learn's IsolationForest of the same seed, to the last bit.
+def _grow(
+    matrix: Matrix, blocks: _Blocks, n_estimators: int, seed: int, pulse: Callable[[], None]
+) -> list[Any]:
+    """Trees as scikit-learn's IsolationForest grows them, each on rows that its group sees.
 
-    Grown one by one on the rows that each sees: IsolationForest makes three random
-    generators, a clone and a weight for every row of `matrix` for each tree, which
-    takes three times as long as the trees.
+    Where there is one group they are that library's of the same seed, to the last bit.
+    Grown one by one: IsolationForest makes three random generators, a clone and a weight
+    for every row of `matrix` for each tree, which takes three times as long as the trees.
     """
     from sklearn import config_context
     from sklearn.tree import ExtraTreeRegressor
     from sklearn.utils.random import sample_without_replacement
 
-    rows = min(SUBSAMPLE, len(matrix))
+    rows = blocks.rows
+    seen = [blocks.seen(group) for group in range(blocks.groups)]
     top = np.iinfo(np.int32).max
     random = np.random.RandomState(seed)
     noise = random.uniform(size=len(matrix))
@@ -368,7 +488,8 @@ def _grow(matrix: Matrix, n_estimators: int, seed: int, pulse: Callable[[], None
             random.seed(own)
             splits = random.randint(top)
             random.seed(own)
-            picked = np.sort(sample_without_replacement(len(matrix), rows, random_state=random))
+            mine = seen[grown % blocks.groups]
+            picked = mine[np.sort(sample_without_replacement(len(mine), rows, random_state=random))]
             random.seed(splits)
             trees.append(tree.fit(matrix[picked], noise[picked], check_input=False).tree_)
     return trees
@@ -393,8 +514,11 @@ def _tree_parts(tree: Any) -> tuple[Any, ...]:
     return [1, -1, -1], [2, -1, -1], [0, -1, -1], [0.0, 0.0, 0.0], [rows, rows, rows]
 
 
-def _tree_attributes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them."""
+def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str, NDArray[Any]]:
+    """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them.
+
+    The sum of tree i is for target ``i % groups``; columns from `width` on repeat the last.
+    """
     parts = [_tree_parts(tree) for tree in trees]
     left, right, feature, split, rows = map(np.concatenate, zip(*parts, strict=True))
     size = [len(part[0]) for part in parts]
@@ -424,14 +548,14 @@ def _tree_attributes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
     true, false = left[node], right[node]
     return {
         "tree_roots": number[root],
-        "nodes_featureids": feature[node],
+        "nodes_featureids": np.minimum(feature[node], width - 1),
         "nodes_modes": np.zeros(len(true), np.uint8),  # all of them x <= split
         "nodes_splits": single[node],
         "nodes_truenodeids": number[true],
         "nodes_trueleafs": leaf[true].astype(np.int64),
         "nodes_falsenodeids": number[false],
         "nodes_falseleafs": leaf[false].astype(np.int64),
-        "leaf_targetids": np.zeros(leaf.sum(), np.int64),
+        "leaf_targetids": np.repeat(np.arange(len(trees)) % groups, size)[leaf],
         "leaf_weights": _summable(weight[leaf], len(trees)).astype(np.float32),
     }
 
@@ -446,13 +570,16 @@ def _summable(weight: Floats, terms: int) -> Floats:
     return np.rint(weight * 2.0**spare) / 2.0**spare
 
 
-def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
-    """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c)."""
+def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> onnx.ModelProto:
+    """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c).
+
+    With several `groups` of trees it gives a score for each of them.
+    """
     ensemble = onnx.NodeProto(op_type="TreeEnsemble", domain="ai.onnx.ml", name="forest")
     ensemble.input.append("filled")
     ensemble.output.append("depth")
     # Written field by field: helper.make_node looks at each of the many elements in Python.
-    for name, cells in _tree_attributes(trees).items():
+    for name, cells in _tree_attributes(trees, len(fill), groups).items():
         attribute = ensemble.attribute.add(name=name)
         if name in ("nodes_modes", "nodes_splits", "leaf_weights"):
             attribute.type = onnx.AttributeProto.TENSOR
@@ -460,12 +587,13 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
         else:
             attribute.type = onnx.AttributeProto.INTS
             attribute.ints.extend(cells.tolist())
-    ensemble.attribute.append(helper.make_attribute("n_targets", 1))
+    ensemble.attribute.append(helper.make_attribute("n_targets", groups))
     ensemble.attribute.append(helper.make_attribute("aggregate_function", 1))  # the sum
     ensemble.attribute.append(helper.make_attribute("post_transform", 0))  # none
-    shortest = len(trees) * float(_average_path(np.array(rows)))
-    rate = -np.log(2.0) / shortest if shortest else 0.0
-    constants = {"fill": fill, "rate": np.array([rate], np.float32)}
+    count = np.bincount(np.arange(len(trees)) % groups)
+    shortest = count * float(_average_path(np.array(rows)))
+    rate = -np.log(2.0) / shortest if rows > 1 else np.zeros(groups)
+    constants = {"fill": fill, "rate": rate.astype(np.float32)}
     nodes = [
         helper.make_node("IsNaN", ["features"], ["missing"]),
         helper.make_node("Where", ["missing", "fill", "features"], ["filled"]),
@@ -478,7 +606,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
         nodes,
         "forest",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", groups])],
         [onnx.numpy_helper.from_array(cells, name) for name, cells in constants.items()],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

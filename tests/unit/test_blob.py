@@ -205,7 +205,8 @@ def test_a_tree_too_deep_is_refused(fitted):
         return _altered(fitted, alter)
 
     model = blob.load(chain(60), "forest")
-    assert np.isfinite(model.run({"features": np.zeros((2, 8), np.float32)})[0]).all()
+    zeros = np.zeros((2, fitted.figures["features"]), np.float32)
+    assert np.isfinite(model.run({"features": zeros})[0]).all()
     for nodes in (70, 200_000):
         with pytest.raises(UnreadableModel) as caught:
             blob.load(chain(nodes), "forest")
@@ -227,7 +228,8 @@ def test_mutated_trees_load_or_say_so(fitted, data):
         model = blob.load(_altered(fitted, alter), "forest")
     except UnreadableModel:
         return
-    assert np.isfinite(model.run({"features": np.ones((3, 8), np.float32)})[0]).all()
+    ones = np.ones((3, fitted.figures["features"]), np.float32)
+    assert np.isfinite(model.run({"features": ones})[0]).all()
 
 
 def _tiny(node: onnx.NodeProto, *constants: onnx.TensorProto) -> bytes:

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from sklearn.ensemble import IsolationForest
+from sklearn.ensemble._iforest import _average_path_length
 
 from pyml import forest
 from pyml.errors import NotEnoughData
@@ -40,16 +41,52 @@ def scored(fitted, times, values):
     return forest.score(fitted.meta, runner(fitted), times, values)
 
 
-@pytest.mark.parametrize("trees", [1, 50, 130])
+def offered(fitted, times, values):
+    """What the trees are grown on: nothing missing, the jump as often as each other kind."""
+    matrix = forest.features(fitted.meta, times, values)
+    filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
+    return np.hstack([filled, np.repeat(filled[:, -1:], values.shape[1] - 1, axis=1)])
+
+
+@pytest.mark.parametrize("trees", [1, 6])
 def test_scores_are_those_of_scikit_learn(trees):
+    """So few trees see all that there is, as that library's do."""
     times, values = telemetry()
     values[5:900:7, 1] = np.nan
     fitted = train(times, values, n_estimators=trees, seed=3)
-    matrix = forest.features(fitted.meta, times, values)
-    filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
+    filled = offered(fitted, times, values)
     oracle = IsolationForest(n_estimators=trees, random_state=3).fit(filled)
     found = scored(fitted, times, values).anomaly_score
     np.testing.assert_allclose(found, oracle.score_samples(filled), atol=1e-5)
+
+
+@pytest.mark.parametrize("trees", [7, 50, 130])
+def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
+    times, values = telemetry(days=3)
+    fitted = train(times, values, n_estimators=trees, seed=3)
+    filled = offered(fitted, times, values)
+    blocks = forest._Blocks.of(len(times), trees)
+    grown = forest._grow(filled, blocks, trees, 3, lambda: None)
+    assert blocks.groups == 7
+    length = np.zeros((trees, len(times)))
+    for i, tree in enumerate(grown):
+        leaf = tree.apply(filled)
+        steps = np.asarray(tree.decision_path(filled).sum(axis=1)).ravel() - 1
+        length[i] = steps + _average_path_length(tree.n_node_samples[leaf])
+    usual = _average_path_length([forest.SUBSAMPLE])[0]
+    found = scored(fitted, times, values).anomaly_score
+    np.testing.assert_allclose(found, -(2 ** (-length.mean(axis=0) / usual)), atol=1e-5)
+    # What the limits are made from: each block by the trees of the groups that have not seen it.
+    fill = forest._medians(forest.features(fitted.meta, times, values))
+    graph = forest._graph(grown, blocks.rows, fill, blocks.groups)
+    unseen = blocks.unseen_scores(graph, filled[:, : len(fill)])
+    for block, scores in enumerate(unseen):
+        inside = blocks.block == block
+        groups = [g for g in range(7) if not inside[blocks.seen(g)].any()]
+        assert len(groups) == 3
+        means = [length[g::7][:, inside].mean(axis=0) for g in groups]
+        expected = -(2 ** (-np.mean(means, axis=0) / usual))
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
@@ -60,8 +97,7 @@ def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
     sizes = set()
     for seed in range(40):
         fitted = train(times, values, n_estimators=5, seed=seed)
-        matrix = forest.features(fitted.meta, times, values)
-        filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
+        filled = offered(fitted, times, values)
         oracle = IsolationForest(n_estimators=5, random_state=seed).fit(filled)
         sizes |= {tree.tree_.node_count for tree in oracle.estimators_}
         found = scored(fitted, times, values).anomaly_score
@@ -138,6 +174,34 @@ def test_a_burst_is_found_and_explained():
     assert reasons[0]["value"] > reasons[0]["usual_high"] > reasons[0]["usual_low"]
     gains = [reason["contribution"] for reason in reasons]
     assert gains == sorted(gains, reverse=True)
+
+
+def test_a_jump_apart_is_far_though_each_metric_stays_in_its_range():
+    times, values = telemetry(days=4)
+    values[:, 2] = values[:, 1] + np.random.default_rng(2).normal(0, 0.05, len(times))
+    fitted = train(times[:4320], values[:4320])
+    values[5000, 2] -= 4 * np.sign(values[5000, 2] - 40)  # towards the middle
+    distance = forest.features(fitted.meta, times, values)[:, -1]
+    assert distance[5000] > distance[:4320].max() + 1
+
+
+def test_one_bad_day_does_not_hide_another():
+    times, values = telemetry(days=8)
+    quiet = train(times[:10080], values[:10080]).meta["warning"]
+    values[4000:5000] += np.random.default_rng(3).normal(0, 30, (1000, 3))
+    fitted = train(times[:10080], values[:10080])
+    assert fitted.figures["held_out_flagged_most"] > 0.2
+    assert abs(fitted.meta["warning"] - quiet) < 0.06
+    values[11000:11060] += np.random.default_rng(4).normal(0, 15, (60, 3))
+    result = scored(fitted, times, values)
+    assert (result.severity[11005:11060] >= forest.WARNING).all()
+
+
+def test_a_machine_that_has_changed_for_good_is_soon_normal():
+    times, values = telemetry(days=8)
+    values[8640:] += 25  # the last day of the training, and the day that is scored
+    result = scored(train(times[:10080], values[:10080]), times, values)
+    assert (result.severity[10080 + 240 :] >= forest.WARNING).mean() < 0.03
 
 
 def test_severity_follows_the_stored_thresholds():
