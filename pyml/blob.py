@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from pyml import engine
+from pyml import engine, limits
 from pyml.engine import Run
 from pyml.errors import UnreadableModel
 
@@ -25,10 +25,12 @@ from pyml.errors import UnreadableModel
 # format is then kept beside the new one.
 FORMAT = 1
 
-MAX_BYTES = 32 << 20
+MAX_BYTES = 8 << 20
 MAX_ELEMENTS = 4_000_000
 MAX_NODES = 500
 MAX_TREE_NODES = 2_000_000
+# The runtime follows a tree by recursion; the trainings' trees go 8 deep.
+MAX_TREE_DEPTH = 64
 
 # What the graphs of the forest and of the LSTM are made of, and nothing else.
 OPERATORS = {
@@ -99,13 +101,38 @@ def load(data: bytes, kind: str) -> Model:
     try:
         meta = _meta(graph, kind)
         check(graph)
+        if wrong := limits.fault(kind, meta, graph):
+            raise _unreadable(wrong)
         del graph.metadata_props[:]
-        return Model(meta, engine.session(graph), graph, len(data))
+        run = _guarded(engine.session(graph), limits.outputs(kind, meta))
+        return Model(meta, run, graph, len(data))
     except UnreadableModel:
         raise
     except Exception as error:
         # onnx and onnxruntime raise types of their own, down to bare RuntimeError.
         raise _unreadable(str(error).splitlines()[0] if str(error) else repr(error)) from error
+
+
+def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
+    """A graph's `run` that says so when what comes out is no answer.
+
+    Only a run shows all that a graph does: what fits together for one number of rows may
+    not for another, and weights that are numbers may overflow.
+    """
+
+    def guarded(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            found = run(feeds)
+        except Exception as error:
+            raise _unreadable(str(error).splitlines()[0]) from error
+        rows = len(next(iter(feeds.values())))
+        if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
+            raise _unreadable("an answer of another shape")
+        if not all(np.isfinite(cells).all() for cells in found):
+            raise _unreadable("an answer that is no number")
+        return found
+
+    return guarded
 
 
 def _unreadable(why: str) -> UnreadableModel:
@@ -116,12 +143,16 @@ def _meta(graph: onnx.ModelProto, kind: str) -> dict[str, Any]:
     entries = [entry.value for entry in graph.metadata_props if entry.key == "pyml"]
     if len(entries) != 1:
         raise _unreadable("its metadata is missing")
-    meta = json.loads(entries[0])
+    meta = json.loads(entries[0], parse_constant=_no_number)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _unreadable("its format is of another version")
     if meta.get("kind") != kind:
         raise _unreadable(f"it is not a model of kind {kind}")
     return meta
+
+
+def _no_number(name: str) -> None:
+    raise _unreadable(f"{name} in its metadata")
 
 
 def check(model: onnx.ModelProto) -> None:
@@ -223,6 +254,12 @@ def _trees(node: onnx.NodeProto) -> int:
         # Children come after their parent, so that no path can be a circle.
         if ((child <= node_id) | (child >= span))[inner].any():
             raise _unreadable("a tree whose branches lead outside it")
+    front = first
+    for _ in range(MAX_TREE_DEPTH):
+        front = front[inner[front]]
+        front = np.concatenate([start[front] + child[front] for child in children])
+    if front.size:
+        raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
     if (feature < 0).any():
         raise _unreadable("a tree on a feature that is not there")
     leaf_tree, leaf_node = ints("target_treeids"), ints("target_nodeids")

@@ -9,7 +9,7 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, drift, forest, queries, series, worker
+from pyml import __version__, blob, drift, forest, limits, queries, series, worker
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -332,17 +332,21 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
             detail="None was trained for it, or it was dropped.",
             hint=_training_call(device, kind, field),
         )
-    try:
-        model = _model(row["model_id"], row["sha256"], kind)
-    except UnreadableModel as error:
-        error.hint = _training_call(device, kind, field)
-        raise
+
+    def telling(call: Callable[..., T], *args: Any) -> T:
+        try:
+            return call(*args)
+        except UnreadableModel as error:
+            error.hint = _training_call(device, kind, field)
+            raise
+
+    model = telling(_model, row["model_id"], row["sha256"], kind)
     held = Held(
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
         json.loads(row["figures"]),
-        model,
+        replace(model, run=functools.partial(telling, model.run)),
     )
     return history, held
 
@@ -479,11 +483,11 @@ def train_forest(
     _within("contamination", share, 0.0001, 0.2)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     metrics = _metrics()
-    if not metrics:
+    if not 1 <= len(metrics) <= limits.MAX_METRICS:
         raise BadArgument(
-            "no metric is enabled",
-            detail="A forest needs one at least.",
-            hint="UPDATE ml_metric SET enabled = true WHERE built_in;",
+            f"{len(metrics) or 'no'} metrics are enabled",
+            detail=f"A forest takes 1 to {limits.MAX_METRICS}.",
+            hint="UPDATE ml_metric SET enabled = built_in;",
         )
     since = until - hours * 3600
     readings, values, _ = _measured(history, device, since, until, metrics)
@@ -702,6 +706,12 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     started = time.monotonic()
     _given(device=device, field=field, hours=hours, as_of=as_of)
     _within("hours", hours, 1, LONGEST_HOURS)
+    if not 1 <= len(field) <= limits.LONGEST_TEXT:
+        raise BadArgument(
+            f"field has {len(field)} characters",
+            detail=f"A path or a metric's name has 1 to {limits.LONGEST_TEXT}.",
+            hint="SELECT name, path FROM ml_metric;",
+        )
     row = _execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
     history = History.of(row)
     settings = history.settings

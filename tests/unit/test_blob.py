@@ -1,5 +1,7 @@
 """Stored models: what is packed loads as it was; what was tampered with does not."""
 
+from dataclasses import asdict
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pyml import blob, engine, forest
+from pyml import blob, drift, engine, forest, series
 from pyml.errors import UnreadableModel
 
 
@@ -23,8 +25,16 @@ def fitted() -> forest.Fitted:
 
 
 @pytest.fixture(scope="module")
-def packed(fitted) -> bytes:
-    return blob.pack(fitted.graph, fitted.meta, "forest")
+def meta(fitted) -> dict[str, object]:
+    """What is stored: what scoring needs, and what the door adds to it."""
+    times, values = _telemetry()
+    metrics = [asdict(series.Metric(name, name, None, 1.0, "gauge")) for name in ("a", "b")]
+    return fitted.meta | {"metrics": metrics, "reference": drift.reference(times, values)}
+
+
+@pytest.fixture(scope="module")
+def packed(fitted, meta) -> bytes:
+    return blob.pack(fitted.graph, meta, "forest")
 
 
 def test_the_round_trip_is_exact(fitted, packed):
