@@ -731,7 +731,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
         "horizon": int(settings["forecast_horizon"]),
     }
     bounds = _execute(queries.BOUNDS, field)
-    limits = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
+    ends = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
     parameters: dict[str, Any] = shape | {
         "epochs": int(settings["epochs"]),
         "seed": int(settings["seed"]),
@@ -749,7 +749,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
                 interval=grid.interval,
                 epochs=parameters["epochs"],
                 seed=parameters["seed"],
-                bounds=limits,
+                bounds=ends,
                 previous=previous,
                 pulse=pulse,
                 **shape,
