@@ -42,45 +42,7 @@ CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
 
 
-# ---- the way in ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What the functions in SQL call."""
-
-    train_forest: Callable[..., str]
-    detect: Callable[..., str]
-    score: Callable[..., list[Row]]
-    train_lstm: Callable[..., str]
-    forecast: Callable[..., str]
-    predict: Callable[..., list[Row]]
-    environment: Callable[[], str]
-
-
-def enter(version: str, site: str) -> Doors:
-    """The doors, for SQL of the same version as this package.
-
-    Raises
-    ------
-    plpy.Error
-        ``ML006``: this session holds another version of the package, or of numpy.
-    """
-    if version != __version__:
-        plpy.error(
-            f"this session holds pyml {__version__}, the database has {version}",
-            detail="The extension was upgraded after the session had loaded it.",
-            hint="Reconnect: a new session loads the new version.",
-            sqlstate=BrokenEnvironment.sqlstate,
-        )
-    if not str(np.__file__).startswith(site):
-        plpy.error(
-            f"this session holds another numpy ({np.__version__})",
-            detail=f"It was loaded from {np.__file__} before pyml was.",
-            hint="Reconnect, and call pyml before other functions in PL/Python.",
-            sqlstate=BrokenEnvironment.sqlstate,
-        )
-    return Doors(train_forest, detect, score, train_lstm, forecast, predict, environment)
+# ---- answers ---------------------------------------------------------------------
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -12,7 +12,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     import sys
     sys.path.insert(0, '@PYML_SITE@')
-    from pyml.door import enter
+    from pyml.entry import enter
     GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@')
 $$;
 COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';
@@ -313,6 +313,10 @@ DECLARE
     anomalies bigint;
     points bigint;
 BEGIN
+    -- Those who write rows of this device take turns before any row is locked.
+    PERFORM pg_advisory_xact_lock(hashtext('pyml scan'), hashtext(device::text));
+    PERFORM _ml_lock_model(device, m.kind, m.field)
+    FROM (SELECT DISTINCT n.kind, n.field FROM ml_model n WHERE n.device_uuid = device ORDER BY n.kind, n.field) AS m;
     DELETE FROM ml_model m WHERE m.device_uuid = device;
     GET DIAGNOSTICS models = ROW_COUNT;
     DELETE FROM ml_run r WHERE r.device_uuid = device;
@@ -514,8 +518,7 @@ LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
     if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
-    from pyml.patrol import scan
-    return scan(device, as_of)
+    return GD['pyml @PYML_VERSION@'].scan(device, as_of)
 $$;
 COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
 
@@ -575,13 +578,14 @@ CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz 
 LANGUAGE plpgsql SECURITY INVOKER
 AS $$
 DECLARE
-    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
-    noted timestamptz;
-    told timestamptz;
-    devices uuid[];
-    one uuid;
-    job bigint;
-    outcome text;
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    noted pg_catalog.timestamptz;
+    told pg_catalog.timestamptz;
+    devices pg_catalog.uuid[];
+    one pg_catalog.uuid;
+    job pg_catalog.int8;
+    outcome pg_catalog.text;
     done int := 0;
     failed int := 0;
     passed_over int := 0;
@@ -726,14 +730,15 @@ CREATE OR REPLACE PROCEDURE ml_retrain(device uuid DEFAULT NULL, minutes int DEF
 LANGUAGE plpgsql SECURITY INVOKER
 AS $$
 DECLARE
-    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
-    noted timestamptz;
-    told timestamptz;
-    devices uuid[];
-    kinds text[];
-    fields text[];
-    job bigint;
-    outcome text;
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    noted pg_catalog.timestamptz;
+    told pg_catalog.timestamptz;
+    devices pg_catalog.uuid[];
+    kinds pg_catalog.text[];
+    fields pg_catalog.text[];
+    job pg_catalog.int8;
+    outcome pg_catalog.text;
     done int := 0;
     failed int := 0;
     passed_over int := 0;
@@ -881,7 +886,7 @@ DECLARE
 BEGIN
     check_name := 'python';
     BEGIN
-        environment := _ml_environment();
+        environment := _ml_answer(_ml_environment());
         ok := true;
         detail := format('Python %s, package %s in %s', environment ->> 'python', environment ->> 'version', environment ->> 'site');
         fix := NULL;
