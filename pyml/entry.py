@@ -13,7 +13,6 @@ from pyml import __version__
 from pyml.errors import BrokenEnvironment
 
 
-
 @dataclass(frozen=True, slots=True)
 class Doors:
     """What the functions in SQL call."""
@@ -69,7 +68,8 @@ def enter(version: str, site: str) -> Doors:
 
 
 def _shut(message: str, detail: str, hint: str) -> Doors:
-    told = {"sqlstate": BrokenEnvironment.sqlstate, "message": message, "detail": detail, "hint": hint}
+    sqlstate = BrokenEnvironment.sqlstate
+    told = {"sqlstate": sqlstate, "message": message, "detail": detail, "hint": hint}
 
     def document(*_: Any) -> str:
         return json.dumps({"error": told})

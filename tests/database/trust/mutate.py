@@ -8,6 +8,7 @@ import random
 import zipfile
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -17,7 +18,7 @@ NAMES = ("", "features", "window", "score", "filled", "nobody", "x" * 10_000)
 OPERATORS = (
     *("Add", "Cast", "Clip", "Concat", "Div", "Exp", "IsNaN", "LSTM", "MatMul", "Mul", "Neg"),
     *("ReduceSum", "Reshape", "Slice", "Softmax", "Squeeze", "TopK", "Transpose", "Where", "Loop"),
-    *("ConstantOfShape", "Expand", "Tile", "Pad", "RandomNormal", "TreeEnsembleRegressor"),
+    *("ConstantOfShape", "Expand", "Tile", "Pad", "RandomNormal", "TreeEnsemble"),
 )
 VALUES = (
     *(None, True, "", "x" * 1000, -1, 0, 1, 3, 10**9, 10**30, 1e308, -1e308, 1e-300, [], {}, [[]]),
@@ -81,6 +82,8 @@ def _attribute(model: onnx.ModelProto, rng: random.Random) -> None:
     elif attribute.strings:
         at = rng.randrange(len(attribute.strings))
         attribute.strings[at] = rng.choice((b"LEAF", b"BRANCH_LEQ", b"BRANCH_GT", b"", b"\xff" * 9))
+    elif attribute.HasField("t"):
+        _number(attribute.t, rng)
     elif attribute.type == onnx.AttributeProto.INT:
         attribute.i = rng.choice(INTEGERS)
     elif attribute.type == onnx.AttributeProto.STRING:
@@ -119,20 +122,22 @@ def _tensor(model: onnx.ModelProto, rng: random.Random) -> None:
         case 3:
             tensor.raw_data = tensor.raw_data[: rng.randrange(len(tensor.raw_data) + 1)]
         case 4:
-            cells = numpy_helper.to_array(tensor).copy() if _whole(tensor) else None
-            if cells is not None and cells.size and cells.dtype.kind in "if":
-                kind = INTEGERS if cells.dtype.kind == "i" else FLOATS
-                cells.reshape(-1)[rng.randrange(cells.size)] = rng.choice(kind)
-                tensor.CopyFrom(numpy_helper.from_array(cells, tensor.name))
+            _number(tensor, rng)
         case 5:
             tensor.name = rng.choice(NAMES)
 
 
-def _whole(tensor: TensorProto) -> bool:
+def _number(tensor: TensorProto, rng: random.Random) -> None:
+    """Change one number of a tensor, unless that was damaged before."""
     try:
-        return numpy_helper.to_array(tensor) is not None
+        cells = numpy_helper.to_array(tensor).copy()
     except Exception:
-        return False
+        return
+    if cells.size and cells.dtype.kind in "iuf":
+        choice = rng.choice(FLOATS if cells.dtype.kind == "f" else INTEGERS)
+        with np.errstate(over="ignore"):
+            cells.reshape(-1)[rng.randrange(cells.size)] = np.array(choice).astype(cells.dtype)
+        tensor.CopyFrom(numpy_helper.from_array(cells, tensor.name))
 
 
 def _shape(model: onnx.ModelProto, rng: random.Random) -> None:
@@ -360,12 +365,16 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
     function.input.append("x")
     function.output.append("y")
     yield "a function of its own", called
-    trees = [i for i, node in enumerate(honest.graph.node) if "TreeEnsemble" in node.op_type]
+    trees = [i for i, node in enumerate(honest.graph.node) if node.op_type == "TreeEnsemble"]
     for i in trees:
         chain = onnx.ModelProto()
         chain.CopyFrom(honest)
-        _chain(chain.graph.node[i], 300_000)
+        _chain(chain.graph.node[i], 100_000)
         yield "one tree as long as a chain", chain
+        wood = onnx.ModelProto()
+        wood.CopyFrom(honest)
+        _chain(wood.graph.node[i], 60, copies=1500)
+        yield "more trees than a forest has", wood
         circle = onnx.ModelProto()
         circle.CopyFrom(honest)
         for attribute in circle.graph.node[i].attribute:
@@ -374,24 +383,28 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield "a tree that goes in a circle", circle
 
 
-def _chain(node: onnx.NodeProto, length: int) -> None:
-    """Make one tree of a node: each branch leads to the next one, or to a leaf at the end."""
-    count = 2 * length + 1
-    inner = [i % 2 == 0 and i < count - 1 for i in range(count)]
-    cells: dict[str, list[object]] = {
-        "nodes_treeids": [0] * count,
-        "nodes_nodeids": list(range(count)),
-        "nodes_featureids": [0] * count,
-        "nodes_modes": [b"BRANCH_LEQ" if one else b"LEAF" for one in inner],
-        "nodes_values": [-1e30 if one else 0.0 for one in inner],
-        "nodes_truenodeids": [i + 1 if one else 0 for i, one in enumerate(inner)],
-        "nodes_falsenodeids": [i + 2 if one else 0 for i, one in enumerate(inner)],
+def _chain(node: onnx.NodeProto, length: int, copies: int = 1) -> None:
+    """Make trees of a node in which each branch has a leaf on one side, the next on the other."""
+    last = np.tile(np.arange(1, length + 1) == length, copies)
+    at = np.arange(length * copies)
+    leaf = at + at // length  # each tree has a leaf more than it has branches
+    ints = {
+        "tree_roots": at[::length],
+        "nodes_featureids": np.zeros_like(at),
+        "nodes_truenodeids": np.where(last, leaf + 1, at + 1),
+        "nodes_trueleafs": last.astype(int),
+        "nodes_falsenodeids": leaf,
+        "nodes_falseleafs": np.ones_like(at),
+        "leaf_targetids": np.zeros(len(at) + copies, int),
     }
-    leaves = [i for i, one in enumerate(inner) if not one]
-    cells["target_treeids"] = cells["target_ids"] = [0] * len(leaves)
-    cells["target_nodeids"] = leaves
-    cells["target_weights"] = [1.0] * len(leaves)
-    for attribute in list(node.attribute):
-        if attribute.name in cells:
-            node.attribute.remove(attribute)
-    node.attribute.extend(helper.make_attribute(name, value) for name, value in cells.items())
+    tensors = {
+        "nodes_modes": np.zeros(len(at), np.uint8),
+        "nodes_splits": np.full(len(at), -1e30, np.float32),
+        "leaf_weights": np.ones(len(at) + copies, np.float32),
+    }
+    for attribute in node.attribute:
+        if attribute.name in ints:
+            del attribute.ints[:]
+            attribute.ints.extend(ints[attribute.name].tolist())
+        elif attribute.name in tensors:
+            attribute.t.CopyFrom(numpy_helper.from_array(tensors[attribute.name]))

@@ -140,7 +140,11 @@ def test_no_parameter_changes_an_answer(db, connect, answers):
                     session.execute("SELECT set_config(%s, %s, false)", [name, value])
                 except psycopg.Error:  # not for this role, or not on this system
                     continue
-                assert answers(session, "public.", ANSWERS[:3]) == expected[:3], (name, value)
+                found = answers(session, "public.", ANSWERS[:3])
+                assert found[:2] == expected[:2], (name, value)
+                # Another plan may add numbers up in another order.
+                for row, known_row in zip(found[2], expected[2], strict=True):
+                    assert row == pytest.approx(known_row, rel=1e-9), (name, value)
                 session.execute(sql.SQL("RESET {}").format(sql.Identifier(name)))
                 tried += 1
     assert tried > 150
