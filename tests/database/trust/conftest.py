@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
 import pytest
+
+import install
 
 LEVELS = ("nobody", "read", "train")
 FORMATS = Path(__file__).with_name("formats")
@@ -69,3 +73,62 @@ def connect(
 ) -> Callable[[str], AbstractContextManager[psycopg.Connection]]:
     """A session of the role of a level."""
     return lambda level: psycopg.connect(dsn, user=roles[level], autocommit=True)
+
+
+class Server:
+    """A server of our own, to be hurt: shares its programs with the tests' server, no data."""
+
+    def __init__(self, name: str) -> None:
+        self.cluster = install.Cluster(
+            install.home(), f"{name}-{os.getpid()}", install.find_postgres()
+        )
+        self.cluster.start()
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            for setting in ("fsync", "synchronous_commit"):  # nobody cuts the power
+                conn.execute(f"ALTER SYSTEM SET {setting} = off")
+            conn.execute("SELECT pg_reload_conf()")
+
+    def dsn(self, database: str = "postgres") -> str:
+        """How to connect to it."""
+        return self.cluster.dsn(database)
+
+    def database(self, name: str = "fleet") -> str:
+        """Make a database with the user's tables and the extension; how to connect to it."""
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name}")
+        with psycopg.connect(self.dsn(name), autocommit=True) as conn:
+            conn.execute((install.HERE / "demo/history.sql").read_bytes())
+            conn.execute("CREATE EXTENSION pyml CASCADE")
+        return self.dsn(name)
+
+    def log(self) -> str:
+        """What it has written to its log."""
+        return self.cluster.log.read_text()
+
+    def start(self) -> None:
+        """Start it anew after it was stopped."""
+        self.cluster.control(
+            "-p", self.cluster.bindir / "postgres", "-w", "start", "-l", self.cluster.log
+        )
+
+    def connect(self, database: str = "fleet") -> psycopg.Connection:
+        """A session, as soon as it takes one again."""
+        for _ in range(300):
+            try:
+                return psycopg.connect(self.dsn(database), autocommit=True)
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+        raise TimeoutError("the server takes no session")
+
+    def remove(self) -> None:
+        """Stop it and take away what it has left."""
+        self.cluster.stop()
+        shutil.rmtree(self.cluster.place)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server for the tests of one file."""
+    server = Server(request.path.stem.removeprefix("test_"))
+    yield server
+    server.remove()
