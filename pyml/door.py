@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
@@ -223,8 +222,9 @@ def _finite(name: str, moment: float) -> float:
 
 
 def _iso(moment: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows."""
+    thousandths = round(moment * 1e6) // 1000
+    return f"{np.datetime64(thousandths, 'ms')}+00:00"
 
 
 # ---- models --------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyml import __version__
 from pyml.errors import BrokenEnvironment
+from pyml.worker import deaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def enter(version: str, site: str) -> Doors:
                 f"It was loaded from {np.__file__} before pyml was.",
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
-        from pyml import door, patrol
+        with deaf():  # onnxruntime starts a thread when it is imported
+            from pyml import door, patrol
     except Exception as error:  # whatever a library that is not whole may raise
         return _shut(
             f"pyml cannot be loaded: {error}",
