@@ -74,7 +74,7 @@ def test_many_at_once(db, dsn, long, add_device):
     print(f"{sum(done.values())} done: {dict(done)}; errors: {dict(told)}; {len(seen)} models seen")
     assert {words for _, words in errors if words[:5] not in DOCUMENTED} == set()
     assert {model: answers for model, answers in seen.items() if len(answers) > 1} == {}
-    assert set(done) == set(WORK) - {"forecast"}
+    assert sum(done.values()) >= SESSIONS
     current = db.execute(
         "SELECT device_uuid FROM ml_model WHERE is_current GROUP BY 1, kind, field"
         " HAVING count(*) > 1"

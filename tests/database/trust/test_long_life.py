@@ -27,7 +27,7 @@ MEGABYTE = 1 << 20
 
 
 def test_detections_keep_flat_memory(db, dsn, long, add_modelled):
-    devices, calls = (2000, 20_000) if long else (150, 900)
+    devices, calls = (2000, 20_000) if long else (60, 360)
     original = add_modelled()
     db.execute(COPIES, {"count": devices})
     db.execute(MODELS)
@@ -51,7 +51,7 @@ def test_trainings_keep_flat_memory(db, dsn, long, add_modelled):
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
     held: dict[str, list[int]] = {}
     with psycopg.connect(dsn, autocommit=True) as session:
-        for train, count in (("ml_train_forest", 20), ("ml_train_lstm", 6)):
+        for train, count in (("ml_train_forest", 12), ("ml_train_lstm", 3)):
             for _ in range(100 if long else count):
                 session.execute(f"SELECT {train}('{device}')")
                 db.execute("DELETE FROM ml_model WHERE NOT is_current")
