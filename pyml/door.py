@@ -254,7 +254,13 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
         _cache.move_to_end(key)
         return _cache[key]
     found = _execute(queries.BLOB, model_id)
-    data = found[0]["blob"] if found else b""
+    if not found:
+        raise ModelNotFound(
+            f"model {model_id} has just been dropped",
+            detail="Another session has pruned or forgotten it meanwhile.",
+            hint="SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models;",
+        )
+    data = found[0]["blob"]
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UnreadableModel(
             "the stored model cannot be read",

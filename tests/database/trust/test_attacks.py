@@ -173,7 +173,7 @@ def test_a_field_of_any_name_is_a_field_or_a_mistake(db, one, device, name):
 
 
 def test_a_key_of_any_name_is_read(db, one, device):
-    for name in (name[:400] for name in NAMES if name and "." not in name):
+    for name in ("quo\"te'}", "com,ma {bra,ces}", "back\\slash\n%s", "☃ 🛰", "x" * 400):
         db.execute(
             "UPDATE device_shadow_history SET reported_state = reported_state ||"
             " jsonb_build_object(%s::text, jsonb_build_object(%s::text, id %% 7))",
