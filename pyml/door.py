@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -11,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -158,6 +158,15 @@ def _decoded(array: bytes | None) -> Floats:
     return cells["value"].astype(np.float64)
 
 
+def _numbers(lines: str) -> list[float]:
+    """The numbers among JSON values, a line each; NaN for the others."""
+    cells = lines.replace("null", "nan").split("\n")
+    try:
+        return list(map(float, cells))
+    except ValueError:  # a string, a boolean, an array or an object
+        return [float(cell) if cell[0] in "-0123456789" else math.nan for cell in cells]
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """The user's table, as the settings describe it."""
@@ -193,12 +202,14 @@ class History:
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        query = queries.history(self.settings, self.table, self.zoned, len(paths))
-        row = _execute(query, *self._key(device), since, until, *[p.split(".") for p in paths])[0]
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.settings, self.table, self.zoned, parted)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = _execute(query, *self._key(device), since, until, *parts)[0]
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
         for i in range(len(paths) if len(times) else 0):
-            columns[:, i] = np.fromstring(row[f"c{i}"], sep=",")
+            columns[:, i] = _numbers(row[f"c{i}"])
         return times, columns
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
@@ -270,8 +281,9 @@ def _iso(moment: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The model in force for a device, kind and field."""
+    """The model in force for a device, kind and field, when it was looked up."""
 
+    now: float
     model_id: int
     trained_at: float
     readings_used: int
@@ -338,6 +350,7 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
         error.hint = _training_call(device, kind, field)
         raise
     held = Held(
+        float(row["now"]),
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
@@ -360,8 +373,7 @@ def _store(
 ) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
     data = blob.pack(fitted.graph, meta, kind)
-    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
-    versions["python"] = platform.python_version()
+    versions = _versions() | {"python": platform.python_version()}
     seconds = time.monotonic() - started
     _execute(queries.LOCK_MODEL, device, kind, field)
     _execute(queries.RETIRE_MODEL, device, kind, field)
@@ -400,18 +412,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no place in a document")
 
 
-def _distribution(name: str) -> str:
-    """TensorFlow comes as one of two packages: with GPU kernels or without."""
-    if name != "tensorflow":
-        return name
-    return "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
+def _versions() -> dict[str, str | None]:
+    """What is installed of each library; TensorFlow comes as one of two packages."""
+    from importlib import metadata  # as slow to load as the rest of the standard library's
 
+    def of(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
 
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    found = {name: of(name) for name in LIBRARIES}
+    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
 
 
 def _trained(
@@ -576,9 +588,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = _in_force(device, "forest")
-    until = float(_execute(queries.NOW)[0]["until"])
     times, values, scores, inside, readings = _scored(
-        history, held, device, until - hours * 3600, until
+        history, held, device, held.now - hours * 3600, held.now
     )
     meta = held.model.meta
     flagged = inside[scores.severity[inside] > 0]
@@ -795,12 +806,13 @@ def _previous(row: Mapping[str, Any], shape: dict[str, int], metric: dict[str, A
 
 
 def _forecast(
-    device: str, field: str, horizon: int | None, level: float, until: float
+    device: str, field: str, horizon: int | None, level: float, until: float | None
 ) -> tuple[Any, Held]:
-    """A forecast of one field from the last reading up to a moment, and its model."""
+    """A forecast of one field from the last reading up to a moment or now, and its model."""
     from pyml import lstm
 
     history, held = _in_force(device, "lstm", field)
+    until = held.now if until is None else until
     meta = held.model.meta
     metric, interval = series.Metric(**meta["metric"]), meta["interval"]
     back = lstm.lookback(meta) + (series.MAX_GAP + 1) * interval
@@ -829,9 +841,8 @@ def _forecast(
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
-    until = float(_execute(queries.NOW)[0]["until"])
     level = 0.9
-    ahead, held = _forecast(device, field, horizon, level, until)
+    ahead, held = _forecast(device, field, horizon, level, None)
     figures = held.figures
     return {
         "device_uuid": device,
@@ -857,7 +868,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "level": level,
             "interval_from": ahead.replayed,
             "last_reading": _iso(ahead.last_time),
-            "last_reading_age_seconds": round(until - ahead.last_time, 1),
+            "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
             **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
         },
     }
@@ -879,7 +890,7 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
 @document
 def environment() -> dict[str, Any]:
     """What this session's Python is made of."""
-    libraries = {name: _installed(_distribution(name)) for name in LIBRARIES}
+    libraries = _versions()
     return {
         "python": platform.python_version(),
         "version": __version__,

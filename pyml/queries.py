@@ -3,8 +3,13 @@
 Tables of the extension need no schema here: each function pins `search_path` to it.
 """
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+# A part of a path that may count the elements of an array.
+INDEX = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ BOUNDS = Query(
 )
 
 CURRENT_MODEL = Query(
-    "SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
+    "SELECT c.*, date_part('epoch', now()) AS now,"
+    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
     " m.readings_used, m.figures::text AS figures FROM" + _CONTEXT + " LEFT JOIN ml_model m"
     " ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current",
     ("uuid", "text", "text"),
@@ -76,8 +82,6 @@ EPOCHS = Query(
     " date_part('epoch', $2::timestamptz) AS until",
     ("text", "text"),
 )
-
-NOW = Query("SELECT date_part('epoch', now()) AS until")
 
 # ---- the scan ------------------------------------------------------------------
 
@@ -207,31 +211,47 @@ def _bound(number: int, zoned: bool) -> str:
     return moment if zoned else f"({moment} AT TIME ZONE $3)"
 
 
-def history(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: int) -> Query:
+def history(
+    settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: Sequence[Sequence[str]]
+) -> Query:
     """Times and numbers of one device's window, each column as one value.
 
     A row each would cost more in Python objects than everything else together, so
-    the times travel as the bytes of `array_send` and each path's numbers as one
-    text, which takes any number that jsonb can hold where a cast to float8 would fail.
+    the times travel as the bytes of `array_send` and what stands at each path as one
+    text, a line a row: JSON text has no line breaks of its own, keeps a string's
+    quotes, and takes any number that jsonb can hold, where a cast to float8 would fail.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive), then a
-    ``text[]`` for each of `paths` JSON paths. What is not a number is ``nan``.
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive), then the
+    parts of what `paths` lie in, each once, and each path's last part.
     """
     source, time, moment, where = _source(settings, table, zoned)
-    picks, columns = [], []
-    for i in range(paths):
-        picks.append(f"h.{quoted(settings['history_state_column'])} #> ${6 + i} AS v{i}")
-        columns.append(
-            f"string_agg(CASE jsonb_typeof(v{i}) WHEN 'number' THEN v{i}::text ELSE 'nan' END, ',')"
-            f" AS c{i}"
-        )
+    number = itertools.count(6)
+
+    def step(part: str) -> str:
+        # Only #> counts the elements of an array; -> is the faster one.
+        return f"#> ARRAY[${next(number)}]" if INDEX.fullmatch(part) else f"-> ${next(number)}"
+
+    # Out of line, or else PostgreSQL would look for what the paths share once for each.
+    places = parents(paths)
+    state = f"h.{quoted(settings['history_state_column'])}"
+    picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
+    columns = [
+        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})::text, 'null'),"
+        f" E'\\n') AS c{i}"
+        for i, path in enumerate(paths)
+    ]
     return Query(
         f"SELECT array_send(array_agg(date_part('epoch', t))) AS t, {', '.join(columns)}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" ORDER BY {time}) AS reading",
-        ("uuid", "text", "text", "float8", "float8", *["text[]"] * paths),
+        f" OFFSET 0) AS reading",
+        ("uuid", "text", "text", "float8", "float8", *["text"] * (next(number) - 6)),
     )
+
+
+def parents(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The distinct places that the ends of `paths` lie in."""
+    return list(dict.fromkeys(tuple(path[:-1]) for path in paths))
 
 
 def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
