@@ -29,7 +29,17 @@ from urllib.parse import quote
 import numpy as np
 import psycopg
 from fleet import memory
-from timing import Connection, database, fleet, percentiles, prepared, rounds, say, table
+from timing import (
+    Connection,
+    database,
+    fleet,
+    on_cpu,
+    percentiles,
+    prepared,
+    rounds,
+    say,
+    table,
+)
 
 SERVICE = Path(__file__).parent / "service"
 PORT = 8753
@@ -303,19 +313,26 @@ def calls_of(conn: Connection, device: str) -> dict[str, tuple[str, Callable[[],
 
 
 def warm(
-    calls: dict[str, tuple[str, Callable[[], object]]], count: int
-) -> dict[str, tuple[float, float, float]]:
-    """Percentiles of each call in a session that has made it before; prints them."""
+    conn: Connection, calls: dict[str, tuple[str, Callable[[], object]]], count: int
+) -> dict[str, float]:
+    """Each call in a session that has made it before; prints them and gives the medians."""
     for _ in range(6):  # the sixth execution of a prepared statement uses its lasting plan
         for _, call in calls.values():
             call()
-    spent = rounds({name: call for name, (_, call) in calls.items()}, count)
-    found = {name: percentiles(each) for name, each in spent.items()}
-    lines = [
-        (name, *found[name], found[name][0] / found[floor][0]) for name, (floor, _) in calls.items()
-    ]
-    table(["warm, ms", "p50", "p95", "p99", "times its bare SELECT"], lines)
-    return found
+    plain = {name: call for name, (_, call) in calls.items()}
+    spent = rounds(plain, count, conn.info.backend_pid)
+    wall, cpu = ({name: float(np.median(each[i])) for name, each in spent.items()} for i in (0, 1))
+    table(
+        ["warm, ms", "p50", "p95", "p99", "times bare", "CPU", "times bare's"],
+        [
+            (
+                *(name, *percentiles(spent[name][0]), wall[name] / wall[floor]),
+                *((cpu[name], cpu[name] / cpu[floor]) if cpu[name] else ("", "")),
+            )
+            for name, (floor, _) in calls.items()
+        ],
+    )
+    return wall
 
 
 FIRST = {
@@ -327,38 +344,41 @@ FIRST = {
 }
 
 
-def first(dsn: str, device: str, count: int) -> dict[str, float]:
-    """The first call on a fresh connection, and what the backend holds after 20 of them."""
-    spent: dict[str, list[float]] = {name: [] for name in FIRST}
+def first(dsn: str, device: str, count: int) -> None:
+    """The first call on a fresh connection, and what its backend has loaded and holds."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in FIRST}
     held: dict[str, list[float]] = {name: [] for name in FIRST}
     loaded = dict.fromkeys(FIRST, "")
     for _ in range(count):
         for name, sql in FIRST.items():
             with psycopg.connect(dsn, autocommit=True) as conn:
-                given = [device, 1440] if "$2" in sql else [device]
-                started = time.perf_counter()
-                call = prepared(conn, sql, *given)
+                pid = conn.info.backend_pid
+                before, started = on_cpu(pid), time.perf_counter()
+                call = prepared(conn, sql, *([device, 1440] if "$2" in sql else [device]))
                 call()
-                spent[name].append(1000 * (time.perf_counter() - started))
-                for _ in range(20):
+                wall = 1000 * (time.perf_counter() - started)
+                spent[name].append((wall, on_cpu(pid) - before))
+                for _ in range(6):
                     call()
                 held[name].append(memory(conn))
-                maps = Path(f"/proc/{conn.info.backend_pid}/maps").read_text()
-                loaded[name] = ", ".join(x for x in ("sklearn", "tensorflow", "onnx") if x in maps)
+                maps = Path(f"/proc/{pid}/maps").read_text()
+                loaded[name] = ", ".join(
+                    library
+                    for library in ("numpy", "onnxruntime", "onnx/", "sklearn", "tensorflow")
+                    if library in maps
+                )
     floor = float(np.median(held["bare SELECT, 24 h"]))
     table(
-        ["first call of a connection, ms", "p50", "p95", "p99", "MB above bare", "loaded"],
+        ["first of a connection, ms", "p50", "p95", "p99", "CPU", "MB above bare", "loaded"],
         [
             (
-                name,
-                *percentiles(np.array(spent[name])),
-                float(np.median(held[name])) - floor,
-                loaded[name],
+                *(name, *percentiles(np.array(spent[name])[:, 0])),
+                *(float(np.median(np.array(spent[name])[:, 1])),),
+                *(float(np.median(held[name])) - floor, loaded[name]),
             )
             for name in FIRST
         ],
     )
-    return {name: percentiles(np.array(spent[name]))[0] for name in FIRST}
 
 
 def pgbench(dsn: str, devices: list[str], seconds: int) -> None:
@@ -445,7 +465,7 @@ def main() -> None:
     conn.execute("VACUUM ANALYZE")
     calls = calls_of(conn, device)
     if given.no_service:
-        warm(calls, given.rounds)
+        warm(conn, calls, given.rounds)
     else:
         with serving(dsn) as service:
             beside(conn, service, device, as_of, ours, calls, given.rounds)
@@ -473,6 +493,7 @@ def beside(
 
     day, replay = calls["ml_detect, 24 h"][0], calls["ml_forecast"][0]
     spent = warm(
+        conn,
         calls
         | {
             "service: anomalies, 24 h": (day, served("anomalies")),
@@ -481,18 +502,18 @@ def beside(
         count,
     )
     # Keras' own way to ask a model, far slower: a few calls are enough.
-    asked = rounds({"predict": served("forecast")}, max(10, count // 10))["predict"]
-    predict = percentiles(asked)[0]
-    detect, forecast = spent["ml_detect, 24 h"][0], spent["ml_forecast"][0]
+    few = rounds({"asked": served("forecast")}, max(10, count // 10), service.process.pid)
+    predict = float(np.median(few["asked"][0]))
+    detect, forecast = spent["ml_detect, 24 h"], spent["ml_forecast"]
     last, error, their_error = forecast_errors(conn, service, device, as_of)
     table(
         ["beside the service", "service", "pyml", "times as fast"],
         [
-            ("anomalies, 24 h, ms", spent["service: anomalies, 24 h"][0], detect,
-             spent["service: anomalies, 24 h"][0] / detect),
+            ("anomalies, 24 h, ms", spent["service: anomalies, 24 h"], detect,
+             spent["service: anomalies, 24 h"] / detect),
             ("forecast by model.predict, ms", predict, forecast, predict / forecast),
-            ("forecast by model(x), ms", spent["service: forecast, model(x)"][0], forecast,
-             spent["service: forecast, model(x)"][0] / forecast),
+            ("forecast by model(x), ms", spent["service: forecast, model(x)"], forecast,
+             spent["service: forecast, model(x)"] / forecast),
             ("forest training, s", theirs["forest"], ours["ml_train_forest"],
              theirs["forest"] / ours["ml_train_forest"]),
             ("LSTM training, s", theirs["lstm"], ours["ml_train_lstm"],

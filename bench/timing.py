@@ -106,14 +106,25 @@ def checked(result: Any) -> Any:
     return result
 
 
-def rounds(calls: dict[str, Callable[[], object]], count: int) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each call, `count` times in turns, so that a noisy moment hits them all."""
-    spent = {name: np.empty(count) for name in calls}
+def on_cpu(pid: int) -> float:
+    """Milliseconds that a process' first thread has had a processor for."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+
+
+def rounds(
+    calls: dict[str, Callable[[], object]], count: int, pid: int
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Milliseconds of each call and of process `pid`'s processor, `count` times in turns.
+
+    In turns, so that a noisy moment hits them all.
+    """
+    spent = {name: (np.empty(count), np.empty(count)) for name in calls}
     for i in range(count):
         for name, call in calls.items():
-            started = time.perf_counter()
+            before, started = on_cpu(pid), time.perf_counter()
             call()
-            spent[name][i] = 1000 * (time.perf_counter() - started)
+            spent[name][0][i] = 1000 * (time.perf_counter() - started)
+            spent[name][1][i] = on_cpu(pid) - before
     return spent
 
 
