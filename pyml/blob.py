@@ -28,7 +28,14 @@ FORMAT = 1
 MAX_BYTES = 32 << 20
 MAX_ELEMENTS = 4_000_000
 MAX_NODES = 500
-MAX_TREE_NODES = 2_000_000
+MAX_TREE_NODES = 1_000_000
+# The runtime follows a tree by recursion; the trainings' trees go 8 deep.
+MAX_TREE_DEPTH = 64
+
+# What a session takes: so much, and so many times its bytes (measured with onnxruntime
+# 1.32: a forest of 150 KB takes 950 KB, an LSTM of 30 KB 430 KB; the bytes are kept too).
+SESSION_BYTES = 300_000
+SESSION_FACTOR = 6
 
 # What the graphs of the forest and of the LSTM are made of, and nothing else.
 OPERATORS = {
@@ -38,7 +45,7 @@ OPERATORS = {
         "MatMul", "Mul", "Neg", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax",
         "Squeeze", "Sub", "TopK", "Transpose", "Where",
     )
-} | {("ai.onnx.ml", "TreeEnsembleRegressor")}  # fmt: skip
+} | {("ai.onnx.ml", "TreeEnsemble")}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +58,26 @@ class Model:
         What the module that trained it needs to score.
     run : callable
         Feeds arrays by input name, gives the list of outputs.
-    graph : onnx.ModelProto
-        For a training that starts from it.
-    size : int
-        Bytes of the blob.
+    data : bytes
+        What it was loaded from.
     """
 
     meta: dict[str, Any]
     run: Run
-    graph: onnx.ModelProto
-    size: int
+    data: bytes
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        """The graph, for a training that starts from it; parsed anew, for it is large."""
+        graph = onnx.ModelProto()
+        graph.ParseFromString(self.data)
+        del graph.metadata_props[:]
+        return graph
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return SESSION_BYTES + SESSION_FACTOR * len(self.data)
 
 
 def pack(graph: onnx.ModelProto, meta: dict[str, Any], kind: str) -> bytes:
@@ -99,8 +116,7 @@ def load(data: bytes, kind: str) -> Model:
     try:
         meta = _meta(graph, kind)
         check(graph)
-        del graph.metadata_props[:]
-        return Model(meta, engine.session(graph), graph, len(data))
+        return Model(meta, engine.session(data), data)
     except UnreadableModel:
         raise
     except Exception as error:
@@ -145,9 +161,7 @@ def check(model: onnx.ModelProto) -> None:
                 raise _unreadable(f"a graph inside operator {node.op_type}")
             if attribute.HasField("t"):
                 elements += _tensor(attribute.t)
-        if node.op_type == "TreeEnsembleRegressor" and _trees(node) >= _width(
-            graph, node.input[0], i
-        ):
+        if node.op_type == "TreeEnsemble" and _trees(node) >= _width(graph, node.input[0], i):
             raise _unreadable("a tree on a feature that is not there")
     if elements > MAX_ELEMENTS:
         raise _unreadable(f"{elements} numbers")
@@ -189,51 +203,75 @@ def _width(graph: onnx.GraphProto, name: str, before: int) -> int:
     return 0
 
 
+# The attributes of trees, all of which the trainings write, and no other.
+TREE_INTS = {
+    "tree_roots", "nodes_featureids", "leaf_targetids",
+    "nodes_truenodeids", "nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs",
+}  # fmt: skip
+TREE_TENSORS = {
+    "nodes_modes": onnx.TensorProto.UINT8,
+    "nodes_splits": onnx.TensorProto.FLOAT,
+    "leaf_weights": onnx.TensorProto.FLOAT,
+}
+# One target, the sum over the trees, as it is.
+TREE_NUMBERS = {"n_targets": 1, "aggregate_function": 1, "post_transform": 0}
+
+
+def _tree_arrays(node: onnx.NodeProto) -> dict[str, NDArray[Any]]:
+    """The arrays among the attributes of trees; refuses attributes of another name or type."""
+    if sorted(a.name for a in node.attribute) != sorted({*TREE_INTS, *TREE_TENSORS, *TREE_NUMBERS}):
+        raise _unreadable("trees with other attributes")
+    arrays = {}
+    for attribute in node.attribute:
+        name, kind = attribute.name, attribute.type
+        if name in TREE_INTS and kind == onnx.AttributeProto.INTS:
+            arrays[name] = np.array(attribute.ints, dtype=np.int64)
+        elif kind == onnx.AttributeProto.TENSOR and TREE_TENSORS.get(name) == attribute.t.data_type:
+            arrays[name] = numpy_helper.to_array(attribute.t)
+        elif kind != onnx.AttributeProto.INT or TREE_NUMBERS.get(name) != attribute.i:
+            raise _unreadable("trees with other attributes")
+    return arrays
+
+
 def _trees(node: onnx.NodeProto) -> int:
     """Highest feature that the trees look at.
 
-    Refuses trees whose node, child or feature indices lead outside them or in a circle.
+    Refuses what is no set of trees: each node and each leaf that is there has one way
+    to it, from a node before it or as a root, so that nothing goes round in a circle
+    or is shared; and trees that are too deep.
     """
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-    def ints(name: str) -> NDArray[np.int64]:
-        return np.asarray(attributes.get(name, []), dtype=np.int64)
-
-    tree, node_id = ints("nodes_treeids"), ints("nodes_nodeids")
-    count = len(tree)
-    leaf = np.array([mode == b"LEAF" for mode in attributes.get("nodes_modes", [])], dtype=bool)
-    known = {b"LEAF", b"BRANCH_LEQ"}
-    children = (ints("nodes_truenodeids"), ints("nodes_falsenodeids"))
-    feature = ints("nodes_featureids")
-    sizes = {len(tree), len(node_id), len(leaf), len(feature), *map(len, children)}
-    values = attributes.get("nodes_values", [])
-    if count == 0 or count > MAX_TREE_NODES or sizes != {count} or len(values) != count:
+    arrays = _tree_arrays(node)
+    roots, feature, weights = (
+        arrays[name] for name in ("tree_roots", "nodes_featureids", "leaf_weights")
+    )
+    size = {"tree": len(roots), "nodes": len(feature), "leaf": len(weights)}
+    if any(cells.shape != (size[name.split("_")[0]],) for name, cells in arrays.items()):
         raise _unreadable("trees whose parts differ in length")
-    if set(attributes["nodes_modes"]) - known or not np.isfinite(values).all():
+    if not 0 < size["tree"] <= size["nodes"] <= MAX_TREE_NODES or size["leaf"] > MAX_TREE_NODES:
+        raise _unreadable(f"trees of {size['nodes']} nodes and {size['leaf']} leaves")
+    if arrays["nodes_modes"].any() or not np.isfinite(arrays["nodes_splits"]).all():
         raise _unreadable("trees with nodes of another kind")
-    if (np.diff(tree) < 0).any() or tree[0] != 0 or (np.diff(tree) > 1).any():
-        raise _unreadable("trees out of order")
-    first = np.flatnonzero(np.r_[True, np.diff(tree) > 0])
-    size = np.diff(np.r_[first, count])
-    start, span = first[tree], size[tree]
-    if (node_id != np.arange(count) - start).any():
-        raise _unreadable("tree nodes out of order")
-    inner = ~leaf
-    for child in children:
-        # Children come after their parent, so that no path can be a circle.
-        if ((child <= node_id) | (child >= span))[inner].any():
-            raise _unreadable("a tree whose branches lead outside it")
+    if arrays["leaf_targetids"].any() or not np.isfinite(weights).all():
+        raise _unreadable("trees with other weights")
     if (feature < 0).any():
         raise _unreadable("a tree on a feature that is not there")
-    leaf_tree, leaf_node = ints("target_treeids"), ints("target_nodeids")
-    weights, target = attributes.get("target_weights", []), ints("target_ids")
-    if {len(leaf_tree), len(leaf_node), len(weights), len(target)} != {int(leaf.sum())}:
-        raise _unreadable("trees whose leaves and weights differ in number")
-    if not np.isfinite(weights).all() or target.any() or attributes.get("n_targets") != 1:
-        raise _unreadable("trees with other weights")
-    if (leaf_tree < 0).any() or (leaf_tree > tree[-1]).any() or (leaf_node < 0).any():
-        raise _unreadable("leaf weights outside the trees")
-    at = first[leaf_tree] + leaf_node
-    if (leaf_node >= size[leaf_tree]).any() or not leaf[at].all():
-        raise _unreadable("leaf weights outside the trees")
+    child = np.stack([arrays["nodes_truenodeids"], arrays["nodes_falsenodeids"]])  # (2, nodes)
+    ends = np.stack([arrays["nodes_trueleafs"], arrays["nodes_falseleafs"]])
+    if ((ends != 0) & (ends != 1)).any():
+        raise _unreadable("trees with nodes of another kind")
+    leaf = ends == 1
+    first = np.where(leaf, 0, np.arange(size["nodes"]) + 1)
+    if ((child < first) | (child >= np.where(leaf, size["leaf"], size["nodes"]))).any():
+        raise _unreadable("a tree whose branches lead outside it")
+    if (roots < 0).any() or (roots >= size["nodes"]).any():
+        raise _unreadable("a tree whose root is not there")
+    ways = np.bincount(np.r_[roots, child[~leaf]], minlength=size["nodes"])
+    if (ways != 1).any() or (np.bincount(child[leaf]) > 1).any():
+        raise _unreadable("trees that share a branch")
+    front, levels = roots, 0
+    while front.size:
+        levels += 1
+        if levels > MAX_TREE_DEPTH:
+            raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
+        front = child[:, front][~leaf[:, front]]
     return int(feature.max())

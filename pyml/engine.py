@@ -11,8 +11,8 @@ Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: input name -> array, to the outputs in order."""
 
 
-def session(graph: onnx.ModelProto) -> Run:
-    """What runs `graph`, which is one made here or one that `blob.check` has passed."""
+def session(graph: onnx.ModelProto | bytes) -> Run:
+    """What runs `graph`: one made here, or the bytes of one that `blob.check` has passed."""
     options = onnxruntime.SessionOptions()
     # One thread each: a backend is one process of many, and threads of its own
     # would take the server's signals.
@@ -21,9 +21,8 @@ def session(graph: onnx.ModelProto) -> Run:
     # An arena would keep the largest batch's memory for the life of the session.
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
-    engine = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    data = graph if isinstance(graph, bytes) else graph.SerializeToString()
+    engine = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         return list(engine.run(None, feeds))

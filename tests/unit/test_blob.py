@@ -1,11 +1,13 @@
 """Stored models: what is packed loads as it was; what was tampered with does not."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pyml import blob, engine, forest
 from pyml.errors import UnreadableModel
@@ -57,31 +59,175 @@ def test_mutated_bytes_load_or_say_so(packed, data):
     assert scores.shape[0] == 3
 
 
-def _trees(graph: onnx.ModelProto) -> dict[str, onnx.AttributeProto]:
-    node = next(n for n in graph.graph.node if n.op_type == "TreeEnsembleRegressor")
+def _attributes(graph: onnx.ModelProto) -> dict[str, onnx.AttributeProto]:
+    node = next(n for n in graph.graph.node if n.op_type == "TreeEnsemble")
     return {attribute.name: attribute for attribute in node.attribute}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("nodes_truenodeids", 10**9),
-        ("nodes_falsenodeids", -5),
-        ("nodes_truenodeids", 0),  # a circle
-        ("nodes_featureids", 10**6),
-        ("nodes_featureids", -1),
-        ("nodes_treeids", 7),
-        ("target_nodeids", 10**6),
-        ("target_treeids", 99),
-        ("target_ids", 3),
-    ],
-)
-def test_an_index_that_leads_astray_is_refused(fitted, name, value):
+def _altered(fitted: forest.Fitted, alter: Callable[[dict[str, onnx.AttributeProto]], object]):
+    """The packed model after something was done to the attributes of its trees."""
     graph = onnx.ModelProto()
     graph.CopyFrom(fitted.graph)
-    _trees(graph)[name].ints[0] = value
+    alter(_attributes(graph))
+    return blob.pack(graph, fitted.meta, "forest")
+
+
+INTS = (
+    *("tree_roots", "nodes_featureids", "leaf_targetids", "nodes_truenodeids"),
+    *("nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("nodes_truenodeids", 0, 10**9),
+        ("nodes_falsenodeids", 0, -5),
+        ("nodes_truenodeids", 0, 0),  # a circle
+        ("nodes_truenodeids", 1, 0),  # a longer one
+        ("nodes_trueleafs", 0, 2),
+        ("nodes_trueleafs", 0, 1),  # the node's number for a leaf's
+        ("nodes_featureids", 0, 10**6),
+        ("nodes_featureids", 0, -1),
+        ("tree_roots", 0, -1),
+        ("tree_roots", 0, 10**6),
+        ("tree_roots", 1, 0),  # one tree twice
+        ("tree_roots", 1, 1),  # a branch of one tree as another tree
+        ("leaf_targetids", 0, 3),
+        ("n_targets", None, 2),
+        ("n_targets", None, -1),
+        ("aggregate_function", None, 7),
+        ("post_transform", None, 4),
+    ],
+)
+def test_trees_that_lead_astray_are_refused(fitted, name, at, value):
+    def alter(attributes):
+        if at is None:
+            attributes[name].i = value
+        else:
+            attributes[name].ints[at] = value
+
     with pytest.raises(UnreadableModel):
-        blob.load(blob.pack(graph, fitted.meta, "forest"), "forest")
+        blob.load(_altered(fitted, alter), "forest")
+
+
+def test_a_branch_of_two_trees_is_refused(fitted):
+    """Shared branches could be unfolded into more than any memory."""
+
+    def alter(attributes):
+        leafs, nodes = attributes["nodes_falseleafs"].ints, attributes["nodes_falsenodeids"].ints
+        ends = [i for i, end in enumerate(leafs) if end]
+        nodes[ends[0]] = nodes[ends[1]]
+
+    with pytest.raises(UnreadableModel, match="cannot be read") as caught:
+        blob.load(_altered(fitted, alter), "forest")
+    assert "share" in caught.value.detail
+
+
+@pytest.mark.parametrize("name", INTS)
+def test_trees_of_unequal_parts_are_refused(fitted, name):
+    with pytest.raises(UnreadableModel):
+        blob.load(_altered(fitted, lambda a: a[name].ints.pop()), "forest")
+    with pytest.raises(UnreadableModel):
+        blob.load(_altered(fitted, lambda a: a[name].ClearField("ints")), "forest")
+
+
+def _tensor(cells: np.ndarray) -> TensorProto:
+    return numpy_helper.from_array(cells)
+
+
+@pytest.mark.parametrize("name", ["nodes_modes", "nodes_splits", "leaf_weights"])
+def test_tensors_of_trees_that_are_not_as_they_say_are_refused(fitted, name):
+    held = numpy_helper.to_array(_attributes(fitted.graph)[name].t)
+    shorter = TensorProto()
+    shorter.CopyFrom(_attributes(fitted.graph)[name].t)
+    shorter.raw_data = shorter.raw_data[:-4]
+    outside = TensorProto()
+    outside.CopyFrom(_attributes(fitted.graph)[name].t)
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="/etc/passwd")
+    strange = held.copy()
+    strange[0] = 3 if name == "nodes_modes" else np.nan
+    for tensor in (
+        shorter,
+        outside,
+        _tensor(held[:-1]),
+        _tensor(held.reshape(1, -1)),
+        _tensor(held.astype(np.float64)),
+        _tensor(strange),
+    ):
+        with pytest.raises(UnreadableModel):
+            blob.load(_altered(fitted, lambda a, t=tensor: a[name].t.CopyFrom(t)), "forest")
+
+
+def test_attributes_of_trees_that_no_training_writes_are_refused(fitted):
+    graph = onnx.ModelProto()
+    graph.CopyFrom(fitted.graph)
+    node = next(n for n in graph.graph.node if n.op_type == "TreeEnsemble")
+    for extra in (
+        helper.make_attribute("nodes_missing_value_tracks_true", [1]),
+        helper.make_attribute("membership_values", _tensor(np.ones(3, np.float32))),
+        helper.make_attribute("tree_roots", [10**6]),
+        helper.make_attribute("n_targets", 2.0),
+    ):
+        node.attribute.append(extra)
+        with pytest.raises(UnreadableModel):
+            blob.load(blob.pack(graph, fitted.meta, "forest"), "forest")
+        del node.attribute[-1]
+    blob.load(blob.pack(graph, fitted.meta, "forest"), "forest")
+
+
+def test_a_tree_too_deep_is_refused(fitted):
+    """A chain: one leaf at each node and the next node on the other side."""
+
+    def chain(nodes):
+        def alter(attributes):
+            ids = np.arange(nodes)
+            ints = {
+                "tree_roots": [0],
+                "nodes_featureids": 0 * ids,
+                "nodes_truenodeids": [*ids[1:], nodes],
+                "nodes_trueleafs": [*(0 * ids[1:]), 1],
+                "nodes_falsenodeids": ids,
+                "nodes_falseleafs": 0 * ids + 1,
+                "leaf_targetids": [0] * (nodes + 1),
+            }
+            for name, cells in ints.items():
+                attributes[name].ClearField("ints")
+                attributes[name].ints.extend(map(int, cells))
+            for name, cells in (
+                ("nodes_modes", np.zeros(nodes, np.uint8)),
+                ("nodes_splits", np.zeros(nodes, np.float32)),
+                ("leaf_weights", np.ones(nodes + 1, np.float32)),
+            ):
+                attributes[name].t.CopyFrom(_tensor(cells))
+
+        return _altered(fitted, alter)
+
+    model = blob.load(chain(60), "forest")
+    assert np.isfinite(model.run({"features": np.zeros((2, 8), np.float32)})[0]).all()
+    for nodes in (70, 200_000):
+        with pytest.raises(UnreadableModel) as caught:
+            blob.load(chain(nodes), "forest")
+        assert "levels" in caught.value.detail
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_trees_load_or_say_so(fitted, data):
+    """Whatever passes the check scores without harm."""
+
+    def alter(attributes):
+        for _ in range(data.draw(st.integers(1, 3))):
+            cells = attributes[data.draw(st.sampled_from(INTS))].ints
+            at = data.draw(st.integers(0, len(cells) - 1))
+            cells[at] = data.draw(st.integers(-2, len(cells) + 1))
+
+    try:
+        model = blob.load(_altered(fitted, alter), "forest")
+    except UnreadableModel:
+        return
+    assert np.isfinite(model.run({"features": np.ones((3, 8), np.float32)})[0]).all()
 
 
 def _tiny(node: onnx.NodeProto, *constants: onnx.TensorProto) -> bytes:

@@ -11,7 +11,7 @@ from pyml import forest
 from pyml.errors import NotEnoughData
 
 NAMES = ["cpu", "memory", "received"]
-OPERATORS = {"IsNaN", "Where", "TreeEnsembleRegressor", "Mul", "Exp", "Neg"}
+OPERATORS = {"IsNaN", "Where", "TreeEnsemble", "Mul", "Exp", "Neg"}
 
 
 def telemetry(seed=0, days=2, interval=60.0, metrics=3):
@@ -50,6 +50,23 @@ def test_scores_are_those_of_scikit_learn(trees):
     oracle = IsolationForest(n_estimators=trees, random_state=3).fit(filled)
     found = scored(fitted, times, values).anomaly_score
     np.testing.assert_allclose(found, oracle.score_samples(filled), atol=1e-5)
+
+
+def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
+    """Many of the trees see a constant, or constants and one or two other readings."""
+    times, values = telemetry()
+    values[:] = 7.0
+    values[-3:] = [[7.0, 7.0, -90.0], [7.0, -90.0, 7.0], [-90.0, 7.0, 7.0]]
+    sizes = set()
+    for seed in range(40):
+        fitted = train(times, values, n_estimators=5, seed=seed)
+        matrix = forest.features(fitted.meta, times, values)
+        filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
+        oracle = IsolationForest(n_estimators=5, random_state=seed).fit(filled)
+        sizes |= {tree.tree_.node_count for tree in oracle.estimators_}
+        found = scored(fitted, times, values).anomaly_score
+        np.testing.assert_allclose(found, oracle.score_samples(filled), atol=1e-5)
+    assert sizes >= {1, 3, 5}
 
 
 def test_same_seed_same_bytes_and_another_seed_another_forest():
