@@ -1,7 +1,6 @@
 """The one module that knows `plpy`: reads the history, calls the models, stores them."""
 
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -37,7 +36,7 @@ Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
-# Models kept ready in one backend, by the bytes of their blobs.
+# Memory that the models kept ready in one backend may take.
 CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
 
@@ -304,13 +303,12 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
         _cache.move_to_end(key)
         return _cache[key]
     found = _execute(queries.BLOB, model_id)
-    data = found[0]["blob"] if found else b""
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if not found or found[0]["sha256"] != sha256:
         raise UnreadableModel(
             "the stored model cannot be read",
             detail=f"The checksum of model {model_id} does not match its bytes.",
         )
-    model = blob.load(data, kind)
+    model = blob.load(found[0]["blob"], kind)
     _cache[key] = model
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
@@ -380,8 +378,7 @@ def _store(
     stored = _execute(
         queries.INSERT_MODEL,
         *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
-        *(_json(parameters), _json(fitted.figures), _json(versions), seconds),
-        *(hashlib.sha256(data).hexdigest(), data),
+        *(_json(parameters), _json(fitted.figures), _json(versions), seconds, data),
     )
     model_id = int(stored[0]["model_id"])
     _record(device, kind, field, seconds, "trained", model_id, fitted.figures)

@@ -50,7 +50,10 @@ CURRENT_MODEL = Query(
     ("uuid", "text", "text"),
 )
 
-BLOB = Query("SELECT blob FROM ml_model WHERE model_id = $1", ("bigint",))
+BLOB = Query(
+    "SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1",
+    ("bigint",),
+)
 
 LOCK_MODEL = Query("SELECT _ml_lock_model($1, $2, $3)", ("uuid", "text", "text"))
 
@@ -64,10 +67,10 @@ INSERT_MODEL = Query(
     "INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,"
     " readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)"
     " VALUES ($1, $2, $3, true, to_timestamp($4), to_timestamp($5), $6, $7, $8, $9, $10, $11,"
-    " $12, $13) RETURNING model_id",
+    " encode(sha256($12), 'hex'), $12) RETURNING model_id",
     (
         *("uuid", "text", "text", "float8", "float8", "int", "int"),
-        *("jsonb", "jsonb", "jsonb", "float8", "text", "bytea"),
+        *("jsonb", "jsonb", "jsonb", "float8", "bytea"),
     ),
 )
 
