@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from psycopg.conninfo import make_conninfo
 
 Connection = psycopg.Connection[Any]
+Key = TypeVar("Key")
 
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
@@ -112,8 +113,8 @@ def on_cpu(pid: int) -> float:
 
 
 def rounds(
-    calls: dict[str, Callable[[], object]], count: int, pid: int
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    calls: dict[Key, Callable[[], object]], count: int, pid: int
+) -> dict[Key, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Milliseconds of each call and of process `pid`'s processor, `count` times in turns.
 
     In turns, so that a noisy moment hits them all.

@@ -389,10 +389,12 @@ BEGIN
     INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL AND m.enabled;
     -- The window's bounds are converted to the column's type, so that its index is used.
     RETURN QUERY EXECUTE format($query$
-        WITH reading AS (
-            SELECT %1$s AS t, %9$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%10$s, 0) END AS v
+        WITH found AS MATERIALIZED ( -- so that each value is looked for once
+            SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
             FROM %3$s
             WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
+        ), reading AS (
+            SELECT t, %10$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%11$s, 0) END AS v FROM found
         ), measured AS (
             SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
@@ -413,7 +415,7 @@ BEGIN
         CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
-        format(number, h.state || ' #> $3'), format(number, h.state || ' #> $4'))
+        h.state, format(number, 'value'), format(number, 'total'))
     USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
 END
 $$;
