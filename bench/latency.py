@@ -190,7 +190,7 @@ PHASES = {
     "ml_train_forest": {
         "load scikit-learn": ("forest.prepare",),
         "read": ("door.History.read",),
-        "prepare": ("series.clean", "series.measure", "forest.features"),
+        "prepare": ("series.clean", "series.measure", "forest.features", "drift.reference"),
         "fit": ("forest._grow",),
         "build": ("forest._graph", "forest.session"),
         "store": ("door._store",),
@@ -231,7 +231,7 @@ def trainings(conn: Connection, device: str, as_of: datetime) -> dict[str, float
                 seconds, parts = train(own, door, device, as_of)
                 lines.append((f"{door}, {which}", seconds, *parts))
             best[door] = seconds
-        table(["training, 7 days", "s", *(f"{phase} ms" for phase in phases), "rest ms"], lines)
+        table(["training, 7 days", "s", *(f"{phase} ms" for phase in phases), "scoring, rest ms"], lines)
     return best
 
 
