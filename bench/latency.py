@@ -231,7 +231,10 @@ def trainings(conn: Connection, device: str, as_of: datetime) -> dict[str, float
                 seconds, parts = train(own, door, device, as_of)
                 lines.append((f"{door}, {which}", seconds, *parts))
             best[door] = seconds
-        table(["training, 7 days", "s", *(f"{phase} ms" for phase in phases), "scoring, rest ms"], lines)
+        table(
+            ["training, 7 days", "s", *(f"{phase} ms" for phase in phases), "scoring, rest ms"],
+            lines,
+        )
     return best
 
 

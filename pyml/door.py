@@ -334,7 +334,11 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     UnreadableModel
     """
     row = _execute(queries.CURRENT_MODEL, device, kind, field)[0]
-    history = History.of(row)
+    return History.of(row), _held(row, device, kind, field)
+
+
+def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
+    """The model in force, of a row that tells of it."""
     if row["model_id"] is None:
         what = "forest" if kind == "forest" else f"forecast model of {field}"
         raise ModelNotFound(
@@ -347,7 +351,7 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     except UnreadableModel as error:
         error.hint = _training_call(device, kind, field)
         raise
-    held = Held(
+    return Held(
         float(row["now"]),
         row["model_id"],
         float(row["trained_at"]),
@@ -355,7 +359,6 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
         json.loads(row["figures"]),
         model,
     )
-    return history, held
 
 
 def _store(
@@ -409,9 +412,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no place in a document")
 
 
+@functools.cache
 def _versions() -> dict[str, str | None]:
     """What is installed of each library; TensorFlow comes as one of two packages."""
-    from importlib import metadata  # as slow to load as the rest of the standard library's
+    from importlib import metadata  # slow to load, and a backend that scores has no need of it
 
     def of(name: str) -> str | None:
         try:
@@ -760,7 +764,11 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     accepted = bool(fitted.figures["accepted"])
     rejected = len(readings.times) + readings.rejected - usable
     if accepted:
-        meta = fitted.meta | {"metric": asdict(metric), "totals": totals}
+        meta = fitted.meta | {
+            "metric": asdict(metric),
+            "totals": totals,
+            "reference": drift.reference(grid.times, grid.values[:, None]),
+        }
         model_id = _store(
             device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
         )

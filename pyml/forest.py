@@ -410,20 +410,28 @@ def _tree_attributes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
         below = np.concatenate([left[front], right[front]])
         depth[below] = np.tile(depth[front], 2) + 1
         front = below
-    weight = (depth + _average_path(rows))[leaf]
-    number = np.where(leaf, np.cumsum(leaf), np.cumsum(~leaf)) - 1
-    true, false = left[~leaf], right[~leaf]
+    weight = depth + _average_path(rows)
+    # Two rows that a last split parts have a path of the same length: it changes no score.
+    idle = leaf[left] & leaf[right] & (weight[left] == weight[right]) & ~leaf
+    idle[root] = False
+    weight[idle] = weight[left[idle]]
+    gone = np.zeros(len(leaf), bool)
+    gone[left[idle]] = gone[right[idle]] = True
+    leaf = (leaf | idle) & ~gone
+    node = ~(leaf | gone)
+    number = np.where(leaf, np.cumsum(leaf), np.cumsum(node)) - 1
+    true, false = left[node], right[node]
     return {
         "tree_roots": number[root],
-        "nodes_featureids": feature[~leaf],
+        "nodes_featureids": feature[node],
         "nodes_modes": np.zeros(len(true), np.uint8),  # all of them x <= split
-        "nodes_splits": single[~leaf],
+        "nodes_splits": single[node],
         "nodes_truenodeids": number[true],
         "nodes_trueleafs": leaf[true].astype(np.int64),
         "nodes_falsenodeids": number[false],
         "nodes_falseleafs": leaf[false].astype(np.int64),
-        "leaf_targetids": np.zeros(len(weight), np.int64),
-        "leaf_weights": _summable(weight, len(trees)).astype(np.float32),
+        "leaf_targetids": np.zeros(leaf.sum(), np.int64),
+        "leaf_weights": _summable(weight[leaf], len(trees)).astype(np.float32),
     }
 
 

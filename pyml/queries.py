@@ -42,10 +42,13 @@ BOUNDS = Query(
     ("text",),
 )
 
-CURRENT_MODEL = Query(
-    "SELECT c.*, date_part('epoch', now()) AS now,"
+_HELD = (
     " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
-    " m.readings_used, m.figures::text AS figures FROM" + _CONTEXT + " LEFT JOIN ml_model m"
+    " m.readings_used, m.figures::text AS figures, date_part('epoch', now()) AS now"
+)
+
+CURRENT_MODEL = Query(
+    "SELECT c.*," + _HELD + " FROM" + _CONTEXT + " LEFT JOIN ml_model m"
     " ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current",
     ("uuid", "text", "text"),
 )
@@ -90,11 +93,14 @@ EPOCHS = Query(
 
 SCAN_STATE = Query(
     "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until,"
-    " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.model_id,"
-    " s.seen::text AS seen, s.drift::text AS drift, s.drifted,"
-    " ARRAY(SELECT m.field FROM ml_model m WHERE m.device_uuid = $1 AND m.kind = 'lstm'"
-    "       AND m.is_current ORDER BY m.field) AS fields"
-    " FROM" + _CONTEXT + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1",
+    " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
+    " ARRAY(SELECT l.field FROM ml_model l WHERE l.device_uuid = $1 AND l.kind = 'lstm'"
+    "       AND l.is_current ORDER BY l.field) AS fields,"
+    + _HELD
+    + " FROM"
+    + _CONTEXT
+    + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1"
+    " LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = 'forest' AND m.is_current",
     ("uuid", "timestamptz"),
 )
 
@@ -107,18 +113,18 @@ SCAN_UNCHANGED = Query(
 
 SCAN_DONE = Query(
     "INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark,"
-    " late_rows, readings, anomalies, model_id, seen, drift, drifted, last_reading)"
+    " late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, last_reading)"
     " VALUES ($1, clock_timestamp(), CASE WHEN $2 IS NULL THEN 'scanned' ELSE 'failed' END,"
     " $2, $3, to_timestamp($4), $5, $6, $7, $8, $9, $10, $11, to_timestamp($12))"
     " ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at,"
     " outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error,"
     " watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows,"
     " readings = EXCLUDED.readings, anomalies = EXCLUDED.anomalies,"
-    " model_id = EXCLUDED.model_id, seen = EXCLUDED.seen, drift = EXCLUDED.drift,"
+    " seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,"
     " drifted = EXCLUDED.drifted, last_reading = EXCLUDED.last_reading",
     (
-        *("uuid", "text", "text", "float8", "int", "int", "int", "bigint"),
-        *("jsonb", "jsonb", "boolean", "float8"),
+        *("uuid", "text", "text", "float8", "int", "int", "int"),
+        *("jsonb", "jsonb", "jsonb", "bigint[]", "float8"),
     ),
 )
 

@@ -664,10 +664,11 @@ BEGIN
                     OR w.kind = 'lstm' AND (NOT m.parameters @> lstm OR metrics ? w.field
                         AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
-                 WHEN state.drifted THEN 'drifted' END AS reason
+                 -- Found no better than the one in force, the next one waits its time.
+                 WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
-        LEFT JOIN ml_scan_state state ON w.kind = 'forest' AND state.device_uuid = w.device AND state.model_id = m.model_id
+        LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
         LEFT JOIN LATERAL (
             SELECT r.started_at, r.outcome FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome <> 'failed'
