@@ -136,13 +136,16 @@ def percentiles(spent: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """Print a table: the first column to the left, numbers with three digits that count."""
-    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    for line in [list(head), *cells]:
-        first, *rest = (
-            c.ljust(w) if i == 0 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([first, *rest]))
+    """Print a table: the first column to the left, numbers to three digits."""
+
+    def shown(cell: Any) -> str:
+        if not isinstance(cell, float):
+            return str(cell)
+        return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+
+    cells = [list(head), *(list(map(shown, line)) for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for first, *rest in cells:
+        told = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *told]))
     print(flush=True)
