@@ -41,14 +41,19 @@ from timing import (
     table,
 )
 
+from pyml import forest, lstm, series
+
 SERVICE = Path(__file__).parent / "service"
 PORT = 8753
 FIELD = "system.cpuUsage"
 FIELDS = (
     *("cpuUsage", "memoryUsage", "memoryTotal", "diskUsage", "diskTotal", "temperature"),
 )  # fmt: skip
-LOOKBACK = 71  # readings before a window that a forest of one reading a minute also reads
-REPLAYED = 473  # readings that a forecast reads
+# Readings, one a minute, that are read before a window to score and for a forecast.
+LOOKBACK = max(forest.WINDOWS) + series.MAX_GAP + 1
+REPLAYED = (
+    series.MAX_GAP + 1 + round(lstm.lookback({"sequence_length": 50, "horizon": 12, "interval": 1}))
+)
 
 # Where the time of a call goes: a stopwatch around functions of the package, in the backend.
 WATCH = """
@@ -292,7 +297,7 @@ def calls_of(conn: Connection, device: str) -> dict[str, tuple[str, Callable[[],
         return prepared(conn, bare(fields), device, minutes)
 
     day, week = "bare SELECT, 24 h", "bare SELECT, 168 h of one field"
-    look, replay = "bare SELECT, 72 readings", "bare SELECT, 473 readings"
+    look, replay = f"bare SELECT, {1 + LOOKBACK} readings", f"bare SELECT, {REPLAYED} readings"
     one = (
         "SELECT * FROM ml_score($1::uuid, now() - interval '1 minute', now())",
         "SELECT ml_forecast($1::uuid)",
