@@ -145,16 +145,23 @@ def _execute(query: Query, *args: Any) -> Any:
     return plpy.execute(plan, list(args))
 
 
+# PostgreSQL counts from 2000-01-01, in microseconds.
+POSTGRES_EPOCH = 946_684_800_000_000
+
+
 def _decoded(array: bytes | None) -> Floats:
-    """The float8 values of what `array_send` wrote; NULL, of no rows, gives none.
+    """Unix times of what `array_send` wrote of timestamps; NULL, of no rows, gives none.
 
     The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
     for one dimension, then for each element its length and its bytes, big-endian.
     """
     if not array:
         return np.empty(0)
-    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">f8")], offset=20)
-    return cells["value"].astype(np.float64)
+    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">i8")], offset=20)
+    counted = cells["value"].astype(np.int64)
+    limits = np.iinfo(np.int64)
+    infinite = (counted == limits.max) | (counted == limits.min)
+    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
 
 
 def _numbers(lines: str) -> list[float]:

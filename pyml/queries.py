@@ -196,13 +196,15 @@ def quoted(identifier: str) -> str:
 def _source(
     settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
 ) -> tuple[str, str, str, str]:
-    """The history as a FROM item, its time as it stands and as timestamptz, and its condition.
+    """The history as a FROM item, its time as it stands and as a moment, and its condition.
 
     The window's bounds are converted to the column's type, not the column to
     theirs, so that the index on it is used whatever the session's time zone.
     """
     time = "h." + quoted(settings["history_time_column"])
-    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    # Read as UTC, a time without zone is the same moment, and no row has to look the zone up.
+    plain = zoned or settings["history_time_zone"] == "UTC"
+    moment = time if plain else f"({time} AT TIME ZONE $3)"
     where = f"h.{quoted(settings['history_device_column'])} = $1"
     if settings["history_shadow_column"]:
         where += f" AND h.{quoted(settings['history_shadow_column'])} = $2"
@@ -250,7 +252,7 @@ def history(
         for i, path in enumerate(paths)
     ]
     return Query(
-        f"SELECT array_send(array_agg(date_part('epoch', t))) AS t, {', '.join(columns)}"
+        f"SELECT array_send(array_agg(t)) AS t, {', '.join(columns)}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
         f" OFFSET 0) AS reading",
@@ -270,7 +272,7 @@ def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -
     """
     source, time, moment, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT array_send(array_agg(date_part('epoch', {moment}))) AS t FROM {source}"
+        f"SELECT array_send(array_agg({moment})) AS t FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}",
         ("uuid", "text", "text", "float8", "float8"),
     )

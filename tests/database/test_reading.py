@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -30,9 +31,12 @@ def _private(conn: psycopg.Connection) -> float:
 )
 def test_what_is_no_number_moves_no_other_value(db, one, device, value):
     db.execute("SELECT ml_train_forest(%s)", [device])
+    until = one("SELECT now()::text")
+    since = one("SELECT (now() - interval '1 hour')::text")
     expected = one(
         "SELECT jsonb_object_agg(timestamp, reported_state -> 'system' -> 'cpuUsage')"
-        " FROM device_shadow_history WHERE timestamp > now() AT TIME ZONE 'UTC' - interval '1 hour'"
+        " FROM device_shadow_history WHERE timestamp > %s::timestamptz AT TIME ZONE 'UTC'",
+        since,
     )
     state = json.dumps({"system": {"cpuUsage": value, "temperature": 44.5}})
     db.execute(
@@ -42,8 +46,8 @@ def test_what_is_no_number_moves_no_other_value(db, one, device, value):
     )
     found = one(
         "SELECT jsonb_object_agg(s.timestamp AT TIME ZONE 'UTC', s.metrics -> 'cpu_usage')"
-        " FROM ml_score(%s, now() - interval '1 hour', now()) AS s",
-        device,
+        " FROM ml_score(%s, %s, %s) AS s",
+        *(device, since, until),
     )
     (added,) = set(found) - set(expected)
     assert found.pop(added) is None
@@ -113,3 +117,21 @@ def test_a_window_is_read_by_its_index_from_its_own_partitions(db, dsn, device):
     (plan,) = [text for text in told if "string_agg" in text]
     assert len(set(re.findall(r" on by_day_(\d+)", plan))) in (2, 3), plan
     assert "Seq Scan" not in plan
+
+
+def test_moments_beyond_time_are_no_readings(db, one, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute(
+        "INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)"
+        " SELECT device_uuid, reported_state, moment::timestamp FROM device_shadow_history,"
+        " unnest('{infinity,-infinity}'::text[]) AS moment LIMIT 2"
+    )
+    assert one("SELECT count(*) FROM ml_score(%s, '-infinity', 'infinity')", device) == 3000
+
+
+def test_the_wall_clock_of_another_zone_moves_what_is_read(db, one, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    newest = "SELECT max(timestamp) FROM ml_score(%s, now() - interval '20 hours', now())"
+    before = one(newest, device)
+    db.execute("UPDATE ml_setting SET value = 'Asia/Tokyo' WHERE name = 'history_time_zone'")
+    assert before - one(newest, device) == timedelta(hours=9)
