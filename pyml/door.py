@@ -164,13 +164,13 @@ def _decoded(array: bytes | None) -> Floats:
     return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
 
 
-def _numbers(lines: str) -> list[float]:
+def _numbers(lines: str) -> Floats:
     """The numbers among JSON values, a line each; NaN for the others."""
     cells = lines.replace("null", "nan").split("\n")
     try:
-        return list(map(float, cells))
+        return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:  # a string, a boolean, an array or an object
-        return [float(cell) if cell[0] in "-0123456789" else math.nan for cell in cells]
+        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
 
 
 @dataclass(frozen=True, slots=True)
