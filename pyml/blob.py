@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from pyml import engine, limits
 from pyml.engine import Run
 from pyml.errors import UnreadableModel
+from pyml.messages import onnx
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
@@ -205,8 +204,25 @@ def _tensor(tensor: onnx.TensorProto) -> int:
     count = int(math.prod(tensor.dims))
     if count > MAX_ELEMENTS:
         raise _unreadable(f"a tensor of shape {list(tensor.dims)}")
-    numpy_helper.to_array(tensor)  # raises where shape and data disagree
+    _cells(tensor)
     return count
+
+
+# What onnx.numpy_helper writes of the types that the trainings use: little-endian bytes.
+CELLS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "<f4",
+    onnx.TensorProto.DOUBLE: "<f8",
+    onnx.TensorProto.INT64: "<i8",
+    onnx.TensorProto.UINT8: "u1",
+}
+
+
+def _cells(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A tensor's elements; refuses one of another type, or whose shape and data disagree."""
+    kind, raw = CELLS.get(tensor.data_type), tensor.raw_data
+    if kind is None or len(raw) != math.prod(tensor.dims) * np.dtype(kind).itemsize:
+        raise _unreadable(f"a tensor of type {tensor.data_type} and shape {list(tensor.dims)}")
+    return np.frombuffer(raw, kind).reshape(tuple(tensor.dims))
 
 
 # What these give is at least as wide as the widest of what they take.
@@ -256,7 +272,7 @@ def _tree_arrays(node: onnx.NodeProto) -> dict[str, NDArray[Any]]:
         if name in TREE_INTS and kind == onnx.AttributeProto.INTS:
             arrays[name] = np.array(attribute.ints, dtype=np.int64)
         elif kind == onnx.AttributeProto.TENSOR and TREE_TENSORS.get(name) == attribute.t.data_type:
-            arrays[name] = numpy_helper.to_array(attribute.t)
+            arrays[name] = _cells(attribute.t)
         elif kind != onnx.AttributeProto.INT or TREE_NUMBERS.get(name) != attribute.i:
             raise _unreadable("trees with other attributes")
     return arrays

@@ -1,7 +1,7 @@
 """The one module that knows `plpy`: reads the history, calls the models, stores them."""
 
 import functools
-import hashlib
+import itertools
 import json
 import math
 import os
@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -36,7 +35,7 @@ Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
-# Models kept ready in one backend, by the bytes of their blobs.
+# Memory that the models kept ready in one backend may take.
 CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
 
@@ -107,16 +106,32 @@ def _execute(query: Query, *args: Any) -> Any:
     return plpy.execute(plan, list(args))
 
 
+# PostgreSQL counts from 2000-01-01, in microseconds.
+POSTGRES_EPOCH = 946_684_800_000_000
+
+
 def _decoded(array: bytes | None) -> Floats:
-    """The float8 values of what `array_send` wrote; NULL, of no rows, gives none.
+    """Unix times of what `array_send` wrote of timestamps; NULL, of no rows, gives none.
 
     The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
     for one dimension, then for each element its length and its bytes, big-endian.
     """
     if not array:
         return np.empty(0)
-    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">f8")], offset=20)
-    return cells["value"].astype(np.float64)
+    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">i8")], offset=20)
+    counted = cells["value"].astype(np.int64)
+    limits = np.iinfo(np.int64)
+    infinite = (counted == limits.max) | (counted == limits.min)
+    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
+
+
+def _numbers(lines: str) -> Floats:
+    """The numbers among JSON values, a line each; NaN for the others."""
+    cells = lines.replace("null", "nan").split("\n")
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:  # a string, a boolean, an array or an object
+        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +169,14 @@ class History:
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        query = queries.history(self.settings, self.table, self.zoned, len(paths))
-        row = _execute(query, *self._key(device), since, until, *[p.split(".") for p in paths])[0]
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.settings, self.table, self.zoned, parted)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = _execute(query, *self._key(device), since, until, *parts)[0]
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
         for i in range(len(paths) if len(times) else 0):
-            columns[:, i] = np.fromstring(row[f"c{i}"], sep=",")
+            columns[:, i] = _numbers(row[f"c{i}"])
         return times, columns
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
@@ -232,8 +249,9 @@ def _iso(moment: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The model in force for a device, kind and field."""
+    """The model in force for a device, kind and field, when it was looked up."""
 
+    now: float
     model_id: int
     trained_at: float
     readings_used: int
@@ -260,13 +278,12 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
             detail="Another session has pruned or forgotten it meanwhile.",
             hint="SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models;",
         )
-    data = found[0]["blob"]
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if found[0]["sha256"] != sha256:
         raise UnreadableModel(
             "the stored model cannot be read",
             detail=f"The checksum of model {model_id} does not match its bytes.",
         )
-    model = blob.load(data, kind)
+    model = blob.load(found[0]["blob"], kind)
     _cache[key] = model
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
@@ -292,7 +309,11 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     UnreadableModel
     """
     row = _execute(queries.CURRENT_MODEL, device, kind, field)[0]
-    history = History.of(row)
+    return History.of(row), _held(row, device, kind, field)
+
+
+def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
+    """The model in force, of a row that tells of it."""
     if row["model_id"] is None:
         what = "forest" if kind == "forest" else f"forecast model of {field}"
         raise ModelNotFound(
@@ -309,14 +330,14 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
             raise
 
     model = telling(_model, row["model_id"], row["sha256"], kind)
-    held = Held(
+    return Held(
+        float(row["now"]),
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
         json.loads(row["figures"]),
         replace(model, run=functools.partial(telling, model.run)),
     )
-    return history, held
 
 
 def _store(
@@ -332,16 +353,14 @@ def _store(
 ) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
     data = blob.pack(fitted.graph, meta, kind)
-    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
-    versions["python"] = platform.python_version()
+    versions = _versions() | {"python": platform.python_version()}
     seconds = time.monotonic() - started
     _execute(queries.LOCK_MODEL, device, kind, field)
     _execute(queries.RETIRE_MODEL, device, kind, field)
     stored = _execute(
         queries.INSERT_MODEL,
         *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
-        *(_json(parameters), _json(fitted.figures), _json(versions), seconds),
-        *(hashlib.sha256(data).hexdigest(), data),
+        *(_json(parameters), _json(fitted.figures), _json(versions), seconds, data),
     )
     model_id = int(stored[0]["model_id"])
     _record(device, kind, field, seconds, "trained", model_id, fitted.figures)
@@ -372,18 +391,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no place in a document")
 
 
-def _distribution(name: str) -> str:
-    """TensorFlow comes as one of two packages: with GPU kernels or without."""
-    if name != "tensorflow":
-        return name
-    return "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
+@functools.cache
+def _versions() -> dict[str, str | None]:
+    """What is installed of each library; TensorFlow comes as one of two packages."""
+    from importlib import metadata  # slow to load, and a backend that scores has no need of it
 
+    def of(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
 
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    found = {name: of(name) for name in LIBRARIES}
+    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
 
 
 def _trained(
@@ -548,9 +568,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = _in_force(device, "forest")
-    until = float(_execute(queries.NOW)[0]["until"])
     times, values, scores, inside, readings = _scored(
-        history, held, device, until - hours * 3600, until
+        history, held, device, held.now - hours * 3600, held.now
     )
     meta = held.model.meta
     flagged = inside[scores.severity[inside] > 0]
@@ -730,7 +749,11 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     accepted = bool(fitted.figures["accepted"])
     rejected = len(readings.times) + readings.rejected - usable
     if accepted:
-        meta = fitted.meta | {"metric": asdict(metric), "totals": totals}
+        meta = fitted.meta | {
+            "metric": asdict(metric),
+            "totals": totals,
+            "reference": drift.reference(grid.times, grid.values[:, None]),
+        }
         model_id = _store(
             device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
         )
@@ -773,12 +796,13 @@ def _previous(row: Mapping[str, Any], shape: dict[str, int], metric: dict[str, A
 
 
 def _forecast(
-    device: str, field: str, horizon: int | None, level: float, until: float
+    device: str, field: str, horizon: int | None, level: float, until: float | None
 ) -> tuple[Any, Held]:
-    """A forecast of one field from the last reading up to a moment, and its model."""
+    """A forecast of one field from the last reading up to a moment or now, and its model."""
     from pyml import lstm
 
     history, held = _in_force(device, "lstm", field)
+    until = held.now if until is None else until
     meta = held.model.meta
     metric, interval = series.Metric(**meta["metric"]), meta["interval"]
     back = lstm.lookback(meta) + (series.MAX_GAP + 1) * interval
@@ -807,9 +831,8 @@ def _forecast(
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
-    until = float(_execute(queries.NOW)[0]["until"])
     level = 0.9
-    ahead, held = _forecast(device, field, horizon, level, until)
+    ahead, held = _forecast(device, field, horizon, level, None)
     figures = held.figures
     return {
         "device_uuid": device,
@@ -835,7 +858,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "level": level,
             "interval_from": ahead.replayed,
             "last_reading": _iso(ahead.last_time),
-            "last_reading_age_seconds": round(until - ahead.last_time, 1),
+            "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
             **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
         },
     }
@@ -857,7 +880,7 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
 @document
 def environment() -> dict[str, Any]:
     """What this session's Python is made of."""
-    libraries = {name: _installed(_distribution(name)) for name in LIBRARIES}
+    libraries = _versions()
     return {
         "python": platform.python_version(),
         "version": __version__,

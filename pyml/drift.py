@@ -72,45 +72,50 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
 
 
 def observe(
-    known: list[dict[str, Any]],
-    seen: list[list[float]] | None,
-    values: Floats,
-    elapsed: float,
-) -> list[list[float]]:
-    """Count new readings, those counted before having faded.
+    known: list[dict[str, Any]], seen: dict[str, Any] | None, times: Floats, values: Floats
+) -> dict[str, Any] | None:
+    """Count the readings that are new, those counted before having faded.
 
     Parameters
     ----------
     known : list of dict, length m
         Of `reference`.
-    seen : list of list of float, optional
+    seen : dict, optional
         What this function gave before.
+    times : ndarray of float64, shape (n,)
+        Seconds, increasing.
     values : ndarray of float64, shape (n, m)
-    elapsed : float
-        Seconds since the readings counted before.
 
     Returns
     -------
-    list of list of float, length m
+    dict, optional
+        JSON-able: ``counts`` for each metric, and ``until``, the last reading's time.
     """
-    fade = 0.5 ** (max(elapsed, 0.0) / HALF_LIFE)
+    fresh = times > (seen["until"] if seen else -np.inf)
+    if not fresh.any():
+        return seen
+    until = float(times[-1])
     counts = [
-        _bins(np.array(one["edges"]), column) for one, column in zip(known, values.T, strict=True)
+        _bins(np.array(one["edges"]), column)
+        for one, column in zip(known, values[fresh].T, strict=True)
     ]
-    if seen is not None:
-        counts = [new + fade * np.array(old) for new, old in zip(counts, seen, strict=True)]
-    return [np.round(one, 3).tolist() for one in counts]
+    if seen:
+        fade = 0.5 ** ((until - seen["until"]) / HALF_LIFE)
+        counts = [
+            new + fade * np.array(old) for new, old in zip(counts, seen["counts"], strict=True)
+        ]
+    return {"until": until, "counts": [np.round(one, 3).tolist() for one in counts]}
 
 
 def judge(
-    names: list[str], known: list[dict[str, Any]], seen: list[list[float]], threshold: float
+    names: list[str], known: list[dict[str, Any]], seen: dict[str, Any], threshold: float
 ) -> tuple[dict[str, dict[str, float]], bool]:
     """The index of each metric with its limit, and whether one is beyond it.
 
     Too few readings give no index.
     """
     found = {}
-    for name, one, counts in zip(names, known, seen, strict=True):
+    for name, one, counts in zip(names, known, seen["counts"], strict=True):
         if sum(counts) >= LEAST:
             index = _index(np.array(one["counts"]), np.array(counts))
             limit = max(threshold, MARGIN * one["usual"])

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from pyml.engine import Run, session
 from pyml.errors import NotEnoughData
+from pyml.messages import onnx
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -411,20 +410,28 @@ def _tree_attributes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
         below = np.concatenate([left[front], right[front]])
         depth[below] = np.tile(depth[front], 2) + 1
         front = below
-    weight = (depth + _average_path(rows))[leaf]
-    number = np.where(leaf, np.cumsum(leaf), np.cumsum(~leaf)) - 1
-    true, false = left[~leaf], right[~leaf]
+    weight = depth + _average_path(rows)
+    # Two rows that a last split parts have a path of the same length: it changes no score.
+    idle = leaf[left] & leaf[right] & (weight[left] == weight[right]) & ~leaf
+    idle[root] = False
+    weight[idle] = weight[left[idle]]
+    gone = np.zeros(len(leaf), bool)
+    gone[left[idle]] = gone[right[idle]] = True
+    leaf = (leaf | idle) & ~gone
+    node = ~(leaf | gone)
+    number = np.where(leaf, np.cumsum(leaf), np.cumsum(node)) - 1
+    true, false = left[node], right[node]
     return {
         "tree_roots": number[root],
-        "nodes_featureids": feature[~leaf],
+        "nodes_featureids": feature[node],
         "nodes_modes": np.zeros(len(true), np.uint8),  # all of them x <= split
-        "nodes_splits": single[~leaf],
+        "nodes_splits": single[node],
         "nodes_truenodeids": number[true],
         "nodes_trueleafs": leaf[true].astype(np.int64),
         "nodes_falsenodeids": number[false],
         "nodes_falseleafs": leaf[false].astype(np.int64),
-        "leaf_targetids": np.zeros(len(weight), np.int64),
-        "leaf_weights": _summable(weight, len(trees)).astype(np.float32),
+        "leaf_targetids": np.zeros(leaf.sum(), np.int64),
+        "leaf_weights": _summable(weight[leaf], len(trees)).astype(np.float32),
     }
 
 
@@ -440,6 +447,8 @@ def _summable(weight: Floats, terms: int) -> Floats:
 
 def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
     """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c)."""
+    from onnx import TensorProto, helper, numpy_helper
+
     ensemble = onnx.NodeProto(op_type="TreeEnsemble", domain="ai.onnx.ml", name="forest")
     ensemble.input.append("filled")
     ensemble.output.append("depth")
@@ -448,7 +457,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
         attribute = ensemble.attribute.add(name=name)
         if name in ("nodes_modes", "nodes_splits", "leaf_weights"):
             attribute.type = onnx.AttributeProto.TENSOR
-            attribute.t.CopyFrom(onnx.numpy_helper.from_array(cells, name))
+            attribute.t.CopyFrom(numpy_helper.from_array(cells, name))
         else:
             attribute.type = onnx.AttributeProto.INTS
             attribute.ints.extend(cells.tolist())
@@ -471,7 +480,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix) -> onnx.ModelProto:
         "forest",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
-        [onnx.numpy_helper.from_array(cells, name) for name, cells in constants.items()],
+        [numpy_helper.from_array(cells, name) for name, cells in constants.items()],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pyml")

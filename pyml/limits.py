@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import onnx
+from pyml.messages import infer_shapes, onnx
 
 Form = Callable[[Any], bool]
 
@@ -38,7 +38,11 @@ NUMBERS = {
 
 
 def _number(low: float = -1e300, high: float = 1e300) -> Form:
-    return lambda value: type(value) in (int, float) and low <= value <= high  # NaN is neither
+    # A whole number that numpy would not take for one of its own is none; nor is NaN.
+    return lambda value: (
+        (type(value) is float or (type(value) is int and abs(value) < 1 << 53))
+        and low <= value <= high
+    )
 
 
 def _whole(low: int, high: int) -> Form:
@@ -74,6 +78,9 @@ _METRIC = _record(
     scale=_number(),
     kind=lambda value: value in ("gauge", "counter"),
 )
+_REFERENCE = _list(
+    _record(edges=_list(_number(), 1), counts=_list(_number(0), 1), usual=_number()), 1
+)
 _SOME = 1e-12  # seconds: more than none
 _HEAD = {"format": _whole(1, 1000), "kind": _text}
 FORMS = {
@@ -88,9 +95,7 @@ FORMS = {
         usual=_list(_list(_number(), 2, 2)),
         warning=_number(),
         critical=_number(),
-        reference=_list(
-            _record(edges=_list(_number(), 1), counts=_list(_number(0), 1), usual=_number())
-        ),
+        reference=_REFERENCE,
     ),
     "lstm": _record(
         **_HEAD,
@@ -103,6 +108,7 @@ FORMS = {
         floor=_number(1e-300),
         inflation=_number(1e-3, 1e3),
         seen_until=_number(),
+        reference=_REFERENCE,
     ),
 }
 
@@ -121,12 +127,12 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
     graph = model.graph
     if not FORMS[kind](meta):
         return "metadata of another form"
+    if {2} != {len(one["counts"]) - len(one["edges"]) for one in meta["reference"]}:
+        return "metadata that does not fit together"
     if kind == "forest":
         count, name, kind_of = len(meta["names"]), "features", onnx.TensorProto.FLOAT
-        each = [len(meta[key]) for key in ("metrics", "scaling", "usual", "reference")]
-        bins = [len(one["counts"]) - len(one["edges"]) for one in meta["reference"]]
-        divided = all(scale > 0 for _, scale in meta["scaling"])
-        if {count} != set(each) or {2} != set(bins) or not divided:
+        each = {len(meta[key]) for key in ("metrics", "scaling", "usual", "reference")}
+        if {count} != each or not all(scale > 0 for _, scale in meta["scaling"]):
             return "metadata that does not fit together"
         width = count * (1 + len(meta["windows"]))
     else:
@@ -180,13 +186,11 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
         if node.domain == "":
             probe.graph.node.append(node)
         else:  # trees: a number a row, whatever there is of them
-            number = onnx.helper.make_tensor_value_info(
-                node.output[0], onnx.TensorProto.FLOAT, [ROWS, 1]
-            )
-            probe.graph.input.append(number)
-    known = onnx.shape_inference.infer_shapes(
-        probe, check_type=True, strict_mode=True, data_prop=True
-    ).graph
+            number = probe.graph.input.add(name=node.output[0]).type.tensor_type
+            number.elem_type = onnx.TensorProto.FLOAT
+            for size in (ROWS, 1):
+                number.shape.dim.add(dim_value=size)
+    known = infer_shapes(probe).graph
     found = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in [*known.input, *known.value_info, *known.output]:
         cells = value.type.tensor_type

@@ -4,19 +4,43 @@ The procedure in SQL goes from device to device, each in a transaction of its ow
 """
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyml import door, drift, forest, queries, series
-from pyml.door import Floats, History
+from pyml.door import Floats, Held, History
 from pyml.errors import PymlError
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
 # Half widths counted at most: an interval may have no width on one side of a bound.
 FARTHEST = 1000.0
+
+
+@dataclass(slots=True)
+class Drift:
+    """What a scan sees of the metrics of each model, beside what the training saw."""
+
+    threshold: float
+    before: dict[str, Any]  # of the last scan: by model_id, as `drift.observe` gives it
+    seen: dict[str, Any] = field(default_factory=dict)
+    drifted: list[int] = field(default_factory=list)
+
+    def look(
+        self, held: Held, names: list[str], times: Floats, values: Floats
+    ) -> dict[str, dict[str, float]]:
+        """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
+        key, known = str(held.model_id), held.model.meta["reference"]
+        seen = drift.observe(known, self.before.get(key), times, values)
+        if seen is None:
+            return {}
+        self.seen[key] = seen
+        judged, drifted = drift.judge(names, known, seen, self.threshold)
+        if drifted:
+            self.drifted.append(held.model_id)
+        return judged
 
 
 @door.document
@@ -40,17 +64,22 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     failure: PymlError | None = None
     readings = 0
     found: list[float] = []
-    shape: dict[str, Any] = {key: state[key] for key in ("model_id", "seen", "drift", "drifted")}
+    moved = Drift(float(settings["drift_threshold"]), json.loads(state["seen"] or "{}"))
+    metrics: dict[str, Any] | None = None
     span = 0.0
     try:
-        readings, found, shape, span = _forest(history, state, device, since, until, newest)
+        held = door._held(state, device, "forest", "")
+        readings, found, metrics = _forest(history, held, device, since, until, moved)
+        span = float(held.model.meta["interval"])
         mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
     except PymlError as error:
         failure, late_rows = error, state["late_rows"] or 0
     judged: dict[float, list[dict[str, Any]]] = {}
-    for field in state["fields"]:
+    fields: dict[str, Any] = {}
+    for name in state["fields"]:
         try:
-            span = max(span, _lstm(history, device, field, since, until, judged))
+            interval, drifts = _lstm(history, device, name, since, until, judged, moved)
+            span, fields = max(span, interval), fields | drifts
         except PymlError as error:
             failure = failure or error
     found += _log_outside(device, judged)
@@ -61,7 +90,8 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     door._execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(found)),
-        *(shape["model_id"], shape["seen"], shape["drift"], bool(shape["drifted"]), newest),
+        *map(door._json, (moved.seen, metrics, fields)),
+        *(moved.drifted, newest),
     )
     return {
         "outcome": "failed" if failure else "scanned",
@@ -73,15 +103,9 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
 
 
 def _forest(
-    history: History,
-    state: Mapping[str, Any],
-    device: str,
-    since: float,
-    until: float,
-    newest: float | None,
-) -> tuple[int, list[float], dict[str, Any], float]:
-    """Log what the forest flags; readings scored, new anomalies' times, drift, interval."""
-    _, held = door._in_force(device, "forest")
+    history: History, held: Held, device: str, since: float, until: float, moved: Drift
+) -> tuple[int, list[float], dict[str, Any]]:
+    """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
     meta, run = held.model.meta, held.model.run
     times, values, scores, inside, _ = door._scored(history, held, device, since, until)
     flagged = inside[scores.severity[inside] > 0]
@@ -103,61 +127,52 @@ def _forest(
                 for row, why in zip(flagged.tolist(), reasons, strict=True)
             ],
         )
-    shape: dict[str, Any] = {"model_id": held.model_id, "seen": None, "drift": None}
-    shape["drifted"] = False
-    known = meta.get("reference")
-    if known is not None:
-        same = state["model_id"] == held.model_id and state["seen"] is not None
-        mark = state["watermark"] if state["watermark"] is not None else since
-        seen = drift.observe(
-            known,
-            json.loads(state["seen"]) if same else None,
-            values[inside[times[inside] > mark]],
-            (newest or mark) - mark,
-        )
-        threshold = float(history.settings["drift_threshold"])
-        judged, drifted = drift.judge(meta["names"], known, seen, threshold)
-        shape |= {"seen": door._json(seen), "drift": door._json(judged), "drifted": drifted}
-    return len(inside), found, shape, float(meta["interval"])
+    drifts = moved.look(held, meta["names"], times[inside], values[inside])
+    return len(inside), found, drifts
 
 
 def _lstm(
     history: History,
     device: str,
-    field: str,
+    name: str,
     since: float,
     until: float,
     judged: dict[float, list[dict[str, Any]]],
-) -> float:
-    """Add to `judged` what lies outside the stored forecast, store a fresh one; the interval."""
+    moved: Drift,
+) -> tuple[float, dict[str, Any]]:
+    """Add to `judged` what lies outside the stored forecast, store a fresh one.
+
+    The device's interval, and the field's drift.
+    """
     settings = history.settings
     level = float(settings["forecast_level"])
-    points = door._execute(queries.POINTS, device, field, since, until)
-    ahead, held = door._forecast(device, field, None, level, until)
+    points = door._execute(queries.POINTS, device, name, since, until)
+    ahead, held = door._forecast(device, name, None, level, until)
     meta = held.model.meta
     interval = float(meta["interval"])
+    back = (series.MAX_GAP + 1) * interval
+    metric = series.Metric(**meta["metric"])
+    readings, values = door._series_of(
+        history, device, since - back, until, metric, meta["totals"], interval
+    )
     if points:
-        metric = series.Metric(**meta["metric"])
-        back = (series.MAX_GAP + 1) * interval
-        readings, values = door._series_of(
-            history, device, since - back, until, metric, meta["totals"], interval
-        )
-        _outside(points, field, readings.times, values, interval, judged)
-    limit = json.loads(settings["forecast_limits"]).get(field)
+        _outside(points, name, readings.times, values, interval, judged)
+    limit = json.loads(settings["forecast_limits"]).get(name)
     days = int(settings["forecast_days"])
-    door._execute(queries.CLEAR_POINTS, device, field, ahead.last_time, days)
+    door._execute(queries.CLEAR_POINTS, device, name, ahead.last_time, days)
     columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
     door._execute(
         queries.INSERT_POINTS,
-        *(device, field, level, limit, held.model_id),
+        *(device, name, level, limit, held.model_id),
         *(column.tolist() for column in columns),
     )
-    return interval
+    late = readings.times > since
+    return interval, moved.look(held, [name], readings.times[late], values[late, None])
 
 
 def _outside(
     points: Any,
-    field: str,
+    name: str,
     times: Floats,
     values: Floats,
     interval: float,
@@ -178,7 +193,7 @@ def _outside(
         distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
         judged.setdefault(moment, []).append(
             {
-                "metric": field,
+                "metric": name,
                 "value": value,
                 "usual_low": point["lower"],
                 "usual_high": point["upper"],

@@ -393,10 +393,12 @@ BEGIN
     INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL AND m.enabled;
     -- The window's bounds are converted to the column's type, so that its index is used.
     RETURN QUERY EXECUTE format($query$
-        WITH reading AS (
-            SELECT %1$s AS t, %9$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%10$s, 0) END AS v
+        WITH found AS MATERIALIZED ( -- so that each value is looked for once
+            SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
             FROM %3$s
             WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
+        ), reading AS (
+            SELECT t, %10$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%11$s, 0) END AS v FROM found
         ), measured AS (
             SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
@@ -417,7 +419,7 @@ BEGIN
         CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
-        format(number, h.state || ' #> $3'), format(number, h.state || ' #> $4'))
+        h.state, format(number, 'value'), format(number, 'total'))
     USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
 END
 $$;
@@ -666,10 +668,11 @@ BEGIN
                     OR w.kind = 'lstm' AND (NOT m.parameters @> lstm OR metrics ? w.field
                         AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
-                 WHEN state.drifted THEN 'drifted' END AS reason
+                 -- Found no better than the one in force, the next one waits its time.
+                 WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
-        LEFT JOIN ml_scan_state state ON w.kind = 'forest' AND state.device_uuid = w.device AND state.model_id = m.model_id
+        LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
         LEFT JOIN LATERAL (
             SELECT r.started_at, r.outcome FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome <> 'failed'

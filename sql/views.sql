@@ -66,7 +66,7 @@ SELECT d.device_uuid,
        (SELECT m.trained_at FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.kind = 'forest' AND m.is_current) AS forest_trained_at,
        (SELECT count(*) FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.kind = 'lstm' AND m.is_current) AS forecast_models,
        (SELECT min(m.trained_at) FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.is_current) AS oldest_model_at,
-       s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error, s.drifted, s.drift,
+       s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error, cardinality(s.drifted) > 0 AS drifted, s.drift, s.forecast_drift,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
         WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h
@@ -81,7 +81,7 @@ SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
 FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.outcome = 'failed') AS failing,
-           count(*) FILTER (WHERE t.sqlstate = 'ML002') AS without_model, count(*) FILTER (WHERE t.drifted) AS drifted,
+           count(*) FILTER (WHERE t.sqlstate = 'ML002') AS without_model, count(*) FILTER (WHERE t.drifted <> '{}') AS drifted,
            count(*) FILTER (WHERE t.last_reading < t.scanned_at - interval '1 hour') AS silent,
            min(t.scanned_at) AS oldest_scan_at, max(t.last_reading) AS last_reading_at
     FROM ml_scan_state t) AS s,

@@ -44,7 +44,7 @@ def test_why_a_device_is_due(db, one, device):
     db.execute("UPDATE ml_metric SET enabled = true")
     assert db.execute(DUE, [device]).fetchone() is None
     db.execute("CALL ml_scan()")
-    db.execute("UPDATE ml_scan_state SET drifted = true")
+    db.execute("UPDATE ml_scan_state SET drifted = ARRAY(SELECT model_id FROM ml_model)")
     assert one(DUE, device) == "drifted"
     db.execute("CALL ml_retrain()")
     assert db.execute(DUE, [device]).fetchone() is None
@@ -141,6 +141,32 @@ def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, ad
     # What was made and found worse counts as an attempt of today.
     db.execute("UPDATE ml_run SET outcome = 'kept', started_at = now() WHERE kind = 'lstm'")
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'", device) == 0
+
+
+def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device):
+    device = add_device(readings=3000)
+    due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
+    db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
+    db.execute("CALL ml_retrain()")
+    db.execute("CALL ml_scan(as_of => now() - interval '10 hours')")
+    assert db.execute(due, [device]).fetchone() is None
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
+        " '{system,cpuUsage}', to_jsonb(60 + (reported_state #>> '{system,cpuUsage}')::float8 / 3))"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '10 hours'"
+    )
+    db.execute("CALL ml_scan()")
+    drift = one("SELECT forecast_drift -> 'cpu_usage' FROM ml_device_status")
+    assert drift["index"] > drift["limit"]
+    assert one(due, device) == "drifted"
+    # A training that brought nothing better is not repeated at once.
+    db.execute(
+        "INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome)"
+        " VALUES (%s, 'lstm', 'cpu_usage', 1, 'kept')",
+        [device],
+    )
+    assert db.execute(due, [device]).fetchone() is None
 
 
 def test_several_callers_share_the_work(db, dsn, one, add_device):

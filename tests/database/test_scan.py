@@ -205,14 +205,14 @@ def test_retention(db, one, trained):
 
 def test_a_shift_is_drift(db, one, trained):
     db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 600)])
-    assert one("SELECT drifted FROM ml_scan_state") is False
+    assert one("SELECT drifted FROM ml_device_status") is False
     db.execute(
         "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
         " '{system,cpuUsage}', to_jsonb(60 + (reported_state #>> '{system,cpuUsage}')::float8 / 3))"
         " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '600 minutes'"
     )
     db.execute("CALL ml_scan()")
-    drift, drifted = db.execute("SELECT drift, drifted FROM ml_scan_state").fetchone()
+    drift, drifted = db.execute("SELECT drift, drifted FROM ml_device_status").fetchone()
     assert drifted is True
     assert drift["cpu_usage"]["index"] > drift["cpu_usage"]["limit"]
     assert drift["memory_usage_percent"]["index"] < drift["memory_usage_percent"]["limit"]

@@ -65,6 +65,8 @@ class Reader:
             statement = ASK[self.kind].format(self.device, self.device)
             answer, _ = self.session.execute(statement).fetchone()
         except psycopg.Error as error:
+            if error.sqlstate == "ML001":  # a model of another interval finds too few readings
+                return "a model"
             if error.sqlstate != "ML005":
                 raise
             refusal = error.diag
