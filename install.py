@@ -772,6 +772,25 @@ SELECT json_build_object('user', current_user, 'database', current_database(),
     'plpython', EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u'),
     'installed', (SELECT extversion FROM pg_extension WHERE extname = 'pyml'))
 """
+# Objects that an upgrade has added are given to those who have a level. Not the extension's
+# script does it: what a script grants, pg_dump takes for the extension's own and leaves out.
+GRANT_AGAIN = """
+DO $$
+DECLARE
+    home CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pyml');
+    held record;
+BEGIN
+    FOR held IN
+        SELECT r.rolname,
+            CASE max(p.proname::text) WHEN 'ml_train_forest' THEN 'train' ELSE 'read' END AS level
+        FROM pg_proc p, aclexplode(p.proacl) AS a JOIN pg_roles r ON r.oid = a.grantee
+        WHERE p.pronamespace = home AND p.proname IN ('ml_detect', 'ml_train_forest')
+          AND a.grantee <> p.proowner GROUP BY r.rolname
+    LOOP
+        EXECUTE format('SELECT %s.ml_grant(%L, %L)', home, held.rolname, held.level);
+    END LOOP;
+END $$
+"""
 FILES = """
 SELECT json_build_object('system', (SELECT system_identifier::text FROM pg_control_system()),
     'sharedir', (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'))
@@ -965,6 +984,7 @@ def command_install(options: argparse.Namespace) -> int:
                 raise Failure(wrong, f"take a checkout whose sql/releases.json names {old}")
             say(f"upgrading pyml {old} to {new} in database {database}")
             server.ask(f"ALTER EXTENSION pyml UPDATE TO '{new}'")
+            server.ask(GRANT_AGAIN)
             say("sessions that have pyml loaded have to reconnect")
         undo.pop_all()
     user = f"{database} of {facts['system']}"

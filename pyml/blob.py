@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from pyml import engine
+from pyml import engine, limits
 from pyml.engine import Run
 from pyml.errors import UnreadableModel
+from pyml.messages import onnx
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
 FORMAT = 1
 
-MAX_BYTES = 32 << 20
+MAX_BYTES = 8 << 20
 MAX_ELEMENTS = 4_000_000
 MAX_NODES = 500
+MAX_TREES = 1000  # as the settings have it
 MAX_TREE_NODES = 1_000_000
 # The runtime follows a tree by recursion; the trainings' trees go 8 deep.
 MAX_TREE_DEPTH = 64
@@ -116,12 +116,36 @@ def load(data: bytes, kind: str) -> Model:
     try:
         meta = _meta(graph, kind)
         check(graph)
-        return Model(meta, engine.session(data), data)
+        if wrong := limits.fault(kind, meta, graph):
+            raise _unreadable(wrong)
+        return Model(meta, _guarded(engine.session(data), limits.outputs(kind, meta)), data)
     except UnreadableModel:
         raise
     except Exception as error:
         # onnx and onnxruntime raise types of their own, down to bare RuntimeError.
         raise _unreadable(str(error).splitlines()[0] if str(error) else repr(error)) from error
+
+
+def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
+    """A graph's `run` that says so when what comes out is no answer.
+
+    Only a run shows all that a graph does: what fits together for one number of rows may
+    not for another, and weights that are numbers may overflow.
+    """
+
+    def guarded(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            found = run(feeds)
+        except Exception as error:
+            raise _unreadable(str(error).splitlines()[0]) from error
+        rows = len(next(iter(feeds.values())))
+        if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
+            raise _unreadable("an answer of another shape")
+        if not all(np.isfinite(cells).all() for cells in found):
+            raise _unreadable("an answer that is no number")
+        return found
+
+    return guarded
 
 
 def _unreadable(why: str) -> UnreadableModel:
@@ -132,12 +156,16 @@ def _meta(graph: onnx.ModelProto, kind: str) -> dict[str, Any]:
     entries = [entry.value for entry in graph.metadata_props if entry.key == "pyml"]
     if len(entries) != 1:
         raise _unreadable("its metadata is missing")
-    meta = json.loads(entries[0])
+    meta = json.loads(entries[0], parse_constant=_no_number)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _unreadable("its format is of another version")
     if meta.get("kind") != kind:
         raise _unreadable(f"it is not a model of kind {kind}")
     return meta
+
+
+def _no_number(name: str) -> None:
+    raise _unreadable(f"{name} in its metadata")
 
 
 def check(model: onnx.ModelProto) -> None:
@@ -176,8 +204,25 @@ def _tensor(tensor: onnx.TensorProto) -> int:
     count = int(math.prod(tensor.dims))
     if count > MAX_ELEMENTS:
         raise _unreadable(f"a tensor of shape {list(tensor.dims)}")
-    numpy_helper.to_array(tensor)  # raises where shape and data disagree
+    _cells(tensor)
     return count
+
+
+# What onnx.numpy_helper writes of the types that the trainings use: little-endian bytes.
+CELLS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "<f4",
+    onnx.TensorProto.DOUBLE: "<f8",
+    onnx.TensorProto.INT64: "<i8",
+    onnx.TensorProto.UINT8: "u1",
+}
+
+
+def _cells(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A tensor's elements; refuses one of another type, or whose shape and data disagree."""
+    kind, raw = CELLS.get(tensor.data_type), tensor.raw_data
+    if kind is None or len(raw) != math.prod(tensor.dims) * np.dtype(kind).itemsize:
+        raise _unreadable(f"a tensor of type {tensor.data_type} and shape {list(tensor.dims)}")
+    return np.frombuffer(raw, kind).reshape(tuple(tensor.dims))
 
 
 # What these give is at least as wide as the widest of what they take.
@@ -227,7 +272,7 @@ def _tree_arrays(node: onnx.NodeProto) -> dict[str, NDArray[Any]]:
         if name in TREE_INTS and kind == onnx.AttributeProto.INTS:
             arrays[name] = np.array(attribute.ints, dtype=np.int64)
         elif kind == onnx.AttributeProto.TENSOR and TREE_TENSORS.get(name) == attribute.t.data_type:
-            arrays[name] = numpy_helper.to_array(attribute.t)
+            arrays[name] = _cells(attribute.t)
         elif kind != onnx.AttributeProto.INT or TREE_NUMBERS.get(name) != attribute.i:
             raise _unreadable("trees with other attributes")
     return arrays
@@ -247,8 +292,8 @@ def _trees(node: onnx.NodeProto) -> int:
     size = {"tree": len(roots), "nodes": len(feature), "leaf": len(weights)}
     if any(cells.shape != (size[name.split("_")[0]],) for name, cells in arrays.items()):
         raise _unreadable("trees whose parts differ in length")
-    if not 0 < size["tree"] <= size["nodes"] <= MAX_TREE_NODES or size["leaf"] > MAX_TREE_NODES:
-        raise _unreadable(f"trees of {size['nodes']} nodes and {size['leaf']} leaves")
+    if not 0 < size["tree"] <= MAX_TREES or max(size.values()) > MAX_TREE_NODES:
+        raise _unreadable(f"{size['tree']} trees of {size['nodes']} nodes, {size['leaf']} leaves")
     if arrays["nodes_modes"].any() or not np.isfinite(arrays["nodes_splits"]).all():
         raise _unreadable("trees with nodes of another kind")
     if arrays["leaf_targetids"].any() or not np.isfinite(weights).all():

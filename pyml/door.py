@@ -1,7 +1,7 @@
 """The one module that knows `plpy`: reads the history, calls the models, stores them."""
 
 import functools
-import hashlib
+import itertools
 import json
 import math
 import os
@@ -9,16 +9,14 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, drift, forest, queries, series, worker
+from pyml import __version__, blob, drift, forest, limits, queries, series, worker
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -37,50 +35,12 @@ Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
-# Models kept ready in one backend, by the bytes of their blobs.
+# Memory that the models kept ready in one backend may take.
 CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
 
 
-# ---- the way in ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What the functions in SQL call."""
-
-    train_forest: Callable[..., str]
-    detect: Callable[..., str]
-    score: Callable[..., list[Row]]
-    train_lstm: Callable[..., str]
-    forecast: Callable[..., str]
-    predict: Callable[..., list[Row]]
-    environment: Callable[[], str]
-
-
-def enter(version: str, site: str) -> Doors:
-    """The doors, for SQL of the same version as this package.
-
-    Raises
-    ------
-    plpy.Error
-        ``ML006``: this session holds another version of the package, or of numpy.
-    """
-    if version != __version__:
-        plpy.error(
-            f"this session holds pyml {__version__}, the database has {version}",
-            detail="The extension was upgraded after the session had loaded it.",
-            hint="Reconnect: a new session loads the new version.",
-            sqlstate=BrokenEnvironment.sqlstate,
-        )
-    if not str(np.__file__).startswith(site):
-        plpy.error(
-            f"this session holds another numpy ({np.__version__})",
-            detail=f"It was loaded from {np.__file__} before pyml was.",
-            hint="Reconnect, and call pyml before other functions in PL/Python.",
-            sqlstate=BrokenEnvironment.sqlstate,
-        )
-    return Doors(train_forest, detect, score, train_lstm, forecast, predict, environment)
+# ---- answers ---------------------------------------------------------------------
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -146,16 +106,32 @@ def _execute(query: Query, *args: Any) -> Any:
     return plpy.execute(plan, list(args))
 
 
+# PostgreSQL counts from 2000-01-01, in microseconds.
+POSTGRES_EPOCH = 946_684_800_000_000
+
+
 def _decoded(array: bytes | None) -> Floats:
-    """The float8 values of what `array_send` wrote; NULL, of no rows, gives none.
+    """Unix times of what `array_send` wrote of timestamps; NULL, of no rows, gives none.
 
     The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
     for one dimension, then for each element its length and its bytes, big-endian.
     """
     if not array:
         return np.empty(0)
-    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">f8")], offset=20)
-    return cells["value"].astype(np.float64)
+    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">i8")], offset=20)
+    counted = cells["value"].astype(np.int64)
+    limits = np.iinfo(np.int64)
+    infinite = (counted == limits.max) | (counted == limits.min)
+    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
+
+
+def _numbers(lines: str) -> Floats:
+    """The numbers among JSON values, a line each; NaN for the others."""
+    cells = lines.replace("null", "nan").split("\n")
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:  # a string, a boolean, an array or an object
+        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +169,14 @@ class History:
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        query = queries.history(self.settings, self.table, self.zoned, len(paths))
-        row = _execute(query, *self._key(device), since, until, *[p.split(".") for p in paths])[0]
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.settings, self.table, self.zoned, parted)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = _execute(query, *self._key(device), since, until, *parts)[0]
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
         for i in range(len(paths) if len(times) else 0):
-            columns[:, i] = np.fromstring(row[f"c{i}"], sep=",")
+            columns[:, i] = _numbers(row[f"c{i}"])
         return times, columns
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
@@ -261,8 +239,9 @@ def _finite(name: str, moment: float) -> float:
 
 
 def _iso(moment: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows."""
+    thousandths = round(moment * 1e6) // 1000
+    return f"{np.datetime64(thousandths, 'ms')}+00:00"
 
 
 # ---- models --------------------------------------------------------------------
@@ -270,8 +249,9 @@ def _iso(moment: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The model in force for a device, kind and field."""
+    """The model in force for a device, kind and field, when it was looked up."""
 
+    now: float
     model_id: int
     trained_at: float
     readings_used: int
@@ -292,13 +272,18 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
         _cache.move_to_end(key)
         return _cache[key]
     found = _execute(queries.BLOB, model_id)
-    data = found[0]["blob"] if found else b""
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if not found:
+        raise ModelNotFound(
+            f"model {model_id} has just been dropped",
+            detail="Another session has pruned or forgotten it meanwhile.",
+            hint="SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models;",
+        )
+    if found[0]["sha256"] != sha256:
         raise UnreadableModel(
             "the stored model cannot be read",
             detail=f"The checksum of model {model_id} does not match its bytes.",
         )
-    model = blob.load(data, kind)
+    model = blob.load(found[0]["blob"], kind)
     _cache[key] = model
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
@@ -336,17 +321,22 @@ def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
             detail="None was trained for it, or it was dropped.",
             hint=_training_call(device, kind, field),
         )
-    try:
-        model = _model(row["model_id"], row["sha256"], kind)
-    except UnreadableModel as error:
-        error.hint = _training_call(device, kind, field)
-        raise
+
+    def telling(call: Callable[..., T], *args: Any) -> T:
+        try:
+            return call(*args)
+        except UnreadableModel as error:
+            error.hint = _training_call(device, kind, field)
+            raise
+
+    model = telling(_model, row["model_id"], row["sha256"], kind)
     return Held(
+        float(row["now"]),
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
         json.loads(row["figures"]),
-        model,
+        replace(model, run=functools.partial(telling, model.run)),
     )
 
 
@@ -363,25 +353,18 @@ def _store(
 ) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
     data = blob.pack(fitted.graph, meta, kind)
+    versions = _versions() | {"python": platform.python_version()}
     seconds = time.monotonic() - started
     _execute(queries.LOCK_MODEL, device, kind, field)
     _execute(queries.RETIRE_MODEL, device, kind, field)
     stored = _execute(
         queries.INSERT_MODEL,
         *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
-        *(_json(parameters), _json(fitted.figures), _json(_versions()), seconds),
-        *(hashlib.sha256(data).hexdigest(), data),
+        *(_json(parameters), _json(fitted.figures), _json(versions), seconds, data),
     )
     model_id = int(stored[0]["model_id"])
     _record(device, kind, field, seconds, "trained", model_id, fitted.figures)
     return model_id
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """What trains here; read from many files."""
-    versions = {name: metadata.version(_distribution(name)) for name in LIBRARIES}
-    return versions | {"python": platform.python_version()}
 
 
 def _record(
@@ -408,18 +391,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no place in a document")
 
 
-def _distribution(name: str) -> str:
-    """TensorFlow comes as one of two packages: with GPU kernels or without."""
-    if name != "tensorflow":
-        return name
-    return "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
+@functools.cache
+def _versions() -> dict[str, str | None]:
+    """What is installed of each library; TensorFlow comes as one of two packages."""
+    from importlib import metadata  # slow to load, and a backend that scores has no need of it
 
+    def of(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
 
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    found = {name: of(name) for name in LIBRARIES}
+    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
 
 
 def _trained(
@@ -487,11 +471,11 @@ def train_forest(
     _within("contamination", share, 0.0001, 0.2)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     metrics = _metrics()
-    if not metrics:
+    if not 1 <= len(metrics) <= limits.MAX_METRICS:
         raise BadArgument(
-            "no metric is enabled",
-            detail="A forest needs one at least.",
-            hint="UPDATE ml_metric SET enabled = true WHERE built_in;",
+            f"{len(metrics) or 'no'} metrics are enabled",
+            detail=f"A forest takes 1 to {limits.MAX_METRICS}.",
+            hint="UPDATE ml_metric SET enabled = built_in;",
         )
     since = until - hours * 3600
     readings, values, _ = _measured(history, device, since, until, metrics)
@@ -584,9 +568,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = _in_force(device, "forest")
-    until = float(_execute(queries.NOW)[0]["until"])
     times, values, scores, inside, readings = _scored(
-        history, held, device, until - hours * 3600, until
+        history, held, device, held.now - hours * 3600, held.now
     )
     meta = held.model.meta
     flagged = inside[scores.severity[inside] > 0]
@@ -710,6 +693,12 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     started = time.monotonic()
     _given(device=device, field=field, hours=hours, as_of=as_of)
     _within("hours", hours, 1, LONGEST_HOURS)
+    if not 1 <= len(field) <= limits.LONGEST_TEXT:
+        raise BadArgument(
+            f"field has {len(field)} characters",
+            detail=f"A path or a metric's name has 1 to {limits.LONGEST_TEXT}.",
+            hint="SELECT name, path FROM ml_metric;",
+        )
     row = _execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
     history = History.of(row)
     settings = history.settings
@@ -729,7 +718,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
         "horizon": int(settings["forecast_horizon"]),
     }
     bounds = _execute(queries.BOUNDS, field)
-    limits = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
+    ends = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
     parameters: dict[str, Any] = shape | {
         "epochs": int(settings["epochs"]),
         "seed": int(settings["seed"]),
@@ -747,7 +736,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
                 interval=grid.interval,
                 epochs=parameters["epochs"],
                 seed=parameters["seed"],
-                bounds=limits,
+                bounds=ends,
                 previous=previous,
                 pulse=pulse,
                 **shape,
@@ -807,12 +796,13 @@ def _previous(row: Mapping[str, Any], shape: dict[str, int], metric: dict[str, A
 
 
 def _forecast(
-    device: str, field: str, horizon: int | None, level: float, until: float
+    device: str, field: str, horizon: int | None, level: float, until: float | None
 ) -> tuple[Any, Held]:
-    """A forecast of one field from the last reading up to a moment, and its model."""
+    """A forecast of one field from the last reading up to a moment or now, and its model."""
     from pyml import lstm
 
     history, held = _in_force(device, "lstm", field)
+    until = held.now if until is None else until
     meta = held.model.meta
     metric, interval = series.Metric(**meta["metric"]), meta["interval"]
     back = lstm.lookback(meta) + (series.MAX_GAP + 1) * interval
@@ -841,9 +831,8 @@ def _forecast(
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
-    until = float(_execute(queries.NOW)[0]["until"])
     level = 0.9
-    ahead, held = _forecast(device, field, horizon, level, until)
+    ahead, held = _forecast(device, field, horizon, level, None)
     figures = held.figures
     return {
         "device_uuid": device,
@@ -869,7 +858,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "level": level,
             "interval_from": ahead.replayed,
             "last_reading": _iso(ahead.last_time),
-            "last_reading_age_seconds": round(until - ahead.last_time, 1),
+            "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
             **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
         },
     }
@@ -891,7 +880,7 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
 @document
 def environment() -> dict[str, Any]:
     """What this session's Python is made of."""
-    libraries = {name: _installed(_distribution(name)) for name in LIBRARIES}
+    libraries = _versions()
     return {
         "python": platform.python_version(),
         "version": __version__,

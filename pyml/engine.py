@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
+
+from pyml.messages import onnx
 
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: input name -> array, to the outputs in order."""

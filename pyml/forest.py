@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from pyml.engine import Run, session
 from pyml.errors import NotEnoughData
+from pyml.messages import onnx
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -575,6 +574,8 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> on
 
     With several `groups` of trees it gives a score for each of them.
     """
+    from onnx import TensorProto, helper, numpy_helper
+
     ensemble = onnx.NodeProto(op_type="TreeEnsemble", domain="ai.onnx.ml", name="forest")
     ensemble.input.append("filled")
     ensemble.output.append("depth")
@@ -583,7 +584,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> on
         attribute = ensemble.attribute.add(name=name)
         if name in ("nodes_modes", "nodes_splits", "leaf_weights"):
             attribute.type = onnx.AttributeProto.TENSOR
-            attribute.t.CopyFrom(onnx.numpy_helper.from_array(cells, name))
+            attribute.t.CopyFrom(numpy_helper.from_array(cells, name))
         else:
             attribute.type = onnx.AttributeProto.INTS
             attribute.ints.extend(cells.tolist())
@@ -607,7 +608,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> on
         "forest",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", groups])],
-        [onnx.numpy_helper.from_array(cells, name) for name, cells in constants.items()],
+        [numpy_helper.from_array(cells, name) for name, cells in constants.items()],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pyml")

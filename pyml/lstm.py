@@ -26,13 +26,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from pyml.engine import Run, session
 from pyml.errors import BadArgument, NotEnoughData
+from pyml.messages import onnx
 
 Floats = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
@@ -464,6 +463,8 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
     Differences are taken in float64: a counter of bytes leaves float32 too few
     digits. ONNX LSTM: https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
+    from onnx import TensorProto, checker, helper, numpy_helper
+
     horizon = linear.shape[1]
     patch = _patch(length)
     used = length - length % patch
@@ -597,12 +598,14 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, producer_name="pyml"
     )
-    onnx.checker.check_model(model)
+    checker.check_model(model)
     return model
 
 
 def _weights_of(graph: onnx.ModelProto) -> Weights:
     """The Keras weights that `_graph` wrote."""
+    from onnx import numpy_helper
+
     stored = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
     return [
         _disorder(stored["lstm_kernel"][0].T),

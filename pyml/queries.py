@@ -3,8 +3,13 @@
 Tables of the extension need no schema here: each function pins `search_path` to it.
 """
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+# A part of a path that may count the elements of an array.
+INDEX = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ BOUNDS = Query(
 
 _HELD = (
     " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
-    " m.readings_used, m.figures::text AS figures"
+    " m.readings_used, m.figures::text AS figures, date_part('epoch', now()) AS now"
 )
 
 CURRENT_MODEL = Query(
@@ -48,7 +53,10 @@ CURRENT_MODEL = Query(
     ("uuid", "text", "text"),
 )
 
-BLOB = Query("SELECT blob FROM ml_model WHERE model_id = $1", ("bigint",))
+BLOB = Query(
+    "SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1",
+    ("bigint",),
+)
 
 LOCK_MODEL = Query("SELECT _ml_lock_model($1, $2, $3)", ("uuid", "text", "text"))
 
@@ -62,10 +70,10 @@ INSERT_MODEL = Query(
     "INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,"
     " readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)"
     " VALUES ($1, $2, $3, true, to_timestamp($4), to_timestamp($5), $6, $7, $8, $9, $10, $11,"
-    " $12, $13) RETURNING model_id",
+    " encode(sha256($12), 'hex'), $12) RETURNING model_id",
     (
         *("uuid", "text", "text", "float8", "float8", "int", "int"),
-        *("jsonb", "jsonb", "jsonb", "float8", "text", "bytea"),
+        *("jsonb", "jsonb", "jsonb", "float8", "bytea"),
     ),
 )
 
@@ -80,8 +88,6 @@ EPOCHS = Query(
     " date_part('epoch', $2::timestamptz) AS until",
     ("text", "text"),
 )
-
-NOW = Query("SELECT date_part('epoch', now()) AS until")
 
 # ---- the scan ------------------------------------------------------------------
 
@@ -190,13 +196,15 @@ def quoted(identifier: str) -> str:
 def _source(
     settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
 ) -> tuple[str, str, str, str]:
-    """The history as a FROM item, its time as it stands and as timestamptz, and its condition.
+    """The history as a FROM item, its time as it stands and as a moment, and its condition.
 
     The window's bounds are converted to the column's type, not the column to
     theirs, so that the index on it is used whatever the session's time zone.
     """
     time = "h." + quoted(settings["history_time_column"])
-    moment = time if zoned else f"({time} AT TIME ZONE $3)"
+    # Read as UTC, a time without zone is the same moment, and no row has to look the zone up.
+    plain = zoned or settings["history_time_zone"] == "UTC"
+    moment = time if plain else f"({time} AT TIME ZONE $3)"
     where = f"h.{quoted(settings['history_device_column'])} = $1"
     if settings["history_shadow_column"]:
         where += f" AND h.{quoted(settings['history_shadow_column'])} = $2"
@@ -214,31 +222,47 @@ def _bound(number: int, zoned: bool) -> str:
     return moment if zoned else f"({moment} AT TIME ZONE $3)"
 
 
-def history(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: int) -> Query:
+def history(
+    settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: Sequence[Sequence[str]]
+) -> Query:
     """Times and numbers of one device's window, each column as one value.
 
     A row each would cost more in Python objects than everything else together, so
-    the times travel as the bytes of `array_send` and each path's numbers as one
-    text, which takes any number that jsonb can hold where a cast to float8 would fail.
+    the times travel as the bytes of `array_send` and what stands at each path as one
+    text, a line a row: JSON text has no line breaks of its own, keeps a string's
+    quotes, and takes any number that jsonb can hold, where a cast to float8 would fail.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive), then a
-    ``text[]`` for each of `paths` JSON paths. What is not a number is ``nan``.
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive), then the
+    parts of what `paths` lie in, each once, and each path's last part.
     """
     source, time, moment, where = _source(settings, table, zoned)
-    picks, columns = [], []
-    for i in range(paths):
-        picks.append(f"h.{quoted(settings['history_state_column'])} #> ${6 + i} AS v{i}")
-        columns.append(
-            f"string_agg(CASE jsonb_typeof(v{i}) WHEN 'number' THEN v{i}::text ELSE 'nan' END, ',')"
-            f" AS c{i}"
-        )
+    number = itertools.count(6)
+
+    def step(part: str) -> str:
+        # Only #> counts the elements of an array; -> is the faster one.
+        return f"#> ARRAY[${next(number)}]" if INDEX.fullmatch(part) else f"-> ${next(number)}"
+
+    # Out of line, or else PostgreSQL would look for what the paths share once for each.
+    places = parents(paths)
+    state = f"h.{quoted(settings['history_state_column'])}"
+    picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
+    columns = [
+        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})::text, 'null'),"
+        f" E'\\n') AS c{i}"
+        for i, path in enumerate(paths)
+    ]
     return Query(
-        f"SELECT array_send(array_agg(date_part('epoch', t))) AS t, {', '.join(columns)}"
+        f"SELECT array_send(array_agg(t)) AS t, {', '.join(columns)}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" ORDER BY {time}) AS reading",
-        ("uuid", "text", "text", "float8", "float8", *["text[]"] * paths),
+        f" OFFSET 0) AS reading",
+        ("uuid", "text", "text", "float8", "float8", *["text"] * (next(number) - 6)),
     )
+
+
+def parents(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The distinct places that the ends of `paths` lie in."""
+    return list(dict.fromkeys(tuple(path[:-1]) for path in paths))
 
 
 def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
@@ -248,7 +272,7 @@ def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -
     """
     source, time, moment, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT array_send(array_agg(date_part('epoch', {moment}))) AS t FROM {source}"
+        f"SELECT array_send(array_agg({moment})) AS t FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}",
         ("uuid", "text", "text", "float8", "float8"),
     )

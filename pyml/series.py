@@ -110,8 +110,10 @@ def clean(
     usable = ~np.isnan(columns).all(axis=1) & np.isfinite(times)
     rejected = int(len(times) - usable.sum())
     times, columns = times[usable], columns[usable]
-    # Ties broken by value, so that the order of rows in the table cannot matter.
-    order = np.lexsort((*columns.T[::-1], times))
+    order = np.argsort(times, kind="stable")
+    if (np.diff(times[order]) == 0).any():
+        # Ties broken by value, so that the order of rows in the table cannot matter.
+        order = np.lexsort((*columns.T[::-1], times))
     times, columns = times[order], columns[order]
     step = np.diff(times, prepend=-np.inf)
     shortest = REPEAT_SHARE * (typical_interval(times) if interval is None else interval)

@@ -7,7 +7,8 @@ polls.
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -121,8 +122,15 @@ def prepare(work: Callable[[], object], poll: Callable[[], object]) -> None:
 
 def _start(thread: threading.Thread) -> None:
     """Start a thread that, like all that it starts in turn, has every signal blocked."""
+    with deaf():
+        thread.start()
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Block every signal in this thread, and so in all threads that are started meanwhile."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
     try:
-        thread.start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -12,7 +12,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     import sys
     sys.path.insert(0, '@PYML_SITE@')
-    from pyml.door import enter
+    from pyml.entry import enter
     GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@')
 $$;
 COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';
@@ -313,6 +313,10 @@ DECLARE
     anomalies bigint;
     points bigint;
 BEGIN
+    -- Those who write rows of this device take turns before any row is locked.
+    PERFORM pg_advisory_xact_lock(hashtext('pyml scan'), hashtext(device::text));
+    PERFORM _ml_lock_model(device, m.kind, m.field)
+    FROM (SELECT DISTINCT n.kind, n.field FROM ml_model n WHERE n.device_uuid = device ORDER BY n.kind, n.field) AS m;
     DELETE FROM ml_model m WHERE m.device_uuid = device;
     GET DIAGNOSTICS models = ROW_COUNT;
     DELETE FROM ml_run r WHERE r.device_uuid = device;
@@ -389,10 +393,12 @@ BEGIN
     INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL AND m.enabled;
     -- The window's bounds are converted to the column's type, so that its index is used.
     RETURN QUERY EXECUTE format($query$
-        WITH reading AS (
-            SELECT %1$s AS t, %9$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%10$s, 0) END AS v
+        WITH found AS MATERIALIZED ( -- so that each value is looked for once
+            SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
             FROM %3$s
             WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
+        ), reading AS (
+            SELECT t, %10$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%11$s, 0) END AS v FROM found
         ), measured AS (
             SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
@@ -413,7 +419,7 @@ BEGIN
         CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
-        format(number, h.state || ' #> $3'), format(number, h.state || ' #> $4'))
+        h.state, format(number, 'value'), format(number, 'total'))
     USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
 END
 $$;
@@ -514,8 +520,7 @@ LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
     if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
-    from pyml.patrol import scan
-    return scan(device, as_of)
+    return GD['pyml @PYML_VERSION@'].scan(device, as_of)
 $$;
 COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
 
@@ -575,13 +580,14 @@ CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz 
 LANGUAGE plpgsql SECURITY INVOKER
 AS $$
 DECLARE
-    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
-    noted timestamptz;
-    told timestamptz;
-    devices uuid[];
-    one uuid;
-    job bigint;
-    outcome text;
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    noted pg_catalog.timestamptz;
+    told pg_catalog.timestamptz;
+    devices pg_catalog.uuid[];
+    one pg_catalog.uuid;
+    job pg_catalog.int8;
+    outcome pg_catalog.text;
     done int := 0;
     failed int := 0;
     passed_over int := 0;
@@ -727,14 +733,15 @@ CREATE OR REPLACE PROCEDURE ml_retrain(device uuid DEFAULT NULL, minutes int DEF
 LANGUAGE plpgsql SECURITY INVOKER
 AS $$
 DECLARE
-    begun CONSTANT timestamptz := pg_catalog.clock_timestamp();
-    noted timestamptz;
-    told timestamptz;
-    devices uuid[];
-    kinds text[];
-    fields text[];
-    job bigint;
-    outcome text;
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    noted pg_catalog.timestamptz;
+    told pg_catalog.timestamptz;
+    devices pg_catalog.uuid[];
+    kinds pg_catalog.text[];
+    fields pg_catalog.text[];
+    job pg_catalog.int8;
+    outcome pg_catalog.text;
     done int := 0;
     failed int := 0;
     passed_over int := 0;
@@ -882,7 +889,7 @@ DECLARE
 BEGIN
     check_name := 'python';
     BEGIN
-        environment := _ml_environment();
+        environment := _ml_answer(_ml_environment());
         ok := true;
         detail := format('Python %s, package %s in %s', environment ->> 'python', environment ->> 'version', environment ->> 'site');
         fix := NULL;
@@ -943,11 +950,30 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'pg_cron';
-    ok := EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron')
-        OR current_setting('cron.database_name', true) IS NOT NULL;
-    detail := CASE WHEN ok THEN format('runs in database %s', current_setting('cron.database_name', true))
-        ELSE 'not loaded: nothing is scanned or retrained by itself' END;
-    fix := CASE WHEN NOT ok THEN $fix$ALTER SYSTEM SET shared_preload_libraries = 'pg_cron'; -- then restart the server$fix$ END;
+    IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
+        ok := true;
+        detail := 'runs in this database';
+        fix := NULL;
+    ELSIF NOT pg_has_role('pg_read_all_settings', 'USAGE') THEN
+        ok := false;
+        detail := format('not in this database, and %s may not see whether it is in another', current_user);
+        fix := format('GRANT pg_read_all_settings TO %I;', current_user);
+    ELSE
+        ok := current_setting('cron.database_name', true) IS NOT NULL;
+        detail := CASE WHEN ok THEN format('runs in database %s', current_setting('cron.database_name'))
+            ELSE 'not loaded: nothing is scanned or retrained by itself' END;
+        fix := CASE WHEN NOT ok THEN $fix$ALTER SYSTEM SET shared_preload_libraries = 'pg_cron'; -- then restart the server$fix$ END;
+    END IF;
+    RETURN NEXT;
+
+    check_name := 'schema';
+    SELECT string_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, ', ') INTO missing
+    FROM pg_namespace n, aclexplode(n.nspacl) AS a LEFT JOIN pg_roles r ON r.oid = a.grantee
+    WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE;
+    ok := missing IS NULL;
+    detail := CASE WHEN ok THEN format('only its owner and superusers may create objects in %s', '@extschema@'::regnamespace)
+        ELSE format('%s may create objects in %s, which could be called in place of others by whoever uses pyml', missing, '@extschema@'::regnamespace) END;
+    fix := CASE WHEN NOT ok THEN format('REVOKE CREATE ON SCHEMA %s FROM %s;', '@extschema@'::regnamespace, missing) END;
     RETURN NEXT;
 
     check_name := 'privileges';
@@ -968,8 +994,13 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    trains boolean := level = 'train';
-    door record;
+    trains CONSTANT boolean := level = 'train';
+    -- What a training, a scan, a rollback and a forget write. A model is a row that never
+    -- changes but for its mark; settings and metrics are the administrator's.
+    writes CONSTANT jsonb := '{"ml_model": "INSERT, UPDATE (is_current), DELETE", "ml_run": "INSERT, DELETE",
+        "ml_anomaly": "INSERT, UPDATE (incident_at), DELETE", "ml_forecast_point": "INSERT, DELETE",
+        "ml_scan_state": "INSERT, UPDATE, DELETE", "ml_job": "INSERT, UPDATE, DELETE", "ml_device_forecast": "DELETE"}';
+    member record;
 BEGIN
     IF level IS NULL OR level NOT IN ('read', 'train') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
@@ -977,40 +1008,39 @@ BEGIN
             HINT = format('SELECT ml_grant(%L, ''read'');', role);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %I', role),
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %L', role),
             DETAIL = 'The extension creates no roles.', HINT = format('CREATE ROLE %I LOGIN;', role);
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', '@extschema@', role);
-    FOR door IN
-        SELECT p.oid::regprocedure AS signature, p.prokind
-        FROM pg_depend d
-        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
-        JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
-        WHERE e.extname = 'pyml' AND d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
-          AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule')
-          AND (trains OR (p.provolatile <> 'v' AND p.prokind = 'f') OR p.proname = '_ml_load')
+    FOR member IN
+        SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
+               CASE WHEN p.prorettype <> 'trigger'::regtype
+                     AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
+                     AND (trains OR p.proname = '_ml_load'
+                          OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_due'))
+                    THEN 'EXECUTE' END AS needed
+        FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+        WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+          AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
+        UNION ALL
+        SELECT c.oid::regclass::text, 'TABLE', concat_ws(', ', 'SELECT', CASE WHEN trains THEN writes ->> c.relname END)
+        FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
+        WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND c.relkind IN ('r', 'v')
+          AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
     LOOP
-        EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', door.signature, role);
-    END LOOP;
-    FOR door IN
-        SELECT c.oid::regclass AS name, c.relkind, c.relname
-        FROM pg_depend d
-        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
-        JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
-        WHERE e.extname = 'pyml' AND d.deptype = 'e' AND c.relkind IN ('r', 'v', 'S')
-    LOOP
-        IF door.relkind <> 'S' THEN
-            EXECUTE format('GRANT SELECT ON %s TO %I', door.name, role);
-        END IF;
-        IF trains AND door.relkind = 'r' AND door.relname NOT IN ('ml_setting', 'ml_metric') THEN
-            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %s TO %I', door.name, role);
+        -- What an earlier level gave beyond this one is taken back.
+        EXECUTE format('REVOKE ALL ON %s %s FROM %I', member.kind, member.name, role);
+        IF member.needed IS NOT NULL THEN
+            EXECUTE format('GRANT %s ON %s %s TO %I', member.needed, member.kind, member.name, role);
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget); no more. The history table''s own privileges stay the business of its owner.';
+COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
 
--- No door is open to everybody; ml_grant opens them.
+-- No door is open to everybody; ml_grant opens them. Only what is still open is touched: what a
+-- script of the extension changes counts as the extension's own, and pg_dump would
+-- then leave out what ml_grant has given.
 DO $$
 DECLARE
     routine regprocedure;
@@ -1021,6 +1051,7 @@ BEGIN
         JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
         JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
         WHERE e.extname = 'pyml' AND d.deptype = 'e'
+          AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
     LOOP
         EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
     END LOOP;

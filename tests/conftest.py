@@ -10,6 +10,21 @@ from pytest_postgresql import factories
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="the long form of the tests that have a short one"
+    )
+    parser.addoption(
+        "--regenerate", action="store_true", help="write anew what tests compare with, then review"
+    )
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether a test shall take its long form."""
+    return bool(request.config.getoption("--long"))
+
+
 def _fill(**connection: str | int) -> None:
     """Make the template: the user's tables, then the extension, as a user would."""
     with psycopg.connect(**{**connection, "autocommit": True}) as conn:

@@ -37,8 +37,8 @@ FROM (VALUES
 
 CREATE TABLE ml_metric (
     name         text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
-    path         text NOT NULL CHECK (path <> ''),
-    divisor_path text CHECK (divisor_path <> ''),
+    path         text NOT NULL CHECK (length(path) BETWEEN 1 AND 1000),
+    divisor_path text CHECK (length(divisor_path) BETWEEN 1 AND 1000),
     scale        float8 NOT NULL DEFAULT 1 CHECK (scale <> 0 AND abs(scale) <= 1e12),
     kind         text NOT NULL DEFAULT 'gauge' CHECK (kind IN ('gauge', 'counter')),
     lower_bound  float8,

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from .conftest import Person, checkout
@@ -68,7 +70,7 @@ def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
     other = person.dsn.replace("/postgres?", "/other?")
     person.sql("CREATE DATABASE other")
     assert person.run("install", other, *place, "--schema", "ml").returncode == 0
-    assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == "6"
+    assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == "7"
 
     into = place[:2]
     gone = person.run("uninstall", person.dsn, *into)
@@ -82,8 +84,16 @@ def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
     person.sql("DROP DATABASE other")
 
 
+HISTORY = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %s, jsonb_build_object('system', jsonb_build_object('cpuUsage', i * 7919 %% 101)),
+       date_trunc('second', now() AT TIME ZONE 'UTC') - i * interval '1 minute'
+FROM generate_series(0, 600) AS i
+"""
+
+
 @pytest.fixture
-def releases(admin: Person) -> tuple[Path, Path]:
+def releases(admin: Person) -> Iterator[tuple[Path, Path]]:
     """A checkout of release 1.0.0 and one of 1.1.0, which adds a migration."""
     old, new = (checkout(admin.home / name) for name in ("old", "new"))
     for place, number in ((old, "1.0.0"), (new, "1.1.0")):
@@ -92,7 +102,9 @@ def releases(admin: Person) -> tuple[Path, Path]:
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped}
     (new / "sql/releases.json").write_text(json.dumps({"1.0.0": hashes}))
     (new / "sql/migrations/900_create_extra.sql").write_text("CREATE TABLE ml_extra (x int);\n")
-    return old, new
+    yield old, new
+    for place in (old, new):
+        shutil.rmtree(place)
 
 
 def test_upgrade(admin: Person, libraries: str, releases: tuple[Path, Path]) -> None:
@@ -127,6 +139,104 @@ def test_upgrade(admin: Person, libraries: str, releases: tuple[Path, Path]) -> 
     failed(admin.run("install", admin.dsn, *into, checkout=new), "release 1.0.0 has shipped", "git")
 
     assert admin.run("uninstall", admin.dsn, *into, checkout=old).returncode == 0
+    assert admin.files() == set()
+
+
+# Everything that a user of the extension meets, whatever the numbers of its objects.
+CATALOGUE = """
+SELECT string_agg(line, chr(10) ORDER BY line COLLATE "C") FROM (
+    SELECT pg_get_functiondef(p.oid) || coalesce(obj_description(p.oid, 'pg_proc'), '') AS line
+    FROM members m JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid
+    UNION ALL
+    SELECT concat_ws(' ', c.relname, c.relkind, c.reloptions, obj_description(c.oid, 'pg_class'),
+        (SELECT string_agg(concat_ws(' ', a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
+             a.attnotnull, a.attidentity, pg_get_expr(f.adbin, f.adrelid),
+             col_description(c.oid, a.attnum)), ', ' ORDER BY a.attnum)
+         FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = c.oid AND f.adnum = a.attnum
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        (SELECT string_agg(pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
+         FROM pg_constraint k WHERE k.conrelid = c.oid),
+        (SELECT string_agg(pg_get_indexdef(i.indexrelid), ', ' ORDER BY 1)
+         FROM pg_index i WHERE i.indrelid = c.oid),
+        (SELECT string_agg(pg_get_triggerdef(t.oid), ', ' ORDER BY t.tgname)
+         FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
+        CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END,
+        c.oid = ANY (SELECT unnest(e.extconfig) FROM pg_extension e WHERE e.extname = 'pyml'))
+    FROM members m JOIN pg_class c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
+    UNION ALL
+    SELECT concat_ws(' ', name, kind, minimum, maximum, default_value, meaning) FROM ml_setting
+    UNION ALL
+    SELECT ml_metric::text FROM ml_metric
+) AS lines
+"""
+MEMBERS = """
+WITH members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+    AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pyml'))
+"""
+DOORS = (
+    "SELECT ml_detect('{device}')",
+    "SELECT * FROM ml_score('{device}', now() - interval '1 hour', now())",
+    "SELECT ml_forecast('{device}')",
+    "SELECT * FROM ml_predict('{device}', 'system.cpuUsage')",
+    "SELECT ml_train_forest('{device}')",
+    "SELECT ml_train_lstm('{device}')",
+    "CALL ml_scan()",
+)
+
+
+def test_upgrade_with_data_in_place(
+    admin: Person, libraries: str, releases: tuple[Path, Path]
+) -> None:
+    old, new = releases
+    into = ["--into", str(admin.home / "opt")]
+    place = [*into, "--libraries", libraries]
+    assert admin.run("install", admin.dsn, *place, checkout=old).returncode == 0
+    with psycopg.connect(admin.dsn, autocommit=True) as held:
+        held.execute((old / "demo/history.sql").read_bytes())
+        device = held.execute(
+            "INSERT INTO devices VALUES (gen_random_uuid(), 'kept') RETURNING uuid::text"
+        ).fetchone()[0]
+        held.execute(HISTORY, [device])
+        held.execute("CREATE ROLE reader LOGIN; SELECT ml_grant('reader', 'read')")
+        held.execute("GRANT SELECT ON device_shadow_history TO reader")
+        held.execute("SELECT ml_train_forest(%s)", [device])
+        asked = "SELECT ml_detect(%s)"
+        before = held.execute(asked, [device]).fetchone()
+
+        upgraded = admin.run("upgrade", admin.dsn, *place, checkout=new)
+        assert upgraded.returncode == 0, upgraded.stderr
+
+        # The session that holds the old code says so, at every door; others go on.
+        for door in DOORS:
+            with pytest.raises(psycopg.Error) as caught:
+                held.execute(door.format(device=device))
+            said = caught.value.diag
+            assert said.sqlstate == "ML006", said.message_primary
+            assert "1.0.0" in said.message_primary
+            assert "1.1.0" in said.message_primary
+            assert said.message_hint.startswith("Reconnect")
+            assert "Traceback" not in (said.context or "")
+        detail = "SELECT ok, detail FROM ml_doctor() WHERE check_name = 'python'"
+        assert held.execute(detail).fetchone()[0] is False
+    with psycopg.connect(admin.dsn, user="reader", autocommit=True) as reader:
+        assert reader.execute(asked, [device]).fetchone() == before
+        # What a release adds is given to those who had a level before.
+        assert reader.execute("SELECT count(*) FROM ml_extra").fetchone() == (0,)
+    dumped = subprocess.run(["pg_dump", "-s", admin.dsn], capture_output=True, text=True).stdout
+    assert re.search(r"GRANT ALL ON FUNCTION public.ml_detect\(.*\) TO reader", dumped)
+
+    with psycopg.connect(admin.dsn, autocommit=True) as db:
+        db.execute("CREATE DATABASE fresh")
+    fresh = admin.dsn.replace("/postgres?", "/fresh?")
+    assert admin.run("install", fresh, *place, checkout=new).returncode == 0
+    with psycopg.connect(admin.dsn) as one, psycopg.connect(fresh) as other:
+        found, expected = (db.execute(MEMBERS + CATALOGUE).fetchone()[0] for db in (one, other))
+    assert found.splitlines() == expected.splitlines()
+
+    assert admin.run("uninstall", fresh, *into, checkout=new).returncode == 0
+    assert admin.run("uninstall", admin.dsn, *into, checkout=new).returncode == 0
+    admin.sql("DROP DATABASE fresh")
+    admin.sql("DROP OWNED BY reader; DROP ROLE reader; DROP TABLE device_shadow_history, devices")
     assert admin.files() == set()
 
 

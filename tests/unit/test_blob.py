@@ -1,6 +1,7 @@
 """Stored models: what is packed loads as it was; what was tampered with does not."""
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pyml import blob, engine, forest
+from pyml import blob, drift, engine, forest, series
 from pyml.errors import UnreadableModel
 
 
@@ -20,8 +21,12 @@ def _telemetry() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fitted() -> forest.Fitted:
+    """A forest with all that is stored of it: what the door adds to its metadata, too."""
     times, values = _telemetry()
-    return forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=10, seed=0)
+    made = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=10, seed=0)
+    metrics = [asdict(series.Metric(name, name, None, 1.0, "gauge")) for name in ("a", "b")]
+    added = {"metrics": metrics, "reference": drift.reference(times, values)}
+    return replace(made, meta=made.meta | added)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""The way in from SQL: the doors of this version, or ones that say why they are shut.
+
+A door that cannot work answers with its error as data, as it does for a user's mistake: an
+exception would reach the user with a Python traceback.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyml import __version__
+from pyml.errors import BrokenEnvironment
+from pyml.worker import deaf
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the functions in SQL call."""
+
+    train_forest: Callable[..., str]
+    detect: Callable[..., str]
+    score: Callable[..., list[tuple[Any, ...]]]
+    train_lstm: Callable[..., str]
+    forecast: Callable[..., str]
+    predict: Callable[..., list[tuple[Any, ...]]]
+    scan: Callable[..., str]
+    environment: Callable[..., str]
+
+
+def enter(version: str, site: str) -> Doors:
+    """The doors for SQL of one version, whose package lies in `site`.
+
+    They are shut where this session holds another version of the package, or where
+    something else has brought another library than those in `site`, or a broken one.
+    """
+    if version != __version__:
+        return _shut(
+            f"this session holds pyml {__version__}, the database has {version}",
+            "The extension was upgraded after the session had loaded it.",
+            "Reconnect: a new session loads the new version.",
+        )
+    try:
+        import numpy as np
+
+        if not str(np.__file__).startswith(site):
+            return _shut(
+                f"this session holds another numpy ({np.__version__})",
+                f"It was loaded from {np.__file__} before pyml was.",
+                "Reconnect, and call pyml before other functions in PL/Python.",
+            )
+        with deaf():  # onnxruntime starts a thread when it is imported
+            from pyml import door, patrol
+    except Exception as error:  # whatever a library that is not whole may raise
+        return _shut(
+            f"pyml cannot be loaded: {error}",
+            f"Its libraries have to lie in {site}, as they were installed.",
+            "SELECT * FROM ml_doctor();",
+        )
+    return Doors(
+        door.train_forest,
+        door.detect,
+        door.score,
+        door.train_lstm,
+        door.forecast,
+        door.predict,
+        patrol.scan,
+        door.environment,
+    )
+
+
+def _shut(message: str, detail: str, hint: str) -> Doors:
+    sqlstate = BrokenEnvironment.sqlstate
+    told = {"sqlstate": sqlstate, "message": message, "detail": detail, "hint": hint}
+
+    def document(*_: Any) -> str:
+        return json.dumps({"error": told})
+
+    def rows(width: int) -> Callable[..., list[tuple[Any, ...]]]:
+        return lambda *_: [(*[None] * width, json.dumps(told))]
+
+    return Doors(
+        train_forest=document,
+        detect=document,
+        score=rows(6),
+        train_lstm=document,
+        forecast=document,
+        predict=rows(4),
+        scan=document,
+        environment=document,
+    )

@@ -1,0 +1,134 @@
+"""Models that need no training, and roles of each level."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import install
+
+LEVELS = ("nobody", "read", "train")
+FORMATS = Path(__file__).with_name("formats")
+PUT = """
+INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end, readings_used,
+    readings_rejected, parameters, figures, versions, seconds, sha256, blob)
+SELECT %s, r.kind, r.field, true, r.window_start, r.window_end, r.readings_used,
+    r.readings_rejected, r.parameters, r.figures, r.versions, r.seconds, %s, %s
+FROM jsonb_populate_record(NULL::ml_model, %s) AS r
+RETURNING model_id
+"""
+
+
+def put_model(db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None) -> int:
+    """Put a committed model in force for a device, or other bytes in its place; its id."""
+    data = path.read_bytes() if blob is None else blob
+    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"])
+    digest = hashlib.sha256(data).hexdigest()
+    return db.execute(PUT, [device, digest, data, row]).fetchone()[0]
+
+
+def newest(kind: str) -> Path:
+    """The committed model of a kind, of the newest format."""
+    return max(FORMATS.glob(f"{kind}-*.onnx"), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+
+@pytest.fixture
+def add_modelled(db: psycopg.Connection, add_device: Callable[..., str]) -> Callable[..., str]:
+    """Make a device that has both models, untrained; gives its uuid."""
+
+    def add(readings: int = 600) -> str:
+        device = add_device(readings=readings)
+        for kind in ("forest", "lstm"):
+            put_model(db, device, newest(kind))
+        return device
+
+    return add
+
+
+@pytest.fixture
+def roles(db: psycopg.Connection) -> Iterator[dict[str, str]]:
+    """A role for each level, by level; they may read the history as well."""
+    names = {level: f"pyml_{os.getpid()}_{level}" for level in LEVELS}
+    for level, role in names.items():
+        db.execute(f"CREATE ROLE {role} LOGIN")
+        if level != "nobody":
+            db.execute("SELECT ml_grant(%s, %s)", [role, level])
+            db.execute(f"GRANT SELECT ON device_shadow_history TO {role}")
+    yield names
+    for role in names.values():
+        db.execute(f"DROP OWNED BY {role}")
+        db.execute(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def connect(
+    dsn: str, roles: dict[str, str]
+) -> Callable[[str], AbstractContextManager[psycopg.Connection]]:
+    """A session of the role of a level."""
+    return lambda level: psycopg.connect(dsn, user=roles[level], autocommit=True)
+
+
+class Server:
+    """A server of our own, to be hurt: shares its programs with the tests' server, no data."""
+
+    def __init__(self, name: str) -> None:
+        self.cluster = install.Cluster(
+            install.home(), f"{name}-{os.getpid()}", install.find_postgres()
+        )
+        self.cluster.start()
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            for setting in ("fsync", "synchronous_commit"):  # nobody cuts the power
+                conn.execute(f"ALTER SYSTEM SET {setting} = off")
+            conn.execute("SELECT pg_reload_conf()")
+
+    def dsn(self, database: str = "postgres") -> str:
+        """How to connect to it."""
+        return self.cluster.dsn(database)
+
+    def database(self, name: str = "fleet") -> str:
+        """Make a database with the user's tables and the extension; how to connect to it."""
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name}")
+        with psycopg.connect(self.dsn(name), autocommit=True) as conn:
+            conn.execute((install.HERE / "demo/history.sql").read_bytes())
+            conn.execute("CREATE EXTENSION pyml CASCADE")
+        return self.dsn(name)
+
+    def log(self) -> str:
+        """What it has written to its log."""
+        return self.cluster.log.read_text()
+
+    def start(self) -> None:
+        """Start it anew after it was stopped."""
+        self.cluster.control(
+            "-p", self.cluster.bindir / "postgres", "-w", "start", "-l", self.cluster.log
+        )
+
+    def connect(self, database: str = "fleet") -> psycopg.Connection:
+        """A session, as soon as it takes one again."""
+        for _ in range(300):
+            try:
+                return psycopg.connect(self.dsn(database), autocommit=True)
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+        raise TimeoutError("the server takes no session")
+
+    def remove(self) -> None:
+        """Stop it and take away what it has left."""
+        self.cluster.stop()
+        shutil.rmtree(self.cluster.place)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server for the tests of one file."""
+    server = Server(request.path.stem.removeprefix("test_"))
+    yield server
+    server.remove()

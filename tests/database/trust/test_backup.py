@@ -1,0 +1,133 @@
+"""Dumps, copies and standbys: models, settings and log come back, and answer the same."""
+
+import os
+import re
+import subprocess
+
+import psycopg
+import pytest
+
+from ..conftest import ROWS
+from .conftest import newest, put_model
+from .test_privileges import READ
+
+ROLE = f"pyml_{os.getpid()}_backup"
+TABLES = (
+    *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
+    *("ml_scan_state", "ml_job", "ml_device_forecast"),
+)
+
+
+def run(server, program, *arguments, **options):
+    """Run a program of PostgreSQL's as the server's owner."""
+    command = [server.cluster.postgres.bindir / program, *arguments]
+    account = {"user": server.cluster.owner} if os.geteuid() == 0 else {}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd="/", **account, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def primary(server):
+    """A database with a device that was trained and scanned, and settings of its own."""
+    dsn = server.database()
+    with psycopg.connect(dsn, autocommit=True) as db:
+        device = db.execute(
+            "INSERT INTO devices VALUES (gen_random_uuid(), 'kept') RETURNING uuid::text"
+        ).fetchone()[0]
+        db.execute(ROWS, {"device": device, "readings": 600, "interval": 60})
+        put_model(db, device, newest("lstm"))
+        db.execute("SELECT ml_train_forest(%s)", [device])
+        db.execute("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
+        db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'temperature'")
+        db.execute("INSERT INTO ml_metric (name, path) VALUES ('own', 'system.own')")
+        db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
+        db.execute("CALL ml_scan()")
+        db.execute(f"CREATE ROLE {ROLE} LOGIN")
+        db.execute("SELECT ml_grant(%s, 'train')", [ROLE])
+    return dsn, device
+
+
+def answers(dsn, device, schema="public"):
+    """What the doors say and the tables hold."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"SET search_path = {schema}, public")
+        found = {
+            "detect": db.execute(
+                "SELECT ml_detect(%s) #- '{model_info,analyzed}'", [device]
+            ).fetchall(),
+            "score": db.execute(
+                "SELECT * FROM ml_score(%s, '2020-01-01', 'infinity')", [device]
+            ).fetchall(),
+            "forecast": db.execute("SELECT ml_forecast(%s) -> 'predictions'", [device]).fetchall(),
+        }
+        for table in TABLES:
+            found[table] = db.execute(
+                f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
+            ).fetchone()
+        assert found["score"]
+        assert found["ml_model"][0] == 2
+        assert found["ml_forecast_point"][0] > 0
+    return found
+
+
+def test_a_dump_comes_back(server, primary):
+    dsn, device = primary
+    dump = server.cluster.place / "fleet.dump"
+    run(server, "pg_dump", "-Fc", "-f", dump, dsn)
+    with server.connect("postgres") as db:
+        db.execute("CREATE DATABASE copy")
+    run(server, "pg_restore", "--exit-on-error", "-d", server.dsn("copy"), dump)
+    assert answers(server.dsn("copy"), device) == answers(dsn, device)
+    with psycopg.connect(server.dsn("copy"), user=ROLE, autocommit=True) as db:
+        held = "SELECT has_table_privilege('ml_model', 'INSERT'), ml_detect(%s) IS NULL"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the history is its owner's
+            db.execute(held, [device])
+        assert db.execute("SELECT has_table_privilege('ml_model', 'INSERT')").fetchone() == (True,)
+        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (2,)
+    with psycopg.connect(server.dsn("copy"), autocommit=True) as db:  # the numbers go on
+        last = "SELECT max(model_id) FROM ml_model"
+        before = db.execute(last).fetchone()[0]
+        db.execute("SELECT ml_train_forest(%s)", [device])
+        assert db.execute(last).fetchone()[0] > before
+
+
+def test_a_dump_comes_back_in_another_schema(server, primary):
+    dsn, device = primary
+    text = run(server, "pg_dump", dsn)
+    moved = re.sub(r"\bpublic\.(_?ml_\w+)", r"telemetry.\1", text)
+    moved = moved.replace("EXISTS pyml WITH SCHEMA public", "EXISTS pyml WITH SCHEMA telemetry")
+    with server.connect("postgres") as db:
+        db.execute("CREATE DATABASE moved")
+    with server.connect("moved") as db:
+        db.execute("CREATE SCHEMA telemetry")
+    run(server, "psql", "-XqvON_ERROR_STOP=1", "-d", server.dsn("moved"), input=moved)
+    assert answers(server.dsn("moved"), device, "telemetry") == answers(dsn, device)
+
+
+def test_a_standby_answers_and_a_copy_of_the_files_goes_on(server, primary):
+    dsn, device = primary
+    place = server.cluster.place / "standby"
+    run(server, "pg_basebackup", "-D", place, "-R", "-c", "fast", "-d", server.dsn())
+    control = ("pg_ctl", "-D", place, "-w", "-p", server.cluster.bindir / "postgres")
+    log = server.cluster.place / "standby.log"
+    run(server, *control, "-l", log, "-o", "-c port=5433", "start")
+    try:
+        there = dsn.replace("port=5432", "port=5433")
+        with psycopg.connect(there, autocommit=True) as db:
+            assert db.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+            for statement in READ:
+                db.execute(statement.format(device=device))
+            for statement in ("SELECT ml_train_forest(%s)", "SELECT ml_forget(%s)"):
+                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as caught:
+                    db.execute(statement, [device])
+                assert "Traceback" not in (caught.value.diag.context or "")
+        assert answers(there, device) == answers(dsn, device)
+        run(server, *control, "promote")
+        with psycopg.connect(there, autocommit=True) as db:
+            db.execute("SELECT ml_train_forest(%s)", [device])
+            db.execute("CALL ml_scan()")
+    finally:
+        run(server, *control, "-m", "fast", "stop")

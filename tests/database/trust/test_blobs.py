@@ -1,0 +1,115 @@
+"""Stored models as an attacker who may train could write them, loaded by a real backend.
+
+Each is refused with ML005 or is a model; none crashes the backend, takes a second of
+its time or makes it grow. ``--long`` takes ten thousand of them.
+"""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from . import mutate
+from .conftest import newest, put_model
+
+ASK = {
+    "forest": "SELECT ml_detect('{}', hours => 10)::text, (SELECT count(*) FROM ml_score('{}',"
+    " now() - interval '2 hours', now()))",
+    "lstm": "SELECT ml_forecast('{}')::text,"
+    " (SELECT count(*) FROM ml_predict('{}', 'system.cpuUsage', level => 0.8))",
+}
+GROWTH = 200 << 20  # bytes
+
+
+def cpu_seconds(pid: int) -> float:
+    """Time that a process has had on the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int, name: str = "VmHWM") -> int:
+    """Bytes that a process holds (VmRSS) or has held at most (VmHWM)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+class Reader:
+    """A session that loads what is put before it, and is watched."""
+
+    def __init__(self, session: psycopg.Connection, device: str, kind: str) -> None:
+        self.session, self.device, self.kind = session, device, kind
+        self.pid = session.info.backend_pid
+        self.outcomes: Counter[str] = Counter()
+        self.longest = 0.0
+        self.load(newest(kind).read_bytes())
+        self.memory = memory(self.pid)
+
+    def load(self, blob: bytes) -> str:
+        """Make a blob the model in force and call both doors: what came of it."""
+        self.session.execute("DELETE FROM ml_model")
+        put_model(self.session, self.device, newest(self.kind), blob)
+        before = cpu_seconds(self.pid)
+        outcome = self.ask()
+        self.longest = max(self.longest, cpu_seconds(self.pid) - before)
+        self.outcomes[outcome] += 1
+        return outcome
+
+    def ask(self) -> str:
+        """Call both doors: what came of it."""
+        try:
+            statement = ASK[self.kind].format(self.device, self.device)
+            answer, _ = self.session.execute(statement).fetchone()
+        except psycopg.Error as error:
+            if error.sqlstate == "ML001":  # a model of another interval finds too few readings
+                return "a model"
+            if error.sqlstate != "ML005":
+                raise
+            refusal = error.diag
+        else:
+            json.loads(answer, parse_constant=pytest.fail)
+            return "a model"
+        assert refusal.message_detail
+        assert refusal.message_hint.startswith("SELECT ml_train_")
+        assert "Traceback" not in (refusal.context or "")
+        return "ML005"
+
+
+@pytest.fixture(params=["forest", "lstm"])
+def reader(request, connect, add_device):
+    """A session of a role that may train, for models of one kind."""
+    device = add_device(readings=600)
+    with connect("train") as session:
+        reader = Reader(session, device, request.param)
+        yield reader
+        assert reader.longest < 1
+        assert memory(reader.pid) < reader.memory + GROWTH
+
+
+def test_what_was_made_by_hand_is_refused(reader):
+    blob = newest(reader.kind).read_bytes()
+    outcomes = {name: reader.load(data) for name, data in mutate.crafted(blob, reader.kind)}
+    assert outcomes.pop("untouched") == "a model"
+    assert {name for name, outcome in outcomes.items() if outcome != "ML005"} == set()
+
+
+def test_what_was_mutated_is_refused_or_is_a_model(reader, long, tmp_path):
+    rng = random.Random(20)
+    blob = newest(reader.kind).read_bytes()
+    started = time.monotonic()
+    for number in range(6000 if long else 150):
+        data = mutate.mutated(blob, rng)
+        try:
+            reader.load(data)
+        except BaseException:
+            (tmp_path / f"{reader.kind}-{number}").write_bytes(data)
+            raise
+    print(
+        f"{reader.kind}: {dict(reader.outcomes)}, at most {reader.longest:.2f} s of processor,"
+        f" {(memory(reader.pid) - reader.memory) >> 20} MB more,"
+        f" {time.monotonic() - started:.0f} s"
+    )

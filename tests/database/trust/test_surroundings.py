@@ -1,0 +1,84 @@
+"""What surrounds the backend: paths that lead elsewhere, and what its Python reaches for."""
+
+import os
+import shutil
+import subprocess
+
+import psycopg
+
+from ..conftest import ROWS
+from .conftest import newest, put_model
+
+# Each would break whatever took it for the library of that name.
+NAMES = ("numpy", "onnx", "onnxruntime", "pyml", "sklearn", "scipy")
+# https://docs.python.org/3/library/audit_events.html
+WATCH = """
+CREATE FUNCTION watch() RETURNS void LANGUAGE plpython3u AS $$
+    import sys
+    GD['seen'] = seen = set()
+    watched = ('pickle.find_class', 'subprocess.Popen', 'os.system', 'os.exec',
+               'os.posix_spawn', 'os.fork', 'socket.connect', 'socket.getaddrinfo')
+    sys.addaudithook(lambda event, args: seen.add(f'{event} {args}') if event in watched else None)
+$$;
+CREATE FUNCTION seen() RETURNS text[] LANGUAGE plpython3u AS $$ return sorted(GD['seen']) $$;
+"""
+DOORS = (
+    "SELECT ml_detect('{}')",
+    "SELECT count(*) FROM ml_score('{}', now() - interval '1 day', now())",
+    "SELECT ml_forecast('{}')",
+    "SELECT count(*) FROM ml_predict('{}', 'system.cpuUsage')",
+)
+
+
+def test_scoring_unpickles_nothing_runs_nothing_and_calls_nobody(db, dsn, add_modelled):
+    device = add_modelled()
+    db.execute(WATCH)
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("SELECT ml_detect(%s)", [device])  # imports what it needs
+        session.execute("SELECT watch()")
+        db.execute("DELETE FROM ml_model")
+        for kind in ("forest", "lstm"):  # to be loaded anew
+            put_model(db, device, newest(kind))
+        for door in DOORS:
+            session.execute(door.format(device))
+        session.execute("SELECT ml_train_forest(%s)", [device])
+        session.execute("CALL ml_scan()")
+        assert session.execute("SELECT seen()").fetchone() == ([],)
+
+
+def test_neither_pythonpath_nor_the_directory_leads_elsewhere(server):
+    dsn = server.database()
+    place = server.cluster.place / "elsewhere"
+    place.mkdir()
+    for name in NAMES:
+        for where in (place, server.cluster.data):
+            (where / f"{name}.py").write_text("raise SystemError('led elsewhere')\n")
+    for path in (server.cluster.place, place):
+        path.chmod(0o755)
+    shutil.chown(place, server.cluster.owner)
+    server.cluster.stop()
+    account = {"user": server.cluster.owner} if os.geteuid() == 0 else {}
+    subprocess.run(
+        [
+            *(server.cluster.postgres.bindir / "pg_ctl", "-D", server.cluster.data),
+            *("-p", server.cluster.bindir / "postgres", "-l", server.cluster.log, "-w", "start"),
+        ],
+        check=True,
+        cwd=server.cluster.data,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        stdout=subprocess.DEVNULL,
+        **account,
+    )
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(
+            "CREATE FUNCTION path() RETURNS text[] LANGUAGE plpython3u AS"
+            " $$ import sys; return sys.path $$"
+        )
+        assert str(place) in db.execute("SELECT path()").fetchone()[0]
+        row = db.execute(
+            "INSERT INTO devices VALUES (gen_random_uuid(), 'led') RETURNING uuid::text"
+        )
+        device = row.fetchone()[0]
+        db.execute(ROWS, {"device": device, "readings": 400, "interval": 60})
+        db.execute("SELECT ml_train_forest(%s)", [device])
+        assert db.execute("SELECT ml_detect(%s) IS NOT NULL", [device]).fetchone() == (True,)
