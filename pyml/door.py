@@ -37,7 +37,7 @@ Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
-# Models kept ready in one backend, by the bytes of their blobs.
+# Memory that the models kept ready in one backend may take: about eight forests.
 CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 from views import FLEET, QUERIES, VACUUM
 
-
 LOGS = {"ml_anomaly", "ml_forecast_point", "ml_run", "ml_job"}
 
 
