@@ -33,7 +33,7 @@ INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, predicted, lower
     breach, model_id, made_at)
 SELECT s.device_uuid, now() + i * interval '1 minute', 'cpu_usage', 50 + i, 40, 90, 0.9,
     CASE WHEN i > 3 AND s.device_uuid < '01000000-0000-0000-0000-000000000000' THEN 53 END, 1, now()
-FROM ml_scan_state s, generate_series(-80, 12) AS i WHERE i <> 0;
+FROM ml_scan_state s, generate_series(-30, 12) AS i WHERE i <> 0;
 INSERT INTO ml_run (device_uuid, kind, started_at, seconds, outcome)
 SELECT s.device_uuid, 'forest', now() - i * interval '1 day', 1,
     CASE WHEN s.outcome = 'failed' AND i = 30 THEN 'failed' ELSE 'trained' END
