@@ -289,11 +289,12 @@ def _trees(node: onnx.NodeProto) -> int:
     roots, feature, weights = (
         arrays[name] for name in ("tree_roots", "nodes_featureids", "leaf_weights")
     )
-    size = {"tree": len(roots), "nodes": len(feature), "leaf": len(weights)}
+    nodes, leaves = len(feature), len(weights)
+    size = {"tree": len(roots), "nodes": nodes, "leaf": leaves}
     if any(cells.shape != (size[name.split("_")[0]],) for name, cells in arrays.items()):
         raise _unreadable("trees whose parts differ in length")
-    if not 0 < size["tree"] <= MAX_TREES or max(size.values()) > MAX_TREE_NODES:
-        raise _unreadable(f"{size['tree']} trees of {size['nodes']} nodes, {size['leaf']} leaves")
+    if not 0 < len(roots) <= MAX_TREES or max(nodes, leaves) > MAX_TREE_NODES:
+        raise _unreadable(f"{len(roots)} trees of {nodes} nodes and {leaves} leaves")
     if arrays["nodes_modes"].any() or not np.isfinite(arrays["nodes_splits"]).all():
         raise _unreadable("trees with nodes of another kind")
     if arrays["leaf_targetids"].any() or not np.isfinite(weights).all():
@@ -302,21 +303,26 @@ def _trees(node: onnx.NodeProto) -> int:
         raise _unreadable("a tree on a feature that is not there")
     child = np.stack([arrays["nodes_truenodeids"], arrays["nodes_falsenodeids"]])  # (2, nodes)
     ends = np.stack([arrays["nodes_trueleafs"], arrays["nodes_falseleafs"]])
-    if ((ends != 0) & (ends != 1)).any():
+    if ((ends | 1) != 1).any():
         raise _unreadable("trees with nodes of another kind")
-    leaf = ends == 1
-    first = np.where(leaf, 0, np.arange(size["nodes"]) + 1)
-    if ((child < first) | (child >= np.where(leaf, size["leaf"], size["nodes"]))).any():
+    inner = ends == 0
+    if (
+        (roots < 0).any()
+        or (roots >= nodes).any()
+        or (child < 0).any()
+        or (child >= np.where(inner, nodes, leaves)).any()
+        or (inner & (child <= np.arange(nodes))).any()
+    ):
         raise _unreadable("a tree whose branches lead outside it")
-    if (roots < 0).any() or (roots >= size["nodes"]).any():
-        raise _unreadable("a tree whose root is not there")
-    ways = np.bincount(np.r_[roots, child[~leaf]], minlength=size["nodes"])
-    if (ways != 1).any() or (np.bincount(child[leaf]) > 1).any():
+    goal = child + nodes * ends  # leaves are numbered after the nodes
+    ways = np.bincount(np.r_[roots, goal.ravel()], minlength=nodes)
+    if (ways[:nodes] != 1).any() or (ways > 1).any():
         raise _unreadable("trees that share a branch")
     front, levels = roots, 0
     while front.size:
         levels += 1
         if levels > MAX_TREE_DEPTH:
             raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
-        front = child[:, front][~leaf[:, front]]
+        front = goal[:, front]
+        front = front[front < nodes]
     return int(feature.max())

@@ -453,14 +453,14 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ SELECT pg_try_advisory_xact_lock(hashtext('pyml ' || task), hashtext(what)) $$;
 COMMENT ON FUNCTION _ml_try_lock(text, text) IS 'Takes a task until the transaction ends; false where another session has it.';
 
-CREATE OR REPLACE FUNCTION _ml_begin_job(kind text, slot int, total int) RETURNS bigint
+CREATE OR REPLACE FUNCTION _ml_begin_job(kind text, slot int, total int) RETURNS ml_job
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    job bigint;
+    job ml_job;
 BEGIN
-    INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.job_id INTO job;
+    INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.* INTO job;
     RETURN job;
 END
 $$;
@@ -482,36 +482,49 @@ END
 $$;
 COMMENT ON FUNCTION _ml_slot_is_free(text, int) IS 'Whether a scheduled worker may start: its last run has ended, and this one was not queued behind it.';
 
-CREATE OR REPLACE FUNCTION _ml_tell_job(job bigint, finished boolean) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_note_job(job ml_job, finished boolean) RETURNS ml_job
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    j record;
-    elapsed float8;
-    treated int;
+    before CONSTANT interval := job.updated_at - job.started_at;
+    elapsed interval;
+    treated CONSTANT int := job.done + job.failed;
 BEGIN
-    SELECT * INTO j FROM ml_job WHERE job_id = job;
-    elapsed := greatest(extract(epoch FROM clock_timestamp() - j.started_at), 0.001);
-    treated := j.done + j.failed;
-    RAISE NOTICE 'ml_%: % of %, % failed, % left to others, %/s, %', j.kind, treated + j.passed_over, j.total, j.failed, j.passed_over,
-        round((treated / elapsed)::numeric, 1),
-        CASE WHEN finished THEN format('took %s', justify_interval(make_interval(secs => round(elapsed))))
-             WHEN treated = 0 THEN 'just begun'
-             ELSE format('about %s left', justify_interval(make_interval(secs => round((j.total - treated - j.passed_over) * elapsed / treated)))) END;
+    job.updated_at := clock_timestamp();
+    job.finished_at := CASE WHEN finished THEN job.updated_at END;
+    UPDATE ml_job j SET done = job.done, failed = job.failed, passed_over = job.passed_over, updated_at = job.updated_at, finished_at = job.finished_at
+    WHERE j.job_id = job.job_id;
+    elapsed := job.updated_at - job.started_at;
+    IF finished OR floor(extract(epoch FROM elapsed) / 10) > floor(extract(epoch FROM before) / 10) THEN
+        RAISE NOTICE 'ml_%: % of %, % failed, % left to others, %/s, %', job.kind, treated + job.passed_over, job.total, job.failed, job.passed_over,
+            round(treated / greatest(extract(epoch FROM elapsed), 0.001), 1),
+            CASE WHEN finished THEN format('took %s', justify_interval(date_trunc('second', elapsed)))
+                 WHEN treated = 0 THEN 'just begun'
+                 ELSE format('about %s left', justify_interval(date_trunc('second', (job.total - treated - job.passed_over) * elapsed / treated))) END;
+    END IF;
+    RETURN job;
 END
 $$;
-COMMENT ON FUNCTION _ml_tell_job(bigint, boolean) IS 'Tells the caller by NOTICE how far a procedure has come.';
+COMMENT ON FUNCTION _ml_note_job(ml_job, boolean) IS 'Notes how far a procedure has come for other sessions, and every ten seconds tells the caller by NOTICE.';
 
-CREATE OR REPLACE FUNCTION _ml_note_job(job bigint, done int, failed int, passed_over int, finished boolean) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+CREATE OR REPLACE FUNCTION _ml_count_job(job ml_job, outcome text) RETURNS ml_job
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    UPDATE ml_job j SET done = $2, failed = $3, passed_over = $4, updated_at = clock_timestamp(),
-        finished_at = CASE WHEN finished THEN clock_timestamp() END
-    WHERE j.job_id = job
+BEGIN
+    CASE outcome
+        WHEN 'failed' THEN job.failed := job.failed + 1;
+        WHEN 'passed over' THEN job.passed_over := job.passed_over + 1;
+        ELSE job.done := job.done + 1;
+    END CASE;
+    IF clock_timestamp() > job.updated_at + interval '1 second' THEN
+        RETURN _ml_note_job(job, false);
+    END IF;
+    RETURN job;
+END
 $$;
-COMMENT ON FUNCTION _ml_note_job(bigint, int, int, int, boolean) IS 'Notes how far a procedure has come, for other sessions.';
+COMMENT ON FUNCTION _ml_count_job(ml_job, text) IS 'Counts what came of one device; notes it in ml_job once a second.';
 
 -- The scan -------------------------------------------------------------------
 
@@ -582,15 +595,9 @@ AS $$
 DECLARE
     -- Types too are looked up on the caller's path, which is not pinned yet.
     begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
-    noted pg_catalog.timestamptz;
-    told pg_catalog.timestamptz;
     devices pg_catalog.uuid[];
     one pg_catalog.uuid;
-    job pg_catalog.int8;
-    outcome pg_catalog.text;
-    done int := 0;
-    failed int := 0;
-    passed_over int := 0;
+    job @extschema@.ml_job;
 BEGIN
     COMMIT; -- at once, so that a call within a transaction is refused before any work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
@@ -601,30 +608,18 @@ BEGIN
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
     job := _ml_begin_job('scan', slot, cardinality(devices));
-    noted := clock_timestamp();
-    told := noted;
     COMMIT;
     FOREACH one IN ARRAY devices LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
         -- A crash may lose the last few devices' scans, whole; the next scan makes them again.
         PERFORM set_config('synchronous_commit', 'off', true);
         PERFORM slot IS NULL OR _ml_try_lock('scan slot', slot::text);
-        outcome := _ml_scan_device(one, as_of, begun);
-        CASE outcome WHEN 'failed' THEN failed := failed + 1; WHEN 'passed over' THEN passed_over := passed_over + 1; ELSE done := done + 1; END CASE;
-        IF clock_timestamp() > noted + interval '1 second' THEN
-            PERFORM _ml_note_job(job, done, failed, passed_over, false);
-            noted := clock_timestamp();
-            IF noted > told + interval '10 seconds' THEN
-                PERFORM _ml_tell_job(job, false);
-                told := noted;
-            END IF;
-        END IF;
+        job := _ml_count_job(job, _ml_scan_device(one, as_of, begun));
         COMMIT;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     PERFORM _ml_retain();
-    PERFORM _ml_note_job(job, done, failed, passed_over, true);
-    PERFORM _ml_tell_job(job, true);
+    PERFORM _ml_note_job(job, true);
     COMMIT;
 END
 $$;
@@ -735,16 +730,10 @@ AS $$
 DECLARE
     -- Types too are looked up on the caller's path, which is not pinned yet.
     begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
-    noted pg_catalog.timestamptz;
-    told pg_catalog.timestamptz;
     devices pg_catalog.uuid[];
     kinds pg_catalog.text[];
     fields pg_catalog.text[];
-    job pg_catalog.int8;
-    outcome pg_catalog.text;
-    done int := 0;
-    failed int := 0;
-    passed_over int := 0;
+    job @extschema@.ml_job;
 BEGIN
     COMMIT; -- at once, so that a call within a transaction is refused before any work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
@@ -759,28 +748,16 @@ BEGIN
            array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field)
     INTO devices, kinds, fields FROM _ml_due(devices) AS d;
     job := _ml_begin_job('retrain', slot, cardinality(devices));
-    noted := clock_timestamp();
-    told := noted;
     COMMIT;
     FOR i IN 1 .. pg_catalog.cardinality(devices) LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
         EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
         PERFORM slot IS NULL OR _ml_try_lock('retrain slot', slot::text);
-        outcome := _ml_retrain_one(devices[i], kinds[i], fields[i]);
-        CASE outcome WHEN 'failed' THEN failed := failed + 1; WHEN 'passed over' THEN passed_over := passed_over + 1; ELSE done := done + 1; END CASE;
-        IF clock_timestamp() > noted + interval '1 second' THEN
-            PERFORM _ml_note_job(job, done, failed, passed_over, false);
-            noted := clock_timestamp();
-            IF noted > told + interval '10 seconds' THEN
-                PERFORM _ml_tell_job(job, false);
-                told := noted;
-            END IF;
-        END IF;
+        job := _ml_count_job(job, _ml_retrain_one(devices[i], kinds[i], fields[i]));
         COMMIT;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
-    PERFORM _ml_note_job(job, done, failed, passed_over, true);
-    PERFORM _ml_tell_job(job, true);
+    PERFORM _ml_note_job(job, true);
     COMMIT;
 END
 $$;

@@ -19,18 +19,20 @@ LEFT JOIN LATERAL (
     ORDER BY r.started_at DESC LIMIT 1) AS refused ON m.is_current;
 COMMENT ON VIEW ml_models IS 'Each stored model without its blob: what it was trained on, what was measured, whether it is in force, and the last attempt to replace it that came to nothing, with the reason.';
 
+-- Ordered as the index has them, so that for the latest few no others are read.
 CREATE OR REPLACE VIEW ml_anomalies AS
 SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
        min(a.score) FILTER (WHERE a.tier = 'forest') AS anomaly_score,
        min(a.score) FILTER (WHERE a.tier = 'lstm') AS forecast_score,
-       coalesce((jsonb_agg(a.metrics) FILTER (WHERE a.tier = 'lstm')) -> 0, '{}')
-           || coalesce((jsonb_agg(a.metrics) FILTER (WHERE a.tier = 'forest')) -> 0, '{}') AS metrics,
-       coalesce((jsonb_agg(a.reasons) FILTER (WHERE a.tier = 'forest')) -> 0, '[]')
-           || coalesce((jsonb_agg(a.reasons) FILTER (WHERE a.tier = 'lstm')) -> 0, '[]') AS reasons,
+       coalesce((array_agg(a.metrics) FILTER (WHERE a.tier = 'lstm'))[1], '{}')
+           || coalesce((array_agg(a.metrics) FILTER (WHERE a.tier = 'forest'))[1], '{}') AS metrics,
+       coalesce((array_agg(a.reasons) FILTER (WHERE a.tier = 'forest'))[1], '[]')
+           || coalesce((array_agg(a.reasons) FILTER (WHERE a.tier = 'lstm'))[1], '[]') AS reasons,
        min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at
 FROM ml_anomaly a
-GROUP BY a."timestamp", a.device_uuid;
+GROUP BY a."timestamp", a.device_uuid
+ORDER BY a."timestamp" DESC, a.device_uuid;
 COMMENT ON VIEW ml_anomalies IS 'The log of anomalies, one row a device and time, whichever tiers spoke. anomaly_score is the forest''s (lower is more anomalous); forecast_score minus the distance from the forecast in half widths of its interval.';
 
 CREATE OR REPLACE VIEW ml_incidents AS
@@ -41,7 +43,8 @@ SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_a
        count(DISTINCT a."timestamp") AS readings,
        array_agg(DISTINCT a.tier) AS tiers
 FROM ml_anomaly a
-GROUP BY a.incident_at, a.device_uuid;
+GROUP BY a.incident_at, a.device_uuid
+ORDER BY a.incident_at DESC, a.device_uuid;
 COMMENT ON VIEW ml_incidents IS 'Neighbouring anomalies of a device as one event: from when to when, how bad, which metric leads, how many readings.';
 
 CREATE OR REPLACE VIEW ml_forecasts AS
@@ -61,17 +64,24 @@ GROUP BY p.device_uuid, p.field;
 COMMENT ON VIEW ml_breaches IS 'Which forecast reaches its limit (setting forecast_limits), and when it first does.';
 
 CREATE OR REPLACE VIEW ml_device_status AS
-SELECT d.device_uuid,
-       (SELECT m.model_id FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.kind = 'forest' AND m.is_current) AS forest_model_id,
-       (SELECT m.trained_at FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.kind = 'forest' AND m.is_current) AS forest_trained_at,
-       (SELECT count(*) FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.kind = 'lstm' AND m.is_current) AS forecast_models,
-       (SELECT min(m.trained_at) FROM ml_model m WHERE m.device_uuid = d.device_uuid AND m.is_current) AS oldest_model_at,
-       s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error, cardinality(s.drifted) > 0 AS drifted, s.drift, s.forecast_drift,
+SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
+       d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error, d.drifted, d.drift, d.forecast_drift,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
         WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h
-FROM (SELECT m.device_uuid FROM ml_model m WHERE m.is_current UNION SELECT t.device_uuid FROM ml_scan_state t) AS d
-LEFT JOIN ml_scan_state s ON s.device_uuid = d.device_uuid;
+FROM (
+    SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
+           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift
+    FROM ml_scan_state s
+    UNION ALL
+    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb
+    FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
+) AS d
+CROSS JOIN LATERAL (
+    SELECT min(c.model_id) FILTER (WHERE c.kind = 'forest') AS forest_model_id,
+           min(c.trained_at) FILTER (WHERE c.kind = 'forest') AS forest_trained_at,
+           count(*) FILTER (WHERE c.kind = 'lstm') AS forecast_models, min(c.trained_at) AS oldest_model_at
+    FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, and the last day''s anomalies.';
 
 CREATE OR REPLACE VIEW ml_fleet_health AS

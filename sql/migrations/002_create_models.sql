@@ -54,6 +54,7 @@ COMMENT ON COLUMN ml_run.figures IS 'What was measured on held-out data.';
 
 CREATE INDEX ml_run_device ON ml_run (device_uuid, kind, field, started_at DESC);
 CREATE INDEX ml_run_recent ON ml_run (started_at DESC);
+CREATE INDEX ml_run_failed ON ml_run (started_at DESC) WHERE outcome = 'failed';
 
 SELECT pg_catalog.pg_extension_config_dump('ml_model', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_model_model_id_seq', '');

@@ -134,6 +134,22 @@ def test_it_says_how_far_it_is(db, dsn, trained):
     assert job[4] is not None
 
 
+def test_progress_is_noted_each_second_and_told_each_ten(db, one):
+    told = []
+    db.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    db.execute(
+        "INSERT INTO ml_job (kind, total, done, started_at, updated_at) VALUES ('scan', 50, 19,"
+        " clock_timestamp() - interval '30 seconds', clock_timestamp() - interval '2 seconds')"
+    )
+    count = "SELECT (_ml_count_job(j, 'failed')).failed FROM ml_job j"
+    assert one(count) == 1
+    assert told == ["ml_scan: 20 of 50, 1 failed, 0 left to others, 0.7/s, about 00:00:45 left"]
+    assert one("SELECT failed FROM ml_job") == 1
+    assert one(count) == 2
+    assert one("SELECT failed FROM ml_job") == 1
+    assert len(told) == 1
+
+
 def test_a_call_within_a_transaction_is_refused_before_any_work(db, one, trained):
     with pytest.raises(psycopg.errors.InvalidTransactionTermination), db.transaction():
         db.execute("CALL ml_scan()")
