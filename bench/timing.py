@@ -1,5 +1,6 @@
 """What the speed programs share: a database of their own, a fleet in it, and a stopwatch."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ def percentiles(spent: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """Print a table: the first column to the left, numbers to three digits."""
+    """Print a table, numbers to three digits, and how busy the machine was meanwhile."""
 
     def shown(cell: Any) -> str:
         if not isinstance(cell, float):
@@ -148,4 +149,4 @@ def table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
     for first, *rest in cells:
         told = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         print("  ".join([first.ljust(widths[0]), *told]))
-    print(flush=True)
+    print(f"({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})\n", flush=True)

@@ -28,7 +28,7 @@ WHERE device_uuid = %s AND shadow_name = 'device-state' AND "timestamp" > %s AND
 ORDER BY "timestamp"
 """
 FEATURES = ["cpu_usage", "memory_percent", "disk_percent", "temperature"]
-SEQUENCE, HORIZON, EPOCHS, BATCH, UNITS = 50, 12, 50, 32, 50
+SEQUENCE, HORIZON, BATCH, UNITS = 50, 12, 32, 50
 
 app = FastAPI()
 conn = psycopg.connect(os.environ["DSN"], autocommit=True)
@@ -70,7 +70,9 @@ def detect(device: str, as_of: datetime, hours: float = 24) -> dict[str, Any]:
 
 
 @app.post("/lstm/{device}")
-def train_lstm(device: str, as_of: datetime, hours: float = 168) -> dict[str, Any]:
+def train_lstm(
+    device: str, as_of: datetime, hours: float = 168, epochs: int = 50
+) -> dict[str, Any]:
     """Train an LSTM that tells the next CPU reading from the fifty before it."""
     series = readings(device, hours, as_of)[["cpu_usage"]].to_numpy()
     scaler = MinMaxScaler()
@@ -82,7 +84,7 @@ def train_lstm(device: str, as_of: datetime, hours: float = 168) -> dict[str, An
         [keras.Input((SEQUENCE, 1)), keras.layers.LSTM(UNITS), keras.layers.Dense(1)]
     )
     network.compile(optimizer="adam", loss="mse")
-    network.fit(x, y, epochs=EPOCHS, batch_size=BATCH, verbose=0)
+    network.fit(x, y, epochs=epochs, batch_size=BATCH, verbose=0)
     error = float(np.std(y - network.predict(x, verbose=0)[:, 0]))
     networks[device] = network, scaler, error
     return {"device": device, "training_samples": len(series)}
