@@ -79,6 +79,8 @@ EPOCHS = Query(
 
 NOW = Query("SELECT date_part('epoch', now()) AS until")
 
+SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
+
 # ---- the scan ------------------------------------------------------------------
 
 SCAN_STATE = Query(

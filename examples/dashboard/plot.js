@@ -29,7 +29,7 @@ export function draw(place) {
         normalized: true,
         maintainAspectRatio: false,
         interaction: { mode: "nearest", intersect: false, axis: "x" },
-        elements: { point: { radius: 0 }, line: { borderWidth: 1.5 } },
+        elements: { point: { radius: 0, borderWidth: 2 }, line: { borderWidth: 1.5 } },
         scales: {
           x: {
             type: "linear",
@@ -174,7 +174,7 @@ function colour(chart) {
   const of = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
   for (const set of /** @type {any[]} */ (chart.data.datasets)) {
     const name = { history: "line", lower: "band", upper: "band", limit: "critical" }[/** @type {string} */ (set.key)] ?? set.key;
-    Object.assign(set, { borderColor: of(name), backgroundColor: of(name), pointBackgroundColor: of(name) });
+    Object.assign(set, { borderColor: of(name), backgroundColor: of(name), pointBackgroundColor: of(name), pointBorderColor: of(name) });
   }
   const { scales, plugins } = /** @type {any} */ (chart.options);
   for (const scale of [scales.x, scales.y]) {

@@ -28,7 +28,8 @@ PREPARE = f"""
 UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_setting SET value = '{{"system.cpuUsage": 3}}' WHERE name = 'forecast_limits';
-SELECT ml_train_forest(d, as_of => now() - interval '1 day') FROM unnest('{{{PARIS},{BERLIN}}}'::uuid[]) AS d;
+SELECT ml_train_forest('{PARIS}', as_of => now() - interval '1 day');
+SELECT ml_train_forest('{BERLIN}', as_of => now() - interval '1 day');
 SELECT ml_train_lstm('{BERLIN}', 'system.cpuUsage');
 """
 
@@ -67,7 +68,9 @@ def built() -> Path:
     """The API server's program, compiled."""
     for program in ("node", "npm"):
         if not shutil.which(program):
-            pytest.skip(f"there is no {program} here: python3 install.py test says what installs it")
+            pytest.skip(
+                f"there is no {program} here: python3 install.py test says what installs it"
+            )
     lock = SERVER / "package-lock.json"
     installed = SERVER / "node_modules/.package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
