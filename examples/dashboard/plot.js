@@ -12,6 +12,29 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].map((minutes) 
 /** A reading is joined to the one before it across at most this many usual steps. */
 const GAP = 10;
 
+/** What the pointer is about: an anomaly, if one is near, however many readings are nearer. */
+const NEAR = 12;
+const { Interaction } = /** @type {any} */ (window).Chart;
+Interaction.modes.anomaly = (
+  /** @type {any} */ chart,
+  /** @type {any} */ event,
+  /** @type {any} */ options,
+  /** @type {boolean} */ final,
+) => {
+  const marks = chart.data.datasets.flatMap((/** @type {any} */ set, /** @type {number} */ datasetIndex) =>
+    set.showLine === false
+      ? chart.getDatasetMeta(datasetIndex).data.map((/** @type {any} */ element, /** @type {number} */ index) => ({
+          element,
+          datasetIndex,
+          index,
+          away: Math.hypot(element.x - event.x, element.y - event.y),
+        }))
+      : [],
+  );
+  const [mark] = marks.sort((/** @type {any} */ a, /** @type {any} */ b) => a.away - b.away);
+  return mark && mark.away < NEAR ? [mark] : Interaction.modes.nearest(chart, event, options, final);
+};
+
 /** @param {HTMLElement} place */
 export function draw(place) {
   const canvas = h("canvas", { tabindex: 0, role: "img", id: "plot" });
@@ -28,7 +51,7 @@ export function draw(place) {
         parsing: false,
         normalized: true,
         maintainAspectRatio: false,
-        interaction: { mode: "nearest", intersect: false, axis: "x" },
+        interaction: { mode: "anomaly", intersect: false, axis: "x" },
         elements: { point: { radius: 0, borderWidth: 2 }, line: { borderWidth: 1.5 } },
         scales: {
           x: {
@@ -47,7 +70,8 @@ export function draw(place) {
               usePointStyle: true,
               boxHeight: 7,
               boxWidth: 18,
-              filter: (/** @type {any} */ item) => item.text !== "",
+              filter: (/** @type {any} */ item, /** @type {any} */ { datasets }) =>
+                item.text !== "" && datasets[item.datasetIndex].data.length > 0,
               sort: (/** @type {any} */ a, /** @type {any} */ b) => a.datasetIndex - b.datasetIndex,
             },
           },
@@ -123,7 +147,7 @@ function summary(found) {
 const at = (moment) => new Date(moment).getTime();
 
 /** @param {DevicePage} found */
-function series({ history, anomalies, forecast, breaches }) {
+function series({ history, anomalies, forecast, limit_value: limit }) {
   const line = history.map((one) => ({ x: at(one.timestamp), y: one.value }));
   const steps = line.slice(1).map((one, i) => one.x - (line[i]?.x ?? 0)).sort((a, b) => a - b);
   const usual = steps[steps.length >> 1] ?? 60_000;
@@ -139,7 +163,6 @@ function series({ history, anomalies, forecast, breaches }) {
       .filter((one) => one.severity === severity)
       .map((one) => ({ x: at(one.timestamp), y: one.value ?? nearest(line, at(one.timestamp)), anomaly: one }))
       .reverse();
-  const limit = breaches.find((one) => forecast.length > 0 && one.device_uuid)?.limit_value;
   const ends = [line[0], forecast.length ? { x: at(/** @type {any} */ (forecast.at(-1)).timestamp), y: 0 } : start];
   return [
     { key: "history", label: "readings", data: line, pointStyle: "line", spanGaps: GAP * usual, order: 3 },
@@ -148,7 +171,7 @@ function series({ history, anomalies, forecast, breaches }) {
     ...(forecast.length
       ? [{ key: "forecast", label: "forecast, with its interval", data: ahead("predicted_value"), borderDash: [5, 4], pointStyle: "line", order: 4 }]
       : []),
-    ...(limit === undefined
+    ...(limit === null
       ? []
       : [{ key: "limit", label: "limit", data: ends.map((end) => ({ x: end?.x ?? 0, y: limit })), borderDash: [2, 3], pointStyle: "line", order: 6 }]),
     { key: "warning", label: "warning", data: marks("warning"), showLine: false, pointRadius: 4, pointStyle: "triangle", order: 2 },

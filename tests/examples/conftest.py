@@ -1,14 +1,15 @@
 """A small fleet with models and a scan behind it, and the API server in front of it."""
 
+import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
@@ -29,8 +30,6 @@ UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_setting SET value = '{{"system.cpuUsage": 3}}' WHERE name = 'forecast_limits';
 SELECT ml_train_forest('{PARIS}', as_of => now() - interval '1 day');
-SELECT ml_train_forest('{BERLIN}', as_of => now() - interval '1 day');
-SELECT ml_train_lstm('{BERLIN}', 'system.cpuUsage');
 """
 
 
@@ -40,6 +39,16 @@ class Fleet:
 
     dsn: str
     environment: dict[str, str]
+    smoked: subprocess.CompletedProcess | None = None
+
+    def smoke(self, *options: str) -> subprocess.CompletedProcess:
+        """Run sql/smoke.sql as a person does."""
+        return subprocess.run(
+            ["psql", "-X", *options, "-f", EXAMPLES.parent / "sql/smoke.sql"],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "PAGER": "cat", **self.environment},
+        )
 
     def ask(self, statement: str, *args: object) -> object:
         """The single value of a statement's single row."""
@@ -55,28 +64,33 @@ def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
         server.execute(f"CREATE DATABASE {name} TEMPLATE {_server.template_dbname}")
         dsn = psycopg.conninfo.make_conninfo(**where, dbname=name)
         sample_fleet.load(dsn, days=2)
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
+        made = Fleet(dsn, {names[k]: v for k, v in where.items()} | {"PGDATABASE": name})
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute(PREPARE)
+            made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
             conn.execute("CALL ml_scan()")
-        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
-        yield Fleet(dsn, {names[k]: v for k, v in where.items()} | {"PGDATABASE": name})
+        yield made
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def built() -> Path:
-    """The API server's program, compiled."""
-    for program in ("node", "npm"):
-        if not shutil.which(program):
-            pytest.skip(
-                f"there is no {program} here: python3 install.py test says what installs it"
-            )
-    lock = SERVER / "package-lock.json"
-    installed = SERVER / "node_modules/.package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        run("npm", "ci", "--no-audit", "--no-fund")
-    run("npm", "run", "build")
-    return SERVER / "dist/main.js"
+def install() -> ModuleType:
+    """install.py as a module."""
+    spec = importlib.util.spec_from_file_location("install", EXAMPLES.parent / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def command(install: ModuleType) -> list[str]:
+    """What starts the API server, built; without Node.js its tests are skipped."""
+    try:
+        install.find_node()
+    except install.Failure as failure:
+        pytest.skip(f"{failure} ({failure.fix})")
+    return install.api_server()
 
 
 def run(*command: str) -> None:
@@ -86,10 +100,10 @@ def run(*command: str) -> None:
 
 
 @contextmanager
-def serving(program: Path, **settings: str) -> Iterator[str]:
+def serving(command: list[str], **settings: str) -> Iterator[str]:
     """Run the API server, and give its address."""
     process = subprocess.Popen(
-        ["node", program],
+        command,
         env={"PATH": os.environ["PATH"], "PORT": "0", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -108,9 +122,9 @@ def serving(program: Path, **settings: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def serve(built: Path) -> Callable[..., object]:
+def serve(command: list[str]) -> Callable[..., object]:
     """Start the API server on a database of one's own: a context manager."""
-    return lambda **settings: serving(built, **settings)
+    return lambda **settings: serving(command, **settings)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,11 @@
 """The API server on a real database: every route, its documents, errors and cancels."""
 
 import json
+import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -12,7 +16,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from .conftest import ATHENS, BERLIN, PARIS, VIENNA, run
+from .conftest import ATHENS, BERLIN, EXAMPLES, PARIS, VIENNA, run
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -85,7 +89,8 @@ def test_a_document_is_as_the_types_say(api, fleet, schemas, call):
         assert document == same
 
 
-def test_the_types_are_sound(built):
+@pytest.mark.usefixtures("command")
+def test_the_types_are_sound():
     run("npm", "run", "check")
 
 
@@ -109,7 +114,9 @@ def test_the_fleets_routes_agree_with_the_views(api, fleet):
     # Its CPU is forecast to pass the limit.
     assert status["archive-berlin"] == ("critical" if critical else "warning")
     assert status["meter-athens"] == "untrained"
-    assert [breach["field"] for breach in whole["breaches"]] == ["system.cpuUsage"]
+    breaches = {(breach["name"], breach["field"]) for breach in whole["breaches"]}
+    assert ("archive-berlin", "system.cpuUsage") in breaches
+    assert len(breaches) == fleet.ask("SELECT count(*) FROM ml_breaches")
     (alert,) = (one for one in alerts["alerts"] if one["deviceUuid"] == BERLIN)
     assert alert["alerts"][-1].startswith("system.cpuUsage is forecast to reach 3 at ")
     found = "SELECT count(*) FROM ml_incidents WHERE ended_at > now() - interval '1 day'"
@@ -270,3 +277,27 @@ def test_reads_may_go_to_a_standby(fleet, serve):
     with serve(**fleet.environment, DATABASE_URL=standby) as address:
         status, body = ask(address, training, "POST")
         assert (status, body["code"]) == (503, "25006")
+
+
+@pytest.mark.usefixtures("command")
+def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet):
+    show = "import sys, install; install.show_dashboard(install.Server(sys.argv[1]))"
+    before = fleet.ask("SELECT count(*) FROM ml_job")
+    with subprocess.Popen(
+        [sys.executable, "-c", show, fleet.dsn],
+        cwd=EXAMPLES.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as shown:
+        shown.stdout.readline()
+        address = re.fullmatch(r"The dashboard: (http\S+) .*\n", shown.stdout.readline())[1]
+        with urllib.request.urlopen(address) as page:
+            assert b"pyml" in page.read()
+        until(lambda: fleet.ask("SELECT count(*) FROM ml_job") > before)
+        shown.send_signal(signal.SIGINT)
+        _, told = shown.communicate(timeout=20)
+    assert shown.returncode == 0, told
+    assert "stopping the dashboard" in told
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address)

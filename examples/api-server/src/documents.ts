@@ -277,6 +277,7 @@ export const DevicePage = object({
   incidents: Type.Array(Incident),
   forecast: Type.Array(Prediction),
   forecast_level: nullable(Type.Number()),
+  limit_value: nullable(Type.Number({ description: "That the field's forecast reaches." })),
   breaches: Type.Array(Breach),
   timestamp: Time,
 });

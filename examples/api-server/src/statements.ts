@@ -135,6 +135,7 @@ export function device(uuid: string, field: string, hours: number): Statement {
                      'confidence_lower', p.confidence_lower, 'confidence_upper', p.confidence_upper) ORDER BY p."timestamp"), '[]')
                    FROM forecast p),
       'forecast_level', (SELECT max(p.level) FROM forecast p),
+      'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
       'breaches', ${BREACHES}, 'timestamp', now()) AS document
     FROM fleet f JOIN named s USING (device_uuid)`,
     values: [uuid, field, hours],
