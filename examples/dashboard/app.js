@@ -2,7 +2,7 @@
 
 import { devicePage } from "./device.js";
 import { fleetPage } from "./fleet.js";
-import { ago, clock, fill, h, span } from "./format.js";
+import { ago, clock, fill, h } from "./format.js";
 
 const REFRESH = 15_000;
 // Scans are made every five minutes; three missed are no accident.
@@ -128,8 +128,9 @@ function tellFreshness() {
     return;
   }
   const age = (Date.now() - updated) / 1000;
-  freshness.classList.toggle("old", age > 60);
-  freshness.textContent = age < 60 ? `live · ${clock(updated)}` : `${span(age)} old`;
+  const live = age < 60 && !main.classList.contains("stale");
+  freshness.classList.toggle("old", !live);
+  freshness.textContent = live ? `live · ${clock(updated)}` : `as of ${clock(updated)}`;
 }
 
 function open() {

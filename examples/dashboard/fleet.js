@@ -49,7 +49,8 @@ function tiles(health) {
     ["Anomalies, 24 h", health.anomalies_24h, `${health.critical_24h} critical`, ""],
     ["Drifted", health.drifted, "from their training", health.drifted ? "odd" : ""],
     ["Silent", health.silent, "for an hour", health.silent ? "odd" : ""],
-    ["Failing", health.failing, `${health.without_model} without a model`, health.failing ? "odd" : ""],
+    ["Failing", health.failing, "last scan", health.failing ? "odd" : ""],
+    ["Untrained", health.without_model, "no forest", ""],
     ["Last scan", time(health.oldest_scan_at), `${counted(health.trainings_24h, "training")} in 24 h`, ""],
   ];
   return h(

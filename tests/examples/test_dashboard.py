@@ -21,7 +21,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PHONE = {"width": 390, "height": 844}
+PHONE, TABLET = {"width": 390, "height": 844}, {"width": 880, "height": 1180}
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +229,10 @@ def test_a_refresh_leaves_the_focus_where_it_was(api, visit):
 @pytest.mark.parametrize("place", ["", f"#/device/{BERLIN}"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_follows_the_scheme(api, visit, place, scheme):
-    page = ready(visit(f"{api}/{place}", viewport=PHONE, color_scheme=scheme))
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page = ready(visit(f"{api}/{place}", viewport=TABLET, color_scheme=scheme))
+    for size in (TABLET, PHONE):
+        page.set_viewport_size(size)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     ink, ground = page.evaluate(
         "(() => { const s = getComputedStyle(document.body);"
         " return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number)); })()"
@@ -325,6 +327,7 @@ def test_a_lost_server_leaves_what_was_known_and_says_so(fleet, serve, visit):
     expect(page.locator("#notice")).to_contain_text("Not refreshed since")
     assert page.locator(".devices tbody tr").count() == 8
     expect(page.locator("main")).to_have_class("stale")
+    expect(page.locator("#freshness")).to_contain_text("as of")
     with serve(**fleet.environment, PORT=address.rpartition(":")[2]):
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#notice")).to_be_hidden()
