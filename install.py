@@ -714,6 +714,7 @@ def command_demo(options: argparse.Namespace) -> int:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             say(f"removed the private servers and their environment from {home()}")
         return 0
+    serve = api_server() if options.dashboard else []
     with private("demo") as (cluster, environment):
         dsn = cluster.dsn("demo")
         if cluster.server().ask("SELECT 1 FROM pg_database WHERE datname = 'demo'") == "":
@@ -728,8 +729,8 @@ def command_demo(options: argparse.Namespace) -> int:
             stderr=None,
         )
         print(dsn if options.dsn else f"{cluster.postgres.bindir}/psql '{dsn}'")
-    if options.dashboard:
-        show_dashboard(cluster.server("demo"))
+    if serve:
+        show_dashboard(serve, cluster.server("demo"))
     return 0
 
 
@@ -773,9 +774,8 @@ def find_node() -> str:
     return find_node()
 
 
-def show_dashboard(server: Server) -> None:
+def show_dashboard(command: Sequence[str], server: Server) -> None:
     """Serve the dashboard on the demo's fleet, and scan as a schedule would, until Ctrl-C."""
-    command = api_server()
     with socket.socket() as probe:
         port = 8080 if probe.connect_ex(("127.0.0.1", 8080)) else 0
     settings = {"DATABASE_URL": server.dsn, "PORT": str(port)}

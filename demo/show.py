@@ -77,7 +77,7 @@ def prepare(
     aged = now - present < LEAD / 2 if live else refresh and present - now > FRESH
     if fleet != here or aged:
         say(f"loading {len(FLEET)} devices with {sample_fleet.DAYS} days of readings")
-        now = present + LEAD * live
+        now = present + (LEAD if live else timedelta())
         sample_fleet.load(conn.info.dsn, now=now)
     elif extension == made:
         return now

@@ -900,11 +900,11 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     try:
         marks = _marks(device, since, until, readings.times, values)
     except PymlError as error:
-        notes += [f"No anomalies: {error.message}.", str(error.hint)]
+        notes += [f"No anomalies: {error.message}.", error.hint or ""]
     try:
         ahead = _ahead(device, field, known, until)
     except PymlError as error:
-        notes += [f"No forecast: {error.message}.", str(error.hint)]
+        notes += [f"No forecast: {error.message}.", error.hint or ""]
     bounds = _execute(queries.BOUNDS, field)
     percent = bool(bounds) and (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) == (0, 100)
     step = series.MAX_GAP * series.typical_interval(readings.times)

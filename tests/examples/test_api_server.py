@@ -279,12 +279,11 @@ def test_reads_may_go_to_a_standby(fleet, serve):
         assert (status, body["code"]) == (503, "25006")
 
 
-@pytest.mark.usefixtures("command")
-def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet):
-    show = "import sys, install; install.show_dashboard(install.Server(sys.argv[1]))"
+def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet, command):
+    show = "import sys, install as i; i.show_dashboard(sys.argv[2:], i.Server(sys.argv[1]))"
     before = fleet.ask("SELECT count(*) FROM ml_job")
     with subprocess.Popen(
-        [sys.executable, "-c", show, fleet.dsn],
+        [sys.executable, "-c", show, fleet.dsn, *command],
         cwd=EXAMPLES.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -32,17 +32,18 @@ WITH named AS (
               WHEN n.last_reading_at < n.scanned_at - interval '1 hour' THEN 'silent'
               WHEN n.forest_model_id IS NULL THEN 'untrained'
               ELSE 'ok' END AS status,
-         n.error, i.open AS open_incidents, i.incidents AS incidents_24h, n.anomalies_24h, b.breaches,
+         n.error, coalesce(i.open, 0) AS open_incidents, coalesce(i.incidents, 0) AS incidents_24h,
+         n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
          n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.forest_trained_at, n.oldest_model_at,
          n.forecast_models, coalesce(n.drifted, false) AS drifted,
          ARRAY(SELECT m.key FROM jsonb_each(n.drift) AS m
                WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
                ORDER BY m.key) AS drifted_metrics
   FROM named n
-  CROSS JOIN LATERAL (SELECT count(*) AS incidents, count(*) FILTER (WHERE open) AS open,
-                             coalesce(bool_or(open AND severity = 'critical'), false) AS critical
-                      FROM incident WHERE device_uuid = n.device_uuid) AS i
-  CROSS JOIN LATERAL (SELECT count(*) AS breaches FROM breach WHERE device_uuid = n.device_uuid) AS b
+  LEFT JOIN (SELECT device_uuid, count(*) AS incidents, count(*) FILTER (WHERE open) AS open,
+                    bool_or(open AND severity = 'critical') AS critical
+             FROM incident GROUP BY device_uuid) AS i USING (device_uuid)
+  LEFT JOIN (SELECT device_uuid, count(*) AS breaches FROM breach GROUP BY device_uuid) AS b USING (device_uuid)
 )`;
 
 const HEALTH = `
@@ -80,22 +81,23 @@ export function fleet(): Statement {
 export function fleetAlerts(): Statement {
   return {
     text: `${FLEET}, alert AS (
-      SELECT i.device_uuid, i.severity, i.started_at AS at,
-             format('Anomaly since %s: %s', to_char(i.started_at, 'HH24:MI TZ'), coalesce(i.leading_metric, 'several metrics')) AS told
-      FROM incident i WHERE i.open
+      SELECT device_uuid, name, severity, started_at AS at,
+             format('Anomaly since %s: %s', to_char(started_at, 'HH24:MI TZ'), coalesce(leading_metric, 'several metrics')) AS told
+      FROM incident WHERE open
       UNION ALL
-      SELECT b.device_uuid, 'warning', b.breach_at,
-             format('%s is forecast to reach %s at %s', b.field, b.limit_value, to_char(b.breach_at, 'HH24:MI TZ'))
-      FROM breach b
+      SELECT device_uuid, name, 'warning', breach_at,
+             format('%s is forecast to reach %s at %s', field, limit_value, to_char(breach_at, 'HH24:MI TZ'))
+      FROM breach
       UNION ALL
-      SELECT f.device_uuid, 'warning', f.scanned_at, format('The last scan failed: %s', f.error)
-      FROM fleet f WHERE f.status = 'failing'
+      SELECT device_uuid, name, 'warning', scanned_at, format('The last scan failed: %s', error)
+      FROM fleet WHERE status = 'failing'
       UNION ALL
-      SELECT f.device_uuid, 'warning', f.last_reading_at, format('No reading since %s', to_char(f.last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
-      FROM fleet f WHERE f.last_reading_at < f.scanned_at - interval '1 hour'
+      SELECT device_uuid, name, 'warning', last_reading_at,
+             format('No reading since %s', to_char(last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
+      FROM fleet WHERE last_reading_at < scanned_at - interval '1 hour'
     ), device AS (
-      SELECT f.device_uuid, f.name, min(a.severity) AS severity, jsonb_agg(a.told ORDER BY a.at, a.told) AS told
-      FROM alert a JOIN fleet f USING (device_uuid) GROUP BY f.device_uuid, f.name
+      SELECT device_uuid, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
+      FROM alert GROUP BY device_uuid, name
     )
     SELECT jsonb_build_object('total', count(*), 'alerts', coalesce(jsonb_agg(jsonb_build_object(
         'deviceUuid', d.device_uuid, 'deviceName', d.name, 'severity', d.severity, 'alerts', d.told)
