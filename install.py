@@ -106,7 +106,7 @@ def run_told(command: Sequence[str | Path], wrong: str, fix: str = "", **options
         process.kill()
         raise
     finally:
-        process.wait()
+        process.communicate()  # waits, and closes the pipe
     if process.returncode:
         raise Failure(f"{wrong}:\n  " + "\n  ".join(lines[-8:]), fix)
 
