@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def run_told(command: Sequence[str | Path], wrong: str, fix: str = "", **options
         process.kill()
         raise
     finally:
-        process.wait()
+        process.communicate()  # waits, and closes the pipe
     if process.returncode:
         raise Failure(f"{wrong}:\n  " + "\n  ".join(lines[-8:]), fix)
 
@@ -713,23 +714,101 @@ def command_demo(options: argparse.Namespace) -> int:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             say(f"removed the private servers and their environment from {home()}")
         return 0
+    serve = api_server() if options.dashboard else []
     with private("demo") as (cluster, environment):
         dsn = cluster.dsn("demo")
         if cluster.server().ask("SELECT 1 FROM pg_database WHERE datname = 'demo'") == "":
             cluster.server().ask("CREATE DATABASE demo")
         show = [environment.python, "-B", HERE / "demo/show.py", dsn, "--made", sources()]
+        quiet, live = ["--quiet"] * options.dsn, ["--live"] * options.dashboard
         run(
-            [*show, *(["--quiet"] if options.dsn else [])],
+            [*show, *quiet, *live],
             env=PLAIN_ENVIRONMENT,
             wrong="the demo failed",
             stdout=None,
             stderr=None,
         )
         print(dsn if options.dsn else f"{cluster.postgres.bindir}/psql '{dsn}'")
+    if serve:
+        show_dashboard(serve, cluster.server("demo"))
     return 0
 
 
+# The dashboard ------------------------------------------------------------------------
+
+API_SERVER = HERE / "examples/api-server"
+SCAN_SECONDS = 60
+
+
+def api_server() -> list[str]:
+    """The command that starts the API server, which is built if need be."""
+    node = find_node()
+    npm = [shutil.which("npm") or "npm", "--prefix", str(API_SERVER)]
+    lock, installed = (
+        API_SERVER / one for one in ("package-lock.json", "node_modules/.package-lock.json")
+    )
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        say("installing the API server's libraries with npm")
+        fix = "check the network, and run this again"
+        run_told([*npm, "ci", "--no-audit", "--no-fund"], "npm could not install them", fix)
+    run([*npm, "run", "build"], wrong="the API server cannot be built")
+    return [node, str(API_SERVER / "dist/main.js")]
+
+
+def find_node() -> str:
+    """Node.js, as new as the API server says; Debian's is installed where it is that new."""
+    package = json.loads((API_SERVER / "package.json").read_text())
+    least = int(package["engines"]["node"].removeprefix(">="))
+    node = shutil.which("node")
+    found = run([node, "--version"]) if node else "none"
+    if node and shutil.which("npm") and int(found[1:].split(".")[0]) >= least:
+        return node
+    why = f"the API server needs Node.js {least} or later with npm; here is {found}"
+    debians = None
+    if IS_ROOT and not node and shutil.which("apt-cache"):
+        apt_update()
+        debians = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", "nodejs"]))
+    if not debians or int(debians[1]) < least:
+        raise Failure(why, "https://nodejs.org/en/download")
+    apt_install(["nodejs", "npm"], why)
+    return find_node()
+
+
+def show_dashboard(command: Sequence[str], server: Server) -> None:
+    """Serve the dashboard on the demo's fleet, and scan as a schedule would, until Ctrl-C."""
+    with socket.socket() as probe:
+        port = 8080 if probe.connect_ex(("127.0.0.1", 8080)) else 0
+    settings = {"DATABASE_URL": server.dsn, "PORT": str(port)}
+    for each in (signal.SIGINT, signal.SIGTERM):  # either way the server ends with this program
+        signal.signal(each, signal.default_int_handler)
+    with subprocess.Popen(
+        command, env={**PLAIN_ENVIRONMENT, **settings}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            address = (process.stdout.readline() if process.stdout else "").split()[-1:]
+            if not address:
+                raise Failure("the API server does not start")
+            print(f"\nThe dashboard: {address[0]}  (Ctrl-C stops it)", flush=True)
+            if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+                webbrowser.open(address[0])
+            while process.poll() is None:
+                server.ask("CALL ml_scan()")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SCAN_SECONDS)
+        except KeyboardInterrupt:
+            say("stopping the dashboard; the demo's server goes on")
+        finally:
+            process.terminate()
+
+
 # The tests ----------------------------------------------------------------------------
+
+
+def find_browser() -> None:
+    """Chromium, in which the dashboard is tested."""
+    if not shutil.which("chromium"):
+        why = "the dashboard is tested in Chromium, which is not here"
+        apt_install(["chromium", "fonts-dejavu-core"], why)
 
 
 def command_test(options: argparse.Namespace) -> int:
@@ -739,6 +818,11 @@ def command_test(options: argparse.Namespace) -> int:
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
+    for need in (find_node, find_browser):
+        try:
+            need()
+        except Failure as failure:
+            say(f"{failure}: tests that need it are skipped ({failure.fix})")
     settings = {
         "PYML_TEST_HOST": str(cluster.run),
         "PYML_TEST_PORT": "5432",
@@ -1065,6 +1149,9 @@ def main() -> int:
     demo = commands.add_parser("demo", help="a private server with a sample fleet")
     choice = demo.add_mutually_exclusive_group()
     choice.add_argument("--dsn", action="store_true", help="only print how to connect to it")
+    choice.add_argument(
+        "--dashboard", action="store_true", help="show it in a browser, with the API server"
+    )
     choice.add_argument("--stop", action="store_true", help="stop it")
     choice.add_argument(
         "--remove",

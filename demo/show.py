@@ -18,6 +18,9 @@ import sample_fleet
 from sample_fleet import FLEET, Fault
 
 FRESH = timedelta(hours=1)
+# A live fleet's last readings are not due yet: they appear one after the other, as
+# those of real devices do, and some faults are still going on.
+LEAD = timedelta(hours=2)
 # The models learn from what precedes the first fault.
 TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
 DETECT = "SELECT ml_detect(%s, hours => 25, max_anomalies => 100000)"
@@ -25,6 +28,11 @@ DETECT = "SELECT ml_detect(%s, hours => 25, max_anomalies => 100000)"
 # One device has a forecast too: an LSTM takes seconds to train.
 AHEAD = FLEET[0]
 FIELD = "system.cpuUsage"
+
+# A live fleet has one device whose forecast passes a limit.
+HOT = next(device for device in FLEET if device.name == "edge-oslo")
+LIMITS = """UPDATE ml_setting SET value = '{"temperature": 60}' WHERE name = 'forecast_limits'"""
+TRAIN_HOT = "SELECT ml_train_lstm(%s, 'temperature', as_of => %s - interval '1 day')"
 
 NEXT = """
 Try next:
@@ -41,7 +49,9 @@ def say(text: str) -> None:
     print(f"[{datetime.now():%H:%M:%S}] {text}", file=sys.stderr, flush=True)
 
 
-def prepare(conn: psycopg.Connection[Any], made: str, refresh: bool) -> datetime:
+def prepare(
+    conn: psycopg.Connection[Any], made: str, refresh: bool, live: bool = False
+) -> datetime:
     """Have the fleet, the extension and the models in place.
 
     Parameters
@@ -51,6 +61,8 @@ def prepare(conn: psycopg.Connection[Any], made: str, refresh: bool) -> datetime
         Names the sources of the extension; another one than last time installs it anew.
     refresh : bool
         Whether to load the fleet again when it has aged.
+    live : bool
+        Have readings to come, of an hour at least, and a scan behind them.
 
     Returns
     -------
@@ -62,9 +74,10 @@ def prepare(conn: psycopg.Connection[Any], made: str, refresh: bool) -> datetime
     extension, fleet, now = row or ("", "", datetime.min)
     here = hashlib.sha256(Path(sample_fleet.__file__).read_bytes()).hexdigest()
     present = datetime.now(UTC).replace(tzinfo=None)
-    if fleet != here or (refresh and present - now > FRESH):
+    aged = now - present < LEAD / 2 if live else refresh and present - now > FRESH
+    if fleet != here or aged:
         say(f"loading {len(FLEET)} devices with {sample_fleet.DAYS} days of readings")
-        now = present
+        now = present + (LEAD if live else timedelta())
         sample_fleet.load(conn.info.dsn, now=now)
     elif extension == made:
         return now
@@ -76,6 +89,11 @@ def prepare(conn: psycopg.Connection[Any], made: str, refresh: bool) -> datetime
         conn.execute(TRAIN, (device.uuid, now.replace(tzinfo=UTC)))
     say(f"training the forecast of {AHEAD.name}'s CPU")
     conn.execute("SELECT ml_train_lstm(%s, %s)", (AHEAD.uuid, FIELD))
+    if live:
+        say(f"training the forecast of {HOT.name}'s temperature, and scanning")
+        conn.execute(LIMITS)
+        conn.execute(TRAIN_HOT, (HOT.uuid, now.replace(tzinfo=UTC)))
+        conn.execute("CALL ml_scan()")
     conn.execute("INSERT INTO demo_state VALUES (%s, %s, %s)", (made, here, now))
     return now
 
@@ -133,9 +151,10 @@ def main() -> None:
     parser.add_argument("dsn", help="libpq connection string of the database")
     parser.add_argument("--made", default="", help="names the extension's sources")
     parser.add_argument("--quiet", action="store_true", help="prepare only, an aged fleet too")
+    parser.add_argument("--live", action="store_true", help="a fleet whose readings go on coming")
     options = parser.parse_args()
     with psycopg.connect(options.dsn, autocommit=True) as conn:
-        now = prepare(conn, options.made, refresh=not options.quiet)
+        now = prepare(conn, options.made, not options.quiet, options.live)
         if not options.quiet:
             report(conn, now)
 

@@ -16,7 +16,7 @@ import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, drift, forest, limits, queries, series, worker
+from pyml import __version__, blob, chart, drift, forest, limits, queries, series, worker
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -38,6 +38,8 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "kera
 # Memory that the models kept ready in one backend may take.
 CACHE_BYTES = 8 << 20
 LONGEST_HOURS = 24 * 366 * 10
+# Share of the values that a forecast's interval shall cover where none is asked for.
+LEVEL = 0.9
 
 
 # ---- answers ---------------------------------------------------------------------
@@ -831,8 +833,7 @@ def _forecast(
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
-    level = 0.9
-    ahead, held = _forecast(device, field, horizon, level, None)
+    ahead, held = _forecast(device, field, horizon, LEVEL, None)
     figures = held.figures
     return {
         "device_uuid": device,
@@ -855,7 +856,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "training_samples": held.readings_used,
             "sequence_length": held.model.meta["sequence_length"],
             "forecast_horizon": held.model.meta["horizon"],
-            "level": level,
+            "level": LEVEL,
             "interval_from": ahead.replayed,
             "last_reading": _iso(ahead.last_time),
             "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
@@ -872,6 +873,90 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
     ahead, _ = _forecast(device, field, horizon, level, until)
     columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
     return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+# ---- the picture ---------------------------------------------------------------
+
+
+@document
+def draw(device: str, field: str, hours: int) -> dict[str, Any]:
+    """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
+    _given(device=device, field=field, hours=hours)
+    _within("hours", hours, 1, LONGEST_HOURS)
+    history = History.of(_execute(queries.CONTEXT)[0])
+    session = _execute(queries.SESSION)[0]
+    until = float(session["until"])
+    since = until - hours * 3600
+    known = _metrics()
+    metric = _metric_of(field, known)
+    paths, places = series.columns_of(known)
+    totals = [paths[place] for place in places]
+    readings, values = _series_of(history, device, since, until, metric, totals)
+    if not np.isfinite(values).any():
+        raise _no_numbers(history, device, metric, since, until)
+    marks: list[chart.Mark] = []
+    ahead: chart.Ahead | None = None
+    notes: list[str] = []
+    try:
+        marks = _marks(device, since, until, readings.times, values)
+    except PymlError as error:
+        notes += [f"No anomalies: {error.message}.", error.hint or ""]
+    try:
+        ahead = _ahead(device, field, known, until)
+    except PymlError as error:
+        notes += [f"No forecast: {error.message}.", error.hint or ""]
+    bounds = _execute(queries.BOUNDS, field)
+    percent = bool(bounds) and (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) == (0, 100)
+    step = series.MAX_GAP * series.typical_interval(readings.times)
+    picture = chart.draw(
+        readings.times,
+        values,
+        title=f"{field}, last {hours} h",
+        subtitle=f"device {device}",
+        unit="%" if percent else "per second" if metric.kind == "counter" else "",
+        window=(since, until),
+        longest_step=step,
+        zone=chart.zone_of(session["zone"]),
+        marks=marks,
+        ahead=ahead,
+        notes=notes,
+    )
+    return {"svg": picture}
+
+
+def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
+    """What the forest in force flags, at the value that the picture has nearest to it."""
+    history, held = _in_force(device, "forest")
+    meta = held.model.meta
+    times, rows, scores, inside, _ = _scored(history, held, device, since, until)
+    flagged = inside[scores.severity[inside] > 0]
+    reasons = forest.explain(meta, held.model.run, times, rows, flagged)
+    shown = np.flatnonzero(np.isfinite(values))
+    nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in times[flagged]]
+    return [
+        chart.Mark(
+            float(times[row]),
+            float(values[place]),
+            SEVERITIES[scores.severity[row]],
+            float(scores.anomaly_score[row]),
+            why,
+        )
+        for row, place, why in zip(flagged.tolist(), nearest, reasons, strict=True)
+    ]
+
+
+def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> chart.Ahead:
+    """The forecast of a field, whichever of its names the model was trained under."""
+    plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
+    other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
+    try:
+        found, _ = _forecast(device, field, None, LEVEL, until)
+    except ModelNotFound as missing:
+        try:
+            found, _ = _forecast(device, other[field], None, LEVEL, until)
+        except (KeyError, ModelNotFound):
+            raise missing from None
+    return chart.Ahead(found.times, found.predicted, found.lower, found.upper, LEVEL)
 
 
 # ---- health --------------------------------------------------------------------

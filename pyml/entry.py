@@ -24,6 +24,7 @@ class Doors:
     train_lstm: Callable[..., str]
     forecast: Callable[..., str]
     predict: Callable[..., list[tuple[Any, ...]]]
+    draw: Callable[..., str]
     scan: Callable[..., str]
     environment: Callable[..., str]
 
@@ -64,6 +65,7 @@ def enter(version: str, site: str) -> Doors:
         door.train_lstm,
         door.forecast,
         door.predict,
+        door.draw,
         patrol.scan,
         door.environment,
     )
@@ -86,6 +88,7 @@ def _shut(message: str, detail: str, hint: str) -> Doors:
         train_lstm=document,
         forecast=document,
         predict=rows(4),
+        draw=document,
         scan=document,
         environment=document,
     )

@@ -89,6 +89,8 @@ EPOCHS = Query(
     ("text", "text"),
 )
 
+SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
+
 # ---- the scan ------------------------------------------------------------------
 
 SCAN_STATE = Query(

@@ -243,6 +243,23 @@ END
 $$;
 COMMENT ON FUNCTION ml_predict(uuid, text, int, float8, timestamptz) IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
+-- The picture ----------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_chart(device uuid, field text, hours int) RETURNS jsonb
+LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].draw(device, field, hours)
+$$;
+COMMENT ON FUNCTION _ml_chart(uuid, text, int) IS 'The Python side of ml_chart.';
+
+CREATE OR REPLACE FUNCTION ml_chart(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT 24) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_chart(device, field, hours)) ->> 'svg'; END $$;
+COMMENT ON FUNCTION ml_chart(uuid, text, int) IS 'A picture (SVG) of a field''s last hours: the readings, what the device''s forest finds anomalous, and the forecast with its 90 % interval; a missing model is said in it. Times are in the session''s time zone. Save it with psql -At -o chart.svg and open it in a browser. Writes nothing. No number there: ML003.';
+
 -- Models ---------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION ml_model_info(device uuid) RETURNS jsonb

@@ -1,0 +1,325 @@
+/**
+ * The documents that the database gives, as JSON schemas: the OpenAPI page shows
+ * them, the types of TypeScript follow from them, and the tests hold them against
+ * what a real server says.
+ */
+
+import { Type, type Static, type TSchema } from "typebox";
+
+const object = <T extends Record<string, TSchema>>(properties: T) =>
+  Type.Object(properties, { additionalProperties: false });
+const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+const Time = Type.String({ format: "date-time" });
+const Uuid = Type.String({ format: "uuid" });
+const Figures = Type.Record(Type.String(), Type.Unknown());
+const Severity = Type.Enum(["warning", "critical"]);
+
+export const Reason = object({
+  metric: Type.String(),
+  value: nullable(Type.Number()),
+  usual_low: nullable(Type.Number()),
+  usual_high: nullable(Type.Number()),
+  contribution: Type.Number(),
+  predicted: Type.Optional(Type.Number()),
+});
+
+// ---- Isolation Forest --------------------------------------------------------------
+
+export const TrainedForest = object({
+  device_uuid: Uuid,
+  model_id: Type.Integer(),
+  training_samples: Type.Integer(),
+  rejected_samples: Type.Integer(),
+  repeated_samples: Type.Integer(),
+  features: Type.Array(Type.String()),
+  contamination: Type.Number(),
+  window_start: Time,
+  window_end: Time,
+  held_out: Figures,
+  seconds: Type.Number(),
+});
+
+/** Beside what is named here an anomaly carries each metric's value under its name. */
+export const Anomaly = Type.Object(
+  {
+    timestamp: Time,
+    is_anomaly: Type.Boolean(),
+    anomaly_score: Type.Number({ description: "Lower is more anomalous." }),
+    severity: Severity,
+    reasons: Type.Array(Reason),
+  },
+  { additionalProperties: nullable(Type.Number()) },
+);
+
+export const Detection = object({
+  device_uuid: Uuid,
+  analyzed_points: Type.Integer(),
+  anomalies_detected: Type.Integer(),
+  anomalies: Type.Array(Anomaly),
+  model_info: object({
+    model_id: Type.Integer(),
+    trained_at: Time,
+    training_samples: Type.Integer(),
+    features: Type.Array(Type.String()),
+    warning_below: Type.Number(),
+    critical_below: Type.Number(),
+    rejected_samples: Type.Integer(),
+    repeated_samples: Type.Integer(),
+  }),
+});
+
+// ---- Forecasts ---------------------------------------------------------------------
+
+export const TrainedForecast = object({
+  device_uuid: Uuid,
+  field: Type.String(),
+  model_id: Type.Integer(),
+  accepted: Type.Boolean({ description: "Whether it replaced the model in force." }),
+  training_samples: Type.Integer(),
+  rejected_samples: Type.Integer(),
+  sequence_length: Type.Integer(),
+  forecast_horizon: Type.Integer(),
+  interval_seconds: Type.Number(),
+  held_out: Figures,
+  seconds: Type.Number(),
+});
+
+export const Prediction = object({
+  timestamp: Time,
+  predicted_value: Type.Number(),
+  confidence_lower: Type.Number(),
+  confidence_upper: Type.Number(),
+});
+
+export const Forecast = object({
+  device_uuid: Uuid,
+  field: Type.String(),
+  predictions: Type.Array(Prediction),
+  model_info: object({
+    model_id: Type.Integer(),
+    trained_at: Time,
+    training_samples: Type.Integer(),
+    sequence_length: Type.Integer(),
+    forecast_horizon: Type.Integer(),
+    level: Type.Number(),
+    interval_from: Type.Integer(),
+    last_reading: Time,
+    last_reading_age_seconds: Type.Number(),
+    mae: nullable(Type.Number()),
+    mase: nullable(Type.Number()),
+    beats_naive: nullable(Type.Boolean()),
+    coverage: nullable(Type.Record(Type.String(), nullable(Type.Number()))),
+  }),
+});
+
+export const ModelInfo = object({
+  device_uuid: Uuid,
+  models: Type.Array(
+    object({
+      model_id: Type.Integer(),
+      kind: Type.Enum(["forest", "lstm"]),
+      field: nullable(Type.String()),
+      is_current: Type.Boolean(),
+      trained_at: Time,
+      window_start: Time,
+      window_end: Time,
+      readings_used: Type.Integer(),
+      readings_rejected: Type.Integer(),
+      parameters: Figures,
+      figures: Figures,
+      versions: Type.Record(Type.String(), Type.String()),
+      seconds: Type.Number(),
+      bytes: Type.Integer(),
+      sha256: Type.String(),
+    }),
+  ),
+});
+
+// ---- z scores ----------------------------------------------------------------------
+
+export const TwinAnomalies = object({
+  deviceUuid: Uuid,
+  field: Type.String(),
+  timeRange: object({ from: Time, to: Time }),
+  statistics: object({
+    dataPoints: Type.Integer(),
+    mean: nullable(Type.Number()),
+    stdDev: nullable(Type.Number()),
+    min: nullable(Type.Number()),
+    max: nullable(Type.Number()),
+  }),
+  anomalyDetection: object({
+    threshold: Type.Number(),
+    method: Type.Literal("Z-score"),
+    detected: object({
+      total: Type.Integer(),
+      critical: Type.Integer(),
+      warning: Type.Integer(),
+    }),
+  }),
+  anomalies: Type.Array(
+    object({ timestamp: Time, value: Type.Number(), zScore: Type.Number(), severity: Severity }),
+  ),
+});
+
+// ---- The fleet ---------------------------------------------------------------------
+
+export const Status = Type.Enum(
+  ["critical", "failing", "warning", "silent", "untrained", "ok"],
+  {
+    description:
+      "critical or warning: an open incident of that severity, warning also a foretold breach; " +
+      "failing: the last scan failed; silent: no reading for an hour; untrained: no forest.",
+  },
+);
+
+export const Device = object({
+  device_uuid: Uuid,
+  name: Type.String(),
+  status: Status,
+  error: nullable(Type.String()),
+  open_incidents: Type.Integer(),
+  incidents_24h: Type.Integer(),
+  anomalies_24h: Type.Integer(),
+  breaches: Type.Integer(),
+  last_reading_at: nullable(Time),
+  last_anomaly_at: nullable(Time),
+  scanned_at: nullable(Time),
+  forest_trained_at: nullable(Time),
+  oldest_model_at: nullable(Time),
+  forecast_models: Type.Integer(),
+  drifted: Type.Boolean(),
+  drifted_metrics: Type.Array(Type.String()),
+});
+
+export const Incident = object({
+  device_uuid: Uuid,
+  name: Type.String(),
+  started_at: Time,
+  ended_at: Time,
+  open: Type.Boolean({ description: "The next anomaly would join it." }),
+  severity: Severity,
+  worst_score: Type.Number(),
+  leading_metric: nullable(Type.String()),
+  readings: Type.Integer(),
+  tiers: Type.Array(Type.String()),
+});
+
+export const Breach = object({
+  device_uuid: Uuid,
+  name: Type.String(),
+  field: Type.String(),
+  limit_value: Type.Number(),
+  breach_at: Time,
+  worst_predicted: Type.Number(),
+  made_at: Time,
+});
+
+export const FleetHealth = object({
+  totalDevices: Type.Integer(),
+  health: object({
+    healthy: Type.Integer(),
+    degraded: Type.Integer(),
+    critical: Type.Integer(),
+    healthyPercentage: Type.Integer(),
+  }),
+  open_incidents: Type.Integer(),
+  anomalies_24h: Type.Integer(),
+  critical_24h: Type.Integer(),
+  drifted: Type.Integer(),
+  failing: Type.Integer(),
+  silent: Type.Integer(),
+  without_model: Type.Integer(),
+  trainings_24h: Type.Integer(),
+  failed_trainings_24h: Type.Integer(),
+  oldest_scan_at: nullable(Time),
+  last_reading_at: nullable(Time),
+  timestamp: Time,
+});
+
+export const FleetAlerts = object({
+  total: Type.Integer(),
+  alerts: Type.Array(
+    object({
+      deviceUuid: Uuid,
+      deviceName: Type.String(),
+      severity: Severity,
+      alerts: Type.Array(Type.String()),
+    }),
+  ),
+});
+
+export const Fleet = object({
+  health: FleetHealth,
+  devices: Type.Array(Device),
+  incidents: Type.Array(Incident, { description: "Of the last day, the latest first." }),
+  breaches: Type.Array(Breach),
+});
+
+export const DevicePage = object({
+  device: Device,
+  fields: Type.Array(Type.String(), { description: "What can be asked for as field." }),
+  field: Type.String(),
+  is_percent: Type.Boolean(),
+  history: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
+    description: "The field's readings, the oldest first.",
+  }),
+  anomalies: Type.Array(
+    object({
+      timestamp: Time,
+      severity: Severity,
+      anomaly_score: nullable(Type.Number()),
+      forecast_score: nullable(Type.Number()),
+      value: nullable(Type.Number({ description: "Of the field, where it was recorded." })),
+      reasons: Type.Array(Reason),
+    }),
+  ),
+  incidents: Type.Array(Incident),
+  forecast: Type.Array(Prediction),
+  forecast_level: nullable(Type.Number()),
+  limit_value: nullable(Type.Number({ description: "That the field's forecast reaches." })),
+  breaches: Type.Array(Breach),
+  timestamp: Time,
+});
+
+// ---- Health and errors -------------------------------------------------------------
+
+export const Health = object({
+  status: Type.Enum(["ok", "degraded", "down"]),
+  checks: Type.Array(
+    object({
+      check: Type.String(),
+      ok: Type.Boolean(),
+      detail: nullable(Type.String()),
+      fix: nullable(Type.String()),
+    }),
+  ),
+});
+
+export const Problem = object({
+  error: Type.String({ description: "The name of the status." }),
+  message: Type.String(),
+  detail: Type.Optional(Type.String()),
+  hint: Type.Optional(Type.String({ description: "The next statement to type." })),
+  code: Type.Optional(Type.String({ description: "SQLSTATE." })),
+});
+
+export type Reason = Static<typeof Reason>;
+export type TrainedForest = Static<typeof TrainedForest>;
+export type Anomaly = Static<typeof Anomaly>;
+export type Detection = Static<typeof Detection>;
+export type TrainedForecast = Static<typeof TrainedForecast>;
+export type Prediction = Static<typeof Prediction>;
+export type Forecast = Static<typeof Forecast>;
+export type ModelInfo = Static<typeof ModelInfo>;
+export type TwinAnomalies = Static<typeof TwinAnomalies>;
+export type Status = Static<typeof Status>;
+export type Device = Static<typeof Device>;
+export type Incident = Static<typeof Incident>;
+export type Breach = Static<typeof Breach>;
+export type FleetHealth = Static<typeof FleetHealth>;
+export type FleetAlerts = Static<typeof FleetAlerts>;
+export type Fleet = Static<typeof Fleet>;
+export type DevicePage = Static<typeof DevicePage>;
+export type Health = Static<typeof Health>;
+export type Problem = Static<typeof Problem>;

@@ -1,0 +1,191 @@
+/** The routes: what each takes, the one statement that it is, and the document it gives. */
+
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import type { FastifyRequest } from "fastify";
+import { Type, type TSchema } from "typebox";
+import { call, type Database, type Statement } from "./database.js";
+import * as documents from "./documents.js";
+import * as statements from "./statements.js";
+
+const Uuid = Type.Object({ uuid: Type.String({ format: "uuid" }) });
+/** Ranges are the database's business: it answers with what is allowed and what to do. */
+const hours = Type.Optional(Type.Integer());
+const field = Type.Optional(Type.String({ description: "A metric's name or a dotted path." }));
+
+const shown = (summary: string, response: TSchema) => ({
+  summary,
+  response: { 200: response, "4xx": documents.Problem, "5xx": documents.Problem },
+});
+
+export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Database }> = async (
+  app,
+  { primary, reads },
+) => {
+  const train = <T>(request: FastifyRequest, statement: Statement) =>
+    primary.document<T>(statement, request.gone);
+  const read = <T>(request: FastifyRequest, statement: Statement) =>
+    reads.document<T>(statement, request.gone);
+
+  app.post(
+    "/ml/anomalies/train/:uuid",
+    {
+      schema: {
+        ...shown("Train an Isolation Forest and put it in force", documents.TrainedForest),
+        params: Uuid,
+        querystring: Type.Object({ hours, contamination: Type.Optional(Type.Number()) }),
+      },
+    },
+    (request) => {
+      const { hours, contamination } = request.query;
+      const statement = call("ml_train_forest", { device: request.params.uuid, hours, contamination });
+      return train<documents.TrainedForest>(request, statement);
+    },
+  );
+
+  app.get(
+    "/ml/anomalies/detect/:uuid",
+    {
+      schema: {
+        ...shown("Anomalies of the last hours, with their reasons", documents.Detection),
+        params: Uuid,
+        querystring: Type.Object({ hours }),
+      },
+    },
+    (request) => {
+      const { hours } = request.query;
+      const statement = call("ml_detect", { device: request.params.uuid, hours });
+      return read<documents.Detection>(request, statement);
+    },
+  );
+
+  app.post(
+    "/ml/forecasts/train/:uuid",
+    {
+      schema: {
+        ...shown("Train a forecast of a field", documents.TrainedForecast),
+        params: Uuid,
+        querystring: Type.Object({ field, hours }),
+      },
+    },
+    (request) => {
+      const { field, hours } = request.query;
+      const statement = call("ml_train_lstm", { device: request.params.uuid, field, hours });
+      return train<documents.TrainedForecast>(request, statement);
+    },
+  );
+
+  app.get(
+    "/ml/forecasts/predict/:uuid",
+    {
+      schema: {
+        ...shown("What comes next, with 90 % intervals", documents.Forecast),
+        params: Uuid,
+        querystring: Type.Object({ field, horizon: Type.Optional(Type.Integer()) }),
+      },
+    },
+    (request) => {
+      const { field, horizon } = request.query;
+      const statement = call("ml_forecast", { device: request.params.uuid, field, horizon });
+      return read<documents.Forecast>(request, statement);
+    },
+  );
+
+  for (const [path, kind] of [
+    ["anomalies", "forest"],
+    ["forecasts", "lstm"],
+  ] as const) {
+    app.get(
+      `/ml/${path}/model-info/:uuid`,
+      {
+        schema: {
+          ...shown(`The device's ${kind} models, those in force first`, documents.ModelInfo),
+          params: Uuid,
+          querystring: Type.Object({ field }),
+        },
+      },
+      async (request) => {
+        const { uuid } = request.params;
+        const statement = statements.modelInfo(uuid, kind, request.query.field);
+        const found = await read<documents.ModelInfo>(request, statement);
+        return found ?? missing(`device ${uuid} has no ${kind} model`, `POST /ml/${path}/train/${uuid}`);
+      },
+    );
+  }
+
+  app.get(
+    "/devices/:uuid/twin/anomalies",
+    {
+      schema: {
+        ...shown("z scores: needs no model", documents.TwinAnomalies),
+        params: Uuid,
+        querystring: Type.Object({
+          field: Type.String({ default: "system.cpuUsage" }),
+          hours: Type.Integer({ default: 168 }),
+          threshold: Type.Number({ default: 2.5 }),
+        }),
+      },
+    },
+    (request) => {
+      const { field, hours, threshold } = request.query;
+      const statement = statements.twinAnomalies(request.params.uuid, field, hours, threshold);
+      return read<documents.TwinAnomalies>(request, statement);
+    },
+  );
+
+  app.get(
+    "/devices/:uuid",
+    {
+      schema: {
+        ...shown("One device: its status, history, anomalies and forecast", documents.DevicePage),
+        params: Uuid,
+        querystring: Type.Object({
+          field: Type.String({ default: "cpu_usage" }),
+          hours: Type.Integer({ default: 24 }),
+        }),
+      },
+    },
+    async (request) => {
+      const { uuid } = request.params;
+      const statement = statements.device(uuid, request.query.field, request.query.hours);
+      const found = await read<documents.DevicePage>(request, statement);
+      return found ?? missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
+    },
+  );
+
+  app.get(
+    "/fleet",
+    { schema: shown("Every device, the last day's incidents and what is foretold", documents.Fleet) },
+    (request) => read<documents.Fleet>(request, statements.fleet()),
+  );
+
+  app.get(
+    "/fleet/health",
+    { schema: shown("The fleet in one document", documents.FleetHealth) },
+    (request) => read<documents.FleetHealth>(request, statements.fleetHealth()),
+  );
+
+  app.get(
+    "/fleet/alerts",
+    { schema: shown("Devices to look at, and why", documents.FleetAlerts) },
+    (request) => read<documents.FleetAlerts>(request, statements.fleetAlerts()),
+  );
+
+  app.get(
+    "/health",
+    {
+      schema: {
+        summary: "Whether everything that pyml stands on is well; 503 where it cannot work",
+        response: { 200: documents.Health, 503: documents.Health },
+      },
+    },
+    async (request, reply) => {
+      const found = await read<documents.Health>(request, statements.health());
+      return reply.status(found.status === "down" ? 503 : 200).send(found);
+    },
+  );
+};
+
+/** Refuse as the database does where a function of its own finds no model. */
+function missing(message: string, hint: string): never {
+  throw Object.assign(new Error(message), { code: "ML002", hint });
+}

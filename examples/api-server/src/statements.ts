@@ -1,0 +1,189 @@
+/** The statements that are more than a call of one function. Each gives one document. */
+
+import type { Statement } from "./database.js";
+
+/**
+ * Each device with its status, and its incidents of the last day; `$1` narrows it to one.
+ *
+ * An incident is open while the next anomaly would join it.
+ */
+const FLEET = `
+WITH named AS (
+  SELECT s.*, coalesce(d.name, s.device_uuid::text) AS name
+  FROM ml_device_status s LEFT JOIN devices d ON d.uuid = s.device_uuid
+  WHERE $1::uuid IS NULL OR s.device_uuid = $1
+), incident AS (
+  SELECT i.device_uuid, n.name, i.started_at, i.ended_at,
+         i.ended_at >= n.last_reading_at - make_interval(mins => g.value::int) AS open,
+         i.severity, i.worst_score, i.leading_metric, i.readings, i.tiers
+  FROM ml_incidents i JOIN named n USING (device_uuid)
+  JOIN ml_setting g ON g.name = 'incident_gap_minutes'
+  WHERE i.started_at > now() - interval '8 days' AND i.ended_at > now() - interval '1 day'
+    AND ($1::uuid IS NULL OR i.device_uuid = $1)
+), breach AS (
+  SELECT b.device_uuid, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
+  FROM ml_breaches b JOIN named n USING (device_uuid)
+  WHERE $1::uuid IS NULL OR b.device_uuid = $1
+), fleet AS (
+  SELECT n.device_uuid, n.name,
+         CASE WHEN i.critical THEN 'critical'
+              WHEN n.scan_outcome = 'failed' AND n.sqlstate <> 'ML002' THEN 'failing'
+              WHEN i.open > 0 OR b.breaches > 0 THEN 'warning'
+              WHEN n.last_reading_at < n.scanned_at - interval '1 hour' THEN 'silent'
+              WHEN n.forest_model_id IS NULL THEN 'untrained'
+              ELSE 'ok' END AS status,
+         n.error, coalesce(i.open, 0) AS open_incidents, coalesce(i.incidents, 0) AS incidents_24h,
+         n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
+         n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.forest_trained_at, n.oldest_model_at,
+         n.forecast_models, coalesce(n.drifted, false) AS drifted,
+         ARRAY(SELECT m.key FROM jsonb_each(n.drift) AS m
+               WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
+               ORDER BY m.key) AS drifted_metrics
+  FROM named n
+  LEFT JOIN (SELECT device_uuid, count(*) AS incidents, count(*) FILTER (WHERE open) AS open,
+                    bool_or(open AND severity = 'critical') AS critical
+             FROM incident GROUP BY device_uuid) AS i USING (device_uuid)
+  LEFT JOIN (SELECT device_uuid, count(*) AS breaches FROM breach GROUP BY device_uuid) AS b USING (device_uuid)
+)`;
+
+const HEALTH = `
+  SELECT jsonb_build_object(
+    'totalDevices', f.devices,
+    'health', jsonb_build_object('healthy', f.healthy, 'degraded', f.devices - f.healthy - f.critical,
+      'critical', f.critical, 'healthyPercentage', coalesce(round(100.0 * f.healthy / nullif(f.devices, 0)), 0)),
+    'open_incidents', f.open_incidents, 'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h,
+    'drifted', h.drifted, 'failing', h.failing, 'silent', h.silent, 'without_model', h.without_model,
+    'trainings_24h', h.trainings_24h, 'failed_trainings_24h', h.failed_trainings_24h,
+    'oldest_scan_at', h.oldest_scan_at, 'last_reading_at', h.last_reading_at, 'timestamp', now())
+  FROM ml_fleet_health h, (
+    SELECT count(*) AS devices, count(*) FILTER (WHERE status = 'ok') AS healthy,
+           count(*) FILTER (WHERE status = 'critical') AS critical,
+           coalesce(sum(open_incidents), 0)::int AS open_incidents FROM fleet) AS f`;
+
+const INCIDENTS = `(SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.started_at DESC, i.name), '[]') FROM incident i)`;
+const BREACHES = `(SELECT coalesce(jsonb_agg(to_jsonb(b) ORDER BY b.breach_at, b.name), '[]') FROM breach b)`;
+
+export function fleetHealth(): Statement {
+  return { text: `${FLEET} SELECT (${HEALTH}) AS document`, values: [null] };
+}
+
+export function fleet(): Statement {
+  return {
+    text: `${FLEET} SELECT jsonb_build_object('health', (${HEALTH}),
+      'devices', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position(
+        ARRAY['critical', 'failing', 'warning', 'silent', 'untrained', 'ok'], f.status), f.name), '[]') FROM fleet f),
+      'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}) AS document`,
+    values: [null],
+  };
+}
+
+/** Devices that somebody should look at, each with its reasons in words. */
+export function fleetAlerts(): Statement {
+  return {
+    text: `${FLEET}, alert AS (
+      SELECT device_uuid, name, severity, started_at AS at,
+             format('Anomaly since %s: %s', to_char(started_at, 'HH24:MI TZ'), coalesce(leading_metric, 'several metrics')) AS told
+      FROM incident WHERE open
+      UNION ALL
+      SELECT device_uuid, name, 'warning', breach_at,
+             format('%s is forecast to reach %s at %s', field, limit_value, to_char(breach_at, 'HH24:MI TZ'))
+      FROM breach
+      UNION ALL
+      SELECT device_uuid, name, 'warning', scanned_at, format('The last scan failed: %s', error)
+      FROM fleet WHERE status = 'failing'
+      UNION ALL
+      SELECT device_uuid, name, 'warning', last_reading_at,
+             format('No reading since %s', to_char(last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
+      FROM fleet WHERE last_reading_at < scanned_at - interval '1 hour'
+    ), device AS (
+      SELECT device_uuid, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
+      FROM alert GROUP BY device_uuid, name
+    )
+    SELECT jsonb_build_object('total', count(*), 'alerts', coalesce(jsonb_agg(jsonb_build_object(
+        'deviceUuid', d.device_uuid, 'deviceName', d.name, 'severity', d.severity, 'alerts', d.told)
+        ORDER BY d.severity, jsonb_array_length(d.told) DESC, d.name), '[]')) AS document
+    FROM device d`,
+    values: [null],
+  };
+}
+
+/** Everything that the page of one device shows; null for a device that pyml knows nothing of. */
+export function device(uuid: string, field: string, hours: number): Statement {
+  return {
+    // The same numbers may be asked for by a metric's name and by its path.
+    text: `${FLEET}, alias AS (
+      SELECT $2 AS field UNION
+      SELECT CASE WHEN m.name = $2 THEN m.path ELSE m.name END FROM ml_metric m
+      WHERE $2 IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
+    ), forecast AS (
+      SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = $1 AND p.field IN (SELECT field FROM alias)
+    )
+    SELECT jsonb_build_object('device', to_jsonb(f), 'field', $2,
+      -- What its forest looks at; every metric, while it has none.
+      'fields', (SELECT jsonb_agg(m.name ORDER BY m.name) FROM ml_metric m
+                 WHERE CASE WHEN s.drift IS NULL THEN m.enabled ELSE s.drift ? m.name END),
+      'is_percent', EXISTS (SELECT FROM ml_metric m JOIN alias a ON a.field = m.name
+                            WHERE m.lower_bound = 0 AND m.upper_bound = 100),
+      'history', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', z."timestamp", 'value', z.value) ORDER BY z."timestamp"), '[]')
+                  FROM ml_zscore($1, $2, hours => $3) AS z),
+      'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
+                      'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
+                      'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),
+                      'reasons', a.reasons) ORDER BY a."timestamp" DESC), '[]')
+                    FROM ml_anomalies a
+                    WHERE a.device_uuid = $1 AND a."timestamp" > now() - make_interval(hours => $3)),
+      'incidents', ${INCIDENTS},
+      'forecast', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', p."timestamp", 'predicted_value', p.predicted_value,
+                     'confidence_lower', p.confidence_lower, 'confidence_upper', p.confidence_upper) ORDER BY p."timestamp"), '[]')
+                   FROM forecast p),
+      'forecast_level', (SELECT max(p.level) FROM forecast p),
+      'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
+      'breaches', ${BREACHES}, 'timestamp', now()) AS document
+    FROM fleet f JOIN named s USING (device_uuid)`,
+    values: [uuid, field, hours],
+  };
+}
+
+/** z scores in the shape that clients of the twin know. */
+export function twinAnomalies(
+  uuid: string,
+  field: string,
+  hours: number,
+  threshold: number,
+): Statement {
+  return {
+    text: `WITH judged AS (SELECT * FROM ml_zscore($1, $2, hours => $3, threshold => $4))
+    SELECT jsonb_build_object('deviceUuid', $1::uuid, 'field', $2::text,
+      'timeRange', jsonb_build_object('from', now() - make_interval(hours => $3), 'to', now()),
+      'statistics', jsonb_build_object('dataPoints', count(*), 'mean', avg(value), 'stdDev', stddev_pop(value),
+                                       'min', min(value), 'max', max(value)),
+      'anomalyDetection', jsonb_build_object('threshold', $4::float8, 'method', 'Z-score',
+        'detected', jsonb_build_object('total', count(*) FILTER (WHERE is_anomaly),
+          'critical', count(*) FILTER (WHERE severity = 'critical'), 'warning', count(*) FILTER (WHERE severity = 'warning'))),
+      'anomalies', coalesce(jsonb_agg(jsonb_build_object('timestamp', "timestamp", 'value', value, 'zScore', z_score,
+        'severity', severity) ORDER BY "timestamp") FILTER (WHERE is_anomaly), '[]')) AS document
+    FROM judged`,
+    values: [uuid, field, hours, threshold],
+  };
+}
+
+/** The models of one kind; null where there is none, as the function knows them only together. */
+export function modelInfo(uuid: string, kind: "forest" | "lstm", field: string | undefined): Statement {
+  return {
+    text: `SELECT jsonb_build_object('device_uuid', $1::uuid, 'models', jsonb_agg(m ORDER BY n)) AS document
+    FROM jsonb_array_elements(ml_model_info($1) -> 'models') WITH ORDINALITY AS e (m, n)
+    WHERE m ->> 'kind' = $2 AND ($3::text IS NULL OR m ->> 'field' = $3) HAVING count(*) > 0`,
+    values: [uuid, kind, field ?? null],
+  };
+}
+
+export function health(): Statement {
+  return {
+    text: `SELECT jsonb_build_object(
+      'status', CASE WHEN bool_and(ok) THEN 'ok'
+        WHEN bool_and(ok OR check_name IN ('index', 'pg_cron')) THEN 'degraded' ELSE 'down' END,
+      'checks', jsonb_agg(jsonb_build_object('check', check_name, 'ok', ok, 'detail', detail, 'fix', fix))) AS document
+    FROM ml_doctor()`,
+    values: [],
+  };
+}

@@ -1,0 +1,134 @@
+"""A small fleet with models and a scan behind it, and the API server in front of it."""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import psycopg
+import pytest
+import sample_fleet
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVER = EXAMPLES / "api-server"
+
+# Paris and Berlin have models, Athens has none; what is trained in a test is Vienna's.
+PARIS, BERLIN, ATHENS, VIENNA = (
+    str(next(one.uuid for one in sample_fleet.FLEET if one.name == name))
+    for name in ("web-paris", "archive-berlin", "meter-athens", "sensor-vienna")
+)
+# Short trainings: how good a model is has tests of its own. With a limit that low a
+# breach is foretold.
+PREPARE = f"""
+UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
+UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
+UPDATE ml_setting SET value = '{{"system.cpuUsage": 3}}' WHERE name = 'forecast_limits';
+SELECT ml_train_forest('{PARIS}', as_of => now() - interval '1 day');
+"""
+
+
+@dataclass
+class Fleet:
+    """A database that the tests here share."""
+
+    dsn: str
+    environment: dict[str, str]
+    smoked: subprocess.CompletedProcess | None = None
+
+    def smoke(self, *options: str) -> subprocess.CompletedProcess:
+        """Run sql/smoke.sql as a person does."""
+        return subprocess.run(
+            ["psql", "-X", *options, "-f", EXAMPLES.parent / "sql/smoke.sql"],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "PAGER": "cat", **self.environment},
+        )
+
+    def ask(self, statement: str, *args: object) -> object:
+        """The single value of a statement's single row."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            return conn.execute(statement, args or None).fetchone()[0]
+
+
+@pytest.fixture(scope="session")
+def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
+    where = {"host": _server.host, "port": str(_server.port), "user": _server.user}
+    name = f"examples_{os.getpid()}"
+    with psycopg.connect(**where, dbname="postgres", autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {_server.template_dbname}")
+        dsn = psycopg.conninfo.make_conninfo(**where, dbname=name)
+        sample_fleet.load(dsn, days=2)
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
+        made = Fleet(dsn, {names[k]: v for k, v in where.items()} | {"PGDATABASE": name})
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute(PREPARE)
+            made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
+            conn.execute("CALL ml_scan()")
+        yield made
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def install() -> ModuleType:
+    """install.py as a module."""
+    spec = importlib.util.spec_from_file_location("install", EXAMPLES.parent / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def command(install: ModuleType) -> list[str]:
+    """What starts the API server, built; without Node.js its tests are skipped."""
+    try:
+        install.find_node()
+    except install.Failure as failure:
+        pytest.skip(f"{failure} ({failure.fix})")
+    return install.api_server()
+
+
+def run(*command: str) -> None:
+    """Run a command of the API server's; what it says is shown where it fails."""
+    done = subprocess.run(command, cwd=SERVER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def serving(command: list[str], **settings: str) -> Iterator[str]:
+    """Run the API server, and give its address."""
+    process = subprocess.Popen(
+        command,
+        env={"PATH": os.environ["PATH"], "PORT": "0", **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = process.stdout.readline()
+        found = re.fullmatch(r"listening on (http://\S+)\n", told)
+        assert found, told + process.stderr.read()
+        yield found[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0, process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def serve(command: list[str]) -> Callable[..., object]:
+    """Start the API server on a database of one's own: a context manager."""
+    return lambda **settings: serving(command, **settings)
+
+
+@pytest.fixture(scope="session")
+def api(fleet: Fleet, serve: Callable[..., object]) -> Iterator[str]:
+    """The address of an API server that has the fleet behind it."""
+    with serve(**fleet.environment) as address:
+        yield address

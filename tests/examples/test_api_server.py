@@ -1,0 +1,302 @@
+"""The API server on a real database: every route, its documents, errors and cancels."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import ExitStack
+
+import jsonschema
+import psycopg
+import pytest
+
+from .conftest import ATHENS, BERLIN, EXAMPLES, PARIS, VIENNA, run
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def ask(address, path, method="GET"):
+    """Status and document of a request."""
+    request = urllib.request.Request(address + path, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+# ---- documents ---------------------------------------------------------------------
+
+# Each route with the statement whose document it has to give; None where the statement
+# is the server's own and the page's tests look at what it says.
+ROUTES = {
+    f"POST /ml/anomalies/train/{VIENNA}?hours=6&contamination=0.02": None,
+    f"POST /ml/forecasts/train/{VIENNA}?field=system.cpuUsage&hours=12": None,
+    f"GET /ml/anomalies/detect/{PARIS}?hours=72": f"ml_detect('{PARIS}', hours => 72)",
+    f"GET /ml/forecasts/predict/{BERLIN}?horizon=5": f"ml_forecast('{BERLIN}', horizon => 5)",
+    f"GET /ml/anomalies/model-info/{PARIS}": f"ml_model_info('{PARIS}')",
+    f"GET /ml/forecasts/model-info/{BERLIN}?field=system.cpuUsage": None,
+    f"GET /devices/{PARIS}/twin/anomalies?hours=30": None,
+    f"GET /devices/{BERLIN}?field=cpu_usage&hours=12": None,
+    f"GET /devices/{ATHENS}": None,
+    "GET /fleet": None,
+    "GET /fleet/health": None,
+    "GET /fleet/alerts": None,
+    "GET /health": None,
+}
+
+
+@pytest.fixture(scope="session")
+def schemas(api):
+    """The schema of each route's 200 answer, by method and path as OpenAPI has it."""
+    _, openapi = ask(api, "/docs/json")
+    return {
+        f"{method.upper()} {path}": of["responses"]["200"]["content"]["application/json"]["schema"]
+        for path, methods in openapi["paths"].items()
+        for method, of in methods.items()
+    }
+
+
+def route_of(call):
+    """A call's method and path as OpenAPI has it."""
+    path = call.partition("?")[0]
+    for device in (PARIS, BERLIN, ATHENS, VIENNA):
+        path = path.replace(device, "{uuid}")
+    return path
+
+
+def test_every_route_is_looked_at(schemas):
+    assert {route_of(call) for call in ROUTES} == set(schemas)
+
+
+@pytest.mark.parametrize("call", ROUTES)
+def test_a_document_is_as_the_types_say(api, fleet, schemas, call):
+    method, _, path = call.partition(" ")
+    status, document = ask(api, path, method)
+    assert status == 200, document
+    jsonschema.validate(document, schemas[route_of(call)], jsonschema.Draft202012Validator)
+    if ROUTES[call]:
+        same = fleet.ask(f"SELECT {ROUTES[call]}")
+        for each in (document, same):
+            each.get("model_info", {}).pop("last_reading_age_seconds", None)
+        assert document == same
+
+
+@pytest.mark.usefixtures("command")
+def test_the_types_are_sound():
+    run("npm", "run", "check")
+
+
+def test_the_z_scores_are_those_of_sql(api, fleet):
+    _, document = ask(api, f"/devices/{PARIS}/twin/anomalies?field=cpu_usage&threshold=3&hours=72")
+    assert document["statistics"]["dataPoints"] > 2000
+    assert len(document["anomalies"]) == document["anomalyDetection"]["detected"]["total"] > 0
+    assert len(document["anomalies"]) == fleet.ask(
+        "SELECT count(*) FROM ml_zscore(%s, 'cpu_usage', 72, 3) WHERE is_anomaly", PARIS
+    )
+
+
+def test_the_fleets_routes_agree_with_the_views(api, fleet):
+    _, whole = ask(api, "/fleet")
+    _, alerts = ask(api, "/fleet/alerts")
+    counted = "SELECT count(*) FROM ml_device_status"
+    assert len(whole["devices"]) == whole["health"]["totalDevices"] == fleet.ask(counted) == 8
+    status = {device["name"]: device["status"] for device in whole["devices"]}
+    incidents = [one for one in whole["incidents"] if one["device_uuid"] == BERLIN]
+    critical = any(one["open"] and one["severity"] == "critical" for one in incidents)
+    # Its CPU is forecast to pass the limit.
+    assert status["archive-berlin"] == ("critical" if critical else "warning")
+    assert status["meter-athens"] == "untrained"
+    breaches = {(breach["name"], breach["field"]) for breach in whole["breaches"]}
+    assert ("archive-berlin", "system.cpuUsage") in breaches
+    assert len(breaches) == fleet.ask("SELECT count(*) FROM ml_breaches")
+    (alert,) = (one for one in alerts["alerts"] if one["deviceUuid"] == BERLIN)
+    assert alert["alerts"][-1].startswith("system.cpuUsage is forecast to reach 3 at ")
+    found = "SELECT count(*) FROM ml_incidents WHERE ended_at > now() - interval '1 day'"
+    assert len(whole["incidents"]) == fleet.ask(found) > 0
+
+
+# ---- errors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "code"),
+    [
+        (f"GET /ml/anomalies/detect/{NOBODY}", 404, "ML002"),
+        (f"GET /ml/forecasts/predict/{PARIS}", 404, "ML002"),
+        (f"GET /ml/anomalies/model-info/{NOBODY}", 404, "ML002"),
+        (f"GET /ml/forecasts/model-info/{PARIS}", 404, "ML002"),
+        (f"GET /devices/{NOBODY}", 404, "ML002"),
+        (f"POST /ml/anomalies/train/{NOBODY}", 400, "ML001"),
+        (f"POST /ml/anomalies/train/{ATHENS}?hours=1", 400, "ML001"),
+        (f"POST /ml/forecasts/train/{PARIS}?field=identity.model", 400, "ML003"),
+        (f"GET /ml/anomalies/detect/{PARIS}?hours=0", 400, "ML004"),
+        (f"POST /ml/anomalies/train/{PARIS}?contamination=0.9", 400, "ML004"),
+        (f"GET /devices/{PARIS}/twin/anomalies?threshold=-1", 400, "ML004"),
+        ("GET /ml/anomalies/detect/web-paris", 422, None),
+        (f"GET /ml/anomalies/detect/{PARIS}?hours=soon", 422, None),
+        (f"GET /ml/anomalies/detect/{PARIS}?hours=99999999999", 422, "22003"),
+        ("GET /ml/nothing", 404, None),
+    ],
+)
+def test_an_error_has_its_status_and_says_what_to_do(api, call, status, code):
+    method, _, path = call.partition(" ")
+    got, body = ask(api, path, method)
+    assert (got, body.get("code")) == (status, code), body
+    assert body["message"]
+    assert body["error"]
+    if code != "22003":
+        assert body["hint"]
+    assert "Traceback" not in json.dumps(body)
+
+
+def test_what_a_client_adds_reaches_no_statement(api):
+    names = urllib.parse.urlencode({"max_anomalies": "0", "hours) FROM ml_model; --": "1"})
+    status, document = ask(api, f"/ml/anomalies/detect/{PARIS}?hours=72&{names}")
+    assert status == 200
+    assert document["anomalies"]
+
+
+def test_broken_models_and_environments_are_the_servers_fault(db, serve):
+    db.execute(
+        "INSERT INTO ml_model (device_uuid, kind, is_current, window_start, window_end,"
+        " readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)"
+        " VALUES (%s, 'forest', true, now(), now(), 1, 0, '{}', '{}', '{}', 1, 'x', 'x')",
+        [NOBODY],
+    )
+    with serve(**environment(db)) as address:
+        status, body = ask(address, f"/ml/anomalies/detect/{NOBODY}")
+        assert (status, body["code"]) == (500, "ML005")
+        assert body["hint"] == f"SELECT ml_train_forest('{NOBODY}');"
+        db.execute("UPDATE ml_setting SET value = 'public.nothing' WHERE name = 'history_table'")
+        status, body = ask(address, f"/ml/anomalies/detect/{NOBODY}")
+        assert (status, body["code"]) == (503, "ML006")
+        status, body = ask(address, "/health")
+        assert (status, body["status"]) == (503, "down")
+        db.execute("DROP EXTENSION pyml")
+        assert ask(address, "/fleet")[0] == 503
+
+
+def test_without_a_database_it_says_so(serve):
+    with serve(PGHOST="/nonexistent", PGUSER="x", PGDATABASE="x") as address:
+        for path in ("/health", "/fleet"):
+            status, body = ask(address, path)
+            assert status == 503
+            assert body["message"] == "the database cannot be reached"
+            assert body["detail"]
+
+
+def environment(db, **other):
+    """How a server of one's own reaches a test's database."""
+    info = {"PGHOST": db.info.host, "PGPORT": str(db.info.port), "PGUSER": db.info.user}
+    return info | {"PGDATABASE": db.info.dbname} | other
+
+
+def test_the_privileges_that_the_readme_names_are_enough(db, serve):
+    role = f"api_{db.info.dbname}"
+    db.execute(f'CREATE ROLE "{role}" LOGIN')
+    try:
+        with serve(**environment(db, PGUSER=role)) as address:
+            status, body = ask(address, "/fleet")
+            assert (status, body["code"]) == (403, "42501")
+            db.execute("SELECT ml_grant(%s, 'read')", [role])
+            db.execute(f'GRANT SELECT ON devices, device_shadow_history TO "{role}"')
+            for path in ("/fleet", "/fleet/health", "/fleet/alerts"):
+                assert ask(address, path)[0] == 200
+            assert ask(address, f"/ml/anomalies/detect/{NOBODY}")[0] == 404
+            assert ask(address, f"/ml/anomalies/train/{NOBODY}", "POST")[0] == 403
+            db.execute("SELECT ml_grant(%s, 'train')", [role])
+            status, body = ask(address, f"/ml/anomalies/train/{NOBODY}", "POST")
+            assert (status, body["code"]) == (400, "ML001")
+    finally:
+        db.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+# ---- connections -------------------------------------------------------------------
+
+
+def trainings(conn):
+    """Trainings that the API server has running."""
+    found = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND state = 'active' AND query LIKE 'SELECT ml_train_lstm(%'"
+    )
+    return found.fetchone()[0]
+
+
+def start_training(address):
+    """Ask for a training that takes seconds; closing what this gives is to go away."""
+    host, port = urllib.parse.urlsplit(address).netloc.split(":")
+    client = socket.create_connection((host, int(port)))
+    path = f"/ml/forecasts/train/{VIENNA}?field=memory_usage_percent"
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return client
+
+
+def test_a_client_that_goes_away_takes_its_query_along(api, fleet):
+    before = fleet.ask("SELECT count(*) FROM ml_run")
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn:
+        with start_training(api):
+            until(lambda: trainings(conn) == 1)
+        until(lambda: trainings(conn) == 0)
+    assert fleet.ask("SELECT count(*) FROM ml_run") == before
+    assert ask(api, "/fleet/health")[0] == 200
+
+
+def until(met, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_stop_ends_a_training(fleet, serve):
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn, ExitStack() as later:
+        with serve(**fleet.environment) as address:
+            later.enter_context(start_training(address))
+            until(lambda: trainings(conn) == 1)
+        until(lambda: trainings(conn) == 0)
+
+
+def test_reads_may_go_to_a_standby(fleet, serve):
+    standby = "postgresql://?" + urllib.parse.urlencode(
+        {"options": "-c default_transaction_read_only=on -c timezone=UTC"}
+    )
+    with serve(**fleet.environment, READ_DATABASE_URL=standby) as address:
+        for path in (f"/ml/anomalies/detect/{PARIS}", "/fleet", f"/devices/{BERLIN}", "/health"):
+            assert ask(address, path)[0] == 200
+    nowhere = "postgresql:///x?host=/nonexistent"
+    with serve(**fleet.environment, DATABASE_URL=standby, READ_DATABASE_URL=nowhere) as address:
+        assert ask(address, "/fleet")[0] == 503
+        status, body = ask(address, f"/ml/anomalies/train/{VIENNA}?hours=3", "POST")
+        assert (status, body["code"]) == (503, "25006")
+
+
+def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet, command):
+    show = "import sys, install as i; i.show_dashboard(sys.argv[2:], i.Server(sys.argv[1]))"
+    before = fleet.ask("SELECT count(*) FROM ml_job")
+    with subprocess.Popen(
+        [sys.executable, "-c", show, fleet.dsn, *command],
+        cwd=EXAMPLES.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as shown:
+        shown.stdout.readline()
+        address = re.fullmatch(r"The dashboard: (http\S+) .*\n", shown.stdout.readline())[1]
+        with urllib.request.urlopen(address) as page:
+            assert b"pyml" in page.read()
+        until(lambda: fleet.ask("SELECT count(*) FROM ml_job") > before)
+        shown.send_signal(signal.SIGINT)
+        _, told = shown.communicate(timeout=20)
+    assert shown.returncode == 0, told
+    assert "stopping the dashboard" in told
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address)

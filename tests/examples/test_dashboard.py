@@ -1,0 +1,342 @@
+"""The page in a real browser on a real database: its figures, states, keys and sizes."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from .conftest import ATHENS, BERLIN, PARIS, VIENNA
+from .test_api_server import environment
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE, TABLET = {"width": 390, "height": 844}, {"width": 880, "height": 1180}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("there is no chromium here: sudo apt-get install chromium fonts-dejavu-core")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page of the dashboard; a script's error or a foreign address fails the test."""
+    contexts, wrong = [], []
+
+    def visit(address: str, **options) -> Page:
+        contexts.append(browser.new_context(timezone_id="Asia/Tokyo", **options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda one: (
+                one.url.startswith((address.split("/#")[0], "data:")) or wrong.append(one.url)
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def ready(page: Page) -> Page:
+    expect(page.locator("main")).to_have_attribute("aria-busy", "false", timeout=15_000)
+    return page
+
+
+def refresh(page: Page) -> None:
+    """Have the page ask again, as it does when the network is back."""
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+
+
+# ---- figures -----------------------------------------------------------------------
+
+
+def test_the_fleets_figures_are_those_of_sql(api, fleet, visit):
+    page = ready(visit(api))
+    tiles = dict(
+        page.locator(".tile").evaluate_all(
+            "all => all.map(t => [t.querySelector('dt').textContent,"
+            " t.querySelector('dd').textContent])"
+        )
+    )
+    health = fleet.ask("SELECT to_jsonb(h) FROM ml_fleet_health h")
+    assert tiles["Devices"] == str(fleet.ask("SELECT count(*) FROM ml_device_status"))
+    for name, column in (
+        ("Anomalies, 24 h", "anomalies_24h"),
+        ("Drifted", "drifted"),
+        ("Silent", "silent"),
+    ):
+        assert tiles[name] == str(health[column]), name
+    rows = page.locator(".devices tbody tr").evaluate_all(
+        "all => all.map(r => [...r.children].map(c => c.textContent))"
+    )
+    expected = fleet.ask(
+        "SELECT jsonb_object_agg(d.name, jsonb_build_array(s.anomalies_24h,"
+        " (SELECT coalesce(string_agg(m.key, ', ' ORDER BY m.key), '–') FROM jsonb_each(s.drift) m"
+        "  WHERE s.drifted AND (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8)))"
+        " FROM ml_device_status s JOIN devices d ON d.uuid = s.device_uuid"
+    )
+    assert {row[0]: [int(row[3]), row[6]] for row in rows} == expected
+    incidents = page.locator(".incident").count()
+    assert incidents == fleet.ask(
+        "SELECT count(*) FROM ml_incidents WHERE ended_at > now() - interval '1 day'"
+    )
+    breach = page.locator(".breach", has_text="archive-berlin").inner_text()
+    assert "archive-berlin system.cpuUsage is forecast at or above its limit of 3" in breach
+
+
+def plotted(page: Page, key: str) -> list[tuple[float, float]]:
+    """The points of one part of the picture: milliseconds and value."""
+    found = page.evaluate(
+        "key => Chart.getChart('plot').data.datasets.find(d => d.key === key)?.data"
+        ".map(p => [p.x, p.y]) ?? []",
+        key,
+    )
+    return [tuple(one) for one in found]
+
+
+def rows(dsn, statement, *args) -> list[tuple]:
+    with psycopg.connect(dsn) as conn:
+        return conn.execute(statement, args).fetchall()
+
+
+def test_a_devices_picture_is_what_sql_says(api, fleet, visit):
+    page = ready(visit(f"{api}/#/device/{BERLIN}?field=cpu_usage&hours=168"))
+    milliseconds = 'floor(extract(epoch FROM "timestamp") * 1000)::float8'
+    history = f"SELECT {milliseconds}, value FROM ml_zscore(%s, 'cpu_usage', 168) ORDER BY 1"
+    assert len(plotted(page, "history")) > 1000
+    assert plotted(page, "history") == rows(fleet.dsn, history, BERLIN)
+    for severity in ("warning", "critical"):
+        marked = rows(
+            fleet.dsn,
+            f"SELECT {milliseconds}, (metrics ->> 'cpu_usage')::float8 FROM ml_anomalies"
+            " WHERE device_uuid = %s AND severity = %s ORDER BY 1",
+            *(BERLIN, severity),
+        )
+        assert plotted(page, severity) == marked
+    steps = rows(
+        fleet.dsn,
+        f"SELECT {milliseconds}, predicted_value, confidence_lower, confidence_upper"
+        " FROM ml_forecasts WHERE device_uuid = %s ORDER BY 1",
+        BERLIN,
+    )
+    assert len(steps) == 12
+    joint = plotted(page, "history")[-1]
+    for place, key in ((1, "forecast"), (2, "lower"), (3, "upper")):
+        assert plotted(page, key) == [joint, *((step[0], step[place]) for step in steps)]
+    assert {y for _, y in plotted(page, "limit")} == {3}
+    page.get_by_text("Forecast until").click()
+    shown = page.locator("#forecast tbody tr td:nth-child(2)").all_inner_texts()
+    assert [float(text.removesuffix(" %")) for text in shown] == pytest.approx(
+        [step[1] for step in steps], abs=0.051
+    )
+
+
+def test_an_anomaly_says_why_to_the_mouse_and_to_the_keyboard(api, fleet, visit):
+    page = ready(visit(f"{api}/#/device/{PARIS}?field=cpu_usage&hours=168"))
+    canvas = page.locator("#plot")
+    canvas.focus()
+    canvas.press("ArrowLeft")
+    spot = told_of_an_anomaly(page, fleet)
+    expect(page.locator("[aria-live=polite]")).to_contain_text("(usual: ")
+    told = "Chart.getChart('plot').tooltip.dataPoints.some(p => p.raw.anomaly)"
+    canvas.hover(position={"x": 0.8 * spot["x"], "y": spot["y"]})
+    page.wait_for_function(f"!{told}")
+    canvas.hover(position=spot)
+    page.wait_for_function(told)
+    told_of_an_anomaly(page, fleet)
+
+
+def told_of_an_anomaly(page: Page, fleet) -> dict[str, float]:
+    """Hold what the picture tells of an anomaly against the log; where in the picture it is."""
+    moment, lines, x, y = page.evaluate(
+        "(() => { const t = Chart.getChart('plot').tooltip;"
+        " const i = t.dataPoints.findIndex(p => p.raw.anomaly);"
+        " return [t.dataPoints[i].raw.anomaly.timestamp, t.body[i].lines, t.caretX, t.caretY];})()"
+    )
+    severity, metric = rows(
+        fleet.dsn,
+        "SELECT severity, reasons -> 0 ->> 'metric' FROM ml_anomalies"
+        ' WHERE device_uuid = %s AND "timestamp" = %s',
+        *(PARIS, moment),
+    )[0]
+    assert lines[0] == f"{severity}:"
+    assert lines[1].startswith(f"{metric} ")
+    return {"x": x, "y": y}
+
+
+def test_a_device_without_a_model_shows_its_history(api, visit):
+    page = ready(visit(f"{api}/#/device/{ATHENS}"))
+    expect(page.locator("h1")).to_contain_text("untrained")
+    assert len(plotted(page, "history")) > 1000
+    assert "SELECT ml_train_lstm(" in page.locator("main").inner_text()
+
+
+# ---- keys and sizes ----------------------------------------------------------------
+
+
+def test_everything_is_reached_by_keyboard(api, visit):
+    page = ready(visit(api))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    link = f"device-{VIENNA}"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == link:
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_contain_text("sensor-vienna")
+    ready(page)
+    page.locator("#hours").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_url(re.compile("hours=72"))
+    ready(page)
+    expect(page.locator("#hours")).to_have_value("72")
+    page.go_back()
+    expect(page.locator("#hours")).to_have_value("24")
+
+
+def test_a_refresh_leaves_the_focus_where_it_was(api, visit):
+    page = ready(visit(api))
+    link = page.locator(f"#device-{PARIS}")
+    link.focus()
+    with page.expect_response("**/fleet"):
+        refresh(page)
+    ready(page)
+    expect(link).to_be_focused()
+
+
+@pytest.mark.parametrize("place", ["", f"#/device/{BERLIN}"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_follows_the_scheme(api, visit, place, scheme):
+    page = ready(visit(f"{api}/{place}", viewport=TABLET, color_scheme=scheme))
+    for size in (TABLET, PHONE):
+        page.set_viewport_size(size)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    ink, ground = page.evaluate(
+        "(() => { const s = getComputedStyle(document.body);"
+        " return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number)); })()"
+    )
+    assert (sum(ink) < sum(ground)) == (scheme == "light")
+    poor = page.evaluate(CONTRAST)
+    assert poor == []
+
+
+# WCAG 2.2, success criterion 1.4.3: 4.5 to 1 for text.
+CONTRAST = r"""(() => {
+  const channels = (c) => c.match(/[\d.]+/g).map(Number);
+  const light = (c) => channels(c).slice(0, 3).map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => {
+    const own = getComputedStyle(e).backgroundColor;
+    return channels(own)[3] === 0 ? ground(e.parentElement) : own;
+  };
+  const own = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  return [...document.querySelectorAll("body *")].filter((e) => own(e) && e.offsetParent)
+    .filter((e) => {
+      const pair = [light(getComputedStyle(e).color), light(ground(e))].sort((a, b) => b - a);
+      return (pair[0] + 0.05) / (pair[1] + 0.05) < 4.5;
+    })
+    .map((e) => e.outerHTML.slice(0, 80));
+})()"""
+
+
+# ---- states ------------------------------------------------------------------------
+
+
+def test_what_happens_is_shown_without_a_reload(api, fleet, visit):
+    page = ready(visit(f"{api}/#/device/{ATHENS}"))
+    expect(page.locator("main")).to_contain_text("None in the last day.")
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn:
+        conn.execute(
+            'INSERT INTO ml_anomaly (device_uuid, "timestamp", tier, score, severity, metrics,'
+            " reasons, model_id, incident_at) VALUES (%s, now(), 'forest', -0.7, 'critical',"
+            ' \'{"cpu_usage": 99}\', \'[{"metric": "cpu_usage", "value": 99, "usual_low": 1,'
+            ' "usual_high": 50, "contribution": 1}]\', 1, now())',
+            [ATHENS],
+        )
+        try:
+            refresh(page)
+            expect(page.locator(".incident")).to_contain_text("still open")
+            expect(page.locator(".anomaly")).to_contain_text("cpu_usage 99 (usual: 1 to 50)")
+            expect(page.locator("h1")).to_contain_text("critical")
+            page.goto(f"{api}/#/")
+            expect(page).to_have_title(re.compile(r"\(\d+\) Fleet"))
+        finally:
+            conn.execute("DELETE FROM ml_anomaly WHERE device_uuid = %s", [ATHENS])
+
+
+def test_an_empty_fleet_says_what_to_do(db, serve, visit):
+    with serve(**environment(db)) as address:
+        page = ready(visit(address))
+        expect(page.locator(".empty")).to_contain_text("CALL ml_scan();")
+
+
+def test_late_scans_are_told_and_names_stay_text(db, serve, visit):
+    name = "<img src=x onerror=alert(1)>"
+    db.execute("INSERT INTO devices (uuid, name) VALUES (%s, %s)", [ATHENS, name])
+    db.execute(
+        "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading)"
+        " VALUES (%s, now() - interval '2 hours', 'scanned', now() - interval '5 hours')",
+        [ATHENS],
+    )
+    with serve(**environment(db)) as address:
+        page = ready(visit(address))
+        expect(page.locator("#notice")).to_contain_text("The last scan was 2 h ago.")
+        expect(page.locator(".devices")).to_contain_text("silent")
+        page.get_by_role("link", name=name).click()
+        expect(page.locator("h1")).to_contain_text(name)
+        expect(page.locator(".picture")).to_contain_text("No reading of cpu_usage")
+        expect(page.get_by_role("link", name="Look at the last 3 days")).to_be_visible()
+
+
+def test_loading_is_shown_when_it_takes_a_while(api, visit, browser):
+    page = ready(visit(api))
+    page.route("**/devices/*", lambda route: None)  # an answer that does not come
+    page.locator(f"#device-{PARIS}").click()
+    expect(page.locator(".ghost").first).to_be_visible()
+    expect(page.locator("#freshness")).to_have_text("loading …")
+    expect(page.locator("main")).to_have_attribute("aria-busy", "true")
+
+
+def test_a_lost_server_leaves_what_was_known_and_says_so(fleet, serve, visit):
+    with serve(**fleet.environment) as address:
+        page = ready(visit(address))
+    refresh(page)
+    expect(page.locator("#notice")).to_contain_text("Not refreshed since")
+    assert page.locator(".devices tbody tr").count() == 8
+    expect(page.locator("main")).to_have_class("stale")
+    expect(page.locator("#freshness")).to_contain_text("as of")
+    with serve(**fleet.environment, PORT=address.rpartition(":")[2]):
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.locator("#freshness")).to_contain_text("live")
+
+
+def test_a_refusal_is_shown_with_its_hint(api, visit):
+    page = ready(visit(f"{api}/#/device/00000000-0000-0000-0000-000000000000"))
+    expect(page.get_by_role("alert").last).to_contain_text("has no model and was never scanned")
+    expect(page.locator("main")).to_contain_text("CALL ml_scan();")
+    page.get_by_role("link", name="To the fleet").click()
+    expect(page.locator(".devices tbody tr")).to_have_count(8)

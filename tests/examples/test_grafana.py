@@ -1,0 +1,97 @@
+"""The Grafana dashboard: each statement in it runs, and gives what its panel needs."""
+
+import itertools
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from .conftest import BERLIN, EXAMPLES
+
+BOARD = json.loads((EXAMPLES / "grafana/pyml-fleet.json").read_text())
+PANELS = {
+    f"{panel['title']} {target['refId']}": (panel, target)
+    for panel in BOARD["panels"]
+    for target in panel["targets"]
+}
+
+
+def expanded(sql: str) -> str:
+    """A statement with Grafana's macros and variables replaced as its documentation has it."""
+    now = datetime.now(UTC)
+    since, until = (
+        f"'{moment.isoformat(timespec='milliseconds').replace('+00:00', 'Z')}'"
+        for moment in (now - timedelta(hours=48), now + timedelta(minutes=30))
+    )
+    for pattern, text in (
+        (r"\$__timeFilter\(([^()]+)\)", rf"\1 BETWEEN {since} AND {until}"),
+        (r"\$__timeFrom\(\)", since),
+        (r"\$__timeTo\(\)", until),
+        (
+            r"\$__timeGroupAlias\(([^,]+), *\$__interval\)",
+            r'floor(extract(epoch from \1)/300)*300 AS "time"',
+        ),
+        (r"\$\{device:sqlstring\}", f"'{BERLIN}'"),
+        (r"\$\{field:sqlstring\}", "'system.cpuUsage'"),
+    ):
+        sql = re.sub(pattern, text, sql)
+    assert "$" not in sql
+    return sql
+
+
+@pytest.fixture(scope="module")
+def answer(fleet):
+    """Columns and rows of a statement, asked in a transaction that only reads."""
+    with psycopg.connect(fleet.dsn, options="-c default_transaction_read_only=on") as conn:
+
+        def answer(sql):
+            cursor = conn.execute(expanded(sql))
+            return [column.name for column in cursor.description], cursor.fetchall()
+
+        yield answer
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_has_something_to_show(answer, name):
+    panel, target = PANELS[name]
+    columns, rows = answer(target["rawSql"])
+    assert rows
+    if panel["type"] == "timeseries":
+        assert columns[0] == "time"
+        assert rows == sorted(rows, key=lambda row: row[0])
+        assert all(isinstance(value, int | float | str) for row in rows for value in row[1:])
+
+
+def test_the_variables_and_annotations_have_something_to_offer(answer):
+    device, field = (one for one in BOARD["templating"]["list"] if one["type"] == "query")
+    columns, rows = answer(device["query"])
+    assert columns == ["__text", "__value"]
+    assert ("archive-berlin", BERLIN) in rows
+    assert ("system.cpuUsage",) in answer(field["query"])[1]
+    (annotation,) = BOARD["annotations"]["list"]
+    columns, rows = answer(annotation["target"]["rawSql"])
+    assert columns == ["time", "tags", "text"]
+    assert rows
+
+
+def test_the_forecast_lies_in_the_future_of_the_readings(answer):
+    name = "$field of the device"
+    readings, steps = (answer(PANELS[f"{name} {ref}"][1]["rawSql"])[1] for ref in "AB")
+    assert len(steps) == 12
+    assert readings[-1][0] < steps[0][0]
+    assert all(lower <= predicted <= upper for _, predicted, lower, upper in steps)
+
+
+def test_the_panels_are_told_apart_and_do_not_overlap():
+    panels = BOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["description"] for panel in panels)
+    for one, other in itertools.combinations([panel["gridPos"] for panel in panels], 2):
+        apart = any(
+            a[axis] + a[size] <= b[axis]
+            for axis, size in (("x", "w"), ("y", "h"))
+            for a, b in ((one, other), (other, one))
+        )
+        assert apart, (one, other)

@@ -1,0 +1,31 @@
+"""`sql/smoke.sql` as a person runs it."""
+
+STEPS = {
+    "Is all well?": 6,
+    "Train an Isolation Forest": 1,
+    "Anomalies of the last day, the worst five": 2,
+    "Train a forecast of the CPU": 1,
+    "What comes next": 12,
+    "The models in force": 2,
+}
+
+
+def test_it_goes_from_health_to_a_forecast(fleet):
+    ran = fleet.smoked
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    sections = dict(part.split("\n", 1) for part in ran.stdout.split("== ")[1:])
+    assert list(sections) == list(STEPS)
+    for name, least in STEPS.items():
+        lines = sections[name].splitlines()
+        tables = sum("-+-" in line for line in lines)
+        assert sum("|" in line for line in lines) >= tables + least, sections[name]
+    assert sections["Is all well?"].count("| ok ") == fleet.ask(
+        "SELECT count(*) FROM ml_doctor() WHERE ok"
+    )
+
+
+def test_without_a_device_it_says_how(fleet):
+    ran = fleet.smoke()
+    assert ran.returncode == 3
+    assert "psql -v device=UUID -f sql/smoke.sql" in ran.stderr
