@@ -354,14 +354,15 @@ class _Network:
         )
         self._call = tf.function(lambda p, e: self.model([p, e]), input_signature=shapes)
 
-        def load(weights: Any) -> None:
-            for variable, value in zip(self.model.trainable_variables, weights, strict=True):
-                variable.assign(value)
+        sizes = [int(np.prod(shape)) for shape in self._shapes]
 
-        # In one call: from Python, each assignment by itself takes as long as a batch.
-        self._load = tf.function(
-            load, input_signature=[[tf.TensorSpec(shape, f32) for shape in self._shapes]]
-        )
+        def load(flat: Any) -> None:
+            parts = zip(self.model.trainable_variables, tf.split(flat, sizes), strict=True)
+            for variable, value in parts:
+                variable.assign(tf.reshape(value, variable.shape))
+
+        # In one call of one array: each of its own takes as long as half a batch.
+        self._load = tf.function(load, input_signature=[tf.TensorSpec((sum(sizes),), f32)])
         # Traced here, not at the first call: a training is then in steps from its start.
         for traced in (self._train, self._call, self._load):
             traced.get_concrete_function()
@@ -396,7 +397,7 @@ class _Network:
             variable.assign(self._tf.zeros_like(variable))
 
     def load(self, weights: Weights) -> None:
-        self._load(weights)
+        self._load(self._tf.constant(np.concatenate([w.ravel() for w in weights])))
 
     def weights(self) -> Weights:
         return [v.numpy() for v in self.model.trainable_variables]
