@@ -2,14 +2,14 @@
 
 The network's forecast is, for each step ahead, a weighted mean of four simple
 forecasts (the last value, two medians, a linear map of the lags fitted to
-absolute error) plus a correction. The LSTM reads the window and sets both the
-weights and the correction; it starts from the linear path and is kept only as far
-as it improves on it in a later part of the history.
+absolute error) plus a correction. The LSTM, and a plain layer beside it, read the
+window and set both the weights and the correction; they start from the linear path
+and are kept only as far as they improve on it in a later part of the history.
 
 What a call returns is the network's forecast and the simple ones, each weighted by
-how well it has done over the last few hundred origins, which are replayed in one
-batch: a network that the machine has outgrown loses its say within hours. The
-errors of the same replay make the interval.
+how well it has done from the origins of the last few hundred steps, which are
+replayed in one batch: a network that the machine has outgrown loses its say within
+hours. The errors of the same replay make the interval.
 
 Training imports TensorFlow, in `fit` alone. The result is an ONNX graph from raw
 window to forecast, so that forecasting needs numpy and onnxruntime only.
@@ -726,9 +726,10 @@ def _conclude(
 ) -> tuple[Floats, Floats]:
     """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
 
-    Weights fall exponentially with the mean error, as in Vovk, "Aggregating
-    Strategies" (1990). The interval is split conformal for each step ahead, on
-    errors in units of the spread of the window they came from.
+    Weights fall exponentially with the mean error, half of it that of the step itself
+    and half that of all steps, as in Vovk, "Aggregating Strategies" (1990). The interval
+    is split conformal for each step ahead, on errors in units of the spread of the window
+    they came from.
 
     Parameters
     ----------
@@ -747,7 +748,7 @@ def _conclude(
     if not len(past.truth):
         return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
     mean = past.errors.mean(axis=0)  # (horizon, EXPERTS + 1)
-    mean = (mean + mean.mean(axis=0)) / 2  # one step's alone is too noisy
+    mean = (mean + mean.mean(axis=0)) / 2
     least = np.maximum(mean.min(axis=1, keepdims=True), np.finfo(float).tiny)
     share = np.exp(-SHARPNESS * (mean / least - 1))
     share /= share.sum(axis=1, keepdims=True)

@@ -78,6 +78,15 @@ def test_same_data_same_bytes(series, fitted):
     assert (again.meta, again.figures) == (fitted.meta, fitted.figures)
 
 
+def test_what_is_held_out_shapes_nothing(series, fitted):
+    times, values = (a.copy() for a in series)
+    values[times > fitted.meta["seen_until"]] *= 2
+    again = lstm.fit(times, values, **SMALL)
+    assert again.graph == fitted.graph
+    assert again.meta == fitted.meta
+    assert again.figures["naive_mae"] > 1.5 * fitted.figures["naive_mae"]
+
+
 def test_inputs_are_untouched(series):
     times, values = (a.copy() for a in series)
     lstm.fit(times, values, **SMALL)
