@@ -363,9 +363,12 @@ class _Network:
 
         # In one call of one array: each of its own takes as long as half a batch.
         self._load = tf.function(load, input_signature=[tf.TensorSpec((sum(sizes),), f32)])
-        # Traced here, not at the first call: a training is then in steps from its start.
-        for traced in (self._train, self._call, self._load):
-            traced.get_concrete_function()
+        # Traced and run here, where the first run optimizes the graph: a training is then
+        # in short steps from its start.
+        nothing = [tf.zeros((1, *spec.shape[1:])) for spec in shapes]
+        self._train(*nothing, tf.zeros((1, horizon)), tf.zeros((0, 1), tf.int32))
+        self._call(*nothing)
+        self.load([np.zeros(shape, np.float32) for shape in self._shapes])
 
     def fresh(self, seed: int) -> Weights:
         """Initial weights, with which the network gives nearly the linear path."""
@@ -897,6 +900,7 @@ def fit(
     network = _network(sequence_length, horizon)
     pulse()
     stop = _Part.of(network, stop_x, stop_y, scale, linear)
+    pulse()
     start, warm = network.fresh(seed), False
     network.load(start)
     start_error = stop.error()
@@ -905,6 +909,7 @@ def fit(
         if stop.error() < start_error:
             start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
+    pulse()
     part = _Part.of(network, fit_x, fit_y, scale, linear)
     best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
 
@@ -922,6 +927,7 @@ def fit(
     }
     pulse()
     candidate = session(_graph(best, scale, linear, sequence_length))
+    pulse()
     figures = {
         "windows": len(at),
         "training_windows": len(fit_at),
@@ -938,6 +944,7 @@ def fit(
     all_x, all_y = cut(all_at)
     linear = _linear(scale, all_x, all_y, ridge, ROUNDS, pulse)
     network.reset(best)
+    pulse()
     if best_epoch or warm:
         part = _Part.of(network, all_x, all_y, scale, linear)
         for i in range(min(REFIT_EPOCHS, epochs)):
