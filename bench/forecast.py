@@ -186,21 +186,37 @@ def boosted(task: Task) -> Result:
     return judged(task, np.stack(steps, axis=1))
 
 
-def network(task: Task) -> tuple[Result, float, float]:
-    """The product's own forecast, and the seconds of a cold and a warm training.
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one training, and the longest stretch in which no cancel could land."""
+
+    wall: float
+    cpu: float
+    deaf: float
+
+
+def network(task: Task) -> tuple[Result, Cost, Cost]:
+    """The product's own forecast, and what a cold and a warm training cost.
 
     The warm one is tomorrow's: the same model a day of readings later.
     """
     grid, day = task.grid, int(86400 / task.grid.interval)
     begin, test = task.begin, task.test
 
-    def fit(shift: int, previous: lstm.Previous | None) -> tuple[lstm.Fitted, float]:
+    def fit(shift: int, previous: lstm.Previous | None) -> tuple[lstm.Fitted, Cost]:
         part = slice(begin + shift, test + shift)
-        started = time.perf_counter()
+        looks = [time.perf_counter()]
+        cpu = time.process_time()
         fitted = lstm.fit(
-            grid.times[part], grid.values[part], interval=grid.interval, previous=previous
+            grid.times[part],
+            grid.values[part],
+            interval=grid.interval,
+            previous=previous,
+            pulse=lambda: looks.append(time.perf_counter()),
         )
-        return fitted, time.perf_counter() - started
+        looks.append(time.perf_counter())
+        wall, cpu = looks[-1] - looks[0], time.process_time() - cpu
+        return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
 
     fitted, cold = fit(0, None)
     model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
@@ -255,8 +271,12 @@ def table(data: Path, only: str) -> None:
         del methods["LightGBM"]
     lstm.prepare(LENGTH, HORIZON)  # TensorFlow loaded, as in a session that has trained before
     levels = "".join(f"  {level:>5.0%} width ridge" for level in lstm.LEVELS)
-    print(f"{'':13}{''.join(f'{m:>9}' for m in methods)}{'pyml':>9}{levels}   cold   warm")
-    rows, seconds = [], []
+    print(
+        f"{'':13}{''.join(f'{m:>9}' for m in methods)}{'pyml':>9}{levels}"
+        "  cold s  (CPU)  warm s  (CPU)"
+    )
+    rows: list[tuple[Floats, Floats]] = []
+    costs: list[tuple[Cost, Cost]] = []
     for task in tasks(data):
         if only not in task.name:
             continue
@@ -267,15 +287,14 @@ def table(data: Path, only: str) -> None:
             (ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(lstm.LEVELS))
         ]
         rows.append((np.array([r.error for r in told.values()]), np.array(cells)))
-        seconds.append((cold, warm))
-        print_row(task.name, *rows[-1], f"{cold:5.1f} s{warm:5.1f} s")
+        costs.append((cold, warm))
+        print_row(task.name, *rows[-1], seconds(costs[-1:]))
     errors = np.array([row[0] for row in rows])
     cells = np.array([row[1] for row in rows])
     centre = np.exp(np.log(errors).mean(axis=0))
     widths = np.exp(np.log(np.maximum(cells[:, :, 1:], 1e-9)).mean(axis=0))
     means = np.concatenate([cells[:, :, :1].mean(axis=0), widths], axis=1)
-    cold, warm = np.mean(seconds, axis=0)
-    print_row("all", centre, means, f"{cold:5.1f} s{warm:5.1f} s")
+    print_row("all", centre, means, seconds(costs))
     print_row("worst", errors.max(axis=0), np.empty((0, 3)), "")
     off = np.abs(cells[:, :, 0] - lstm.LEVELS).max(axis=0)
     print(
@@ -285,8 +304,18 @@ def table(data: Path, only: str) -> None:
         )
         + "."
     )
+    deaf = max(cost.deaf for pair in costs for cost in pair)
+    print(f"Longest stretch of a training in which no cancel could land: {deaf:.2f} s.")
     example = next(task for task in tasks(data) if only in task.name)
     print(f"One forecast, warm: {milliseconds(example):.1f} ms.")
+
+
+def seconds(costs: list[tuple[Cost, Cost]]) -> str:
+    """Mean cost of the cold and of the warm trainings, as the table's last cells."""
+    return "".join(
+        f"{np.mean([c.wall for c in kind]):8.1f} {np.mean([c.cpu for c in kind]):6.1f}"
+        for kind in zip(*costs, strict=True)
+    )
 
 
 def print_row(name: str, errors: Floats, cells: Floats, rest: str) -> None:

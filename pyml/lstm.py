@@ -2,14 +2,14 @@
 
 The network's forecast is, for each step ahead, a weighted mean of four simple
 forecasts (the last value, two medians, a linear map of the lags fitted to
-absolute error) plus a correction. The LSTM reads the window and sets both the
-weights and the correction; it starts from the linear path and is kept only as far
-as it improves on it in a later part of the history.
+absolute error) plus a correction. The LSTM, and a plain layer beside it, read the
+window and set both the weights and the correction; they start from the linear path
+and are kept only as far as they improve on it in a later part of the history.
 
 What a call returns is the network's forecast and the simple ones, each weighted by
-how well it has done over the last few hundred origins, which are replayed in one
-batch: a network that the machine has outgrown loses its say within hours. The
-errors of the same replay make the interval.
+how well it has done from the origins of the last few hundred steps, which are
+replayed in one batch: a network that the machine has outgrown loses its say within
+hours. The errors of the same replay make the interval.
 
 Training imports TensorFlow, in `fit` alone. The result is an ONNX graph from raw
 window to forecast, so that forecasting needs numpy and onnxruntime only.
@@ -37,15 +37,10 @@ Floats = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
 Weights = list[NDArray[np.float32]]
 
-# The operators of the graph, for whoever decides what a stored graph may hold.
-# fmt: off
-OPERATORS = frozenset((
-    "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "LSTM", "MatMul", "Mul",
-    "ReduceMean", "ReduceSum", "Reshape", "Softmax", "Slice", "Squeeze", "Sub", "TopK", "Transpose",
-))
-# fmt: on
-
 UNITS = 24
+# Beside the LSTM one plain layer reads the same window: it learns within few epochs
+# what follows from a certain level, and the LSTM the rest.
+DENSE = 64
 # The LSTM reads the window in patches, as in Nie et al., "A Time Series is Worth 64
 # Words" (ICLR 2023): a fifth of the steps, so a fifth of the time, at no loss.
 PATCH = 5
@@ -56,7 +51,7 @@ CLIP = 6.0  # standard deviations: a level outside those seen says no more than 
 BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
-PATIENCE, WARM_PATIENCE = 9, 4
+PATIENCE, WARM_PATIENCE = 7, 4
 HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
 AVERAGE = 0.7
@@ -67,13 +62,14 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Shares of the windows that choose when to stop, and that are held out.
 STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
-# Origins replayed for the intervals; fewer than MIN_REPLAY unseen ones say too little.
-REPLAY, MIN_REPLAY = 400, 60
+# Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
+# same. Fewer than MIN_REPLAY unseen ones say too little.
+REPLAY, EVERY, MIN_REPLAY = 400, 2, 30
 # A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
 SHARPNESS = 20.0
 LEVELS = (0.8, 0.9, 0.95)
 JUDGED = 250  # held-out windows that the figures are measured on, evenly spread
-FLOOR = 0.05  # of a usual change over the horizon: the least that a spread can be
+FLOOR = 0.2  # of a usual change over the horizon: the spread of a window that stands still
 MAX_INFLATION = 3.0
 DAY = 86_400.0
 
@@ -223,9 +219,12 @@ def _least_absolute(
     penalty = np.full(inputs.shape[1], ridge * len(inputs))
     penalty[-1] = 1e-9 * len(inputs)
     penalty = np.diag(penalty)
+    # Sums in single precision take half the time; the small systems are solved in double.
+    inputs, targets = inputs.astype(np.float32), targets.astype(np.float32)
     weights = np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ targets)
     for _ in range(rounds):
-        error = np.abs(targets - inputs @ weights)
+        pulse()
+        error = np.abs(targets - inputs @ weights.astype(np.float32))
         floor = np.maximum(0.1 * np.median(error, axis=0), 1e-3)
         importance = 1 / np.maximum(error, floor)
         for j in range(targets.shape[1]):
@@ -315,7 +314,9 @@ class _Network:
         layers = keras.layers
         patches = keras.Input((steps, 3 * patch))
         experts = keras.Input((horizon, EXPERTS))
-        state = layers.LSTM(UNITS, unroll=True)(patches)
+        read = layers.LSTM(UNITS, unroll=True)(patches)
+        dense = layers.Dense(DENSE, activation="relu")(layers.Flatten()(patches))
+        state = layers.Concatenate()([read, dense])
         gate = layers.Reshape((horizon, EXPERTS))(layers.Dense(horizon * EXPERTS)(state))
         mean = keras.ops.sum(layers.Softmax()(gate) * experts, axis=-1)
         change = mean + layers.Dense(horizon)(state)
@@ -351,16 +352,30 @@ class _Network:
             ],
         )
         self._call = tf.function(lambda p, e: self.model([p, e]), input_signature=shapes)
-        # Traced here, not at the first call: a training is then in steps from its start.
-        for traced in (self._train, self._call):
-            traced.get_concrete_function()
+
+        sizes = [int(np.prod(shape)) for shape in self._shapes]
+
+        def load(flat: Any) -> None:
+            parts = zip(self.model.trainable_variables, tf.split(flat, sizes), strict=True)
+            for variable, value in parts:
+                variable.assign(tf.reshape(value, variable.shape))
+
+        # In one call of one array: each of its own takes as long as half a batch.
+        self._load = tf.function(load, input_signature=[tf.TensorSpec((sum(sizes),), f32)])
+        # Traced and run here, where the first run optimizes the graph: a training is then
+        # in short steps from its start.
+        nothing = [tf.zeros((1, *spec.shape[1:])) for spec in shapes]
+        self._train(*nothing, tf.zeros((1, horizon)), tf.zeros((0, 1), tf.int32))
+        self._call(*nothing)
+        self.load([np.zeros(shape, np.float32) for shape in self._shapes])
 
     def fresh(self, seed: int) -> Weights:
         """Initial weights, with which the network gives nearly the linear path."""
         _, keras = _keras()
         horizon = self._shapes[-1][0]
         lean = np.tile(np.array([0, 0, 2.5, 0], np.float32), horizon)
-        kernel, recurrent, bias, gate, gate_bias, correct, correct_bias = self._shapes
+        kernel, recurrent, bias, dense, dense_bias, *heads = self._shapes
+        gate, gate_bias, correct, correct_bias = heads
         glorot = keras.initializers.GlorotUniform(seed=seed)
         orthogonal = keras.initializers.Orthogonal(seed=seed)
         forget = np.zeros(bias, np.float32)
@@ -369,6 +384,8 @@ class _Network:
             np.array(glorot(kernel)),
             np.array(orthogonal(recurrent)),
             forget,
+            np.array(glorot(dense)),
+            np.zeros(dense_bias, np.float32),
             np.zeros(gate, np.float32),
             lean.reshape(gate_bias),
             np.zeros(correct, np.float32),
@@ -382,8 +399,7 @@ class _Network:
             variable.assign(self._tf.zeros_like(variable))
 
     def load(self, weights: Weights) -> None:
-        for variable, value in zip(self.model.trainable_variables, weights, strict=True):
-            variable.assign(value)
+        self._load(self._tf.constant(np.concatenate([w.ravel() for w in weights])))
 
     def weights(self) -> Weights:
         return [v.numpy() for v in self.model.trainable_variables]
@@ -468,7 +484,7 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
     horizon = linear.shape[1]
     patch = _patch(length)
     used = length - length % patch
-    kernel, recurrent, bias, gate, gate_bias, correct, correct_bias = weights
+    kernel, recurrent, bias, dense, dense_bias, gate, gate_bias, correct, correct_bias = weights
     zeros = np.zeros_like(bias)
     constants: dict[str, NDArray[Any]] = {
         "centre": np.array(scale.centre),
@@ -478,16 +494,20 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
         "lstm_kernel": _reorder(kernel).T[None],  # (1, 4 units, inputs)
         "lstm_recurrent": _reorder(recurrent).T[None],
         "lstm_bias": np.concatenate([_reorder(bias), zeros])[None],
+        "dense": dense,
+        "dense_bias": dense_bias,
         "gate": gate,
         "gate_bias": gate_bias,
         "correct": correct,
         "correct_bias": correct_bias,
         "low": np.array(-CLIP, np.float32),
         "high": np.array(CLIP, np.float32),
+        "nothing": np.array(0, np.float32),
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),
         "axis_0": np.array([0]),
         "patch_shape": np.array([0, used // patch, patch]),
+        "flat_shape": np.array([0, 3 * used]),
         "gate_shape": np.array([0, horizon, EXPERTS]),
         "row_shape": np.array([0, horizon, 1]),
         "one_shape": np.array([0, 1, 1]),
@@ -566,7 +586,12 @@ def _graph(weights: Weights, scale: _Scale, linear: Floats, length: int) -> onnx
         "states",
         hidden_size=UNITS,
     )
-    add("Squeeze", ["states", "axis_0"], "state")  # (n, UNITS)
+    add("Squeeze", ["states", "axis_0"], "read")  # (n, UNITS)
+    add("Reshape", ["batch_first", "flat_shape"], "flat")
+    add("MatMul", ["flat", "dense"], "dense_raw")
+    add("Add", ["dense_raw", "dense_bias"], "dense_sum")
+    add("Clip", ["dense_sum", "nothing"], "dense_state")
+    add("Concat", ["read", "dense_state"], "state", axis=1)  # (n, UNITS + DENSE)
     add("MatMul", ["state", "gate"], "gate_raw")
     add("Add", ["gate_raw", "gate_bias"], "gate_flat")
     add("Reshape", ["gate_flat", "gate_shape"], "gate_logits")
@@ -611,6 +636,8 @@ def _weights_of(graph: onnx.ModelProto) -> Weights:
         _disorder(stored["lstm_kernel"][0].T),
         _disorder(stored["lstm_recurrent"][0].T),
         _disorder(stored["lstm_bias"][0, : 4 * UNITS]),
+        stored["dense"],
+        stored["dense_bias"],
         stored["gate"],
         stored["gate_bias"],
         stored["correct"],
@@ -633,7 +660,7 @@ class _Replay:
         Absolute; of a fitted forecast where it was trained, times ``inflation``.
     truth : ndarray of float64, shape (n, horizon)
     spread : ndarray of float64, shape (n, 1)
-        Size of a usual error: standard deviation of the window, never nothing.
+        Size of a usual error, from what the window did.
     seen : ndarray of bool, shape (n,)
         Whether training has seen what came.
     """
@@ -644,10 +671,19 @@ class _Replay:
     spread: Floats
     seen: NDArray[np.bool_]
 
-    def of(self, rows: NDArray[np.int64] | slice) -> _Replay:
+    def of(self, rows: NDArray[np.int64]) -> _Replay:
         return _Replay(
             self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows], self.seen[rows]
         )
+
+
+def _before(known: NDArray[np.int64], at: int, horizon: int) -> NDArray[np.int64]:
+    """Which of the origins `known` a forecast from `at` replays: what came is known there."""
+    first, stop = np.searchsorted(known, [at - horizon - REPLAY, at - horizon], side="right")
+    rows: NDArray[np.int64] = first + np.flatnonzero(
+        (at - horizon - known[first:stop]) % EVERY == 0
+    )
+    return rows
 
 
 def _said(run: Run, behind: Floats) -> Floats:
@@ -656,8 +692,8 @@ def _said(run: Run, behind: Floats) -> Floats:
 
 
 def _spread(meta: dict[str, Any], behind: Floats) -> Floats:
-    spread: Floats = np.maximum(behind.std(axis=1), meta["floor"])[:, None]
-    return spread
+    spread: Floats = (behind.std(axis=1) + behind[:, -12:].std(axis=1)) / 2 + meta["floor"]
+    return spread[:, None]
 
 
 def _replay(
@@ -669,20 +705,25 @@ def _replay(
 
 
 def _recent(replay: _Replay) -> _Replay:
-    """The last `REPLAY` origins that training has not seen, or all where those are few."""
+    """The origins that training has not seen, or all where those are few."""
     unseen = np.flatnonzero(~replay.seen)
-    return replay.of(unseen[-REPLAY:] if len(unseen) >= MIN_REPLAY else slice(-REPLAY, None))
+    return replay.of(unseen) if len(unseen) >= MIN_REPLAY else replay
 
 
-def _quantile(scores: Floats, level: float) -> Floats:
-    """Conformal quantile of each column: the ceil((n + 1) level)-th smallest of n.
+def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
+    """Conformal quantiles of each column, shape (q, horizon).
 
-    Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021.
-    The largest score where n is too small for the level.
+    Of n independent scores it is the ceil((n + 1) level)-th smallest (Angelopoulos and
+    Bates, "A Gentle Introduction to Conformal Prediction", 2021), the largest where n is
+    too small for the level. Errors h steps ahead overlap with those of the h - 1 origins
+    before, which at worst leaves one in h of them and multiplies that 1 by as much; on
+    recordings the truth lies in the middle.
     """
-    n = len(scores)
-    place = min(int(np.ceil((n + 1) * level)), n) - 1
-    smallest: Floats = np.partition(scores, place, axis=0)[place]
+    n, horizon = scores.shape
+    alike = np.maximum(np.arange(1, horizon + 1) / EVERY, 1)
+    count = n + (1 + alike) / 2
+    places = np.ceil(np.multiply.outer(levels, count)).astype(np.int64)
+    smallest: Floats = np.sort(scores, axis=0)[np.minimum(places, n) - 1, np.arange(horizon)]
     return smallest
 
 
@@ -691,9 +732,10 @@ def _conclude(
 ) -> tuple[Floats, Floats]:
     """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
 
-    Weights fall exponentially with the mean error, as in Vovk, "Aggregating
-    Strategies" (1990). The interval is split conformal for each step ahead, on
-    errors in units of the spread of the window they came from.
+    Weights fall exponentially with the mean error, half of it that of the step itself
+    and half that of all steps, as in Vovk, "Aggregating Strategies" (1990). The interval
+    is split conformal for each step ahead, on errors in units of the spread of the window
+    they came from.
 
     Parameters
     ----------
@@ -711,14 +753,15 @@ def _conclude(
     """
     if not len(past.truth):
         return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
-    mean = past.errors.mean(axis=(0, 1))  # (EXPERTS + 1,)
-    share = np.exp(-SHARPNESS * (mean / max(mean.min(), np.finfo(float).tiny) - 1))
-    share /= share.sum()
-    error = np.abs(past.truth - past.said @ share)
+    mean = past.errors.mean(axis=0)  # (horizon, EXPERTS + 1)
+    mean = (mean + mean.mean(axis=0)) / 2
+    least = np.maximum(mean.min(axis=1, keepdims=True), np.finfo(float).tiny)
+    share = np.exp(-SHARPNESS * (mean / least - 1))
+    share /= share.sum(axis=1, keepdims=True)
+    error = np.abs(past.truth - (past.said * share).sum(axis=2))
     error[past.seen] *= meta["inflation"]
-    error /= past.spread
-    half = np.array([_quantile(error, level) for level in levels]).reshape(-1, len(now)) * spread
-    return now @ share, half
+    half = _quantiles(error / past.spread, levels) * spread
+    return (now * share).sum(axis=1), half
 
 
 def backtest(
@@ -749,18 +792,16 @@ def backtest(
     """
     length, horizon = meta["sequence_length"], meta["horizon"]
     known = origins(values, length, horizon)
+    known = known[(known > at[0] - horizon - REPLAY) & (known <= at[-1] - horizon)]
     behind = _behind(values, known, length)
     seen = times[known] < meta["seen_until"]
     said = _said(run, behind)
     past = _replay(meta, said, behind, _ahead(values, known, horizon), seen)
     here = _behind(values, at, length)
     now, spread = _said(run, here), _spread(meta, here)
-    # No further back than a call would have looked.
-    first = np.searchsorted(known, at - horizon - REPLAY, side="right")
-    stop = np.searchsorted(known, at - horizon, side="right")
     told = [
-        _conclude(meta, _recent(past.of(slice(a, b))), now[i], spread[i], levels)
-        for i, (a, b) in enumerate(zip(first, stop, strict=True))
+        _conclude(meta, _recent(past.of(_before(known, a, horizon))), now[i], spread[i], levels)
+        for i, a in enumerate(at)
     ]
     return np.array([p for p, _ in told]), np.array([h for _, h in told])
 
@@ -862,6 +903,7 @@ def fit(
     network = _network(sequence_length, horizon)
     pulse()
     stop = _Part.of(network, stop_x, stop_y, scale, linear)
+    pulse()
     start, warm = network.fresh(seed), False
     network.load(start)
     start_error = stop.error()
@@ -870,6 +912,7 @@ def fit(
         if stop.error() < start_error:
             start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
+    pulse()
     part = _Part.of(network, fit_x, fit_y, scale, linear)
     best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
 
@@ -887,6 +930,7 @@ def fit(
     }
     pulse()
     candidate = session(_graph(best, scale, linear, sequence_length))
+    pulse()
     figures = {
         "windows": len(at),
         "training_windows": len(fit_at),
@@ -903,6 +947,7 @@ def fit(
     all_x, all_y = cut(all_at)
     linear = _linear(scale, all_x, all_y, ridge, ROUNDS, pulse)
     network.reset(best)
+    pulse()
     if best_epoch or warm:
         part = _Part.of(network, all_x, all_y, scale, linear)
         for i in range(min(REFIT_EPOCHS, epochs)):
@@ -1136,7 +1181,7 @@ def forecast(
             hint="Wait for more readings, or train anew with ml_train_lstm.",
         )
     known = origins(values, length, most)
-    known = known[known > len(values) - 1 - most - REPLAY]
+    known = known[_before(known, len(values) - 1, most)]
     window = values[-length:]
     if np.isnan(window).any():  # a long gap just now: bridged, for want of better
         there = ~np.isnan(window)

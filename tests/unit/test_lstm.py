@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyml import engine, lstm
+from pyml import blob, engine, lstm
 from pyml.errors import BadArgument, NotEnoughData
 
 INTERVAL = 300.0
@@ -66,7 +66,7 @@ def test_the_weights_survive_the_graph():
 
 
 def test_only_known_operators(fitted):
-    assert {n.op_type for n in fitted.graph.graph.node} <= lstm.OPERATORS
+    blob.check(fitted.graph)
 
 
 def test_same_data_same_bytes(series, fitted):
@@ -76,6 +76,15 @@ def test_same_data_same_bytes(series, fitted):
         deterministic=True
     )
     assert (again.meta, again.figures) == (fitted.meta, fitted.figures)
+
+
+def test_what_is_held_out_shapes_nothing(series, fitted):
+    times, values = (a.copy() for a in series)
+    values[times > fitted.meta["seen_until"]] *= 2
+    again = lstm.fit(times, values, **SMALL)
+    assert again.graph == fitted.graph
+    assert again.meta == fitted.meta
+    assert again.figures["naive_mae"] > 1.5 * fitted.figures["naive_mae"]
 
 
 def test_inputs_are_untouched(series):
@@ -127,7 +136,7 @@ def test_a_forecast_continues_the_grid(series, fitted):
     assert (told.predicted <= told.upper).all()
     assert told.last_time == times[-1]
     unseen = times >= fitted.meta["seen_until"]
-    assert told.replayed == unseen.sum() - fitted.meta["horizon"]
+    assert told.replayed == (unseen.sum() - fitted.meta["horizon"] + 1) // lstm.EVERY
 
 
 def test_a_longer_history_changes_nothing(series, fitted):
