@@ -66,7 +66,7 @@ function heading({ device }) {
     ["Scanned", time(device.scanned_at)],
     ["Forest trained", time(device.forest_trained_at)],
     ["Forecasts", number(device.forecast_models)],
-    ["Drift", device.drifted ? device.drifted_metrics.join(", ") : "none"],
+    ["Drift", device.drifted_metrics.join(", ") || "none"],
   ];
   return [
     h("p", { class: "crumb" }, h("a", { href: "#/" }, "← Fleet")),

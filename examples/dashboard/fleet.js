@@ -83,7 +83,7 @@ function deviceTable(devices) {
       number(device.anomalies_24h),
       time(device.last_reading_at),
       time(device.oldest_model_at, (moment) => span((Date.now() - new Date(moment).getTime()) / 1000)),
-      device.drifted ? device.drifted_metrics.join(", ") : "–",
+      device.drifted_metrics.join(", ") || "–",
     ];
     return h("tr", {}, ...cells.map((cell, i) => h(i ? "td" : "th", i ? { "data-name": names[i] } : { scope: "row" }, cell)));
   });

@@ -93,7 +93,7 @@ def test_the_fleets_figures_are_those_of_sql(api, fleet, visit):
     expected = fleet.ask(
         "SELECT jsonb_object_agg(d.name, jsonb_build_array(s.anomalies_24h,"
         " (SELECT coalesce(string_agg(m.key, ', ' ORDER BY m.key), '–') FROM jsonb_each(s.drift) m"
-        "  WHERE s.drifted AND (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8)))"
+        "  WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8)))"
         " FROM ml_device_status s JOIN devices d ON d.uuid = s.device_uuid"
     )
     assert {row[0]: [int(row[3]), row[6]] for row in rows} == expected
