@@ -50,7 +50,7 @@ def _whole(low: int, high: int) -> Form:
 
 
 def _text(value: Any) -> bool:
-    return type(value) is str and len(value) <= LONGEST_TEXT
+    return type(value) is str and 1 <= len(value) <= LONGEST_TEXT
 
 
 def _maybe(form: Form) -> Form:

@@ -65,7 +65,7 @@ class Reader:
             statement = ASK[self.kind].format(self.device, self.device)
             answer, _ = self.session.execute(statement).fetchone()
         except psycopg.Error as error:
-            if error.sqlstate == "ML001":  # a model of another interval finds too few readings
+            if error.sqlstate in ("ML001", "ML003"):  # of another interval or path: it finds little
                 return "a model"
             if error.sqlstate != "ML005":
                 raise
