@@ -196,7 +196,13 @@ PHASES = {
     "ml_train_forest": {
         "load scikit-learn": ("forest.prepare",),
         "read": ("door.History.read",),
-        "prepare": ("series.clean", "series.measure", "forest.features", "drift.reference"),
+        "prepare": (
+            "series.clean",
+            "series.measure",
+            "forest.describe",
+            "forest._matrix",
+            "drift.reference",
+        ),
         "fit": ("forest._grow",),
         "build": ("forest._graph", "forest.session"),
         "store": ("door._store",),

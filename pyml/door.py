@@ -543,17 +543,37 @@ def _too_few(
     )
 
 
-def _scored(
-    history: History, held: Held, device: str, since: float, until: float
-) -> tuple[Floats, Floats, forest.Scores, NDArray[np.intp], series.Readings]:
-    """Times, values and scores of a window with its look-back; which rows lie in the window."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The readings of a window, n of them, and what the forest says of each."""
+
+    held: Held
+    times: Floats
+    values: Floats
+    described: forest.Described
+    scores: forest.Scores
+    readings: series.Readings
+
+    def flagged(self) -> NDArray[np.intp]:
+        """Which of them are anomalous."""
+        return np.flatnonzero(self.scores.severity)
+
+    def reasons(self, rows: NDArray[np.intp]) -> list[list[dict[str, Any]]]:
+        """Why some of them are."""
+        model = self.held.model
+        return forest.explain(model.meta, model.run, self.described.of(rows), self.values[rows])
+
+
+def _judged(history: History, held: Held, device: str, since: float, until: float) -> Judged:
+    """The readings of a window; those before it that features look back to are read too."""
     meta = held.model.meta
     metrics = [series.Metric(**entry) for entry in meta["metrics"]]
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
     readings, values, _ = _measured(history, device, since - back, until, metrics, meta["interval"])
-    scores = forest.score(meta, held.model.run, readings.times, values)
-    inside = (readings.times > since) & np.isfinite(values).any(axis=1)
-    return readings.times, values, scores, np.flatnonzero(inside), readings
+    inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
+    described = forest.describe(meta, readings.times, values).of(inside)
+    scores = forest.score(meta, held.model.run, described)
+    return Judged(held, readings.times[inside], values[inside], described, scores, readings)
 
 
 def _named(names: Sequence[str], values: Floats) -> dict[str, float | None]:
@@ -570,27 +590,24 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = _in_force(device, "forest")
-    times, values, scores, inside, readings = _scored(
-        history, held, device, held.now - hours * 3600, held.now
-    )
-    meta = held.model.meta
-    flagged = inside[scores.severity[inside] > 0]
+    judged = _judged(history, held, device, held.now - hours * 3600, held.now)
+    meta, scores = held.model.meta, judged.scores
+    flagged = judged.flagged()
     told = flagged[::-1][:max_anomalies]
-    reasons = forest.explain(meta, held.model.run, times, values, told)
     anomalies = [
         {
-            "timestamp": _iso(times[row]),
+            "timestamp": _iso(judged.times[row]),
             "is_anomaly": True,
             "anomaly_score": float(scores.anomaly_score[row]),
             "severity": SEVERITIES[scores.severity[row]],
-            **_named(meta["names"], values[row]),
+            **_named(meta["names"], judged.values[row]),
             "reasons": why,
         }
-        for row, why in zip(told, reasons, strict=True)
+        for row, why in zip(told, judged.reasons(told), strict=True)
     ]
     return {
         "device_uuid": device,
-        "analyzed_points": len(inside),
+        "analyzed_points": len(judged.times),
         "anomalies_detected": len(flagged),
         "anomalies": anomalies,
         "model_info": {
@@ -600,8 +617,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
             "features": meta["names"],
             "warning_below": meta["warning"],
             "critical_below": meta["critical"],
-            "rejected_samples": readings.rejected,
-            "repeated_samples": readings.repeated,
+            "rejected_samples": judged.readings.rejected,
+            "repeated_samples": judged.readings.repeated,
         },
     }
 
@@ -612,26 +629,27 @@ def score(device: str, since: str, until: str) -> list[Row]:
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
     history, held = _in_force(device, "forest")
-    times, values, scores, inside, _ = _scored(history, held, device, first, last)
-    meta = held.model.meta
-    flagged = inside[scores.severity[inside] > 0]
-    reasons = dict(
-        zip(
-            flagged.tolist(),
-            forest.explain(meta, held.model.run, times, values, flagged),
-            strict=True,
-        )
-    )
+    judged = _judged(history, held, device, first, last)
+    names, flagged = held.model.meta["names"], judged.flagged()
+    reasons = dict(zip(flagged.tolist(), judged.reasons(flagged), strict=True))
     return [
         (
-            float(times[row]),
-            float(scores.anomaly_score[row]),
-            bool(scores.severity[row] > 0),
-            SEVERITIES[scores.severity[row]],
-            _json(_named(meta["names"], values[row])),
+            moment,
+            anomaly_score,
+            severity > 0,
+            SEVERITIES[severity],
+            _json(_named(names, values)),
             _json(reasons.get(row, [])),
         )
-        for row in inside.tolist()
+        for row, (moment, anomaly_score, severity, values) in enumerate(
+            zip(
+                judged.times.tolist(),
+                judged.scores.anomaly_score.tolist(),
+                judged.scores.severity.tolist(),
+                judged.values,
+                strict=True,
+            )
+        )
     ]
 
 
@@ -927,21 +945,19 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
 def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
     """What the forest in force flags, at the value that the picture has nearest to it."""
     history, held = _in_force(device, "forest")
-    meta = held.model.meta
-    times, rows, scores, inside, _ = _scored(history, held, device, since, until)
-    flagged = inside[scores.severity[inside] > 0]
-    reasons = forest.explain(meta, held.model.run, times, rows, flagged)
+    judged = _judged(history, held, device, since, until)
+    flagged, scores = judged.flagged(), judged.scores
     shown = np.flatnonzero(np.isfinite(values))
-    nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in times[flagged]]
+    nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in judged.times[flagged]]
     return [
         chart.Mark(
-            float(times[row]),
+            float(judged.times[row]),
             float(values[place]),
             SEVERITIES[scores.severity[row]],
             float(scores.anomaly_score[row]),
             why,
         )
-        for row, place, why in zip(flagged.tolist(), nearest, reasons, strict=True)
+        for row, place, why in zip(flagged.tolist(), nearest, judged.reasons(flagged), strict=True)
     ]
 
 

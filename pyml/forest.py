@@ -8,6 +8,7 @@ stored is one ONNX graph, and scoring needs nothing but numpy and whatever runs 
 graph.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Fitted:
         Input ``features`` float32 (n, F), NaN where missing; output ``score``
         float32 (n, 1).
     meta : dict
-        JSON-able; all that `features`, `score` and `explain` need beside the graph.
+        JSON-able; all that `describe`, `score` and `explain` need beside the graph.
     figures : dict
         JSON-able; what the user may want to know about the training.
     """
@@ -165,9 +166,9 @@ def fit(
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
-    columns, jumps = _describe(meta, times, values)
-    meta["whitening"] = _whitening(jumps[rows])
-    matrix = _joined(meta, columns, jumps)[rows]
+    described = describe(meta, times, values).of(np.flatnonzero(rows))
+    meta["whitening"] = _whitening(described.jumps)
+    matrix = _matrix(meta, described)
     pulse()
     fill = _medians(matrix)
     blocks = _Blocks.of(len(matrix), n_estimators)
@@ -256,8 +257,29 @@ def _figures(unseen: list[Floats], shares: Floats) -> dict[str, Any]:
     }
 
 
-def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:
-    """Describe each reading by the level and the spreads of its metrics, and by its jump.
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Readings as the forest sees them.
+
+    Attributes
+    ----------
+    columns : ndarray of float64, shape (n, m * (1 + windows))
+        Level and spreads of each metric; NaN where there is nothing to say.
+    jumps : ndarray of float64, shape (n, m * 2)
+        How far each value lies from the mean of the others of the last 15 readings, and of
+        the last 60; 0 where that is unknown.
+    """
+
+    columns: Floats
+    jumps: Floats
+
+    def of(self, rows: NDArray[np.intp] | slice) -> "Described":
+        """Some of the readings."""
+        return Described(self.columns[rows], self.jumps[rows])
+
+
+def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
+    """Describe each reading by what its metrics have done of late.
 
     Causal: a row depends on readings up to its own, no older than
     ``meta["lookback"]`` seconds, and is the same to the last bit whatever else
@@ -274,19 +296,10 @@ def features(meta: dict[str, Any], times: Floats, values: Floats) -> Matrix:
 
     Returns
     -------
-    ndarray of float32, shape (n, m * (1 + windows) + 1)
-        NaN where there is nothing to say. The last column is the logarithm of how far
-        the reading lies from the mean of the last 15 and of the last 60, in a distance that
-        counts each metric, and each combination of them, by how it usually jumps
-        (Mahalanobis, 1936).
+    Described
     """
     if values.shape[1:] != (len(meta["names"]),):
         raise ValueError(f"expected the columns {meta['names']}, got {values.shape}")
-    return _joined(meta, *_describe(meta, times, values))
-
-
-def _describe(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Levels and spreads (n, m * (1 + windows)), and jumps (n, m * 2), 0 where unknown."""
     centre, scale = np.array(meta["scaling"]).T
     with np.errstate(invalid="ignore"):
         z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
@@ -309,19 +322,19 @@ def _describe(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floa
         if window in meta["before"]:
             jump = (fixed - (total - fixed) / np.maximum(count - 1, 1)) / UNIT
             jumps.append(np.where(known & (count > window / 2), jump, 0.0))
-    return np.hstack([level, *spreads]), np.hstack(jumps)
+    return Described(np.hstack([level, *spreads]), np.hstack(jumps))
 
 
-def _joined(meta: dict[str, Any], columns: Floats, jumps: Floats) -> Matrix:
-    """The matrix that the forest sees."""
-    return np.column_stack([columns, _distance(meta, jumps)]).astype(np.float32)
+def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
+    """The matrix of the forest: columns, and the jumps as one distance (Mahalanobis, 1936).
 
-
-def _distance(meta: dict[str, Any], jumps: Floats) -> Floats:
-    """Logarithm of 1 + the squared distance of jumps (n, k)."""
-    square = ((jumps @ np.array(meta["whitening"])) ** 2).sum(axis=1)
+    It counts each metric, and each combination of them, by how it usually jumps. Given as
+    the logarithm of 1 and its square, since trees split by size.
+    """
+    square = ((described.jumps @ np.array(meta["whitening"])) ** 2).sum(axis=1)
     # A product of matrices rounds as its size has it; coarser steps hide that.
-    return np.asarray(np.rint(np.log1p(square) * UNIT) / UNIT)
+    distance = np.rint(np.log1p(square) * UNIT) / UNIT
+    return np.column_stack([described.columns, distance]).astype(np.float32)
 
 
 def _whitening(jumps: Floats) -> list[list[float]]:
@@ -342,30 +355,29 @@ def _whitening(jumps: Floats) -> list[list[float]]:
     return [list(map(float, row)) for row in whitening]
 
 
-def score(meta: dict[str, Any], run: Run, times: Floats, values: Floats) -> Scores:
+def score(meta: dict[str, Any], run: Run, described: Described) -> Scores:
     """Score readings and judge them by the thresholds fixed at training.
 
     Parameters
     ----------
     meta, run
         The model and what runs its graph.
-    times : ndarray of float64, shape (n,)
-    values : ndarray of float64, shape (n, m)
-        As for `features`.
+    described : Described
+        Of n readings.
 
     Returns
     -------
     Scores
     """
-    if not len(times):
+    if not len(described.columns):
         return Scores(np.empty(0), np.empty(0, np.int8))
-    found = run({"features": features(meta, times, values)})[0][:, 0].astype(np.float64)
+    found = run({"features": _matrix(meta, described)})[0][:, 0].astype(np.float64)
     severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
     return Scores(found, severity.astype(np.int8))
 
 
 def explain(
-    meta: dict[str, Any], run: Run, times: Floats, values: Floats, rows: NDArray[np.intp]
+    meta: dict[str, Any], run: Run, described: Described, values: Floats
 ) -> list[list[dict[str, Any]]]:
     """Say which metrics made readings anomalous.
 
@@ -374,38 +386,36 @@ def explain(
 
     Parameters
     ----------
-    meta, run, times, values
-        As for `score`, with the readings before the asked ones in place.
-    rows : ndarray of int, shape (r,)
-        Which readings to explain.
+    meta, run
+        The model and what runs its graph.
+    described : Described
+        Of n readings.
+    values : ndarray of float64, shape (n, m)
+        Their values.
 
     Returns
     -------
     list of list of dict
-        For each asked reading its metrics, the most important first:
+        For each reading its metrics, the most important first:
         ``metric, value, usual_low, usual_high, contribution``. Metrics that
         contribute nothing are left out, unless none does.
     """
     names = meta["names"]
-    if not len(rows):
+    if not len(values):
         return []
-    columns, jumps = (part[rows] for part in _describe(meta, times, values))
-    size = max(1, BATCH // ((len(names) + 1) * (columns.shape[1] + 1)))
+    size = max(1, BATCH // ((len(names) + 1) * (described.columns.shape[1] + 1)))
     gains = np.concatenate(
-        [
-            _gains(meta, run, columns[i : i + size], jumps[i : i + size])
-            for i in range(0, len(rows), size)
-        ]
+        [_gains(meta, run, described.of(slice(i, i + size))) for i in range(0, len(values), size)]
     )
     reasons = []
-    for row, gain in zip(rows, gains, strict=True):
+    for value, gain in zip(values.tolist(), gains, strict=True):
         order = np.argsort(-gain, kind="stable")
         kept = [j for j in order if gain[j] > 0] or [order[0]]
         reasons.append(
             [
                 {
                     "metric": names[j],
-                    "value": float(values[row, j]) if np.isfinite(values[row, j]) else None,
+                    "value": value[j] if math.isfinite(value[j]) else None,
                     "usual_low": meta["usual"][j][0],
                     "usual_high": meta["usual"][j][1],
                     "contribution": round(float(gain[j]), 4),
@@ -416,14 +426,14 @@ def explain(
     return reasons
 
 
-def _gains(meta: dict[str, Any], run: Run, columns: Floats, jumps: Floats) -> Floats:
-    """How much each metric (r, m) lowers the scores of readings."""
+def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
+    """How much each metric lowers the scores of readings, shape (n, m)."""
     m = len(meta["names"])
-    variants = [_joined(meta, columns, jumps)]
+    variants = [_matrix(meta, described)]
     for j in range(m):
-        without, still = columns.copy(), jumps.copy()
-        without[:, j::m], still[:, j::m] = np.nan, 0.0
-        variants.append(_joined(meta, without, still))
+        columns, jumps = described.columns.copy(), described.jumps.copy()
+        columns[:, j::m], jumps[:, j::m] = np.nan, 0.0
+        variants.append(_matrix(meta, Described(columns, jumps)))
     found = run({"features": np.concatenate(variants)})[0].reshape(m + 1, -1)
     return np.asarray((found[1:] - found[0]).T, np.float64)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyml import door, drift, forest, queries, series
+from pyml import door, drift, queries, series
 from pyml.door import Floats, Held, History
 from pyml.errors import PymlError
 
@@ -106,29 +106,28 @@ def _forest(
     history: History, held: Held, device: str, since: float, until: float, moved: Drift
 ) -> tuple[int, list[float], dict[str, Any]]:
     """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
-    meta, run = held.model.meta, held.model.run
-    times, values, scores, inside, _ = door._scored(history, held, device, since, until)
-    flagged = inside[scores.severity[inside] > 0]
+    names = held.model.meta["names"]
+    judged = door._judged(history, held, device, since, until)
+    flagged, scores = judged.flagged(), judged.scores
     found: list[float] = []
     if len(flagged):
-        reasons = forest.explain(meta, run, times, values, flagged)
         found = _log(
             device,
             "forest",
             [
                 (
-                    float(times[row]),
+                    float(judged.times[row]),
                     float(scores.anomaly_score[row]),
                     door.SEVERITIES[scores.severity[row]],
-                    door._named(meta["names"], values[row]),
+                    door._named(names, judged.values[row]),
                     why,
                     held.model_id,
                 )
-                for row, why in zip(flagged.tolist(), reasons, strict=True)
+                for row, why in zip(flagged.tolist(), judged.reasons(flagged), strict=True)
             ],
         )
-    drifts = moved.look(held, meta["names"], times[inside], values[inside])
-    return len(inside), found, drifts
+    drifts = moved.look(held, names, judged.times, judged.values)
+    return len(judged.times), found, drifts
 
 
 def _lstm(

@@ -26,7 +26,7 @@ def test_training_tells_what_it_did(one, device):
         "network_transmit_rate",
     }
     assert told["contamination"] == 0.01
-    assert told["held_out"]["held_out_readings"] == 600
+    assert told["held_out"]["held_out_readings"] == 3000  # each by trees that have not seen it
     assert 0 <= told["held_out"]["held_out_critical"] <= told["held_out"]["held_out_flagged"] < 0.1
     assert told["seconds"] > 0
     assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE is_current")

@@ -37,8 +37,9 @@ def packed(fitted) -> bytes:
 def test_the_round_trip_is_exact(fitted, packed):
     model = blob.load(packed, "forest")
     times, values = _telemetry()
-    here = forest.score(fitted.meta, engine.session(fitted.graph), times, values)
-    there = forest.score(model.meta, model.run, times, values)
+    described = forest.describe(fitted.meta, times, values)
+    here = forest.score(fitted.meta, engine.session(fitted.graph), described)
+    there = forest.score(model.meta, model.run, described)
     assert (here.anomaly_score == there.anomaly_score).all()
     assert blob.pack(model.graph, model.meta, "forest") == packed
 

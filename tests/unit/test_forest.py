@@ -38,12 +38,22 @@ def train(times, values, names=None, **options):
 
 
 def scored(fitted, times, values):
-    return forest.score(fitted.meta, runner(fitted), times, values)
+    described = forest.describe(fitted.meta, times, values)
+    return forest.score(fitted.meta, runner(fitted), described)
+
+
+def matrix_of(fitted, times, values):
+    return forest._matrix(fitted.meta, forest.describe(fitted.meta, times, values))
+
+
+def explained(fitted, times, values, row):
+    described = forest.describe(fitted.meta, times, values).of(slice(row, row + 1))
+    return forest.explain(fitted.meta, runner(fitted), described, values[row : row + 1])[0]
 
 
 def offered(fitted, times, values):
     """What the trees are grown on: nothing missing, the jump as often as each other kind."""
-    matrix = forest.features(fitted.meta, times, values)
+    matrix = matrix_of(fitted, times, values)
     filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
     return np.hstack([filled, np.repeat(filled[:, -1:], values.shape[1] - 1, axis=1)])
 
@@ -77,7 +87,7 @@ def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
     found = scored(fitted, times, values).anomaly_score
     np.testing.assert_allclose(found, -(2 ** (-length.mean(axis=0) / usual)), atol=1e-5)
     # What the limits are made from: each block by the trees of the groups that have not seen it.
-    fill = forest._medians(forest.features(fitted.meta, times, values))
+    fill = forest._medians(matrix_of(fitted, times, values))
     graph = forest._graph(grown, blocks.rows, fill, blocks.groups)
     unseen = blocks.unseen_scores(graph, filled[:, : len(fill)])
     for block, scores in enumerate(unseen):
@@ -119,7 +129,7 @@ def test_inputs_are_left_as_they_are():
     kept = times.copy(), values.copy()
     fitted = train(times, values)
     scored(fitted, times, values)
-    forest.explain(fitted.meta, runner(fitted), times, values, np.array([5]))
+    explained(fitted, times, values, 5)
     np.testing.assert_array_equal(times, kept[0])
     np.testing.assert_array_equal(values, kept[1])
 
@@ -143,7 +153,7 @@ def test_any_window_gives_the_same_bits():
 def test_any_batch_and_any_number_of_threads_give_the_same_bits():
     times, values = telemetry()
     fitted = train(times, values, n_estimators=100)
-    matrix = forest.features(fitted.meta, times, values)
+    matrix = matrix_of(fitted, times, values)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     run = onnxruntime.InferenceSession(fitted.graph.SerializeToString(), options).run
@@ -169,7 +179,7 @@ def test_a_burst_is_found_and_explained():
     result = scored(fitted, times, values)
     assert (result.severity[5000:5010] >= forest.WARNING).all()
     assert (result.severity[5000:5010] == forest.CRITICAL).any()
-    reasons = forest.explain(fitted.meta, runner(fitted), times, values, np.array([5005]))[0]
+    reasons = explained(fitted, times, values, 5005)
     assert reasons[0]["metric"] == "received"
     assert reasons[0]["value"] > reasons[0]["usual_high"] > reasons[0]["usual_low"]
     gains = [reason["contribution"] for reason in reasons]
@@ -181,7 +191,7 @@ def test_a_jump_apart_is_far_though_each_metric_stays_in_its_range():
     values[:, 2] = values[:, 1] + np.random.default_rng(2).normal(0, 0.05, len(times))
     fitted = train(times[:4320], values[:4320])
     values[5000, 2] -= 4 * np.sign(values[5000, 2] - 40)  # towards the middle
-    distance = forest.features(fitted.meta, times, values)[:, -1]
+    distance = matrix_of(fitted, times, values)[:, -1]
     assert distance[5000] > distance[:4320].max() + 1
 
 
@@ -236,7 +246,7 @@ def test_awkward_columns():
     assert (found.anomaly_score < 0).all()
     assert found.severity[7] == forest.NORMAL
     with pytest.raises(ValueError, match="expected the columns"):
-        forest.features(fitted.meta, times, values[:, :3])
+        forest.describe(fitted.meta, times, values[:, :3])
 
 
 def test_a_machine_that_never_changes_is_normal():
@@ -266,8 +276,9 @@ def test_the_metadata_is_json_and_the_operators_are_the_listed_ones():
     json.dumps(fitted.figures)
     assert {node.op_type for node in fitted.graph.graph.node} <= OPERATORS
     restored = json.loads(json.dumps(fitted.meta))
+    described = forest.describe(restored, times, values)
     np.testing.assert_array_equal(
-        forest.score(restored, runner(fitted), times, values).anomaly_score,
+        forest.score(restored, runner(fitted), described).anomaly_score,
         scored(fitted, times, values).anomaly_score,
     )
 
