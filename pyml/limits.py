@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pyml.messages import infer_shapes, onnx
 
 Form = Callable[[Any], bool]
@@ -169,6 +171,12 @@ def outputs(kind: str, meta: dict[str, Any]) -> list[tuple[int, ...]]:
 
 def _growth(model: onnx.ModelProto, width: int) -> str | None:
     """Why a graph makes more of its input than `width` numbers a row can explain."""
+    for tensor in model.graph.initializer:
+        # A count or a place below nothing makes the inference of shapes abort the process.
+        if tensor.data_type == onnx.TensorProto.INT64:
+            cells = np.frombuffer(tensor.raw_data, "<i8")
+            if min(cells, default=0) < 0 or min(tensor.int64_data, default=0) < 0:
+                return f"a size of {tensor.name} below nothing"
     shapes = _shapes(model)
     made = products = 0
     for node in model.graph.node:
