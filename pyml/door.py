@@ -381,16 +381,20 @@ def _record(
     _execute(queries.INSERT_RUN, device, kind, field, seconds, outcome, model_id, _json(figures))
 
 
-def _json(value: Any) -> str:
-    """JSON text; a number that is none would not be JSON and is an error."""
-    return json.dumps(value, allow_nan=False, default=_plain)
-
-
 def _plain(value: Any) -> Any:
     """A numpy scalar as Python's own."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} has no place in a document")
+
+
+# One for all: json.dumps makes an encoder at each call, which costs more than a row's numbers.
+_encoder = json.JSONEncoder(allow_nan=False, default=_plain)
+
+
+def _json(value: Any) -> str:
+    """JSON text; a number that is none would not be JSON and is an error."""
+    return _encoder.encode(value)
 
 
 @functools.cache
@@ -825,7 +829,8 @@ def _forecast(
     until = held.now if until is None else until
     meta = held.model.meta
     metric, interval = series.Metric(**meta["metric"]), meta["interval"]
-    back = lstm.lookback(meta) + (series.MAX_GAP + 1) * interval
+    spare = (series.MAX_GAP + 1) * interval
+    back = lstm.lookback(meta) + spare
 
     def read(end: float) -> series.Grid:
         readings, values = _series_of(
@@ -834,11 +839,10 @@ def _forecast(
         return series.regular(readings.times, values, interval)
 
     grid = read(until)
-    if len(grid.values) < lstm.lookback(meta) / interval:
-        # A stale device, or one with gaps: its forecast goes on from its last reading.
-        last = history.last(device, until, metric.path)
-        if last is not None and last < until:
-            grid = read(last)
+    # The forecast of a stale device goes on from its last reading.
+    last = float(grid.times[-1]) if len(grid.times) else history.last(device, until, metric.path)
+    if last is not None and until - last > spare:
+        grid = read(last)
     if not len(grid.values):
         raise _no_numbers(history, device, metric, until - back, until)
     return (
