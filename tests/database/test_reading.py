@@ -69,15 +69,6 @@ def test_a_path_may_count_the_elements_of_an_array(db, one, device):
     assert same is True
 
 
-def test_scoring_does_not_load_the_library_that_writes_models(db, dsn, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
-    with psycopg.connect(dsn) as fresh:
-        fresh.execute("SELECT ml_detect(%s)", [device])
-        maps = Path(f"/proc/{fresh.info.backend_pid}/maps").read_text()
-    assert "/onnxruntime/" in maps
-    assert "/onnx/" not in maps
-
-
 def test_devices_scored_before_hold_no_memory(db, dsn, device):
     db.execute("SELECT ml_train_forest(%s)", [device])
     strangers = [row[0] for row in db.execute(COPY, [300])]
