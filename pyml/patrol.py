@@ -65,7 +65,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     readings = 0
     found: list[float] = []
     moved = Drift(float(settings["drift_threshold"]), json.loads(state["seen"] or "{}"))
-    metrics: dict[str, Any] | None = None
+    metrics: dict[str, Any] = {}
     span = 0.0
     try:
         held = door._held(state, device, "forest", "")
@@ -90,7 +90,9 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     door._execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(found)),
-        *map(door._json, (moved.seen, metrics, fields)),
+        door._json(moved.seen),
+        # Nothing to tell is NULL, as where there is no model.
+        *(door._json(drifts) if drifts else None for drifts in (metrics, fields)),
         *(moved.drifted, newest),
     )
     return {
