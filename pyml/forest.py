@@ -1,11 +1,11 @@
 """Isolation Forest over a device's metrics: fit, score, severity, reasons.
 
 A reading is described by where its metrics have been of late, by how much each has
-moved over several spans, and by how far all of them together have jumped just now;
-the forest gives it a score; two thresholds, fixed when the model is trained, give the
-score a meaning. scikit-learn grows the trees and is imported by `fit` alone: what is
-stored is one ONNX graph, and scoring needs nothing but numpy and whatever runs that
-graph.
+moved over several spans, and by how far all of them together are from where they usually
+are, and have jumped just now; the forest gives it a score; two thresholds, fixed when the
+model is trained, give the score a meaning. scikit-learn grows the trees and is imported
+by `fit` alone: what is stored is one ONNX graph, and scoring needs nothing but numpy and
+whatever runs that graph.
 """
 
 import math
@@ -53,9 +53,9 @@ ROUNDING = 1e-6
 # complement of a perfect difference set: any two blocks are seen together equally often.
 BLOCKS = 7
 SEEN = (0, 1, 2, 4)
-# Share of the training's jumps, the farthest, that do not count for what is usual.
-FAR_JUMPS = 0.03
-# Metrics that always jump together may part by a tenth of their usual jump.
+# Share of the training's levels and jumps, the farthest, that do not count as usual.
+FAR = 0.03
+# Metrics that always move together may part by a tenth of their usual size.
 LEAST_VARIANCE = 0.01
 # Numbers in one batch of the scores behind the reasons.
 BATCH = 4_000_000
@@ -167,14 +167,15 @@ def fit(
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
     described = describe(meta, times, values).of(np.flatnonzero(rows))
-    meta["whitening"] = _whitening(described.jumps)
+    meta["level_whitening"] = _whitening(_levels(meta, described))
+    meta["jump_whitening"] = _whitening(described.jumps)
     matrix = _matrix(meta, described)
     pulse()
     fill = _medians(matrix)
     blocks = _Blocks.of(len(matrix), n_estimators)
     filled = np.where(np.isnan(matrix), fill, matrix)
-    # Trees choose a column at random: the jump's stands there as often as each other kind's.
-    offered = np.hstack([filled, np.repeat(filled[:, -1:], len(used) - 1, axis=1)])
+    # Trees choose a column at random: a distance stands there as often as each other kind's.
+    offered = np.hstack([filled, np.tile(filled[:, -2:], len(used) - 1)])
     trees = _grow(offered, blocks, n_estimators, seed, pulse)
     graph = _graph(trees, blocks.rows, fill)
     pulse()
@@ -326,32 +327,44 @@ def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
 
 
 def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
-    """The matrix of the forest: columns, and the jumps as one distance (Mahalanobis, 1936).
+    """The matrix of the forest (n, m * (1 + windows) + 2): columns, and two distances.
 
-    It counts each metric, and each combination of them, by how it usually jumps. Given as
-    the logarithm of 1 and its square, since trees split by size.
+    How far the levels are from where they usually are, and the jumps from none, counting
+    each metric, and each combination of them, by its usual size (Mahalanobis, 1936): what
+    one of many columns shows, a tree that chooses among all of them seldom sees.
     """
-    square = ((described.jumps @ np.array(meta["whitening"])) ** 2).sum(axis=1)
+    level = _distance(_levels(meta, described), meta["level_whitening"])
+    jump = _distance(described.jumps, meta["jump_whitening"])
+    return np.column_stack([described.columns, level, jump]).astype(np.float32)
+
+
+def _levels(meta: dict[str, Any], described: Described) -> Floats:
+    """Levels (n, m), the usual one where unknown."""
+    return np.nan_to_num(described.columns[:, : len(meta["names"])])
+
+
+def _distance(parts: Floats, whitening: list[list[float]]) -> Floats:
+    """Logarithm of 1 and the squared distance of `parts` (n, k), since trees split by size."""
+    square = ((parts @ np.array(whitening)) ** 2).sum(axis=1)
     # A product of matrices rounds as its size has it; coarser steps hide that.
-    distance = np.rint(np.log1p(square) * UNIT) / UNIT
-    return np.column_stack([described.columns, distance]).astype(np.float32)
+    return np.asarray(np.rint(np.log1p(square) * UNIT) / UNIT)
 
 
-def _whitening(jumps: Floats) -> list[list[float]]:
-    """Matrix (k, k) after which usual jumps are uncorrelated and of size 1.
+def _whitening(parts: Floats) -> list[list[float]]:
+    """Matrix (k, k) after which usual rows of `parts` are uncorrelated and of size 1.
 
-    Of all jumps first, then of all but the farthest by the first: faults in the training
+    Of all rows first, then of all but the farthest by the first: faults in the training
     are not what is usual.
     """
-    near = jumps
+    near = parts
     for _ in range(2):
         size = np.sqrt((near**2).mean(axis=0))
         size = np.where(size > 0, size, 1.0)
         scaled = near / size
         variance, axes = np.linalg.eigh(scaled.T @ scaled / len(scaled))
         whitening = axes / np.sqrt(np.maximum(variance, LEAST_VARIANCE)) / size[:, None]
-        far = ((jumps @ whitening) ** 2).sum(axis=1)
-        near = jumps[far <= np.quantile(far, 1.0 - FAR_JUMPS)]
+        far = ((parts @ whitening) ** 2).sum(axis=1)
+        near = parts[far <= np.quantile(far, 1.0 - FAR)]
     return [list(map(float, row)) for row in whitening]
 
 
@@ -526,7 +539,7 @@ def _tree_parts(tree: Any) -> tuple[Any, ...]:
 def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str, NDArray[Any]]:
     """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them.
 
-    The sum of tree i is for target ``i % groups``; columns from `width` on repeat the last.
+    The sum of tree i is for target ``i % groups``; columns from `width` on repeat the last two.
     """
     parts = [_tree_parts(tree) for tree in trees]
     left, right, feature, split, rows = map(np.concatenate, zip(*parts, strict=True))
@@ -557,7 +570,9 @@ def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str,
     true, false = left[node], right[node]
     return {
         "tree_roots": number[root],
-        "nodes_featureids": np.minimum(feature[node], width - 1),
+        "nodes_featureids": np.where(feature < width, feature, width - 2 + (feature - width) % 2)[
+            node
+        ],
         "nodes_modes": np.zeros(len(true), np.uint8),  # all of them x <= split
         "nodes_splits": single[node],
         "nodes_truenodeids": number[true],

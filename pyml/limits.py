@@ -83,6 +83,7 @@ _METRIC = _record(
 _REFERENCE = _list(
     _record(edges=_list(_number(), 1), counts=_list(_number(0), 1), usual=_number()), 1
 )
+_WHITENING = _list(_list(_number(), 0, 2 * MAX_METRICS), 1, 2 * MAX_METRICS)
 _SOME = 1e-12  # seconds: more than none
 _HEAD = {"format": _whole(1, 1000), "kind": _text}
 FORMS = {
@@ -94,7 +95,8 @@ FORMS = {
         windows=_list(_whole(1, 100_000), 1),
         level=_whole(1, 100_000),
         before=_list(_whole(1, 100_000), 1),
-        whitening=_list(_list(_number(), 0, 2 * MAX_METRICS), 1, 2 * MAX_METRICS),
+        level_whitening=_WHITENING,
+        jump_whitening=_WHITENING,
         lookback=_number(0, 100 * YEAR),
         scaling=_list(_list(_number(), 2, 2)),
         usual=_list(_list(_number(), 2, 2)),
@@ -139,11 +141,12 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
         each = {len(meta[key]) for key in ("metrics", "scaling", "usual", "reference")}
         if {count} != each or not all(scale > 0 for _, scale in meta["scaling"]):
             return "metadata that does not fit together"
-        jumps = count * len(meta["before"])
-        used = {meta["level"], *meta["before"]}
-        if not used <= set(meta["windows"]) or not _square(meta["whitening"], jumps):
+        squares = _square(meta["level_whitening"], count) and _square(
+            meta["jump_whitening"], count * len(meta["before"])
+        )
+        if not squares or not {meta["level"], *meta["before"]} <= set(meta["windows"]):
             return "metadata that does not fit together"
-        width = count * (1 + len(meta["windows"])) + 1
+        width = count * (1 + len(meta["windows"])) + 2
     else:
         width, name, kind_of = meta["sequence_length"], "window", onnx.TensorProto.DOUBLE
     fed = [(one.name, one.type.tensor_type) for one in graph.input]

@@ -90,7 +90,6 @@ INTS = (
         ("nodes_truenodeids", 0, 10**9),
         ("nodes_falsenodeids", 0, -5),
         ("nodes_truenodeids", 0, 0),  # a circle
-        ("nodes_truenodeids", 1, 0),  # a longer one
         ("nodes_trueleafs", 0, 2),
         ("nodes_trueleafs", 0, 1),  # the node's number for a leaf's
         ("nodes_featureids", 0, 10**6),
@@ -112,6 +111,16 @@ def test_trees_that_lead_astray_are_refused(fitted, name, at, value):
             attributes[name].i = value
         else:
             attributes[name].ints[at] = value
+
+    with pytest.raises(UnreadableModel):
+        blob.load(_altered(fitted, alter), "forest")
+
+
+def test_a_circle_through_the_root_is_refused(fitted):
+    def alter(attributes):
+        leafs, nodes = attributes["nodes_trueleafs"].ints, attributes["nodes_truenodeids"].ints
+        inner = [i for i, end in enumerate(leafs) if not end]
+        nodes[inner[1]] = 0
 
     with pytest.raises(UnreadableModel):
         blob.load(_altered(fitted, alter), "forest")

@@ -52,10 +52,10 @@ def explained(fitted, times, values, row):
 
 
 def offered(fitted, times, values):
-    """What the trees are grown on: nothing missing, the jump as often as each other kind."""
+    """What the trees are grown on: nothing missing, a distance as often as each other kind."""
     matrix = matrix_of(fitted, times, values)
     filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
-    return np.hstack([filled, np.repeat(filled[:, -1:], values.shape[1] - 1, axis=1)])
+    return np.hstack([filled, np.tile(filled[:, -2:], values.shape[1] - 1)])
 
 
 @pytest.mark.parametrize("trees", [1, 6])
@@ -193,6 +193,16 @@ def test_a_jump_apart_is_far_though_each_metric_stays_in_its_range():
     values[5000, 2] -= 4 * np.sign(values[5000, 2] - 40)  # towards the middle
     distance = matrix_of(fitted, times, values)[:, -1]
     assert distance[5000] > distance[:4320].max() + 1
+
+
+def test_a_level_far_out_is_far_while_it_lasts():
+    """One metric of six, at rest where it never was: its spread is ordinary."""
+    times, values = telemetry(days=4, metrics=6)
+    fitted = train(times[:4320], values[:4320])
+    values[4700:5060, 2] += 45  # six hours
+    distance = matrix_of(fitted, times, values)[:, -2]
+    assert distance[4705:5060].min() > distance[:4320].max() + 1
+    assert explained(fitted, times, values, 5050)[0]["metric"] == "m2"
 
 
 def test_one_bad_day_does_not_hide_another():
