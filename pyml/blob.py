@@ -123,7 +123,7 @@ def load(data: bytes, kind: str) -> Model:
         raise
     except Exception as error:
         # onnx and onnxruntime raise types of their own, down to bare RuntimeError.
-        raise _unreadable(str(error).splitlines()[0] if str(error) else repr(error)) from error
+        raise _unreadable(_first_line(error)) from error
 
 
 def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
@@ -137,7 +137,7 @@ def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
         try:
             found = run(feeds)
         except Exception as error:
-            raise _unreadable(str(error).splitlines()[0]) from error
+            raise _unreadable(_first_line(error)) from error
         rows = len(next(iter(feeds.values())))
         if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
             raise _unreadable("an answer of another shape")
@@ -150,6 +150,10 @@ def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
 
 def _unreadable(why: str) -> UnreadableModel:
     return UnreadableModel("the stored model cannot be read", detail=f"Found: {why}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _meta(graph: onnx.ModelProto, kind: str) -> dict[str, Any]:

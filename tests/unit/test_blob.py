@@ -44,6 +44,15 @@ def test_the_round_trip_is_exact(fitted, packed):
     assert blob.pack(model.graph, model.meta, "forest") == packed
 
 
+def test_a_run_that_fails_without_a_word_says_what_failed():
+    def run(feeds):
+        raise RuntimeError
+
+    with pytest.raises(UnreadableModel) as caught:
+        blob._guarded(run, [(1,)])({"features": np.zeros((1, 1))})
+    assert "RuntimeError" in caught.value.detail
+
+
 def test_a_model_of_another_kind_is_refused(packed):
     with pytest.raises(UnreadableModel, match="cannot be read"):
         blob.load(packed, "lstm")
