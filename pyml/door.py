@@ -48,12 +48,7 @@ LEVEL = 0.9
 def _failure(error: Exception) -> dict[str, Any]:
     """An error as data: the door in SQL raises it without a Python traceback."""
     if isinstance(error, PymlError):
-        return {
-            "sqlstate": error.sqlstate,
-            "message": error.message,
-            "detail": error.detail,
-            "hint": error.hint,
-        }
+        return error.told()
     data = getattr(error, "spidata", None) or (None, None, None)
     return {
         "sqlstate": getattr(error, "sqlstate", None) or "XX000",
@@ -709,6 +704,30 @@ def _no_numbers(
     )
 
 
+def _window(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    field: str,
+    known: Sequence[series.Metric],
+) -> tuple[series.Metric, list[str], series.Readings, Floats]:
+    """What a field means, the paths of totals, and a window's readings and values of it.
+
+    Raises
+    ------
+    NotEnoughData, UnknownField
+        There is no number.
+    """
+    metric = _metric_of(field, known)
+    paths, places = series.columns_of(known)
+    totals = [paths[place] for place in places]
+    readings, values = _series_of(history, device, since, until, metric, totals)
+    if not np.isfinite(values).any():
+        raise _no_numbers(history, device, metric, since, until)
+    return metric, totals, readings, values
+
+
 @document
 def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
@@ -728,14 +747,8 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     settings = history.settings
     until = _finite("as_of", _moments(as_of, as_of)[1])
     since = until - hours * 3600
-    known = _metrics()
-    metric = _metric_of(field, known)
-    paths, places = series.columns_of(known)
-    totals = [paths[place] for place in places]
-    readings, values = _series_of(history, device, since, until, metric, totals)
+    metric, totals, readings, values = _window(history, device, since, until, field, _metrics())
     usable = int(np.isfinite(values).sum())
-    if not usable:
-        raise _no_numbers(history, device, metric, since, until)
     grid = series.regular(readings.times, values)
     shape = {
         "sequence_length": int(settings["sequence_length"]),
@@ -910,12 +923,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     until = float(session["until"])
     since = until - hours * 3600
     known = _metrics()
-    metric = _metric_of(field, known)
-    paths, places = series.columns_of(known)
-    totals = [paths[place] for place in places]
-    readings, values = _series_of(history, device, since, until, metric, totals)
-    if not np.isfinite(values).any():
-        raise _no_numbers(history, device, metric, since, until)
+    metric, _, readings, values = _window(history, device, since, until, field, known)
     marks: list[chart.Mark] = []
     ahead: chart.Ahead | None = None
     notes: list[str] = []

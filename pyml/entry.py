@@ -72,8 +72,7 @@ def enter(version: str, site: str) -> Doors:
 
 
 def _shut(message: str, detail: str, hint: str) -> Doors:
-    sqlstate = BrokenEnvironment.sqlstate
-    told = {"sqlstate": sqlstate, "message": message, "detail": detail, "hint": hint}
+    told = BrokenEnvironment(message, detail=detail, hint=hint).told()
 
     def document(*_: Any) -> str:
         return json.dumps({"error": told})

@@ -29,6 +29,15 @@ class PymlError(Exception):
         self.detail = detail
         self.hint = hint
 
+    def told(self) -> dict[str, str | None]:
+        """What the door in SQL raises, as data: no traceback comes with it."""
+        return {
+            "sqlstate": self.sqlstate,
+            "message": self.message,
+            "detail": self.detail,
+            "hint": self.hint,
+        }
+
 
 class NotEnoughData(PymlError):
     """Fewer usable readings than a model needs."""

@@ -76,7 +76,7 @@ def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="session")
 def install() -> ModuleType:
-    """install.py as a module."""
+    """install.py as a module, by its path: the tests of it lie in a package of that name."""
     spec = importlib.util.spec_from_file_location("install", EXAMPLES.parent / "install.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
