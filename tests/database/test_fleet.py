@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +33,18 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
     assert one("SELECT sqlstate FROM ml_run WHERE device_uuid = %s", poor) == "ML001"
     again = fleet("retrain", "--jobs", "2", "--dsn", dsn)
     assert (again.stdout, again.returncode) == ("nothing due\n", 0)
+
+
+def test_what_it_stores_is_what_a_door_would_have_stored(db, dsn, device):
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)
+    assert ran.stdout == "2 trained\n", ran.stderr
+    made = "SELECT kind, {} FROM ml_model WHERE is_current ORDER BY kind"
+    said = made.format("sha256, blob, parameters, figures, versions, readings_used, window_end")
+    outside = db.execute(said).fetchall()
+    db.execute("DELETE FROM ml_model")
+    db.execute("SELECT ml_train_forest(%s), ml_train_lstm(%s)", [device, device])
+    assert db.execute(said).fetchall() == outside
 
 
 def test_without_the_extension_it_says_what_to_type(dsn):
