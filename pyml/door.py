@@ -195,6 +195,15 @@ def _training_call(device: str, kind: str, field: str) -> str:
     return f"SELECT ml_train_lstm('{device}', {queries.literal(field)});"
 
 
+def _telling(hint: str, call: Callable[..., T], *args: Any) -> T:
+    """What a call gives; of a model that cannot be read it says what to do."""
+    try:
+        return call(*args)
+    except UnreadableModel as error:
+        error.hint = hint
+        raise
+
+
 def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     """The history's description and the model in force.
 
@@ -216,14 +225,7 @@ def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
             detail="None was trained for it, or it was dropped.",
             hint=_training_call(device, kind, field),
         )
-
-    def telling(call: Callable[..., T], *args: Any) -> T:
-        try:
-            return call(*args)
-        except UnreadableModel as error:
-            error.hint = _training_call(device, kind, field)
-            raise
-
+    telling = functools.partial(_telling, _training_call(device, kind, field))
     model = telling(_model, row["model_id"], row["sha256"], kind)
     return Held(
         float(row["now"]),
@@ -303,7 +305,8 @@ def store_model(
             detail=f"It has {', '.join(limits.ABOUT_NAMES)}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
         )
-    named = blob.load(data, kind).meta.get("metric", {"name": ""})["name"]
+    model = _telling(_training_call(device, kind, field), blob.load, data, kind)
+    named = model.meta["metric"]["name"] if kind == "lstm" else ""
     if field != named:
         raise BadArgument(
             f"the model is not of field {field!r}",

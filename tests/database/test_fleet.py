@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psycopg
-
 ROOT = Path(__file__).parents[2]
 
 

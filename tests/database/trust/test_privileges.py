@@ -52,6 +52,9 @@ TRAIN = (
     "SELECT ml_train_lstm('{device}')",
     "CALL ml_scan()",
     "CALL ml_retrain()",
+    "SELECT ml_store_model(device_uuid, kind, field, blob, jsonb_build_object('window_start', 0,"
+    " 'window_end', 0, 'readings_used', 9, 'readings_rejected', 0, 'parameters', parameters,"
+    " 'figures', figures, 'versions', versions, 'seconds', 1)) FROM ml_model",
     "SELECT ml_rollback({model})",
     "SELECT ml_forget('{device}')",
 )
