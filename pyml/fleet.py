@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -192,6 +193,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.backend == "dask" and not given.scheduler:
         parser.error("--backend dask needs --scheduler")
+    # loky takes TensorFlow's memory for a leak, and puts another process in the worker's place.
+    warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
     jobs = given.jobs or (os.cpu_count() or 1 if given.backend == "loky" else -1)
     over = partial(workers, given.backend, jobs, given.scheduler)
     try:
