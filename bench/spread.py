@@ -26,10 +26,10 @@ from psycopg.conninfo import make_conninfo
 
 from pyml.fleet import retrain, workers
 
-READER = "pyml_bench_reader"
+READER = f"pyml_bench_{os.getpid()}"
 # Each session of a worker, with what it is for and its worker's process.
 SESSIONS = """
-SELECT pid, CASE usename WHEN 'pyml_bench_reader' THEN 'read' ELSE 'primary' END,
+SELECT pid, CASE WHEN usename LIKE 'pyml_bench_%' THEN 'read' ELSE 'primary' END,
        coalesce(substring(application_name FROM '^pyml.fleet .* (\\d+)$')::int, 0)
 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pyml%'
 """
@@ -79,7 +79,6 @@ def main() -> None:
     conn = psycopg.connect(given.dsn, autocommit=True)
     fill.make(conn, given.devices, given.days)
     conn.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
-    conn.execute(f"DROP ROLE IF EXISTS {READER}")
     conn.execute(f"CREATE ROLE {READER} LOGIN")
     conn.execute(f"GRANT SELECT ON device_shadow_history TO {READER}")
     copy = make_conninfo(given.dsn, user=READER)

@@ -78,7 +78,7 @@ def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[Parallel
     """
     # One at a time: a model takes far longer than handing it out, and LSTMs longest.
     asked: dict[str, Any] = {"n_jobs": jobs, "batch_size": 1}
-    one_by_one = {"return_as": "generator_unordered", "timeout": SILENT}
+    one_by_one = {"return_as": "generator_unordered"}
     if backend == "dask":
         distributed = _optional("distributed", "distributed")
         with (
@@ -87,7 +87,7 @@ def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[Parallel
         ):
             with suppress(TimeoutError):
                 client.wait_for_workers(max(jobs, 2), JOINING)
-            yield Parallel(**asked, **one_by_one)
+            yield Parallel(**asked, **one_by_one, timeout=SILENT)
     elif backend == "spark":
         _optional("joblibspark", "joblibspark pyspark").register_spark()
         builder = importlib.import_module("pyspark.sql").SparkSession.builder
