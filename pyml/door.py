@@ -570,7 +570,7 @@ def _judged(history: History, held: Held, device: str, since: float, until: floa
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
     readings, values, _ = _measured(history, device, since - back, until, metrics, meta["interval"])
     inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
-    described = forest.describe(meta, readings.times, values).of(inside)
+    described = forest.describe(meta, readings.times, values, inside)
     scores = forest.score(meta, held.model.run, described)
     return Judged(held, readings.times[inside], values[inside], described, scores, readings)
 
