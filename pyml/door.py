@@ -10,13 +10,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, chart, drift, forest, limits, queries, series, worker
+from pyml import __version__, blob, drift, forest, limits, queries, series, worker
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -27,6 +27,9 @@ from pyml.errors import (
     UnreadableModel,
 )
 from pyml.queries import Query
+
+if TYPE_CHECKING:
+    from pyml import chart
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -916,6 +919,8 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
 @document
 def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
+    from pyml import chart
+
     _given(device=device, field=field, hours=hours)
     _within("hours", hours, 1, LONGEST_HOURS)
     history = History.of(_execute(queries.CONTEXT)[0])
@@ -954,8 +959,12 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     return {"svg": picture}
 
 
-def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
+def _marks(
+    device: str, since: float, until: float, at: Floats, values: Floats
+) -> "list[chart.Mark]":
     """What the forest in force flags, at the value that the picture has nearest to it."""
+    from pyml import chart
+
     history, held = _in_force(device, "forest")
     judged = _judged(history, held, device, since, until)
     flagged, scores = judged.flagged(), judged.scores
@@ -973,8 +982,10 @@ def _marks(device: str, since: float, until: float, at: Floats, values: Floats) 
     ]
 
 
-def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> chart.Ahead:
+def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> "chart.Ahead":
     """The forecast of a field, whichever of its names the model was trained under."""
+    from pyml import chart
+
     plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
     try:
