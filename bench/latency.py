@@ -204,7 +204,8 @@ PHASES = {
             "drift.reference",
         ),
         "fit": ("forest._grow",),
-        "build": ("forest._graph", "forest.session"),
+        "limits": ("forest._Blocks.unseen_scores", "forest._figures"),
+        "build": ("forest._paths", "forest._graph"),
         "store": ("door._store",),
     },
     "ml_train_lstm": {

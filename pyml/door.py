@@ -9,13 +9,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, chart, forest, limits, queries, series, training
+from pyml import __version__, blob, forest, limits, queries, series, training
 from pyml.errors import BadArgument, ModelNotFound, PymlError, UnreadableModel
 from pyml.history import (
     LONGEST_HOURS,
@@ -30,6 +30,9 @@ from pyml.history import (
     window,
 )
 from pyml.queries import Query
+
+if TYPE_CHECKING:
+    from pyml import chart
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -391,7 +394,7 @@ def _judged(history: History, held: Held, device: str, since: float, until: floa
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
     readings, values, _ = measured(history, device, since - back, until, metrics, meta["interval"])
     inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
-    described = forest.describe(meta, readings.times, values).of(inside)
+    described = forest.describe(meta, readings.times, values, inside)
     scores = forest.score(meta, held.model.run, described)
     return Judged(held, readings.times[inside], values[inside], described, scores, readings)
 
@@ -594,6 +597,8 @@ def predict(device: str, field: str, horizon: int | None, level: float, as_of: s
 @document
 def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
+    from pyml import chart
+
     _given(device=device, field=field, hours=hours)
     _within("hours", hours, 1, LONGEST_HOURS)
     history = _history(_execute(queries.CONTEXT)[0])
@@ -631,8 +636,12 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     return {"svg": picture}
 
 
-def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
+def _marks(
+    device: str, since: float, until: float, at: Floats, values: Floats
+) -> "list[chart.Mark]":
     """What the forest in force flags, at the value that the picture has nearest to it."""
+    from pyml import chart
+
     history, held = _in_force(device, "forest")
     judged = _judged(history, held, device, since, until)
     flagged, scores = judged.flagged(), judged.scores
@@ -650,8 +659,10 @@ def _marks(device: str, since: float, until: float, at: Floats, values: Floats) 
     ]
 
 
-def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> chart.Ahead:
+def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> "chart.Ahead":
     """The forecast of a field, whichever of its names the model was trained under."""
+    from pyml import chart
+
     plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.engine import Run, session
+from pyml.engine import Run
 from pyml.errors import NotEnoughData
 from pyml.messages import onnx
 
@@ -166,7 +166,7 @@ def fit(
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
-    described = describe(meta, times, values).of(np.flatnonzero(rows))
+    described = describe(meta, times, values, np.flatnonzero(rows))
     meta["level_whitening"] = _whitening(_levels(meta, described))
     meta["jump_whitening"] = _whitening(described.jumps)
     matrix = _matrix(meta, described)
@@ -177,13 +177,15 @@ def fit(
     # Trees choose a column at random: a distance stands there as often as each other kind's.
     offered = np.hstack([filled, np.tile(filled[:, -2:], len(used) - 1)])
     trees = _grow(offered, blocks, n_estimators, seed, pulse)
-    graph = _graph(trees, blocks.rows, fill)
+    paths = _paths(trees)
+    graph = _graph(trees, paths, blocks.rows, fill)
     pulse()
     shares = np.array([contamination, CRITICAL_SHARE * contamination])
-    unseen = blocks.unseen_scores(_graph(trees, blocks.rows, fill, blocks.groups), matrix)
-    warning, critical = _limits(unseen, shares).tolist()
+    unseen = blocks.unseen_scores(trees, paths, offered)
+    each = np.array([np.quantile(scores, shares) for scores in unseen])
+    warning, critical = _limits(unseen, each, shares).tolist()
     meta |= {"warning": warning, "critical": critical}
-    return Fitted(graph, meta, _figures(unseen, shares) | {"features": matrix.shape[1]})
+    return Fitted(graph, meta, _figures(unseen, each, shares) | {"features": matrix.shape[1]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,43 +213,44 @@ class _Blocks:
         seen = n if groups == 1 else (n // BLOCKS) * len(SEEN)
         return cls(groups, block, min(SUBSAMPLE, seen))
 
-    def seen(self, group: int) -> NDArray[np.intp]:
-        """Indices of the readings that the trees of a group may see."""
-        return np.flatnonzero(np.isin(self.block, np.add(SEEN, group) % self.groups))
+    def seen(self, group: int) -> NDArray[np.bool_]:
+        """Which readings the trees of a group may see."""
+        return np.isin(self.block, np.add(SEEN, group) % self.groups)
 
-    def unseen_scores(self, graph: onnx.ModelProto, matrix: Matrix) -> list[Floats]:
-        """Scores of each block's readings by the trees that have not seen it.
+    def unseen_scores(
+        self, trees: Sequence[Any], paths: Sequence[Floats], offered: Matrix
+    ) -> list[Floats]:
+        """Scores of each block's readings by the trees that have not seen it."""
+        total, count = np.zeros(len(offered)), np.zeros(len(offered), np.int64)
+        for group in range(self.groups):
+            unseen = np.flatnonzero(~self.seen(group) | (self.groups == 1))
+            readings, mine = offered[unseen], slice(group, None, self.groups)
+            for tree, path in zip(trees[mine], paths[mine], strict=True):
+                total[unseen] += path[tree.apply(readings)]
+            count[unseen] += len(trees[mine])
+        scores = -np.exp(total * _rate(count, self.rows))
+        return [scores[self.block == block] for block in range(self.groups)]
 
-        `graph` gives a score for each group; the score of several is their geometric mean,
-        since that of a path is a power of its length.
-        """
-        found = session(graph)({"features": matrix})[0].astype(np.float64)  # (n, groups)
-        scores = []
-        for block in range(self.groups):
-            others = [g for g in range(self.groups) if block not in np.add(SEEN, g) % self.groups]
-            mine = found[self.block == block][:, others or [0]]
-            scores.append(-np.exp(np.log(-mine).mean(axis=1)))
-        return scores
 
-
-def _limits(unseen: list[Floats], shares: Floats) -> Floats:
+def _limits(unseen: Sequence[Floats], each: Floats, shares: Floats) -> Floats:
     """Scores below which a reading is flagged, for shares of readings to flag.
 
-    Three blocks of four keep to the share: one bad day does not make the model deaf for a
-    week. Yet no looser than either the whole or the latest block would have it: a machine
-    that now works otherwise is not flagged until the week is over.
+    `each` holds those of each block alone, shape (blocks, shares). Three blocks of four keep
+    to the share: one bad day does not make the model deaf for a week. Yet no looser than
+    either the whole or the latest block would have it: a machine that now works otherwise is
+    not flagged until the week is over.
     """
-    each = np.array([np.quantile(scores, shares) for scores in unseen])  # (blocks, shares)
     whole = np.quantile(np.concatenate(unseen), shares)
     kept = np.quantile(each, 0.25, axis=0)
     return np.asarray(np.minimum(kept, np.maximum(whole, each[-1])) - ROUNDING)
 
 
-def _figures(unseen: list[Floats], shares: Floats) -> dict[str, Any]:
+def _figures(unseen: list[Floats], each: Floats, shares: Floats) -> dict[str, Any]:
     """What limits from the other blocks flag of each: about `shares` where all are alike."""
     flagged = []
     for i, scores in enumerate(unseen):
-        limits = _limits(unseen[:i] + unseen[i + 1 :] or unseen, shares)
+        others = [j for j in range(len(unseen)) if j != i] or [i]
+        limits = _limits([unseen[j] for j in others], each[others], shares)
         flagged.append((scores[:, None] < limits).mean(axis=0))
     warned, critical = np.array(flagged).T
     return {
@@ -279,8 +282,13 @@ class Described:
         return Described(self.columns[rows], self.jumps[rows])
 
 
-def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
-    """Describe each reading by what its metrics have done of late.
+def describe(
+    meta: dict[str, Any],
+    times: Floats,
+    values: Floats,
+    rows: NDArray[np.intp] | None = None,
+) -> Described:
+    """Describe readings by what their metrics have done of late.
 
     Causal: a row depends on readings up to its own, no older than
     ``meta["lookback"]`` seconds, and is the same to the last bit whatever else
@@ -294,6 +302,8 @@ def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
         Seconds, strictly increasing.
     values : ndarray of float64, shape (n, m)
         One column for each of ``meta["names"]``; NaN where missing.
+    rows : ndarray of int, shape (k,), optional
+        Which readings to describe; all where not given.
 
     Returns
     -------
@@ -304,16 +314,21 @@ def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
     centre, scale = np.array(meta["scaling"]).T
     with np.errstate(invalid="ignore"):
         z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
-    n, m = z.shape
+    # A row for each metric: its readings side by side, as all that follows goes along them.
+    z = np.ascontiguousarray(z.T)
+    m, n = z.shape
+    rows = np.arange(n) if rows is None else rows
     known = ~np.isnan(z)
     fixed = np.rint(np.where(known, z, 0.0) * UNIT).astype(np.int64)
-    running = np.zeros((n + 1, 3 * m), np.int64)
-    np.cumsum(np.hstack([known, fixed, fixed * fixed]), axis=0, out=running[1:])
-    level: Floats = np.empty((0, m))
+    running = np.zeros((3, m, n + 1), np.int64)
+    np.cumsum(np.stack([known, fixed, fixed * fixed]), axis=2, out=running[:, :, 1:])
+    ends, at = running.take(rows + 1, axis=2), times[rows]
+    known, fixed = known.take(rows, axis=1), fixed.take(rows, axis=1)
+    level: Floats = np.empty((m, 0))
     spreads, jumps = [], []
     for window in meta["windows"]:
-        starts = np.searchsorted(times, times - (window - 0.5) * meta["interval"])
-        count, total, square = np.hsplit((running[1:] - running[starts]).astype(np.float64), 3)
+        starts = np.searchsorted(times, at - (window - 0.5) * meta["interval"])
+        count, total, square = ends - running.take(starts, axis=2)
         of = np.maximum(count, 1)
         mean = total / of
         if window == meta["level"]:
@@ -323,7 +338,7 @@ def describe(meta: dict[str, Any], times: Floats, values: Floats) -> Described:
         if window in meta["before"]:
             jump = (fixed - (total - fixed) / np.maximum(count - 1, 1)) / UNIT
             jumps.append(np.where(known & (count > window / 2), jump, 0.0))
-    return Described(np.hstack([level, *spreads]), np.hstack(jumps))
+    return Described(np.concatenate([level, *spreads]).T, np.concatenate(jumps).T)
 
 
 def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
@@ -493,7 +508,7 @@ def _grow(
     from sklearn.utils.random import sample_without_replacement
 
     rows = blocks.rows
-    seen = [blocks.seen(group) for group in range(blocks.groups)]
+    seen = [np.flatnonzero(blocks.seen(group)) for group in range(blocks.groups)]
     top = np.iinfo(np.int32).max
     random = np.random.RandomState(seed)
     noise = random.uniform(size=len(matrix))
@@ -524,25 +539,42 @@ def _average_path(count: NDArray[Any]) -> Floats:
     return np.where(count <= 1, 0.0, np.where(count == 2, 1.0, path))
 
 
-def _tree_parts(tree: Any) -> tuple[Any, ...]:
-    """Children, features, thresholds and rows of a tree's nodes; leaves have no child."""
+def _paths(trees: Sequence[Any]) -> list[Floats]:
+    """Path length that a reading which ends at a node has, for each node of each tree.
+
+    Rounded so that float32 sums over all trees are exact, in any order: a runtime adds them
+    in one that depends on the size of the batch and on its threads; a reading's score must
+    not. The rounding moves a score by 1e-6.
+    """
+    paths = [tree.compute_node_depths() - 1 + _average_path(tree.n_node_samples) for tree in trees]
+    longest = max(float(path.max()) for path in paths)
+    spare = 24 - int(np.ceil(np.log2(max(2.0, len(trees) * longest))))
+    return [np.rint(path * 2.0**spare) / 2.0**spare for path in paths]
+
+
+def _rate(trees: NDArray[Any] | int, rows: int) -> Floats:
+    """Logarithm of a score for each step of the paths in a number of trees grown on `rows`."""
+    shortest = np.asarray(trees) * float(_average_path(np.array(rows)))
+    return -np.log(2.0) / shortest if rows > 1 else np.zeros_like(shortest)
+
+
+def _tree_parts(tree: Any, path: Floats) -> tuple[Any, ...]:
+    """Children, features, thresholds and paths of a tree's nodes; leaves have no child."""
     if tree.node_count > 1:
-        return (
-            *(tree.children_left, tree.children_right),
-            *(tree.feature, tree.threshold, tree.n_node_samples),
-        )
+        return tree.children_left, tree.children_right, tree.feature, tree.threshold, path
     # A tree has a node at least: one of a leaf alone has that leaf on either side of it.
-    rows = tree.n_node_samples[0]
-    return [1, -1, -1], [2, -1, -1], [0, -1, -1], [0.0, 0.0, 0.0], [rows, rows, rows]
+    return [1, -1, -1], [2, -1, -1], [0, -1, -1], [0.0, 0.0, 0.0], [path[0]] * 3
 
 
-def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str, NDArray[Any]]:
+def _tree_attributes(
+    trees: Sequence[Any], paths: Sequence[Floats], width: int
+) -> dict[str, NDArray[Any]]:
     """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them.
 
-    The sum of tree i is for target ``i % groups``; columns from `width` on repeat the last two.
+    Columns from `width` on repeat the last two.
     """
-    parts = [_tree_parts(tree) for tree in trees]
-    left, right, feature, split, rows = map(np.concatenate, zip(*parts, strict=True))
+    parts = list(map(_tree_parts, trees, paths))
+    left, right, feature, split, weight = map(np.concatenate, zip(*parts, strict=True))
     size = [len(part[0]) for part in parts]
     root = np.cumsum([0, *size[:-1]])
     leaf = left < 0
@@ -550,14 +582,6 @@ def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str,
     # x <= split for a float32 x, with the largest float32 that is not above split.
     single = split.astype(np.float32)
     single = np.where(single > split, np.nextafter(single, np.float32(-np.inf)), single)
-    depth = np.zeros(len(left))
-    depth[root] = [-float(tree.node_count == 1) for tree in trees]
-    front = root
-    while (front := front[~leaf[front]]).size:
-        below = np.concatenate([left[front], right[front]])
-        depth[below] = np.tile(depth[front], 2) + 1
-        front = below
-    weight = depth + _average_path(rows)
     # Two rows that a last split parts have a path of the same length: it changes no score.
     idle = leaf[left] & leaf[right] & (weight[left] == weight[right]) & ~leaf
     idle[root] = False
@@ -579,33 +603,22 @@ def _tree_attributes(trees: Sequence[Any], width: int, groups: int) -> dict[str,
         "nodes_trueleafs": leaf[true].astype(np.int64),
         "nodes_falsenodeids": number[false],
         "nodes_falseleafs": leaf[false].astype(np.int64),
-        "leaf_targetids": np.repeat(np.arange(len(trees)) % groups, size)[leaf],
-        "leaf_weights": _summable(weight[leaf], len(trees)).astype(np.float32),
+        "leaf_targetids": np.zeros(int(leaf.sum()), np.int64),
+        "leaf_weights": weight[leaf].astype(np.float32),
     }
 
 
-def _summable(weight: Floats, terms: int) -> Floats:
-    """Weights rounded so that float32 sums of `terms` of them are exact, in any order.
-
-    A runtime adds the trees in an order that depends on the size of the batch and
-    on its threads; a reading's score must not. The rounding moves a score by 1e-6.
-    """
-    spare = 24 - int(np.ceil(np.log2(max(2.0, terms * weight.max()))))
-    return np.rint(weight * 2.0**spare) / 2.0**spare
-
-
-def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> onnx.ModelProto:
-    """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c).
-
-    With several `groups` of trees it gives a score for each of them.
-    """
+def _graph(
+    trees: Sequence[Any], paths: Sequence[Floats], rows: int, fill: Matrix
+) -> onnx.ModelProto:
+    """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c)."""
     from onnx import TensorProto, helper, numpy_helper
 
     ensemble = onnx.NodeProto(op_type="TreeEnsemble", domain="ai.onnx.ml", name="forest")
     ensemble.input.append("filled")
     ensemble.output.append("depth")
     # Written field by field: helper.make_node looks at each of the many elements in Python.
-    for name, cells in _tree_attributes(trees, len(fill), groups).items():
+    for name, cells in _tree_attributes(trees, paths, len(fill)).items():
         attribute = ensemble.attribute.add(name=name)
         if name in ("nodes_modes", "nodes_splits", "leaf_weights"):
             attribute.type = onnx.AttributeProto.TENSOR
@@ -613,13 +626,10 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> on
         else:
             attribute.type = onnx.AttributeProto.INTS
             attribute.ints.extend(cells.tolist())
-    ensemble.attribute.append(helper.make_attribute("n_targets", groups))
+    ensemble.attribute.append(helper.make_attribute("n_targets", 1))
     ensemble.attribute.append(helper.make_attribute("aggregate_function", 1))  # the sum
     ensemble.attribute.append(helper.make_attribute("post_transform", 0))  # none
-    count = np.bincount(np.arange(len(trees)) % groups)
-    shortest = count * float(_average_path(np.array(rows)))
-    rate = -np.log(2.0) / shortest if rows > 1 else np.zeros(groups)
-    constants = {"fill": fill, "rate": rate.astype(np.float32)}
+    constants = {"fill": fill, "rate": _rate(len(trees), rows).astype(np.float32).reshape(1)}
     nodes = [
         helper.make_node("IsNaN", ["features"], ["missing"]),
         helper.make_node("Where", ["missing", "fill", "features"], ["filled"]),
@@ -632,7 +642,7 @@ def _graph(trees: Sequence[Any], rows: int, fill: Matrix, groups: int = 1) -> on
         nodes,
         "forest",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", groups])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
         [numpy_helper.from_array(cells, name) for name, cells in constants.items()],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

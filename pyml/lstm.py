@@ -20,7 +20,10 @@ a long gap a single NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -288,6 +291,23 @@ def _inputs(behind: Floats, scale: _Scale, linear: Floats) -> _Inputs:
 # ---- the network -------------------------------------------------------------
 
 
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Import libraries whose symbols neither meet the server's nor are met by them.
+
+    TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
+    PostgreSQL's JIT with another. Whichever came second would call into the first, and crash.
+    """
+    # TensorFlow keeps its symbols to itself where it has no such module.
+    sys.modules["tensorflow.python.pywrap_dlopen_global_flags"] = None  # type: ignore[assignment]
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)  # its own come before the process'
+    try:
+        yield
+    finally:
+        sys.setdlopenflags(flags)
+
+
 @lru_cache(maxsize=1)
 def _keras() -> tuple[Any, Any]:
     """TensorFlow and Keras, deterministic and on one thread.
@@ -295,8 +315,9 @@ def _keras() -> tuple[Any, Any]:
     One thread, because the sums of several come in any order, because a backend
     should take one core, and because on networks this small it is no slower.
     """
-    import keras
-    import tensorflow as tf
+    with _apart():
+        import keras
+        import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

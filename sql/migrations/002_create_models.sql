@@ -32,6 +32,14 @@ COMMENT ON COLUMN ml_model.seconds IS 'How long the training took.';
 COMMENT ON COLUMN ml_model.sha256 IS 'Checksum of blob, in hexadecimal.';
 COMMENT ON COLUMN ml_model.blob IS 'The model as one ONNX file, with features and calibration in its metadata.';
 
+-- A model is packed at each training and unpacked at each scan: lz4 takes a quarter of the time.
+DO $$
+BEGIN
+    ALTER TABLE ml_model ALTER COLUMN blob SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN -- of a server built without it
+END
+$$;
+
 CREATE UNIQUE INDEX ml_model_current ON ml_model (device_uuid, kind, field) WHERE is_current;
 CREATE INDEX ml_model_history ON ml_model (device_uuid, kind, field, model_id DESC);
 

@@ -87,15 +87,13 @@ def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
     found = scored(fitted, times, values).anomaly_score
     np.testing.assert_allclose(found, -(2 ** (-length.mean(axis=0) / usual)), atol=1e-5)
     # What the limits are made from: each block by the trees of the groups that have not seen it.
-    fill = forest._medians(matrix_of(fitted, times, values))
-    graph = forest._graph(grown, blocks.rows, fill, blocks.groups)
-    unseen = blocks.unseen_scores(graph, filled[:, : len(fill)])
+    unseen = blocks.unseen_scores(grown, forest._paths(grown), filled)
     for block, scores in enumerate(unseen):
         inside = blocks.block == block
-        groups = [g for g in range(7) if not inside[blocks.seen(g)].any()]
+        groups = [g for g in range(7) if not blocks.seen(g)[inside].any()]
         assert len(groups) == 3
-        means = [length[g::7][:, inside].mean(axis=0) for g in groups]
-        expected = -(2 ** (-np.mean(means, axis=0) / usual))
+        mine = np.concatenate([length[g::7][:, inside] for g in groups])
+        expected = -(2 ** (-mine.mean(axis=0) / usual))
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 

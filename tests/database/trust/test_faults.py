@@ -91,7 +91,9 @@ class Fleet:
         self.lasts: dict[str, float] = {}
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.cancels: list[tuple[float, float]] = []
-        for name, value in (("epochs", 2), ("n_estimators", 50), ("models_kept", 1000)):
+        # Nothing is pruned meanwhile: work is made due by making what was done older.
+        kept = {"models_kept": 1000, "run_days": 36500}
+        for name, value in ({"epochs": 2, "n_estimators": 50} | kept).items():
             self.session.execute(
                 "UPDATE ml_setting SET value = %s WHERE name = %s", [str(value), name]
             )

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import psycopg
+import pytest
 
 from ..conftest import ROWS
 from .conftest import newest, put_model
@@ -82,3 +83,31 @@ def test_neither_pythonpath_nor_the_directory_leads_elsewhere(server):
         db.execute(ROWS, {"device": device, "readings": 400, "interval": 60})
         db.execute("SELECT ml_train_forest(%s)", [device])
         assert db.execute("SELECT ml_detect(%s) IS NOT NULL", [device]).fetchone() == (True,)
+
+
+# Compiled by LLVM, of which TensorFlow has another.
+JIT = """
+SET LOCAL jit_above_cost = 0; SET LOCAL jit_inline_above_cost = 0;
+SET LOCAL jit_optimize_above_cost = 0;
+"""
+COMPILED = """
+EXPLAIN (ANALYZE, FORMAT JSON) SELECT sum(n * 2.5), count(DISTINCT n % 7)
+FROM generate_series(1, 1000) n WHERE n % 3 = 1
+"""
+
+
+@pytest.mark.parametrize("compiled_first", [True, False], ids=["after", "before"])
+def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, compiled_first):
+    if not db.execute("SELECT pg_jit_available()").fetchone()[0]:
+        pytest.skip("this server compiles no queries")
+    device = add_device(readings=600)
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        for compiled in (compiled_first, not compiled_first, compiled_first):
+            if compiled:
+                with session.transaction():
+                    session.execute(JIT)
+                    (plan,) = session.execute(COMPILED).fetchone()[0]
+                assert plan["JIT"]["Functions"] > 0
+            else:
+                session.execute("SELECT ml_train_lstm(%s)", [device])
