@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,36 +73,36 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster.stop()
 
 
-def claim(db: psycopg.Connection, models: int) -> tuple[int, int]:
+def claim(db: psycopg.Connection, models: int, driver: threading.Thread) -> tuple[int, int]:
     """A backend and its worker that are at a training, once so many models are stored."""
-    for _ in range(1200):
+    while driver.is_alive():
         if db.execute("SELECT count(*) FROM ml_model").fetchone()[0] >= models and (
             found := db.execute(CLAIMS).fetchone()
         ):
             return found
-        time.sleep(0.02)
-    raise TimeoutError("no worker is at it")
+        driver.join(0.02)
+    raise TimeoutError("no worker was seen at it")
 
 
 @pytest.mark.parametrize("lost", ["worker and connection", "scheduler"])
 def test_each_device_gets_one_model_whatever_is_lost(db, dsn, one, add_device, cluster, lost):
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
-    db.execute("UPDATE ml_setting SET value = '600' WHERE name = 'n_estimators'")
+    db.execute("UPDATE ml_setting SET value = '1000' WHERE name = 'n_estimators'")
     for _ in range(DEVICES):
-        add_device(readings=600)
+        add_device(readings=4000)
     ran = []
     command = ("--backend", "dask", "--scheduler", cluster.address, "--jobs", "2", "--dsn", dsn)
     driver = threading.Thread(target=lambda: ran.append(fleet("retrain", *command)))
     driver.start()
     if lost == "scheduler":
-        claim(db, 3)
+        claim(db, 3, driver)
         cluster.restart()
     else:
-        _, worker = claim(db, 1)
+        _, worker = claim(db, 1, driver)
         os.kill(worker, signal.SIGKILL)
-        backend, _ = claim(db, 3)
+        backend, _ = claim(db, 3, driver)
         assert one("SELECT pg_terminate_backend(%s)", backend)
-    driver.join(120)
+    driver.join(200)
     assert ran, (cluster.place / "log").read_text()
     assert ran[0].returncode == 0, ran[0].stderr
     assert one("SELECT count(*) FROM ml_model") == DEVICES, ran[0].stderr
