@@ -6,7 +6,7 @@ runs, and hands the model in. What goes with the worker or with its connection, 
 moment, takes the claim along and leaves nothing behind: the model is due as before. And
 what was stored is not due any more, whether the worker has heard of it or not.
 
-Such a transaction keeps no snapshot while it waits, so that nothing waits for it.
+While a training goes on, its transaction keeps no snapshot, so that nothing waits for it.
 """
 
 import functools
@@ -151,7 +151,8 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
     source = _reading(replica) if replica else nullcontext(execute)
     try:
         with conn.transaction(), source as read:
-            return _train(execute, read, model, started)
+            poll = functools.partial(_beat, {conn, connection(replica) if replica else conn})
+            return _train(execute, read, model, started, poll)
     except Exception as error:
         sqlstate = getattr(error, "sqlstate", None) or "XX000"
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
@@ -161,7 +162,19 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         return "failed"
 
 
-def _train(execute: Execute, read: Execute, model: Model, started: float) -> str:
+def _beat(conns: set[Connection]) -> None:
+    """Hear of a lost connection before a training ends.
+
+    It also drops what is left of the last statement, whose snapshot would keep vacuum back
+    and, on a standby, be in the way of replay: the simple protocol leaves nothing behind.
+    """
+    for conn in conns:
+        conn.execute("SELECT 1", prepare=False)
+
+
+def _train(
+    execute: Execute, read: Execute, model: Model, started: float, poll: training.Poll
+) -> str:
     """Train a model and store it; the outcome."""
     device, kind, field = model
     row = execute(queries.CURRENT_MODEL, *model)[0]
@@ -170,7 +183,7 @@ def _train(execute: Execute, read: Execute, model: Model, started: float) -> str
     asked: dict[str, Any] = {
         "hours": int(history.settings["training_hours"]),
         "until": float(row["now"]),
-        "poll": lambda: None,
+        "poll": poll,
     }
     if kind == "forest":
         share = float(history.settings["contamination"])
