@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 SEVERITIES = ("none", "warning", "critical")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
 # Memory that the models kept ready in one backend may take.
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 6 << 20
 LONGEST_HOURS = 24 * 366 * 10
 # Share of the values that a forecast's interval shall cover where none is asked for.
 LEVEL = 0.9
