@@ -80,6 +80,23 @@ def report(conn: Connection, what: str, count: int, work: Callable[[], object]) 
     )
 
 
+def make(conn: Connection, devices: int, days: int) -> Any:
+    """Make the user's table, fill it and install the extension; the last reading's time."""
+    conn.execute(TABLE)
+    conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
+    conn.execute(
+        "INSERT INTO devices SELECT gen_random_uuid() FROM generate_series(1, %s)", [devices]
+    )
+    end = conn.execute("SELECT date_trunc('minute', now() AT TIME ZONE 'UTC')").fetchone()[0]
+    size = {"end": end, "readings": days * 1440}
+    conn.execute(HISTORIES, size)
+    conn.execute("CREATE INDEX ON history (i)")
+    conn.execute(FILL, size)
+    conn.execute(INDEX)
+    conn.execute("VACUUM ANALYZE device_shadow_history")
+    return end
+
+
 def main() -> None:
     """Fill the database and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,19 +113,7 @@ def main() -> None:
 
     conn = connect()
     started = time.monotonic()
-    conn.execute(TABLE)
-    conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
-    conn.execute(
-        "INSERT INTO devices SELECT gen_random_uuid() FROM generate_series(1, %s)",
-        [given.devices],
-    )
-    end = conn.execute("SELECT date_trunc('minute', now() AT TIME ZONE 'UTC')").fetchone()[0]
-    size = {"end": end, "readings": given.days * 1440}
-    conn.execute(HISTORIES, size)
-    conn.execute("CREATE INDEX ON history (i)")
-    conn.execute(FILL, size)
-    conn.execute(INDEX)
-    conn.execute("VACUUM ANALYZE device_shadow_history")
+    end = make(conn, given.devices, given.days)
     devices = [row[0] for row in conn.execute("SELECT uuid FROM devices ORDER BY uuid")]
     print(
         f"{given.devices} devices, {given.days} days, loaded in {time.monotonic() - started:.0f} s;"

@@ -1,7 +1,6 @@
 """The one module that knows `plpy`: reads the history, calls the models, stores them."""
 
 import functools
-import itertools
 import json
 import math
 import os
@@ -9,23 +8,26 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import plpy
 from numpy.typing import NDArray
 
-from pyml import __version__, blob, drift, forest, limits, queries, series, worker
-from pyml.errors import (
-    BadArgument,
-    BrokenEnvironment,
-    ModelNotFound,
-    NotEnoughData,
-    OutOfMemory,
-    PymlError,
-    UnknownField,
-    UnreadableModel,
+from pyml import __version__, blob, forest, limits, queries, series, training
+from pyml.errors import BadArgument, ModelNotFound, OutOfMemory, PymlError, UnreadableModel
+from pyml.history import (
+    LONGEST_HOURS,
+    Floats,
+    History,
+    bounds_of,
+    enabled_metrics,
+    iso,
+    measured,
+    no_numbers,
+    series_of,
+    window,
 )
 from pyml.queries import Query
 
@@ -34,14 +36,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Floats = NDArray[np.float64]
 Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
 # Memory that the models kept ready in one backend may take.
 CACHE_BYTES = 6 << 20
-LONGEST_HOURS = 24 * 366 * 10
 # Share of the values that a forecast's interval shall cover where none is asked for.
 LEVEL = 0.9
 
@@ -113,95 +112,16 @@ def _execute(query: Query, *args: Any) -> Any:
     return plpy.execute(plan, list(args))
 
 
-# PostgreSQL counts from 2000-01-01, in microseconds.
-POSTGRES_EPOCH = 946_684_800_000_000
+def _history(context: Mapping[str, Any]) -> History:
+    return History.of(context, _execute)
 
 
-def _decoded(array: bytes | None) -> Floats:
-    """Unix times of what `array_send` wrote of timestamps; NULL, of no rows, gives none.
-
-    The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
-    for one dimension, then for each element its length and its bytes, big-endian.
-    """
-    if not array:
-        return np.empty(0)
-    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">i8")], offset=20)
-    counted = cells["value"].astype(np.int64)
-    limits = np.iinfo(np.int64)
-    infinite = (counted == limits.max) | (counted == limits.min)
-    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
-
-
-def _numbers(lines: str) -> Floats:
-    """The numbers among JSON values, a line each; NaN for the others."""
-    cells = lines.replace("null", "nan").split("\n")
-    try:
-        return np.fromiter(map(float, cells), np.float64, len(cells))
-    except ValueError:  # a string, a boolean, an array or an object
-        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The user's table, as the settings describe it."""
-
-    settings: Mapping[str, str]
-    table: tuple[str, ...]
-    zoned: bool
-
-    @classmethod
-    def of(cls, context: Mapping[str, Any]) -> "History":
-        """The table that the settings name.
-
-        Raises
-        ------
-        BrokenEnvironment
-            It does not exist, or has no such time column.
-        """
-        settings = json.loads(context["settings"])
-        if context["time_type"] is None:
-            raise BrokenEnvironment(
-                f"there is no history in {settings['history_table']}",
-                detail="The table does not exist, or has no column "
-                f"{settings['history_time_column']}.",
-                hint="SELECT * FROM ml_doctor();",
-            )
-        zoned = context["time_type"] == "timestamp with time zone"
-        return cls(settings, tuple(context["history"]), zoned)
-
-    def _key(self, device: str) -> tuple[str, str, str]:
-        return device, self.settings["history_shadow"], self.settings["history_time_zone"]
-
-    def read(
-        self, device: str, since: float, until: float, paths: Sequence[str]
-    ) -> tuple[Floats, Floats]:
-        """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        parted = [path.split(".") for path in paths]
-        query = queries.history(self.settings, self.table, self.zoned, parted)
-        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
-        row = _execute(query, *self._key(device), since, until, *parts)[0]
-        times = _decoded(row["t"])
-        columns = np.empty((len(times), len(paths)))
-        for i in range(len(paths) if len(times) else 0):
-            columns[:, i] = _numbers(row[f"c{i}"])
-        return times, columns
-
-    def arrivals(self, device: str, since: float, until: float) -> Floats:
-        """Times (n,) of one device's rows in a window, in no order."""
-        query = queries.arrivals(self.settings, self.table, self.zoned)
-        return _decoded(_execute(query, *self._key(device), since, until)[0]["t"])
-
-    def last(self, device: str, until: float, path: str) -> float | None:
-        """Time of the newest number at a path."""
-        query = queries.last_reading(self.settings, self.table, self.zoned)
-        found = _execute(query, *self._key(device), until, path.split("."))
-        return float(found[0]["t"]) if found else None
-
-    def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
-        """How often each JSON type stands at a path in a window."""
-        query = queries.field_types(self.settings, self.table, self.zoned)
-        found = _execute(query, *self._key(device), since, until, path.split("."))
-        return {row["type"]: row["rows"] for row in found}
+def _progress(what: str) -> training.Poll:
+    """Tells how long a training goes; a cancel is heard there."""
+    started = time.monotonic()
+    return lambda: _execute(
+        queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63]
+    )
 
 
 # ---- arguments -----------------------------------------------------------------
@@ -245,12 +165,6 @@ def _finite(name: str, moment: float) -> float:
     return moment
 
 
-def _iso(moment: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows."""
-    thousandths = round(moment * 1e6) // 1000
-    return f"{np.datetime64(thousandths, 'ms')}+00:00"
-
-
 # ---- models --------------------------------------------------------------------
 
 
@@ -278,20 +192,7 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
-    found = _execute(queries.BLOB, model_id)
-    if not found:
-        raise ModelNotFound(
-            f"model {model_id} has just been dropped",
-            detail="Another session has pruned or forgotten it meanwhile.",
-            hint="SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models;",
-        )
-    if found[0]["sha256"] != sha256:
-        raise UnreadableModel(
-            "the stored model cannot be read",
-            detail=f"The checksum of model {model_id} does not match its bytes.",
-        )
-    model = blob.load(found[0]["blob"], kind)
-    _cache[key] = model
+    model = _cache[key] = training.stored(_execute, model_id, sha256, kind)
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
     return model
@@ -300,11 +201,16 @@ def _model(model_id: int, sha256: str, kind: str) -> blob.Model:
 def _training_call(device: str, kind: str, field: str) -> str:
     if kind == "forest":
         return f"SELECT ml_train_forest('{device}');"
-    return f"SELECT ml_train_lstm('{device}', {_literal(field)});"
+    return f"SELECT ml_train_lstm('{device}', {queries.literal(field)});"
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _telling(hint: str, call: Callable[..., T], *args: Any) -> T:
+    """What a call gives; of a model that cannot be read it says what to do."""
+    try:
+        return call(*args)
+    except UnreadableModel as error:
+        error.hint = hint
+        raise
 
 
 def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
@@ -316,7 +222,7 @@ def _in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     UnreadableModel
     """
     row = _execute(queries.CURRENT_MODEL, device, kind, field)[0]
-    return History.of(row), _held(row, device, kind, field)
+    return _history(row), _held(row, device, kind, field)
 
 
 def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
@@ -328,14 +234,7 @@ def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
             detail="None was trained for it, or it was dropped.",
             hint=_training_call(device, kind, field),
         )
-
-    def telling(call: Callable[..., T], *args: Any) -> T:
-        try:
-            return call(*args)
-        except UnreadableModel as error:
-            error.hint = _training_call(device, kind, field)
-            raise
-
+    telling = functools.partial(_telling, _training_call(device, kind, field))
     model = telling(_model, row["model_id"], row["sha256"], kind)
     return Held(
         float(row["now"]),
@@ -347,30 +246,43 @@ def _held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
     )
 
 
-def _store(
+def _kept(
     device: str,
     kind: str,
     field: str,
-    fitted: Any,
-    meta: dict[str, Any],
-    times: Floats,
-    rejected: int,
-    parameters: dict[str, Any],
+    trained: training.Trained,
+    current: int | None,
     started: float,
-) -> int:
+) -> dict[str, Any]:
+    """Put a training's model in force, or record that the current one stays; what it tells."""
+    about = trained.about(time.monotonic() - started)
+    if trained.data is None:
+        model_id = current
+        _record(device, kind, field, "kept", current, about)
+    else:
+        model_id = _store(device, kind, field, trained.data, about)
+    return {
+        "device_uuid": device,
+        "model_id": model_id,
+        **trained.told,
+        "held_out": trained.figures,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _store(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
-    data = blob.pack(fitted.graph, meta, kind)
-    versions = _versions() | {"python": platform.python_version()}
-    seconds = time.monotonic() - started
     _execute(queries.LOCK_MODEL, device, kind, field)
     _execute(queries.RETIRE_MODEL, device, kind, field)
     stored = _execute(
         queries.INSERT_MODEL,
-        *(device, kind, field, float(times[0]), float(times[-1]), len(times), rejected),
-        *(_json(parameters), _json(fitted.figures), _json(versions), seconds, data),
+        *(device, kind, field, about["window_start"], about["window_end"]),
+        *(about["readings_used"], about["readings_rejected"]),
+        *(_json(about[name]) for name in ("parameters", "figures", "versions")),
+        *(about["seconds"], data),
     )
     model_id = int(stored[0]["model_id"])
-    _record(device, kind, field, seconds, "trained", model_id, fitted.figures)
+    _record(device, kind, field, "trained", model_id, about)
     return model_id
 
 
@@ -378,12 +290,43 @@ def _record(
     device: str,
     kind: str,
     field: str,
-    seconds: float,
     outcome: str,
     model_id: int | None,
-    figures: dict[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
-    _execute(queries.INSERT_RUN, device, kind, field, seconds, outcome, model_id, _json(figures))
+    _execute(
+        queries.INSERT_RUN,
+        *(device, kind, field, about["seconds"], outcome, model_id, _json(about["figures"])),
+        *(None, None),
+    )
+
+
+@document
+def store_model(
+    device: str, kind: str, field: str, data: bytes, about: str, replaces: int | None
+) -> dict[str, Any]:
+    """Door of ``ml_store_model``."""
+    _given(device=device, kind=kind, field=field, blob=data, about=about)
+    told = json.loads(about)
+    if not limits.ABOUT(told):
+        raise BadArgument(
+            "about is of another form",
+            detail=f"It has {', '.join(limits.ABOUT_NAMES)}.",
+            hint="SELECT * FROM ml_model LIMIT 1;",
+        )
+    model = _telling(_training_call(device, kind, field), blob.load, data, kind)
+    named = model.meta["metric"]["name"] if kind == "lstm" else ""
+    if field != named:
+        raise BadArgument(
+            f"the model is not of field {field!r}",
+            detail=f"It says {named!r}; a forest's field is empty.",
+            hint=f"Pass field => {queries.literal(named)}.",
+        )
+    _execute(queries.LOCK_MODEL, device, kind, field)
+    current = _execute(queries.CURRENT_MODEL, device, kind, field)[0]["model_id"]
+    if current != replaces:
+        return {"model_id": current, "accepted": False}
+    return {"model_id": _store(device, kind, field, data, told), "accepted": True}
 
 
 def _plain(value: Any) -> Any:
@@ -402,70 +345,7 @@ def _json(value: Any) -> str:
     return _encoder.encode(value)
 
 
-@functools.cache
-def _versions() -> dict[str, str | None]:
-    """What is installed of each library; TensorFlow comes as one of two packages."""
-    from importlib import metadata  # slow to load, and a backend that scores has no need of it
-
-    def of(name: str) -> str | None:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
-
-    found = {name: of(name) for name in LIBRARIES}
-    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
-
-
-def _trained(
-    what: str, prepare: Callable[[], object], work: Callable[[Callable[[], None]], T]
-) -> T:
-    """Run a training beside this thread, which looks up for cancels and tells how long it goes.
-
-    `prepare` loads the training's library: a cancel need not wait for that.
-
-    Raises
-    ------
-    BrokenEnvironment
-        A library is missing.
-    """
-    started = time.monotonic()
-
-    def poll() -> None:
-        _execute(queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63])
-
-    try:
-        worker.prepare(prepare, poll)
-        return worker.run(work, poll)
-    except ImportError as error:
-        raise BrokenEnvironment(
-            f"a library for training cannot be loaded: {error}",
-            detail="Scoring goes on without it.",
-            hint="SELECT * FROM ml_doctor();",
-        ) from error
-
-
 # ---- Isolation Forest ----------------------------------------------------------
-
-
-def _metrics() -> list[series.Metric]:
-    return [series.Metric(**row) for row in _execute(queries.METRICS)]
-
-
-def _measured(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    metrics: Sequence[series.Metric],
-    interval: float | None = None,
-) -> tuple[series.Readings, Floats, float]:
-    """Clean readings of a window, the metrics' values (n, m) at each, and the interval."""
-    paths, totals = series.columns_of(metrics)
-    times, columns = history.read(device, since, until, paths)
-    readings = series.clean(times, columns, totals, interval)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, metrics, step), step
 
 
 @document
@@ -476,80 +356,20 @@ def train_forest(
     started = time.monotonic()
     _given(device=device, hours=hours, as_of=as_of)
     _within("hours", hours, 1, LONGEST_HOURS)
-    history = History.of(_execute(queries.CONTEXT)[0])
-    settings = history.settings
-    share = float(settings["contamination"]) if contamination is None else contamination
+    history = _history(_execute(queries.CONTEXT)[0])
+    share = float(history.settings["contamination"]) if contamination is None else contamination
     _within("contamination", share, 0.0001, 0.2)
     until = _finite("as_of", _moments(as_of, as_of)[1])
-    metrics = _metrics()
-    if not 1 <= len(metrics) <= limits.MAX_METRICS:
-        raise BadArgument(
-            f"{len(metrics) or 'no'} metrics are enabled",
-            detail=f"A forest takes 1 to {limits.MAX_METRICS}.",
-            hint="UPDATE ml_metric SET enabled = built_in;",
-        )
-    since = until - hours * 3600
-    readings, values, _ = _measured(history, device, since, until, metrics)
-    usable = int(np.isfinite(values).any(axis=1).sum())
-    needed = int(settings["min_training_samples"])
-    if usable < needed:
-        raise _too_few(history, device, usable, needed, hours, readings.rejected)
-    parameters: dict[str, Any] = {
-        "contamination": share,
-        "n_estimators": int(settings["n_estimators"]),
-        "seed": int(settings["seed"]),
-        "hours": hours,
-    }
-    names = [metric.name for metric in metrics]
-    fitted = _trained(
-        "training forest",
-        forest.prepare,
-        lambda pulse: forest.fit(
-            readings.times,
-            values,
-            names,
-            contamination=share,
-            n_estimators=parameters["n_estimators"],
-            seed=parameters["seed"],
-            pulse=pulse,
-        ),
+    trained = training.train_forest(
+        history,
+        enabled_metrics(_execute),
+        device,
+        hours=hours,
+        until=until,
+        contamination=share,
+        poll=_progress("training forest"),
     )
-    parameters["metrics"] = [asdict(metric) for metric in metrics]
-    used = [names.index(name) for name in fitted.meta["names"]]
-    meta = fitted.meta | {
-        "metrics": [parameters["metrics"][i] for i in used],
-        "reference": drift.reference(readings.times, values[:, used]),
-    }
-    model_id = _store(
-        device, "forest", "", fitted, meta, readings.times, readings.rejected, parameters, started
-    )
-    return {
-        "device_uuid": device,
-        "model_id": model_id,
-        "training_samples": len(readings.times),
-        "rejected_samples": readings.rejected,
-        "repeated_samples": readings.repeated,
-        "features": fitted.meta["names"],
-        "contamination": share,
-        "window_start": _iso(readings.times[0]),
-        "window_end": _iso(readings.times[-1]),
-        "held_out": fitted.figures,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-
-
-def _too_few(
-    history: History, device: str, usable: int, needed: int, hours: int, rejected: int
-) -> NotEnoughData:
-    wider = min(hours * 4, LONGEST_HOURS)
-    return NotEnoughData(
-        f"device {device} has {usable} usable readings, {needed} are needed",
-        detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
-        f"{rejected} more rows there held no usable number.",
-        hint=f"SELECT ml_train_forest('{device}', hours => {wider});"
-        if usable
-        else queries.newest_state(history.settings, history.table, device),
-    )
+    return _kept(device, "forest", "", trained, None, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,7 +398,7 @@ def _judged(history: History, held: Held, device: str, since: float, until: floa
     meta = held.model.meta
     metrics = [series.Metric(**entry) for entry in meta["metrics"]]
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
-    readings, values, _ = _measured(history, device, since - back, until, metrics, meta["interval"])
+    readings, values, _ = measured(history, device, since - back, until, metrics, meta["interval"])
     inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
     described = forest.describe(meta, readings.times, values, inside)
     scores = forest.score(meta, held.model.run, described)
@@ -605,7 +425,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     told = flagged[::-1][:max_anomalies]
     anomalies = [
         {
-            "timestamp": _iso(judged.times[row]),
+            "timestamp": iso(judged.times[row]),
             "is_anomaly": True,
             "anomaly_score": float(scores.anomaly_score[row]),
             "severity": SEVERITIES[scores.severity[row]],
@@ -621,7 +441,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         "anomalies": anomalies,
         "model_info": {
             "model_id": held.model_id,
-            "trained_at": _iso(held.trained_at),
+            "trained_at": iso(held.trained_at),
             "training_samples": held.readings_used,
             "features": meta["names"],
             "warning_below": meta["warning"],
@@ -665,84 +485,9 @@ def score(device: str, since: str, until: str) -> list[Row]:
 # ---- LSTM ----------------------------------------------------------------------
 
 
-def _series_of(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    metric: series.Metric,
-    totals: Sequence[str],
-    interval: float | None = None,
-) -> tuple[series.Readings, Floats]:
-    """Clean readings of one field's window and its values (n,)."""
-    paths, own = series.columns_of([metric])
-    others = [path for path in totals if path not in paths]
-    times, columns = history.read(device, since, until, paths + others)
-    failed = own + [len(paths) + i for i in range(len(others))]
-    readings = series.clean(times, columns, failed, interval)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, [metric], step)[:, 0]
-
-
-def _metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
-    """What a field means: a metric by its name, or the number at a dotted path."""
-    for metric in known:
-        if metric.name == field:
-            return metric
-    return series.Metric(field, field, None, 1.0, "gauge")
-
-
-def _no_numbers(
-    history: History, device: str, metric: series.Metric, since: float, until: float
-) -> PymlError:
-    """Why a field has no number in a window."""
-    types = history.types(device, since, until, metric.path)
-    rows_read = sum(types.values())
-    newest = queries.newest_state(history.settings, history.table, device)
-    if not rows_read:
-        return NotEnoughData(
-            f"device {device} has no readings in the window",
-            detail=f"Looked in {history.settings['history_table']} from {_iso(since)} to "
-            f"{_iso(until)}.",
-            hint=newest,
-        )
-    found = ", ".join(f"{name} in {count} rows" for name, count in types.items())
-    return UnknownField(
-        f"field {metric.path} holds no usable number",
-        detail=f"Found: {found}.",
-        hint=newest,
-    )
-
-
-def _window(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    field: str,
-    known: Sequence[series.Metric],
-) -> tuple[series.Metric, list[str], series.Readings, Floats]:
-    """What a field means, the paths of totals, and a window's readings and values of it.
-
-    Raises
-    ------
-    NotEnoughData, UnknownField
-        There is no number.
-    """
-    metric = _metric_of(field, known)
-    paths, places = series.columns_of(known)
-    totals = [paths[place] for place in places]
-    readings, values = _series_of(history, device, since, until, metric, totals)
-    if not np.isfinite(values).any():
-        raise _no_numbers(history, device, metric, since, until)
-    return metric, totals, readings, values
-
-
 @document
 def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
-    from pyml import lstm
-
     started = time.monotonic()
     _given(device=device, field=field, hours=hours, as_of=as_of)
     _within("hours", hours, 1, LONGEST_HOURS)
@@ -753,93 +498,25 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
             hint="SELECT name, path FROM ml_metric;",
         )
     row = _execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
-    history = History.of(row)
-    settings = history.settings
     until = _finite("as_of", _moments(as_of, as_of)[1])
-    since = until - hours * 3600
-    metric, totals, readings, values = _window(history, device, since, until, field, _metrics())
-    usable = int(np.isfinite(values).sum())
-    grid = series.regular(readings.times, values)
-    shape = {
-        "sequence_length": int(settings["sequence_length"]),
-        "horizon": int(settings["forecast_horizon"]),
-    }
-    bounds = _execute(queries.BOUNDS, field)
-    ends = (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) if bounds else (None, None)
-    parameters: dict[str, Any] = shape | {
-        "epochs": int(settings["epochs"]),
-        "seed": int(settings["seed"]),
-        "hours": hours,
-        "metric": asdict(metric),
-    }
-    previous = _previous(row, shape, asdict(metric))
-    try:
-        fitted = _trained(
-            f"training lstm {field}",
-            lambda: lstm.prepare(**shape),
-            lambda pulse: lstm.fit(
-                grid.times,
-                grid.values,
-                interval=grid.interval,
-                epochs=parameters["epochs"],
-                seed=parameters["seed"],
-                bounds=ends,
-                previous=previous,
-                pulse=pulse,
-                **shape,
-            ),
-        )
-    except NotEnoughData as error:
-        wider = min(hours * 4, LONGEST_HOURS)
-        error.hint = f"SELECT ml_train_lstm('{device}', {_literal(field)}, hours => {wider});"
-        raise
-    accepted = bool(fitted.figures["accepted"])
-    rejected = len(readings.times) + readings.rejected - usable
-    if accepted:
-        meta = fitted.meta | {
-            "metric": asdict(metric),
-            "totals": totals,
-            "reference": drift.reference(grid.times, grid.values[:, None]),
-        }
-        model_id = _store(
-            device, "lstm", field, fitted, meta, grid.times, rejected, parameters, started
-        )
-    else:
-        model_id = row["model_id"]
-        seconds = time.monotonic() - started
-        _record(device, "lstm", field, seconds, "kept", model_id, fitted.figures)
-    if not fitted.figures["beats_naive"]:
+    trained = training.train_lstm(
+        _history(row),
+        enabled_metrics(_execute),
+        device,
+        field,
+        hours=hours,
+        until=until,
+        bounds=bounds_of(_execute, field),
+        in_force=training.in_force(row, _model),
+        poll=_progress(f"training lstm {field}"),
+    )
+    answer = _kept(device, "lstm", field, trained, row["model_id"], started)
+    if not trained.figures["beats_naive"]:
         plpy.notice(
             f"the forecast of {field} is no better than a naive one: "
-            f"mean absolute error {fitted.figures['mae']:.4g}"
+            f"mean absolute error {trained.figures['mae']:.4g}"
         )
-    return {
-        "device_uuid": device,
-        "field": field,
-        "model_id": model_id,
-        "accepted": accepted,
-        "training_samples": usable,
-        "rejected_samples": rejected,
-        "sequence_length": shape["sequence_length"],
-        "forecast_horizon": shape["horizon"],
-        "interval_seconds": grid.interval,
-        "held_out": fitted.figures,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-
-
-def _previous(row: Mapping[str, Any], shape: dict[str, int], metric: dict[str, Any]) -> Any:
-    """The model in force to start from and compare with, where it is of the shape now asked for."""
-    from pyml import lstm
-
-    if row["model_id"] is None:
-        return None
-    try:
-        model = _model(row["model_id"], row["sha256"], "lstm")
-    except UnreadableModel:
-        return None
-    same = {key: model.meta[key] for key in shape} == shape and model.meta["metric"] == metric
-    return lstm.Previous(model.graph, model.meta, model.run) if same else None
+    return answer | {"field": field}
 
 
 def _forecast(
@@ -856,7 +533,7 @@ def _forecast(
     back = lstm.lookback(meta) + spare
 
     def read(end: float) -> series.Grid:
-        readings, values = _series_of(
+        readings, values = series_of(
             history, device, end - back, end, metric, meta["totals"], interval
         )
         return series.regular(readings.times, values, interval)
@@ -867,7 +544,7 @@ def _forecast(
     if last is not None and until - last > spare:
         grid = read(last)
     if not len(grid.values):
-        raise _no_numbers(history, device, metric, until - back, until)
+        raise no_numbers(history, device, metric, until - back, until)
     return (
         lstm.forecast(meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level),
         held,
@@ -885,7 +562,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
         "field": field,
         "predictions": [
             {
-                "timestamp": _iso(moment),
+                "timestamp": iso(moment),
                 "predicted_value": predicted,
                 "confidence_lower": lower,
                 "confidence_upper": upper,
@@ -897,13 +574,13 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
         ],
         "model_info": {
             "model_id": held.model_id,
-            "trained_at": _iso(held.trained_at),
+            "trained_at": iso(held.trained_at),
             "training_samples": held.readings_used,
             "sequence_length": held.model.meta["sequence_length"],
             "forecast_horizon": held.model.meta["horizon"],
             "level": LEVEL,
             "interval_from": ahead.replayed,
-            "last_reading": _iso(ahead.last_time),
+            "last_reading": iso(ahead.last_time),
             "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
             **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
         },
@@ -930,12 +607,12 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
 
     _given(device=device, field=field, hours=hours)
     _within("hours", hours, 1, LONGEST_HOURS)
-    history = History.of(_execute(queries.CONTEXT)[0])
+    history = _history(_execute(queries.CONTEXT)[0])
     session = _execute(queries.SESSION)[0]
     until = float(session["until"])
     since = until - hours * 3600
-    known = _metrics()
-    metric, _, readings, values = _window(history, device, since, until, field, known)
+    known = enabled_metrics(_execute)
+    metric, _, readings, values = window(history, device, since, until, field, known)
     marks: list[chart.Mark] = []
     ahead: chart.Ahead | None = None
     notes: list[str] = []
@@ -947,8 +624,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
         ahead = _ahead(device, field, known, until)
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
-    bounds = _execute(queries.BOUNDS, field)
-    percent = bool(bounds) and (bounds[0]["lower_bound"], bounds[0]["upper_bound"]) == (0, 100)
+    percent = bounds_of(_execute, field) == (0, 100)
     step = series.MAX_GAP * series.typical_interval(readings.times)
     picture = chart.draw(
         readings.times,
@@ -1011,7 +687,7 @@ def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float
 @document
 def environment() -> dict[str, Any]:
     """What this session's Python is made of."""
-    libraries = _versions()
+    libraries = training.versions()
     return {
         "python": platform.python_version(),
         "version": __version__,

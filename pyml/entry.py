@@ -22,6 +22,7 @@ class Doors:
     detect: Callable[..., str]
     score: Callable[..., list[tuple[Any, ...]]]
     train_lstm: Callable[..., str]
+    store_model: Callable[..., str]
     forecast: Callable[..., str]
     predict: Callable[..., list[tuple[Any, ...]]]
     draw: Callable[..., str]
@@ -63,6 +64,7 @@ def enter(version: str, site: str) -> Doors:
         door.detect,
         door.score,
         door.train_lstm,
+        door.store_model,
         door.forecast,
         door.predict,
         door.draw,
@@ -85,6 +87,7 @@ def _shut(message: str, detail: str, hint: str) -> Doors:
         detect=document,
         score=rows(6),
         train_lstm=document,
+        store_model=document,
         forecast=document,
         predict=rows(4),
         draw=document,

@@ -64,6 +64,10 @@ def _text(value: Any) -> bool:
     return type(value) is str and 1 <= len(value) <= LONGEST_TEXT
 
 
+def _object(value: Any) -> bool:
+    return type(value) is dict
+
+
 def _maybe(form: Form) -> Form:
     return lambda value: value is None or form(value)
 
@@ -127,6 +131,18 @@ FORMS = {
         reference=_REFERENCE,
     ),
 }
+
+# What is stored beside a model; the moments in seconds, within what PostgreSQL knows.
+_MOMENT, _COUNT = _number(-2e11, 9e12), _whole(0, 2**31 - 1)
+_ABOUT: dict[str, Form] = {
+    "window_start": _MOMENT,
+    "window_end": _MOMENT,
+    "readings_used": _COUNT,
+    "readings_rejected": _COUNT,
+    **dict.fromkeys(("parameters", "figures", "versions"), _object),
+    "seconds": _number(0),
+}
+ABOUT, ABOUT_NAMES = _record(**_ABOUT), tuple(_ABOUT)
 
 
 def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None:

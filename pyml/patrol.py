@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pyml import door, drift, queries, series
-from pyml.door import Floats, Held, History
+from pyml.door import Held
 from pyml.errors import PymlError
+from pyml.history import Floats, History, series_of
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
@@ -51,7 +52,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     moves on only where the forest has spoken.
     """
     state = door._execute(queries.SCAN_STATE, device, as_of)[0]
-    history = History.of(state)
+    history = door._history(state)
     settings = history.settings
     until, mark = float(state["until"]), state["watermark"]
     late = 60.0 * int(settings["scan_late_minutes"])
@@ -153,7 +154,7 @@ def _lstm(
     interval = float(meta["interval"])
     back = (series.MAX_GAP + 1) * interval
     metric = series.Metric(**meta["metric"])
-    readings, values = door._series_of(
+    readings, values = series_of(
         history, device, since - back, until, metric, meta["totals"], interval
     )
     if points:

@@ -78,9 +78,9 @@ INSERT_MODEL = Query(
 )
 
 INSERT_RUN = Query(
-    "INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome, model_id, figures)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    ("uuid", "text", "text", "float8", "text", "bigint", "jsonb"),
+    "INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome, model_id, figures, sqlstate,"
+    " error) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    ("uuid", "text", "text", "float8", "text", "bigint", "jsonb", "text", "text"),
 )
 
 EPOCHS = Query(
@@ -90,6 +90,38 @@ EPOCHS = Query(
 )
 
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
+
+# ---- trainings outside the server ------------------------------------------------
+
+# The claim goes with the connection: where a machine vanishes without a word, the server finds
+# out within a minute. Names are found as the extension's functions find them.
+AT_HOME = Query(
+    "SELECT e.extversion AS version,"
+    " set_config('search_path', format('pg_catalog, %I, pg_temp', n.nspname), true),"
+    " set_config('tcp_keepalives_idle', '30', true),"
+    " set_config('tcp_keepalives_interval', '10', true),"
+    " set_config('tcp_keepalives_count', '3', true),"
+    " set_config('idle_in_transaction_session_timeout', '1h', true)"
+    " FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
+    " WHERE e.extname = 'pyml'"
+)
+
+READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)")
+
+DUE = Query(
+    "SELECT d.device_uuid::text AS device, d.kind, d.field"
+    " FROM _ml_due(ARRAY(SELECT _ml_devices())) AS d"
+    " ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field"
+)
+
+CLAIM = Query("SELECT _ml_claim($1, $2, $3) AS claimed", ("uuid", "text", "text"))
+
+STORE_MODEL = Query(
+    "SELECT (ml_store_model($1, $2, $3, $4, $5, $6) ->> 'accepted')::boolean AS accepted",
+    ("uuid", "text", "text", "bytea", "jsonb", "bigint"),
+)
+
+PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
 
 # ---- the scan ------------------------------------------------------------------
 
@@ -193,6 +225,11 @@ PROGRESS = Query("SELECT set_config('application_name', $1, true)", ("text",))
 def quoted(identifier: str) -> str:
     """An identifier as SQL takes it, whatever is in it."""
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Text as SQL takes it in quotes, for a statement that a person is to type."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _source(

@@ -246,6 +246,23 @@ END
 $$;
 COMMENT ON FUNCTION ml_predict(uuid, text, int, float8, timestamptz) IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
+-- A model trained elsewhere ---------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    return GD['pyml @PYML_VERSION@'].store_model(device, kind, field, blob, about, replaces)
+$$;
+COMMENT ON FUNCTION _ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'The Python side of ml_store_model.';
+
+CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RETURN _ml_answer(_ml_store_model(device, kind, field, blob, about, replaces)); END $$;
+COMMENT ON FUNCTION ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'Puts a model in force that pyml.fleet has trained outside the server, if the one in force is still replaces (NULL: none). field is empty for a forest; about is what else a row of ml_model holds: window_start and window_end in seconds since 1970, readings_used, readings_rejected, parameters, figures, versions, seconds. Gives model_id, of the model now in force, and accepted. A blob that no training writes: ML005.';
+
 -- The picture ----------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_chart(device uuid, field text, hours int) RETURNS jsonb
@@ -705,6 +722,31 @@ END
 $$;
 COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time.';
 
+CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) THEN
+        RETURN false;
+    END IF;
+    -- A statement of its own, which sees what whoever had it last has committed.
+    RETURN EXISTS (SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_claim.kind AND d.field = _ml_claim.field);
+END
+$$;
+COMMENT ON FUNCTION _ml_claim(uuid, text, text) IS 'Takes the training of one model until the transaction ends, if it is still due and nobody else is at it.';
+
+CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    DELETE FROM ml_model m
+    WHERE m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND NOT m.is_current
+      AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2
+          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'))
+$$;
+COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
+
 CREATE OR REPLACE FUNCTION _ml_retrain_one(device uuid, kind text, field text) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -712,24 +754,17 @@ AS $$
 DECLARE
     begun CONSTANT timestamptz := clock_timestamp();
     hours int;
-    kept int;
     answer jsonb;
     code text;
     words text;
 BEGIN
-    -- Another session has it, or has done it meanwhile.
-    IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) OR NOT EXISTS (
-            SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_retrain_one.kind AND d.field = _ml_retrain_one.field) THEN
+    IF NOT _ml_claim(device, kind, field) THEN
         RETURN 'passed over';
     END IF;
     SELECT s.value::int INTO hours FROM ml_setting s WHERE s.name = 'training_hours';
-    SELECT s.value::int INTO kept FROM ml_setting s WHERE s.name = 'models_kept';
     BEGIN
         answer := CASE kind WHEN 'forest' THEN ml_train_forest(device, hours) ELSE ml_train_lstm(device, field, hours) END;
-        DELETE FROM ml_model m
-        WHERE m.device_uuid = device AND m.kind = _ml_retrain_one.kind AND m.field = _ml_retrain_one.field AND NOT m.is_current
-          AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = device AND n.kind = _ml_retrain_one.kind
-              AND n.field = _ml_retrain_one.field ORDER BY n.model_id DESC LIMIT kept);
+        PERFORM _ml_prune(device, kind, field);
         RETURN CASE WHEN answer -> 'accepted' = 'false' THEN 'kept' ELSE 'trained' END;
     EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
         GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;

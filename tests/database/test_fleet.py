@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import psycopg
+
+from pyml import outside
 
 ROOT = Path(__file__).parents[2]
 
 
-def fleet(*args):
+def fleet(*args, start=("-m", "pyml.fleet")):
     return subprocess.run(
-        [sys.executable, "-m", "pyml.fleet", *args],
+        [sys.executable, *start, *args],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -31,6 +36,65 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
     assert one("SELECT sqlstate FROM ml_run WHERE device_uuid = %s", poor) == "ML001"
     again = fleet("retrain", "--jobs", "2", "--dsn", dsn)
     assert (again.stdout, again.returncode) == ("nothing due\n", 0)
+
+
+def test_what_it_stores_is_what_a_door_would_have_stored(db, dsn, add_device):
+    device = add_device(readings=600)
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)
+    assert ran.stdout == "2 trained\n", ran.stderr
+    made = "SELECT kind, {} FROM ml_model WHERE is_current ORDER BY kind"
+    said = made.format("sha256, blob, parameters, figures, versions, readings_used, window_end")
+    outside = db.execute(said).fetchall()
+    db.execute("DELETE FROM ml_model")
+    db.execute("SELECT ml_train_forest(%s), ml_train_lstm(%s)", [device, device])
+    assert db.execute(said).fetchall() == outside
+
+
+def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device):
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    device = add_device(readings=300)
+    ran = []
+    driver = threading.Thread(
+        target=lambda: ran.append(fleet("retrain", "--jobs", "2", "--dsn", dsn))
+    )
+    with psycopg.connect(dsn) as other:
+        assert other.execute("SELECT _ml_claim(%s, 'forest', '')", [device]).fetchone() == (True,)
+        assert not one("SELECT _ml_claim(%s, 'forest', '')", device)
+        driver.start()
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.fleet%%'"
+        while one(asked) < 2:  # the driver, and a worker that is passing over
+            driver.join(0.05)
+    driver.join(60)
+    assert (ran[0].stdout, ran[0].returncode) == ("1 trained\n", 0), ran[0].stderr
+    assert one("SELECT count(*) FROM ml_model") == 1
+
+
+def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
+    device = add_device(readings=300)
+    ran = []
+    model = (device, "forest", "")
+    worker = threading.Thread(target=lambda: ran.append(outside.retrain_one(dsn, None, *model)))
+    with psycopg.connect(dsn) as hand:
+        hand.execute("SELECT ml_train_forest(%s)", [device])
+        worker.start()
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        while not one(waits):  # it has trained, and comes to store
+            worker.join(0.05)
+    worker.join(60)
+    outside.connection(dsn).close()
+    assert ran == [(model, "passed over", "")]
+    assert one("SELECT count(*) FROM ml_model") == 1
+
+
+def test_a_backend_that_is_not_there_says_what_to_install(db, dsn, add_device):
+    add_device(readings=300)
+    code = "import sys; sys.modules['distributed'] = None; from pyml.fleet import main; main()"
+    there = ("--backend", "dask", "--scheduler", "tcp://127.0.0.1:1", "--dsn", dsn)
+    ran = fleet("retrain", *there, start=("-c", code))
+    assert ran.returncode == 1
+    assert "-m pip install distributed" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_without_the_extension_it_says_what_to_type(dsn):

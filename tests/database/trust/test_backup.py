@@ -3,9 +3,12 @@
 import os
 import re
 import subprocess
+import time
 
 import psycopg
 import pytest
+
+from pyml import outside
 
 from ..conftest import ROWS
 from .conftest import newest, put_model
@@ -125,9 +128,28 @@ def test_a_standby_answers_and_a_copy_of_the_files_goes_on(server, primary):
                     db.execute(statement, [device])
                 assert "Traceback" not in (caught.value.diag.context or "")
         assert answers(there, device) == answers(dsn, device)
+        check_that_a_worker_reads_there(dsn, there)
         run(server, *control, "promote")
         with psycopg.connect(there, autocommit=True) as db:
             db.execute("SELECT ml_train_forest(%s)", [device])
             db.execute("CALL ml_scan()")
     finally:
         run(server, *control, "-m", "fast", "stop")
+
+
+def check_that_a_worker_reads_there(dsn, there):
+    """What reached the primary alone is not trained on; the model is stored on the primary."""
+    with psycopg.connect(dsn, autocommit=True) as db, psycopg.connect(there) as copy:
+        copy.autocommit = True
+        new = "INSERT INTO devices VALUES (gen_random_uuid(), 'read') RETURNING uuid::text"
+        (device,) = db.execute(new).fetchone()
+        db.execute(ROWS, {"device": device, "readings": 300, "interval": 60})
+        written = db.execute("SELECT pg_current_wal_lsn()").fetchone()
+        while copy.execute("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", written).fetchone()[0]:
+            time.sleep(0.05)
+        copy.execute("SELECT pg_wal_replay_pause()")
+        db.execute(ROWS, {"device": device, "readings": 50, "interval": 7})
+        outcome = outside.retrain_one(dsn, there, device, "forest", "")
+        assert outcome == ((device, "forest", ""), "trained", "")
+        used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s"
+        assert db.execute(used, [device]).fetchone() == (300,)

@@ -5,6 +5,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pyml import outside
 
 from .conftest import LEVELS
 
@@ -52,6 +55,9 @@ TRAIN = (
     "SELECT ml_train_lstm('{device}')",
     "CALL ml_scan()",
     "CALL ml_retrain()",
+    "SELECT ml_store_model(device_uuid, kind, field, blob, jsonb_build_object('window_start', 0,"
+    " 'window_end', 0, 'readings_used', 9, 'readings_rejected', 0, 'parameters', parameters,"
+    " 'figures', figures, 'versions', versions, 'seconds', 1)) FROM ml_model",
     "SELECT ml_rollback({model})",
     "SELECT ml_forget('{device}')",
 )
@@ -118,6 +124,19 @@ def test_each_level_can_do_its_work_and_nothing_else(one, db, connect, add_model
                 with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
                     session.execute(text)
                 assert "Traceback" not in (caught.value.diag.context or "")
+
+
+def test_a_worker_of_the_fleet_needs_the_level_train(dsn, one, roles, add_device):
+    model = (add_device(readings=300), "forest", "")
+    for level in ("nobody", "read"):
+        there = make_conninfo(dsn, user=roles[level])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            outside.retrain_one(there, None, *model)
+        outside.connection(there).close()
+    there = make_conninfo(dsn, user=roles["train"])
+    assert outside.retrain_one(there, None, *model) == (model, "trained", "")
+    outside.connection(there).close()
+    assert one("SELECT count(*) FROM ml_model") == 1
 
 
 def test_who_has_no_privilege_can_call_nothing_at_all(db, connect):

@@ -1,0 +1,220 @@
+"""The user's table, read over whatever connection there is: a backend's own, or a worker's.
+
+Clean readings and values of one device's window, for a training, a score or a picture.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml import queries, series
+from pyml.errors import BrokenEnvironment, NotEnoughData, PymlError, UnknownField
+
+Floats = NDArray[np.float64]
+Execute = Callable[..., Any]
+"""Runs a `queries.Query` with its parameters; gives its rows, whose columns go by name."""
+
+LONGEST_HOURS = 24 * 366 * 10
+
+
+# PostgreSQL counts from 2000-01-01, in microseconds.
+POSTGRES_EPOCH = 946_684_800_000_000
+
+
+def _decoded(array: bytes | None) -> Floats:
+    """Unix times of what `array_send` wrote of timestamps; NULL, of no rows, gives none.
+
+    The format (src/backend/utils/adt/arrayfuncs.c): a header of five 4-byte words
+    for one dimension, then for each element its length and its bytes, big-endian.
+    """
+    if not array:
+        return np.empty(0)
+    cells = np.frombuffer(array, dtype=[("length", ">i4"), ("value", ">i8")], offset=20)
+    counted = cells["value"].astype(np.int64)
+    limits = np.iinfo(np.int64)
+    infinite = (counted == limits.max) | (counted == limits.min)
+    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
+
+
+def _numbers(lines: str) -> Floats:
+    """The numbers among JSON values, a line each; NaN for the others."""
+    cells = lines.replace("null", "nan").split("\n")
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:  # a string, a boolean, an array or an object
+        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The user's table, as the settings describe it."""
+
+    execute: Execute
+    settings: Mapping[str, str]
+    table: tuple[str, ...]
+    zoned: bool
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any], execute: Execute) -> "History":
+        """The table that the settings name, as `queries.CONTEXT` tells it.
+
+        Raises
+        ------
+        BrokenEnvironment
+            It does not exist, or has no such time column.
+        """
+        settings = json.loads(context["settings"])
+        if context["time_type"] is None:
+            raise BrokenEnvironment(
+                f"there is no history in {settings['history_table']}",
+                detail="The table does not exist, or has no column "
+                f"{settings['history_time_column']}.",
+                hint="SELECT * FROM ml_doctor();",
+            )
+        zoned = context["time_type"] == "timestamp with time zone"
+        return cls(execute, settings, tuple(context["history"]), zoned)
+
+    def _key(self, device: str) -> tuple[str, str, str]:
+        return device, self.settings["history_shadow"], self.settings["history_time_zone"]
+
+    def read(
+        self, device: str, since: float, until: float, paths: Sequence[str]
+    ) -> tuple[Floats, Floats]:
+        """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.settings, self.table, self.zoned, parted)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = self.execute(query, *self._key(device), since, until, *parts)[0]
+        times = _decoded(row["t"])
+        columns = np.empty((len(times), len(paths)))
+        for i in range(len(paths) if len(times) else 0):
+            columns[:, i] = _numbers(row[f"c{i}"])
+        return times, columns
+
+    def arrivals(self, device: str, since: float, until: float) -> Floats:
+        """Times (n,) of one device's rows in a window, in no order."""
+        query = queries.arrivals(self.settings, self.table, self.zoned)
+        return _decoded(self.execute(query, *self._key(device), since, until)[0]["t"])
+
+    def last(self, device: str, until: float, path: str) -> float | None:
+        """Time of the newest number at a path."""
+        query = queries.last_reading(self.settings, self.table, self.zoned)
+        found = self.execute(query, *self._key(device), until, path.split("."))
+        return float(found[0]["t"]) if found else None
+
+    def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
+        """How often each JSON type stands at a path in a window."""
+        query = queries.field_types(self.settings, self.table, self.zoned)
+        found = self.execute(query, *self._key(device), since, until, path.split("."))
+        return {row["type"]: row["rows"] for row in found}
+
+
+def iso(moment: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows."""
+    thousandths = round(moment * 1e6) // 1000
+    return f"{np.datetime64(thousandths, 'ms')}+00:00"
+
+
+def measured(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metrics: Sequence[series.Metric],
+    interval: float | None = None,
+) -> tuple[series.Readings, Floats, float]:
+    """Clean readings of a window, the metrics' values (n, m) at each, and the interval."""
+    paths, totals = series.columns_of(metrics)
+    times, columns = history.read(device, since, until, paths)
+    readings = series.clean(times, columns, totals, interval)
+    step = series.typical_interval(readings.times) if interval is None else interval
+    return readings, series.measure(readings, metrics, step), step
+
+
+def series_of(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metric: series.Metric,
+    totals: Sequence[str],
+    interval: float | None = None,
+) -> tuple[series.Readings, Floats]:
+    """Clean readings of one field's window and its values (n,)."""
+    paths, own = series.columns_of([metric])
+    others = [path for path in totals if path not in paths]
+    times, columns = history.read(device, since, until, paths + others)
+    failed = own + [len(paths) + i for i in range(len(others))]
+    readings = series.clean(times, columns, failed, interval)
+    step = series.typical_interval(readings.times) if interval is None else interval
+    return readings, series.measure(readings, [metric], step)[:, 0]
+
+
+def enabled_metrics(execute: Execute) -> list[series.Metric]:
+    """The metrics that trainings use."""
+    return [series.Metric(**row) for row in execute(queries.METRICS)]
+
+
+def bounds_of(execute: Execute, field: str) -> tuple[float | None, float | None]:
+    """Least and greatest value of a field, where known."""
+    found = execute(queries.BOUNDS, field)
+    return (found[0]["lower_bound"], found[0]["upper_bound"]) if found else (None, None)
+
+
+def metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
+    """What a field means: a metric by its name, or the number at a dotted path."""
+    for metric in known:
+        if metric.name == field:
+            return metric
+    return series.Metric(field, field, None, 1.0, "gauge")
+
+
+def no_numbers(
+    history: History, device: str, metric: series.Metric, since: float, until: float
+) -> PymlError:
+    """Why a field has no number in a window."""
+    types = history.types(device, since, until, metric.path)
+    rows_read = sum(types.values())
+    newest = queries.newest_state(history.settings, history.table, device)
+    if not rows_read:
+        return NotEnoughData(
+            f"device {device} has no readings in the window",
+            detail=f"Looked in {history.settings['history_table']} from {iso(since)} to "
+            f"{iso(until)}.",
+            hint=newest,
+        )
+    found = ", ".join(f"{name} in {count} rows" for name, count in types.items())
+    return UnknownField(
+        f"field {metric.path} holds no usable number",
+        detail=f"Found: {found}.",
+        hint=newest,
+    )
+
+
+def window(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    field: str,
+    known: Sequence[series.Metric],
+) -> tuple[series.Metric, list[str], series.Readings, Floats]:
+    """What a field means, the paths of totals, and a window's readings and values of it.
+
+    Raises
+    ------
+    NotEnoughData, UnknownField
+        There is no number.
+    """
+    metric = metric_of(field, known)
+    paths, places = series.columns_of(known)
+    totals = [paths[place] for place in places]
+    readings, values = series_of(history, device, since, until, metric, totals)
+    if not np.isfinite(values).any():
+        raise no_numbers(history, device, metric, since, until)
+    return metric, totals, readings, values

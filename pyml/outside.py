@@ -1,0 +1,201 @@
+"""A training outside the server: what a worker does for one model.
+
+In one transaction on the primary it claims the model, by the lock that `ml_retrain` takes,
+reads the history (from a replica, where there is one), trains by the code that a backend
+runs, and hands the model in. What goes with the worker or with its connection, at whatever
+moment, takes the claim along and leaves nothing behind: the model is due as before. And
+what was stored is not due any more, whether the worker has heard of it or not.
+
+Such a transaction keeps no snapshot while it waits, so that nothing waits for it.
+"""
+
+import functools
+import json
+import os
+import platform
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from pyml import __version__, queries, training
+from pyml.errors import BrokenEnvironment
+from pyml.history import Execute, History, bounds_of, enabled_metrics
+from pyml.queries import Query
+
+Connection = psycopg.Connection[DictRow]
+Model = tuple[str, str, str]
+"""Device, kind and field."""
+
+LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+"""What a connection raises that is gone, or that the server cannot serve just now."""
+
+# One training at a time in a process, though Dask may run several threads in one: they
+# share its connections, and TensorFlow's seed.
+_busy = threading.Lock()
+_connections: dict[tuple[int, str], Connection] = {}
+
+
+def connection(dsn: str) -> Connection:
+    """The connection of this process, made anew where it was lost."""
+    key = (os.getpid(), dsn)
+    held = _connections.get(key)
+    if held is None or held.closed:
+        held = _connections[key] = psycopg.connect(
+            dsn,
+            autocommit=True,
+            application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
+            row_factory=dict_row,
+            cursor_factory=psycopg.RawCursor,
+        )
+        # A claim is looked at after its lock was taken, and has to see what others committed.
+        held.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return held
+
+
+@functools.cache
+def _typed(query: Query) -> str:
+    """A statement whose parameters have the types that it says."""
+    return re.sub(
+        r"\$(\d+)", lambda found: f"{found[0]}::{query.types[int(found[1]) - 1]}", query.text
+    )
+
+
+def _execute(conn: Connection, query: Query, *args: Any) -> list[DictRow]:
+    cursor = conn.execute(_typed(query), args, binary=True)
+    return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def at_home(conn: Connection) -> Iterator[Execute]:
+    """A transaction that finds names as the extension's functions do.
+
+    Raises
+    ------
+    BrokenEnvironment
+        The extension is not there, or of another version than this package.
+    """
+    execute = functools.partial(_execute, conn)
+    with conn.transaction():
+        found = execute(queries.AT_HOME)
+        if not found:
+            raise BrokenEnvironment(
+                f"database {conn.info.dbname} has no extension pyml",
+                detail="Models are stored in its tables.",
+                hint="CREATE EXTENSION pyml CASCADE;",
+            )
+        if found[0]["version"] != __version__:
+            raise BrokenEnvironment(
+                f"this is pyml {__version__}, database {conn.info.dbname} has"
+                f" {found[0]['version']}",
+                detail="A model has to be trained by the version that scores with it.",
+                hint="Install that version of the package where the workers run.",
+            )
+        yield execute
+
+
+@contextmanager
+def _reading(dsn: str) -> Iterator[Execute]:
+    """A transaction on a replica, on which the extension need not be."""
+    conn = connection(dsn)
+    with conn.transaction():
+        _execute(conn, queries.READ_ONLY)
+        yield functools.partial(_execute, conn)
+
+
+def retrain_one(
+    dsn: str, replica: str | None, device: str, kind: str, field: str
+) -> tuple[Model, str, str]:
+    """Train one model, if it is still due and nobody else is at it.
+
+    Parameters
+    ----------
+    dsn : str
+        The primary, where models are stored.
+    replica : str or None
+        Where the history is read instead; it may lag behind.
+    device, kind, field : str
+        The model.
+
+    Returns
+    -------
+    tuple
+        The model; trained, kept, failed (as `ml_run` then says), passed over or lost: the
+        connection, and all that was done; and what there is to say of it.
+
+    Raises
+    ------
+    PymlError, psycopg.Error
+        What the next model would meet as well.
+    """
+    model = (device, kind, field)
+    with _busy:
+        try:
+            conn = connection(dsn)
+            with at_home(conn) as execute:
+                return model, _attempt(conn, execute, replica, model), ""
+        except LOST as error:
+            return model, "lost", str(error).strip()
+
+
+def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Model) -> str:
+    """Claim a model, train it and store it, or record why not; the outcome."""
+    if not execute(queries.CLAIM, *model)[0]["claimed"]:
+        return "passed over"
+    started = time.monotonic()
+    source = _reading(replica) if replica else nullcontext(execute)
+    try:
+        with conn.transaction(), source as read:
+            return _train(execute, read, model, started)
+    except Exception as error:
+        sqlstate = getattr(error, "sqlstate", None) or "XX000"
+        if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
+            raise
+        told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error))
+        execute(queries.INSERT_RUN, *model, *told)
+        return "failed"
+
+
+def _train(execute: Execute, read: Execute, model: Model, started: float) -> str:
+    """Train a model and store it; the outcome."""
+    device, kind, field = model
+    row = execute(queries.CURRENT_MODEL, *model)[0]
+    history = History.of(row, read)
+    metrics = enabled_metrics(execute)
+    asked: dict[str, Any] = {
+        "hours": int(history.settings["training_hours"]),
+        "until": float(row["now"]),
+        "poll": lambda: None,
+    }
+    if kind == "forest":
+        share = float(history.settings["contamination"])
+        trained = training.train_forest(history, metrics, device, contamination=share, **asked)
+    else:
+        trained = training.train_lstm(
+            history,
+            metrics,
+            device,
+            field,
+            bounds=bounds_of(execute, field),
+            in_force=training.in_force(row, functools.partial(training.stored, execute)),
+            **asked,
+        )
+    about = trained.about(time.monotonic() - started)
+    if trained.data is None:
+        figures = json.dumps(trained.figures, allow_nan=False)
+        execute(
+            queries.INSERT_RUN,
+            *(*model, about["seconds"], "kept", row["model_id"], figures, None, None),
+        )
+        return "kept"
+    handed_in = json.dumps(about, allow_nan=False)
+    answer = execute(queries.STORE_MODEL, *model, trained.data, handed_in, row["model_id"])
+    if not answer[0]["accepted"]:
+        return "passed over"
+    execute(queries.PRUNE, *model)
+    return "trained"

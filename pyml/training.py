@@ -1,0 +1,325 @@
+"""A device's history -> a model to store, the same in a backend and on a worker elsewhere."""
+
+import functools
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pyml import blob, drift, forest, limits, queries, series, worker
+from pyml.errors import (
+    BadArgument,
+    BrokenEnvironment,
+    ModelNotFound,
+    NotEnoughData,
+    UnreadableModel,
+)
+from pyml.history import LONGEST_HOURS, Execute, Floats, History, iso, measured, window
+
+T = TypeVar("T")
+Poll = Callable[[], object]
+"""Called several times a second by whoever waits for a training; what it raises ends that."""
+
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training.
+
+    Attributes
+    ----------
+    data : bytes or None
+        The model as it is stored; None where the one in force is better and stays.
+    times : ndarray of float64, shape (n,)
+        Seconds since the Unix epoch of what it was trained on.
+    rejected : int
+        Rows without one usable number.
+    parameters, figures : dict
+        JSON-able: settings, metrics and seed; what was measured on held-out data.
+    told : dict
+        JSON-able: what its caller may want to know besides.
+    """
+
+    data: bytes | None
+    times: Floats
+    rejected: int
+    parameters: dict[str, Any]
+    figures: dict[str, Any]
+    told: dict[str, Any]
+
+    def about(self, seconds: float) -> dict[str, Any]:
+        """What is stored beside the model: of the form `limits.ABOUT`."""
+        return {
+            "window_start": float(self.times[0]),
+            "window_end": float(self.times[-1]),
+            "readings_used": len(self.times),
+            "readings_rejected": self.rejected,
+            "parameters": self.parameters,
+            "figures": self.figures,
+            "versions": versions() | {"python": platform.python_version()},
+            "seconds": seconds,
+        }
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """What is installed of each library; TensorFlow comes as one of two packages."""
+    from importlib import metadata  # slow to load, and a backend that scores has no need of it
+
+    def of(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    found = {name: of(name) for name in LIBRARIES}
+    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
+
+
+def _beside(
+    prepare: Callable[[], object], work: Callable[[Callable[[], None]], T], poll: Poll
+) -> T:
+    """Run a training in a thread of its own, so that the caller's can look up from it.
+
+    `prepare` loads the training's library: a cancel need not wait for that.
+
+    Raises
+    ------
+    BrokenEnvironment
+        A library is missing.
+    """
+    try:
+        worker.prepare(prepare, poll)
+        return worker.run(work, poll)
+    except ImportError as error:
+        raise BrokenEnvironment(
+            f"a library for training cannot be loaded: {error}",
+            detail="Scoring goes on without it.",
+            hint="SELECT * FROM ml_doctor();",
+        ) from error
+
+
+# ---- Isolation Forest ----------------------------------------------------------
+
+
+def train_forest(
+    history: History,
+    metrics: Sequence[series.Metric],
+    device: str,
+    *,
+    hours: int,
+    until: float,
+    contamination: float,
+    poll: Poll,
+) -> Trained:
+    """Train an Isolation Forest on a device's last `hours` up to `until`.
+
+    Raises
+    ------
+    BadArgument
+        Too many metrics, or none.
+    NotEnoughData
+    """
+    settings = history.settings
+    if not 1 <= len(metrics) <= limits.MAX_METRICS:
+        raise BadArgument(
+            f"{len(metrics) or 'no'} metrics are enabled",
+            detail=f"A forest takes 1 to {limits.MAX_METRICS}.",
+            hint="UPDATE ml_metric SET enabled = built_in;",
+        )
+    readings, values, _ = measured(history, device, until - hours * 3600, until, metrics)
+    usable = int(np.isfinite(values).any(axis=1).sum())
+    needed = int(settings["min_training_samples"])
+    if usable < needed:
+        raise _too_few(history, device, usable, needed, hours, readings.rejected)
+    parameters: dict[str, Any] = {
+        "contamination": contamination,
+        "n_estimators": int(settings["n_estimators"]),
+        "seed": int(settings["seed"]),
+        "hours": hours,
+    }
+    names = [metric.name for metric in metrics]
+    fitted = _beside(
+        forest.prepare,
+        lambda pulse: forest.fit(
+            readings.times,
+            values,
+            names,
+            contamination=contamination,
+            n_estimators=parameters["n_estimators"],
+            seed=parameters["seed"],
+            pulse=pulse,
+        ),
+        poll,
+    )
+    parameters["metrics"] = [asdict(metric) for metric in metrics]
+    used = [names.index(name) for name in fitted.meta["names"]]
+    meta = fitted.meta | {
+        "metrics": [parameters["metrics"][i] for i in used],
+        "reference": drift.reference(readings.times, values[:, used]),
+    }
+    return Trained(
+        blob.pack(fitted.graph, meta, "forest"),
+        readings.times,
+        readings.rejected,
+        parameters,
+        fitted.figures,
+        {
+            "training_samples": len(readings.times),
+            "rejected_samples": readings.rejected,
+            "repeated_samples": readings.repeated,
+            "features": fitted.meta["names"],
+            "contamination": contamination,
+            "window_start": iso(readings.times[0]),
+            "window_end": iso(readings.times[-1]),
+        },
+    )
+
+
+def _too_few(
+    history: History, device: str, usable: int, needed: int, hours: int, rejected: int
+) -> NotEnoughData:
+    wider = min(hours * 4, LONGEST_HOURS)
+    return NotEnoughData(
+        f"device {device} has {usable} usable readings, {needed} are needed",
+        detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
+        f"{rejected} more rows there held no usable number.",
+        hint=f"SELECT ml_train_forest('{device}', hours => {wider});"
+        if usable
+        else queries.newest_state(history.settings, history.table, device),
+    )
+
+
+# ---- LSTM ----------------------------------------------------------------------
+
+
+def train_lstm(
+    history: History,
+    known: Sequence[series.Metric],
+    device: str,
+    field: str,
+    *,
+    hours: int,
+    until: float,
+    bounds: tuple[float | None, float | None],
+    in_force: blob.Model | None,
+    poll: Poll,
+) -> Trained:
+    """Train a forecast of a field on a device's last `hours` up to `until`.
+
+    Parameters
+    ----------
+    known : sequence of Metric
+        The metrics that are enabled.
+    bounds : tuple
+        Least and greatest value of the field, where known.
+    in_force : blob.Model or None
+        The model to start from and to be better than, where it is of the shape now asked for.
+
+    Raises
+    ------
+    NotEnoughData, UnknownField
+    """
+    from pyml import lstm
+
+    settings = history.settings
+    since = until - hours * 3600
+    metric, totals, readings, values = window(history, device, since, until, field, known)
+    usable = int(np.isfinite(values).sum())
+    grid = series.regular(readings.times, values)
+    shape = {
+        "sequence_length": int(settings["sequence_length"]),
+        "horizon": int(settings["forecast_horizon"]),
+    }
+    parameters: dict[str, Any] = shape | {
+        "epochs": int(settings["epochs"]),
+        "seed": int(settings["seed"]),
+        "hours": hours,
+        "metric": asdict(metric),
+    }
+    previous = None
+    if in_force and in_force.meta.items() >= {**shape, "metric": asdict(metric)}.items():
+        previous = lstm.Previous(in_force.graph, in_force.meta, in_force.run)
+    try:
+        fitted = _beside(
+            lambda: lstm.prepare(**shape),
+            lambda pulse: lstm.fit(
+                grid.times,
+                grid.values,
+                interval=grid.interval,
+                epochs=parameters["epochs"],
+                seed=parameters["seed"],
+                bounds=bounds,
+                previous=previous,
+                pulse=pulse,
+                **shape,
+            ),
+            poll,
+        )
+    except NotEnoughData as error:
+        wider = min(hours * 4, LONGEST_HOURS)
+        named = queries.literal(field)
+        error.hint = f"SELECT ml_train_lstm('{device}', {named}, hours => {wider});"
+        raise
+    meta = fitted.meta | {
+        "metric": asdict(metric),
+        "totals": totals,
+        "reference": drift.reference(grid.times, grid.values[:, None]),
+    }
+    rejected = len(readings.times) + readings.rejected - usable
+    return Trained(
+        blob.pack(fitted.graph, meta, "lstm") if fitted.figures["accepted"] else None,
+        grid.times,
+        rejected,
+        parameters,
+        fitted.figures,
+        {
+            "accepted": bool(fitted.figures["accepted"]),
+            "training_samples": usable,
+            "rejected_samples": rejected,
+            "sequence_length": shape["sequence_length"],
+            "forecast_horizon": shape["horizon"],
+            "interval_seconds": grid.interval,
+        },
+    )
+
+
+# ---- the model in force --------------------------------------------------------
+
+
+def stored(execute: Execute, model_id: int, sha256: str, kind: str) -> blob.Model:
+    """A stored model, ready.
+
+    Raises
+    ------
+    ModelNotFound
+    UnreadableModel
+    """
+    found = execute(queries.BLOB, model_id)
+    if not found:
+        raise ModelNotFound(
+            f"model {model_id} has just been dropped",
+            detail="Another session has pruned or forgotten it meanwhile.",
+            hint="SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models;",
+        )
+    if found[0]["sha256"] != sha256:
+        raise UnreadableModel(
+            "the stored model cannot be read",
+            detail=f"The checksum of model {model_id} does not match its bytes.",
+        )
+    return blob.load(found[0]["blob"], kind)
+
+
+def in_force(
+    row: Mapping[str, Any], load: Callable[[int, str, str], blob.Model]
+) -> blob.Model | None:
+    """The forecast model that `queries.CURRENT_MODEL` tells of, for a training to start from."""
+    if row["model_id"] is None:
+        return None
+    try:
+        return load(row["model_id"], row["sha256"], "lstm")
+    except UnreadableModel:
+        return None
