@@ -297,12 +297,14 @@ def find_postgres() -> Postgres:
 def debian_postgres() -> Postgres:
     """Install the PostgreSQL of this Debian release."""
     why = "there is no PostgreSQL server here"
-    if not IS_ROOT or not shutil.which("apt-cache"):
+    if not shutil.which("apt-cache"):
         apt_install(["postgresql", "postgresql-plpython3-$(VERSION)"], why)
-    apt_update()
+    if IS_ROOT:
+        apt_update()
     candidate = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", "postgresql"]))
     if not candidate:
-        raise Failure(f"{why} and apt-get knows no package postgresql", "apt-get update")
+        sudo = "" if IS_ROOT else "sudo "
+        raise Failure(f"{why} and apt-get knows no package postgresql", f"{sudo}apt-get update")
     major = candidate[1]
     apt_install([f"postgresql-{major}", f"postgresql-plpython3-{major}"], why)
     return Postgres(Path(f"/usr/lib/postgresql/{major}/bin"))
@@ -811,6 +813,13 @@ def find_browser() -> None:
         apt_install(["chromium", "fonts-dejavu-core"], why)
 
 
+def find_plproxy(postgres: Postgres) -> None:
+    """PL/Proxy, with which a sharded fleet is tested."""
+    if not postgres.has("plproxy"):
+        why = "a sharded fleet is tested with PL/Proxy, which is not here"
+        apt_install([f"postgresql-{postgres.major}-plproxy"], why)
+
+
 def command_test(options: argparse.Namespace) -> int:
     """Run the suite against a private server."""
     with private("test") as (cluster, environment):
@@ -818,7 +827,7 @@ def command_test(options: argparse.Namespace) -> int:
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
-    for need in (find_node, find_browser):
+    for need in (find_node, find_browser, lambda: find_plproxy(cluster.postgres)):
         try:
             need()
         except Failure as failure:

@@ -1,13 +1,15 @@
 """The database that each test gets: a clone of one in which the extension is installed."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
 from pytest_postgresql import factories
 
-HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,10 +27,19 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
+@pytest.fixture(scope="session")
+def install() -> ModuleType:
+    """install.py as a module, by its path: the tests of it lie in a package of that name."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _fill(**connection: str | int) -> None:
     """Make the template: the user's tables, then the extension, as a user would."""
     with psycopg.connect(**{**connection, "autocommit": True}) as conn:
-        conn.execute(HISTORY.read_bytes())
+        conn.execute((ROOT / "demo/history.sql").read_bytes())
         conn.execute("CREATE EXTENSION pyml CASCADE")
 
 
