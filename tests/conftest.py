@@ -1,15 +1,13 @@
 """The database that each test gets: a clone of one in which the extension is installed."""
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 
 import psycopg
 import pytest
 from pytest_postgresql import factories
 
-ROOT = Path(__file__).parents[1]
+HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,19 +25,10 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
-@pytest.fixture(scope="session")
-def install() -> ModuleType:
-    """install.py as a module, by its path: the tests of it lie in a package of that name."""
-    spec = importlib.util.spec_from_file_location("install", ROOT / "install.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _fill(**connection: str | int) -> None:
     """Make the template: the user's tables, then the extension, as a user would."""
     with psycopg.connect(**{**connection, "autocommit": True}) as conn:
-        conn.execute((ROOT / "demo/history.sql").read_bytes())
+        conn.execute(HISTORY.read_bytes())
         conn.execute("CREATE EXTENSION pyml CASCADE")
 
 

@@ -1,5 +1,6 @@
 """A small fleet with models and a scan behind it, and the API server in front of it."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -71,6 +72,15 @@ def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
             conn.execute("CALL ml_scan()")
         yield made
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def install() -> ModuleType:
+    """install.py as a module, by its path: the tests of it lie in a package of that name."""
+    spec = importlib.util.spec_from_file_location("install", EXAMPLES.parent / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

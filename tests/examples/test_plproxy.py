@@ -1,23 +1,32 @@
 """A fleet over three servers, behind the router of examples/plproxy."""
 
+import json
 import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
-
-from .conftest import ROWS
 
 ROOT = Path(__file__).parents[2]
 ROLE = {"user": "api", "password": "secret"}
 DEVICES = [f"00000000-0000-4000-8000-{n:012}" for n in range(4, 9)]  # some on each shard
 UNKNOWN = "00000000-0000-4000-8000-999999999999"
+ROWS = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %s, jsonb_build_object('system', jsonb_build_object(
+        'cpuUsage', round((30 + 12 * sin(i / 229.0) + i * 7919 %% 101 / 20.0)::numeric, 2),
+        'memoryUsage', 7000 + i * 6271 %% 307, 'memoryTotal', 16320)),
+    date_trunc('second', now() AT TIME ZONE 'UTC') - i * interval '1 minute'
+FROM generate_series(1, 1500) AS i
+"""
 SHARD = """
 CREATE EXTENSION pyml CASCADE;
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
@@ -45,7 +54,7 @@ class Place:
 
 
 @dataclass
-class Fleet:
+class Sharded:
     """The databases that hold the devices, and the one that stands for them."""
 
     shards: list[Place]
@@ -61,11 +70,11 @@ class Fleet:
         return [shard.ask(statement) for shard in self.shards]
 
 
-def route(fleet: Fleet, **role: str) -> None:
+def route(sharded: Sharded, **role: str) -> None:
     """Run the router's file as its owner does."""
-    shards = ", ".join(f"host={shard.host} dbname={shard.name}" for shard in fleet.shards)
+    shards = ", ".join(f"host={shard.host} dbname={shard.name}" for shard in sharded.shards)
     variables = [f"--set={name}={value}" for name, value in {"shards": shards, **role}.items()]
-    dsn = f"host={fleet.router.host} dbname={fleet.router.name} user=postgres"
+    dsn = f"host={sharded.router.host} dbname={sharded.router.name} user=postgres"
     done = subprocess.run(
         ["psql", "-X", "-d", dsn, *variables, "-f", ROOT / "examples/plproxy/router.sql"],
         capture_output=True,
@@ -75,7 +84,7 @@ def route(fleet: Fleet, **role: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def fleet(install) -> Iterator[Fleet]:
+def sharded(install: ModuleType) -> Iterator[Sharded]:
     postgres = install.find_postgres()
     try:
         install.find_plproxy(postgres)
@@ -96,7 +105,7 @@ def fleet(install) -> Iterator[Fleet]:
             install.write(clusters[0].sharedir / "extension" / name, text)
         clusters[0].server().ask("CREATE DATABASE router")
         shards = [Place(cluster.run, "fleet") for cluster in clusters]
-        made = Fleet(shards, Place(clusters[0].run, "router"))
+        made = Sharded(shards, Place(clusters[0].run, "router"))
         for shard in shards:
             with shard.connect() as conn:
                 conn.execute((ROOT / "demo/history.sql").read_bytes())
@@ -105,7 +114,7 @@ def fleet(install) -> Iterator[Fleet]:
         for device in DEVICES:
             with made.shard(device).connect() as conn:
                 conn.execute("INSERT INTO devices VALUES (%s, 'test')", [device])
-                conn.execute(ROWS, {"device": device, "readings": 1500, "interval": 60})
+                conn.execute(ROWS, [device])
         made.shard(DEVICES[0]).ask(
             "INSERT INTO ml_device_forecast VALUES (%s, '{system.cpuUsage}') RETURNING 1",
             DEVICES[0],
@@ -118,7 +127,7 @@ def fleet(install) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def trained(fleet: Fleet) -> Fleet:
+def trained(sharded: Sharded) -> Sharded:
     """Trained and scanned on every shard at once, as each one's schedule does."""
 
     def work(shard: Place) -> None:
@@ -126,19 +135,19 @@ def trained(fleet: Fleet) -> Fleet:
             conn.execute("CALL ml_retrain()")
             conn.execute("CALL ml_scan()")
 
-    with ThreadPoolExecutor(len(fleet.shards)) as pool:
-        list(pool.map(work, fleet.shards))
-    return fleet
+    with ThreadPoolExecutor(len(sharded.shards)) as pool:
+        list(pool.map(work, sharded.shards))
+    return sharded
 
 
 @pytest.fixture
-def client(fleet: Fleet) -> Iterator[psycopg.Connection]:
+def client(sharded: Sharded) -> Iterator[psycopg.Connection]:
     """The router, as the API server's role sees it."""
-    with fleet.router.connect(**ROLE) as conn:
+    with sharded.router.connect(**ROLE) as conn:
         yield conn
 
 
-def test_each_shard_trains_its_own_devices(trained: Fleet) -> None:
+def test_each_shard_trains_its_own_devices(trained: Sharded) -> None:
     held = trained.each("SELECT device_uuid::text FROM ml_models WHERE kind = 'forest' ORDER BY 1")
     expected = [
         [(device,) for device in DEVICES if trained.shard(device) is shard]
@@ -159,7 +168,7 @@ def test_each_shard_trains_its_own_devices(trained: Fleet) -> None:
     ],
 )
 def test_a_door_answers_as_on_the_devices_shard(
-    trained: Fleet, client: psycopg.Connection, call: str
+    trained: Sharded, client: psycopg.Connection, call: str
 ) -> None:
     ((since, until),) = trained.shards[0].ask("SELECT now() - interval '3 hours', now()")
     statement = call.format(since=since, until=until)
@@ -169,7 +178,7 @@ def test_a_door_answers_as_on_the_devices_shard(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_every_device_is_found(trained: Fleet, client: psycopg.Connection, device: str) -> None:
+def test_every_device_is_found(trained: Sharded, client: psycopg.Connection, device: str) -> None:
     (found,) = client.execute("SELECT ml_detect(%s, hours => 9000)", [device]).fetchone()
     assert (found["device_uuid"], found["analyzed_points"]) == (device, 1500)
 
@@ -183,7 +192,7 @@ def test_a_refusal_keeps_its_code_and_its_hint(client: psycopg.Connection) -> No
 
 
 def test_training_through_the_router_stays_on_the_shard(
-    trained: Fleet, client: psycopg.Connection
+    trained: Sharded, client: psycopg.Connection
 ) -> None:
     models = "SELECT device_uuid::text, count(*) FROM ml_model GROUP BY 1 ORDER BY 1"
     before = [dict(rows) for rows in trained.each(models)]
@@ -193,7 +202,7 @@ def test_training_through_the_router_stays_on_the_shard(
     assert [dict(rows) for rows in trained.each(models)] == before
 
 
-def test_views_hold_every_shards_rows(trained: Fleet, client: psycopg.Connection) -> None:
+def test_views_hold_every_shards_rows(trained: Sharded, client: psycopg.Connection) -> None:
     views = trained.shards[0].ask(
         "SELECT c.relname, array_agg((a.attname, a.atttypid::regtype)::text ORDER BY a.attnum)"
         " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
@@ -215,7 +224,7 @@ def test_views_hold_every_shards_rows(trained: Fleet, client: psycopg.Connection
     assert status == [(device,) for device in DEVICES]
 
 
-def test_the_fleet_in_one_row(trained: Fleet, client: psycopg.Connection) -> None:
+def test_the_fleet_in_one_row(trained: Sharded, client: psycopg.Connection) -> None:
     row = client.execute("SELECT to_jsonb(h) FROM ml_fleet_health h").fetchone()[0]
     parts = [rows[0][0] for rows in trained.each("SELECT to_jsonb(h) FROM ml_fleet_health h")]
     counts = {name for name, value in parts[0].items() if isinstance(value, int)}
@@ -227,18 +236,35 @@ def test_the_fleet_in_one_row(trained: Fleet, client: psycopg.Connection) -> Non
     assert row["last_reading_at"] == max(part["last_reading_at"] for part in parts)
 
 
-def test_a_views_condition_travels_to_the_shards(client: psycopg.Connection) -> None:
+@pytest.mark.parametrize("since", ["'2020-01-01'", "(SELECT now() - interval '1 day')"])
+def test_a_views_condition_travels_to_the_shards(client: psycopg.Connection, since: str) -> None:
     plan = client.execute(
         "EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM ml_incidents"
-        f" WHERE device_uuid = '{DEVICES[0]}' AND started_at > '2020-01-01'"
+        f" WHERE device_uuid = '{DEVICES[0]}' AND started_at > {since}"
     ).fetchall()
     sent = [line for (line,) in plan if "Remote SQL" in line]
     assert len(sent) == 3
     assert all("device_uuid = " in line and "started_at > " in line for line in sent)
 
 
+def test_the_api_server_asks_the_router(trained: Sharded, serve: Callable[..., object]) -> None:
+    def get(path: str) -> dict:
+        with urllib.request.urlopen(address + path) as answer:
+            return json.load(answer)
+
+    where = {"PGHOST": str(trained.router.host), "PGDATABASE": trained.router.name}
+    with serve(**where, PGUSER=ROLE["user"], PGPASSWORD=ROLE["password"]) as address:
+        fleet = get("/fleet")
+        assert sorted(device["device_uuid"] for device in fleet["devices"]) == DEVICES
+        assert fleet["health"]["totalDevices"] == len(DEVICES)
+        page = get(f"/devices/{DEVICES[0]}?hours=48")
+        assert len(page["history"]) == 1500
+        assert page["forecast"]
+        assert len(get("/health")["checks"]) == 3 * 7
+
+
 def test_the_routers_role_may_do_what_it_may_on_the_shards(
-    trained: Fleet, client: psycopg.Connection
+    trained: Sharded, client: psycopg.Connection
 ) -> None:
     trained.each("SELECT ml_grant('api', 'read')")
     try:
@@ -256,7 +282,7 @@ def test_the_routers_role_may_do_what_it_may_on_the_shards(
         conn.execute("RESET ROLE; DROP ROLE stranger")
 
 
-def test_the_routers_file_may_run_again(trained: Fleet, client: psycopg.Connection) -> None:
+def test_the_routers_file_may_run_again(trained: Sharded, client: psycopg.Connection) -> None:
     route(trained, role=ROLE["user"], password=ROLE["password"])
     client.execute("SELECT ml_detect(%s)", [DEVICES[0]])
 
