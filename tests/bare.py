@@ -79,12 +79,10 @@ class Root:
         tell(f"making a bare {suite}")
         self.place.mkdir(parents=True)
         options = ["--variant=minbase", *([f"--include={include}"] * bool(include))]
-        log = self.place.with_suffix(".log")
-        with open(log, "w") as handle:
-            command = ["debootstrap", *options, suite, str(self.place), mirror()]
-            if subprocess.run(command, stdout=handle, stderr=handle).returncode:
-                raise SystemExit(f"debootstrap failed: see {log}")
-        log.unlink()
+        command = ["debootstrap", *options, suite, str(self.place), mirror()]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"debootstrap failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
         if given := os.environ.get("SSL_CERT_FILE"):
             shutil.copy(given, self.place / AUTHORITIES.lstrip("/"))
 
