@@ -325,6 +325,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the roots, and go on in them")
     parser.add_argument("--into", type=Path, default=Path("/var/tmp/pyml-roots"))
     options = parser.parse_args()
+    if os.geteuid() != 0 or not shutil.which("debootstrap"):
+        parser.error("this wants root, and debootstrap: apt-get install debootstrap")
     well = commands(options)
     if options.images:
         images(options)
