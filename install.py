@@ -236,6 +236,14 @@ def apt_update() -> None:
     run_told(["apt-get", "update"], "apt-get update failed", "apt-get update")
 
 
+def apt_candidate(package: str) -> int:
+    """The major version in which apt-get would install a package; 0 where it knows none."""
+    if IS_ROOT:
+        apt_update()
+    found = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", package]))
+    return int(found[1]) if found else 0
+
+
 @contextlib.contextmanager
 def no_default_cluster(environment: Mapping[str, str]) -> Iterator[None]:
     """Keep Debian's PostgreSQL package from making and starting a server that nobody asked for."""
@@ -297,13 +305,12 @@ def find_postgres() -> Postgres:
 def debian_postgres() -> Postgres:
     """Install the PostgreSQL of this Debian release."""
     why = "there is no PostgreSQL server here"
-    if not IS_ROOT or not shutil.which("apt-cache"):
+    if not shutil.which("apt-cache"):
         apt_install(["postgresql", "postgresql-plpython3-$(VERSION)"], why)
-    apt_update()
-    candidate = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", "postgresql"]))
-    if not candidate:
-        raise Failure(f"{why} and apt-get knows no package postgresql", "apt-get update")
-    major = candidate[1]
+    major = apt_candidate("postgresql")
+    if not major:
+        sudo = "" if IS_ROOT else "sudo "
+        raise Failure(f"{why} and apt-get knows no package postgresql", f"{sudo}apt-get update")
     apt_install([f"postgresql-{major}", f"postgresql-plpython3-{major}"], why)
     return Postgres(Path(f"/usr/lib/postgresql/{major}/bin"))
 
@@ -764,11 +771,7 @@ def find_node() -> str:
     if node and shutil.which("npm") and int(found[1:].split(".")[0]) >= least:
         return node
     why = f"the API server needs Node.js {least} or later with npm; here is {found}"
-    debians = None
-    if IS_ROOT and not node and shutil.which("apt-cache"):
-        apt_update()
-        debians = re.search(r"Candidate: (\d+)", run(["apt-cache", "policy", "nodejs"]))
-    if not debians or int(debians[1]) < least:
+    if node or not shutil.which("apt-cache") or apt_candidate("nodejs") < least:
         raise Failure(why, "https://nodejs.org/en/download")
     apt_install(["nodejs", "npm"], why)
     return find_node()
@@ -811,6 +814,13 @@ def find_browser() -> None:
         apt_install(["chromium", "fonts-dejavu-core"], why)
 
 
+def find_plproxy(postgres: Postgres) -> None:
+    """PL/Proxy, with which a sharded fleet is tested."""
+    if not postgres.has("plproxy"):
+        why = "a sharded fleet is tested with PL/Proxy, which is not here"
+        apt_install([f"postgresql-{postgres.major}-plproxy"], why)
+
+
 def command_test(options: argparse.Namespace) -> int:
     """Run the suite against a private server."""
     with private("test") as (cluster, environment):
@@ -818,7 +828,7 @@ def command_test(options: argparse.Namespace) -> int:
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
-    for need in (find_node, find_browser):
+    for need in (find_node, find_browser, lambda: find_plproxy(cluster.postgres)):
         try:
             need()
         except Failure as failure:

@@ -25,6 +25,8 @@ from pyml.messages import onnx
 FORMAT = 1
 
 MAX_BYTES = 8 << 20
+# A process that cannot have so many more bytes has none for a model either.
+ROOM = 32 << 20
 MAX_ELEMENTS = 4_000_000
 MAX_NODES = 500
 MAX_TREES = 1000  # as the settings have it
@@ -106,14 +108,12 @@ def load(data: bytes, kind: str) -> Model:
     ------
     UnreadableModel
         If anything in it is not as `pack` and the trainings make it.
+    MemoryError
     """
     if len(data) > MAX_BYTES:
         raise _unreadable(f"{len(data)} bytes are more than {MAX_BYTES}")
     try:
         graph = onnx.ModelProto.FromString(data)
-    except DecodeError as error:
-        raise _unreadable("it is not an ONNX file") from error
-    try:
         meta = _meta(graph, kind)
         check(graph)
         if wrong := limits.fault(kind, meta, graph):
@@ -122,8 +122,25 @@ def load(data: bytes, kind: str) -> Model:
     except UnreadableModel:
         raise
     except Exception as error:
-        # onnx and onnxruntime raise types of their own, down to bare RuntimeError.
-        raise _unreadable(_first_line(error)) from error
+        raise _because(error) from error
+
+
+def _because(error: Exception) -> UnreadableModel:
+    """What a library's error says of a model.
+
+    They raise types of their own, down to bare RuntimeError, and the same ones where it is
+    memory that is missing: a model must not be called broken for that.
+
+    Raises
+    ------
+    MemoryError
+    """
+    bytes(ROOM)
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, DecodeError):
+        return _unreadable("it is not an ONNX file")
+    return _unreadable(_first_line(error))
 
 
 def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
@@ -137,7 +154,7 @@ def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
         try:
             found = run(feeds)
         except Exception as error:
-            raise _unreadable(_first_line(error)) from error
+            raise _because(error) from error
         rows = len(next(iter(feeds.values())))
         if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
             raise _unreadable("an answer of another shape")
@@ -185,7 +202,7 @@ def check(model: onnx.ModelProto) -> None:
     elements = 0
     for tensor in graph.initializer:
         elements += _tensor(tensor)
-    for i, node in enumerate(graph.node):
+    for node in graph.node:
         if (node.domain, node.op_type) not in OPERATORS:
             raise _unreadable(f"operator {node.op_type}")
         for attribute in node.attribute:
@@ -193,10 +210,16 @@ def check(model: onnx.ModelProto) -> None:
                 raise _unreadable(f"a graph inside operator {node.op_type}")
             if attribute.HasField("t"):
                 elements += _tensor(attribute.t)
-        if node.op_type == "TreeEnsemble" and _trees(node) >= _width(graph, node.input[0], i):
+        if node.op_type == "TreeEnsemble" and _trees(node) >= _columns(graph):
             raise _unreadable("a tree on a feature that is not there")
     if elements > MAX_ELEMENTS:
         raise _unreadable(f"{elements} numbers")
+
+
+def _columns(graph: onnx.GraphProto) -> int:
+    """Columns of a graph's input, which are those that its trees look at."""
+    shapes = [fed.type.tensor_type.shape.dim for fed in graph.input]
+    return int(shapes[0][1].dim_value) if list(map(len, shapes)) == [2] else 0
 
 
 def _tensor(tensor: onnx.TensorProto) -> int:
@@ -227,29 +250,6 @@ def _cells(tensor: onnx.TensorProto) -> NDArray[Any]:
     if kind is None or len(raw) != math.prod(tensor.dims) * np.dtype(kind).itemsize:
         raise _unreadable(f"a tensor of type {tensor.data_type} and shape {list(tensor.dims)}")
     return np.frombuffer(raw, kind).reshape(tuple(tensor.dims))
-
-
-# What these give is at least as wide as the widest of what they take.
-WIDENING = {"Add", "Clip", "Concat", "Div", "Identity", "Mul", "Sub", "Where"}
-
-
-def _width(graph: onnx.GraphProto, name: str, before: int) -> int:
-    """Columns that a tensor has at least, by way of the graph's inputs; 0 where unknown.
-
-    Looks at the nodes `before` an index alone: onnxruntime refuses a graph whose nodes
-    take what a later one gives, and going backwards cannot go round in a circle.
-    """
-    for fed in graph.input:
-        if fed.name == name:
-            shape = fed.type.tensor_type.shape.dim
-            return int(shape[1].dim_value) if len(shape) == 2 else 0
-    for i in range(before):
-        node = graph.node[i]
-        if name in node.output:
-            if node.op_type not in WIDENING:
-                return 0
-            return max((_width(graph, source, i) for source in node.input), default=0)
-    return 0
 
 
 # The attributes of trees, all of which the trainings write, and no other.

@@ -16,7 +16,7 @@ import plpy
 from numpy.typing import NDArray
 
 from pyml import __version__, blob, forest, limits, queries, series, training
-from pyml.errors import BadArgument, ModelNotFound, PymlError, UnreadableModel
+from pyml.errors import BadArgument, ModelNotFound, OutOfMemory, PymlError, UnreadableModel
 from pyml.history import (
     LONGEST_HOURS,
     Floats,
@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 
 SEVERITIES = ("none", "warning", "critical")
 # Memory that the models kept ready in one backend may take.
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 6 << 20
 # Share of the values that a forecast's interval shall cover where none is asked for.
 LEVEL = 0.9
 
@@ -50,6 +50,12 @@ LEVEL = 0.9
 
 def _failure(error: Exception) -> dict[str, Any]:
     """An error as data: the door in SQL raises it without a Python traceback."""
+    if isinstance(error, MemoryError):
+        error = OutOfMemory(
+            "out of memory",
+            detail=f"{str(error) or 'An allocation failed'}.",
+            hint="Reconnect, and call again when the server has memory to spare.",
+        )
     if isinstance(error, PymlError):
         return error.told()
     data = getattr(error, "spidata", None) or (None, None, None)
@@ -68,7 +74,7 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     def answer(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
             found = door(*args, **kwargs)
-        except (PymlError, plpy.SPIError) as error:
+        except (PymlError, plpy.SPIError, MemoryError) as error:
             found = {"error": _failure(error)}
         return _json(found)
 
@@ -83,7 +89,7 @@ def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]
         def answer(*args: P.args, **kwargs: P.kwargs) -> list[Row]:
             try:
                 return [(*row, None) for row in door(*args, **kwargs)]
-            except (PymlError, plpy.SPIError) as error:
+            except (PymlError, plpy.SPIError, MemoryError) as error:
                 return [(*[None] * width, json.dumps(_failure(error)))]
 
         return answer

@@ -73,3 +73,9 @@ class BrokenEnvironment(PymlError):
     """A package that is missing or of another version than the SQL."""
 
     sqlstate = "ML006"
+
+
+class OutOfMemory(PymlError):
+    """The server, or a limit on the backend, gives no more memory."""
+
+    sqlstate = "53200"

@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     import onnx as onnx
 
 
-def _imported(*names: str) -> list[ModuleType]:
-    """Modules of onnx, imported from a package onnx that is otherwise empty.
+def _imported(name: str) -> ModuleType:
+    """A module of onnx, imported from a package onnx that is otherwise empty.
 
-    They stay in `sys.modules` under their own names: a later ``import onnx`` takes them over,
+    It stays in `sys.modules` under its own name: a later ``import onnx`` takes it over,
     and there is one class for each message, as protobuf wants it.
     """
     found = importlib.util.find_spec("onnx")
     if "onnx" in sys.modules or found is None:
-        return [importlib.import_module(name) for name in names]
+        return importlib.import_module(name)
     package = ModuleType("onnx")
     package.__path__ = list(found.submodule_search_locations or [])
     sys.modules["onnx"] = package
     try:
-        return [importlib.import_module(name) for name in names]
+        return importlib.import_module(name)
     finally:
         del sys.modules["onnx"]
 
 
-_classes, _native = _imported("onnx.onnx_ml_pb2", "onnx.onnx_cpp2py_export")
 if not TYPE_CHECKING:
-    onnx = _classes
+    onnx = _imported("onnx.onnx_ml_pb2")
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """What ``onnx.shape_inference.infer_shapes`` gives when it is strict."""
-    inferred = _native.shape_inference.infer_shapes(model.SerializeToString(), True, True, True)
+    native = _imported("onnx.onnx_cpp2py_export")  # a scoring forest has no need of it
+    inferred = native.shape_inference.infer_shapes(model.SerializeToString(), True, True, True)
     known = onnx.ModelProto()
     known.ParseFromString(inferred)
     return known

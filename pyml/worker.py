@@ -135,7 +135,10 @@ def _trim() -> None:
 def _start(thread: threading.Thread) -> None:
     """Start a thread that, like all that it starts in turn, has every signal blocked."""
     with deaf():
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # which Python raises where there is no room for its stack
+            raise MemoryError(str(error)) from error
 
 
 @contextmanager

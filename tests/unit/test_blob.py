@@ -275,6 +275,36 @@ def test_another_operator_is_refused(operator):
     assert operator in caught.value.detail
 
 
+def _swollen(graph):
+    """Twice as many columns as there are features, by operators that an LSTM may have."""
+    graph.initializer.append(numpy_helper.from_array(np.zeros((1, 6), np.float32), "wide"))
+    graph.node.insert(0, helper.make_node("Concat", ["features", "wide"], ["wider"], axis=1))
+
+
+def _renamed(graph):
+    graph.node[5].output[0] = graph.output[0].name = "verdict"
+
+
+def _narrow(graph):
+    fill = next(cells for cells in graph.initializer if cells.name == "fill")
+    fill.CopyFrom(numpy_helper.from_array(np.zeros(1, np.float32), "fill"))
+
+
+def _longer(graph):
+    graph.node[5].output[0] = "again"
+    graph.node.append(helper.make_node("Neg", ["again"], ["score"]))
+
+
+@pytest.mark.parametrize("alter", [_swollen, _renamed, _narrow, _longer])
+def test_a_forest_of_another_graph_is_refused(fitted, alter):
+    model = onnx.ModelProto.FromString(fitted.graph.SerializeToString())
+    alter(model.graph)
+    onnx.checker.check_model(model)
+    with pytest.raises(UnreadableModel) as caught:
+        blob.load(blob.pack(model, fitted.meta, "forest"), "forest")
+    assert "another shape" in caught.value.detail
+
+
 def test_data_outside_the_file_is_refused():
     tensor = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[2])
     tensor.data_location = TensorProto.EXTERNAL

@@ -266,10 +266,10 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         return model
 
     def ints(*cells: int) -> TensorProto:
-        return helper.make_tensor("", TensorProto.INT64, [len(cells)], cells)
+        return numpy_helper.from_array(np.array(cells, np.int64))
 
-    def floats(dims: list[int], count: int) -> TensorProto:
-        return helper.make_tensor("", kind, dims, [0.0] * count)
+    def floats(*dims: int) -> TensorProto:
+        return numpy_helper.from_array(np.zeros(dims, helper.tensor_dtype_to_np_dtype(kind)))
 
     def doubling(axis: int, times: int) -> list[onnx.NodeProto]:
         names = [fed.name, *(f"d{i}" for i in range(times))]
@@ -281,6 +281,33 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
 
     width = fed.type.tensor_type.shape.dim[1].dim_value
     cut = {"first": ints(0), "stop": ints(width), "axis": ints(1)}
+    one, none, leaves = ([1], [0], [0, 0])
+    stump = helper.make_node(
+        *("TreeEnsemble", ["narrowed"], ["grown"]),
+        domain="ai.onnx.ml",
+        tree_roots=none,
+        nodes_featureids=none,
+        leaf_targetids=leaves,
+        nodes_truenodeids=none,
+        nodes_trueleafs=one,
+        nodes_falsenodeids=one,
+        nodes_falseleafs=one,
+        nodes_modes=numpy_helper.from_array(np.zeros(1, np.uint8)),
+        nodes_splits=numpy_helper.from_array(np.zeros(1, np.float32)),
+        leaf_weights=numpy_helper.from_array(np.zeros(2, np.float32)),
+        n_targets=1,
+        aggregate_function=1,
+        post_transform=0,
+    )
+    yield (
+        "trees before all else",
+        after(
+            helper.make_node("Cast", [fed.name], ["narrowed"], to=TensorProto.FLOAT),
+            stump,
+            helper.make_node("Cast", ["grown"], ["cast"], to=kind),
+            helper.make_node("Add", [fed.name, "cast"], ["changed"]),
+        ),
+    )
     yield "each Concat doubles", after(*doubling(1, 30), **cut)
     yield "each Concat doubles the rows", after(*doubling(0, 30), **cut)
     yield (
@@ -302,8 +329,8 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         after(
             helper.make_node("MatMul", [fed.name, "wide"], ["much"]),
             helper.make_node("MatMul", ["much", "back"], ["changed"]),
-            wide=floats([width, 30_000], width * 30_000),
-            back=floats([30_000, width], width * 30_000),
+            wide=floats(width, 8000),
+            back=floats(8000, width),
         ),
     )
     names = [fed.name, *(f"m{i}" for i in range(400)), "changed"]
@@ -316,9 +343,9 @@ def _graphs(honest: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
                 for a, b in itertools.pairwise(names[1:-1])
             ),
             helper.make_node("MatMul", ["m399", "back"], ["changed"]),
-            out=floats([width, 1000], width * 1000),
-            inner=floats([1000, 1000], 1_000_000),
-            back=floats([1000, width], width * 1000),
+            out=floats(width, 700),
+            inner=floats(700, 700),
+            back=floats(700, width),
         ),
     )
     yield (

@@ -111,3 +111,27 @@ def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, 
                 assert plan["JIT"]["Functions"] > 0
             else:
                 session.execute("SELECT ml_train_lstm(%s)", [device])
+
+
+LIMIT = """
+CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
+    import resource
+    pages = int(open('/proc/self/statm').read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, -1))
+$$
+"""
+
+
+@pytest.mark.parametrize("door", ["ml_train_lstm", "ml_train_forest", "ml_detect"])
+def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, door):
+    """Not as a traceback, nor as a model that cannot be read."""
+    device = add_modelled()
+    db.execute(LIMIT)
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("SELECT count(*) FROM ml_doctor()")
+        session.execute("SELECT limit_memory(0)")
+        # So often that what was set aside before is used up.
+        calls = f"SELECT count({door}(%s)) FROM generate_series(1, 1000)"
+        with pytest.raises(psycopg.errors.OutOfMemory) as caught:
+            session.execute(calls, [device])
+        assert "Traceback" not in (caught.value.diag.context or "")
