@@ -27,7 +27,8 @@ import numpy as np
 import recordings
 from numpy.typing import NDArray
 
-from pyml import blob, lstm, series
+from pyml import lstm, series
+from pyml.engine import session
 
 Floats = NDArray[np.float64]
 
@@ -219,9 +220,9 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
         return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
 
     fitted, cold = fit(0, None)
-    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
-    _, warm = fit(day, lstm.Previous(model.graph, model.meta, model.run))
-    predicted, half = lstm.backtest(model.meta, model.run, grid.times, grid.values, task.origins)
+    run = session(fitted.graph)
+    _, warm = fit(day, lstm.Previous(fitted.graph, fitted.meta, run))
+    predicted, half = lstm.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
 
 
@@ -231,14 +232,14 @@ def milliseconds(task: Task) -> float:
     fitted = lstm.fit(
         task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
     )
-    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
+    run = session(fitted.graph)
     back = int(lstm.lookback(fitted.meta) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
     seconds = []
     for _ in range(200):
         started = time.perf_counter()
         grid = series.regular(times, values, task.grid.interval)
-        lstm.forecast(model.meta, model.run, grid.times, grid.values)
+        lstm.forecast(fitted.meta, run, grid.times, grid.values)
         seconds.append(time.perf_counter() - started)
     return 1e3 * float(np.median(seconds))
 
