@@ -64,7 +64,7 @@ STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
 # Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
 # same. Fewer than MIN_REPLAY unseen ones say too little.
-REPLAY, EVERY, MIN_REPLAY = 400, 2, 30
+REPLAY, EVERY, MIN_REPLAY = 400, 3, 30
 # A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
 SHARPNESS = 20.0
 LEVELS = (0.8, 0.9, 0.95)
