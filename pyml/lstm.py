@@ -52,19 +52,23 @@ BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
 PATIENCE, WARM_PATIENCE = 7, 4
+WARM_EPOCHS = 8  # at most: tomorrow's training goes on from there
 HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
 AVERAGE = 0.7
-REFIT_EPOCHS = 5
-ROUNDS = 4  # of reweighting, from the start or from a path of other windows of the series
+REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
+# Of reweighting, to choose the penalty and to fit: the error moves by less than a thousandth
+# in more.
+FEW_ROUNDS, ROUNDS = 4, 8
 MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Shares of the windows that choose when to stop, and that are held out.
 STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
 # Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
-# same. Fewer than MIN_REPLAY unseen ones say too little.
-REPLAY, EVERY, MIN_REPLAY = 400, 3, 30
+# same. An even number, so that with a machine that works by turns, they are in step with
+# the forecast. Fewer than MIN_REPLAY unseen ones say too little.
+REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
 # A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
 SHARPNESS = 20.0
 LEVELS = (0.8, 0.9, 0.95)
@@ -225,12 +229,7 @@ def _thin(at: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _least_absolute(
-    inputs: Floats,
-    targets: Floats,
-    ridge: float,
-    rounds: int,
-    pulse: Callable[[], None],
-    start: Floats | None = None,
+    inputs: Floats, targets: Floats, ridge: float, rounds: int, pulse: Callable[[], None]
 ) -> Floats:
     """Linear map of least absolute error, by iteratively reweighted least squares.
 
@@ -242,8 +241,6 @@ def _least_absolute(
     ridge : float
         Penalty a window on the squared weights; the intercept bears next to none.
     rounds : int
-    start : ndarray of float64, shape (f, h), optional
-        To start from; that of least squares by default.
 
     Returns
     -------
@@ -255,10 +252,7 @@ def _least_absolute(
     # Sums in single precision take half the time; the small systems are solved in double.
     rows, targets = inputs.T.astype(np.float32, order="C"), targets.T.astype(np.float32, order="C")
 
-    if start is None:
-        weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
-    else:
-        weights = start.copy()
+    weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
     for _ in range(rounds):
         pulse()
         error = np.abs(targets - weights.T.astype(np.float32) @ rows)
@@ -940,8 +934,8 @@ def fit(
     pulse()
     to_fit, to_stop = windows.of(fit_at), windows.of(stop_at)
     scale = _Scale.of(to_fit)
-    ridge, linear = _choose_ridge(scale, to_fit, to_stop, pulse)
-    linear = _linear(scale, to_fit, ridge, pulse, linear)
+    ridge = _choose_ridge(scale, to_fit, to_stop, pulse)
+    linear = _linear(scale, to_fit, ridge, ROUNDS, pulse)
 
     pulse()
     network = _network(sequence_length, horizon)
@@ -985,39 +979,38 @@ def fit(
     }
 
     to_refit = windows.of(all_at)
-    linear = _linear(scale, to_refit, ridge, pulse, linear)
+    linear = _linear(scale, to_refit, ridge, ROUNDS, pulse)
     network.reset(best)
     pulse()
     if best_epoch or warm:
         part = _Part.of(network, to_refit, scale, linear)
-        for i in range(min(REFIT_EPOCHS, epochs)):
-            part.epoch(REFIT_RATE * (1 - i / REFIT_EPOCHS), rng, pulse)
+        most = WARM_REFIT_EPOCHS if warm else REFIT_EPOCHS
+        for i in range(min(most, epochs)):
+            part.epoch(REFIT_RATE * (1 - i / most), rng, pulse)
     meta["seen_until"] = float(times[all_at[-1] + horizon])
     return Fitted(_graph(network.weights(), scale, linear, sequence_length), meta, figures)
 
 
 def _linear(
-    scale: _Scale,
-    windows: _Windows,
-    ridge: float,
-    pulse: Callable[[], None],
-    start: Floats | None = None,
+    scale: _Scale, windows: _Windows, ridge: float, rounds: int, pulse: Callable[[], None]
 ) -> Floats:
     """The linear path of these windows, shape (inputs, horizon)."""
     targets = windows.from_last(windows.ahead, scale.change)
-    return _least_absolute(_linear_inputs(windows, scale), targets, ridge, ROUNDS, pulse, start)
+    return _least_absolute(_linear_inputs(windows, scale), targets, ridge, rounds, pulse)
 
 
 def _choose_ridge(
     scale: _Scale, to_fit: _Windows, to_stop: _Windows, pulse: Callable[[], None]
-) -> tuple[float, Floats]:
-    """The penalty with the least absolute error on the part that comes next, and its path."""
+) -> float:
+    """The penalty with the least absolute error on the part that comes next."""
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
     checks = _linear_inputs(to_stop, scale)
     wanted = to_stop.from_last(to_stop.ahead, scale.change)
-    paths = [_linear(scale, some, ridge, pulse) for ridge in RIDGES]
-    best = int(np.argmin([np.abs(wanted - checks @ path).mean() for path in paths]))
-    return RIDGES[best], paths[best]
+    errors = []
+    for ridge in RIDGES:
+        linear = _linear(scale, some, ridge, FEW_ROUNDS, pulse)
+        errors.append(np.abs(wanted - checks @ linear).mean())
+    return RIDGES[int(np.argmin(errors))]
 
 
 def _descend(
@@ -1043,8 +1036,9 @@ def _descend(
     network.reset(start)
     best, best_error, best_epoch, average = start, start_error, 0, start
     rate, patience = (WARM_RATE, WARM_PATIENCE) if warm else (RATE, PATIENCE)
+    most = min(epochs, WARM_EPOCHS) if warm else epochs
     waited = epoch = 0
-    while epoch < epochs and waited < patience:
+    while epoch < most and waited < patience:
         epoch += 1
         part.epoch(rate, rng, pulse)
         here = network.weights()
