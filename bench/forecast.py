@@ -1,6 +1,7 @@
 """Rolling-origin accuracy of the forecasts on recordings of real machines.
 
-    python bench/forecast.py [DATA] [--only NAME] [--memory]
+    python bench/forecast.py [DATA] [--only NAME]
+    python bench/forecast.py --memory DSN
 
 DATA is the folder of the recordings, ../shared/data by default; the protocol is in
 DATA.md beside it: 12 steps ahead, the last fifth of a series as test, trained once
@@ -8,11 +9,14 @@ on the 80 % before it (NAB) or the 7 days before it (SMD), an origin every step
 (NAB) or every 12th (SMD). Errors and widths are divided by the error of repeating
 the last value on the same origins.
 
-``--memory`` trains 200 times in one process instead and prints its memory.
+``--memory`` instead makes a database of its own on a server where pyml is installed,
+with a day of minutes of 200 devices, and prints the memory of a session that trains a
+forecast of each.
 """
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,10 +28,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import psycopg
 import recordings
+import timing
 from numpy.typing import NDArray
 
-from pyml import blob, lstm, series
+from pyml import lstm, series
+from pyml.engine import session
 
 Floats = NDArray[np.float64]
 
@@ -219,9 +226,9 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
         return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
 
     fitted, cold = fit(0, None)
-    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
-    _, warm = fit(day, lstm.Previous(model.graph, model.meta, model.run))
-    predicted, half = lstm.backtest(model.meta, model.run, grid.times, grid.values, task.origins)
+    run = session(fitted.graph)
+    _, warm = fit(day, lstm.Previous(fitted.graph, fitted.meta, run))
+    predicted, half = lstm.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
 
 
@@ -231,34 +238,33 @@ def milliseconds(task: Task) -> float:
     fitted = lstm.fit(
         task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
     )
-    model = blob.load(blob.pack(fitted.graph, fitted.meta, "lstm"), "lstm")
+    run = session(fitted.graph)
     back = int(lstm.lookback(fitted.meta) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
     seconds = []
     for _ in range(200):
         started = time.perf_counter()
         grid = series.regular(times, values, task.grid.interval)
-        lstm.forecast(model.meta, model.run, grid.times, grid.values)
+        lstm.forecast(fitted.meta, run, grid.times, grid.values)
         seconds.append(time.perf_counter() - started)
     return 1e3 * float(np.median(seconds))
 
 
-def resident() -> float:
-    """MiB of this process that are in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def memory(trainings: int = 200) -> None:
-    """Train small models of many devices in one process and watch its memory."""
-    rng = np.random.default_rng(0)
-    print(f"{'trainings':>9}  {'MiB':>6}  {'seconds':>7}")
-    started = time.perf_counter()
-    for done in range(trainings + 1):
-        if done % 20 == 0 or done == 1:
-            print(f"{done:9}  {resident():6.0f}  {time.perf_counter() - started:7.1f}", flush=True)
-        values = 50 + np.cumsum(rng.normal(0, 1, 1500))
-        lstm.fit(60.0 * np.arange(1500), values, interval=60.0, epochs=3)
+def memory(dsn: str, devices: int = 200) -> None:
+    """Train many devices in one session and watch the private memory of its backend."""
+    with psycopg.connect(timing.database(dsn, "bench_forecast"), autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
+        fleet = timing.fleet(conn, devices, 1)
+        conn.execute("SET client_min_messages = error")
+        status = Path(f"/proc/{conn.info.backend_pid}/status")
+        print(f"{'trainings':>9}  {'MiB':>6}  {'seconds':>7}")
+        started = time.perf_counter()
+        for done in range(devices + 1):
+            if done % 20 == 0 or done == 1:
+                held = int(re.findall(r"RssAnon:\s+(\d+)", status.read_text())[0]) / 1024
+                print(f"{done:9}  {held:6.0f}  {time.perf_counter() - started:7.1f}", flush=True)
+            if done < devices:
+                conn.execute("SELECT ml_train_lstm(%s)", [fleet[done]])
 
 
 def table(data: Path, only: str) -> None:
@@ -330,10 +336,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=recordings.DATA)
     parser.add_argument("--only", default="", help="series whose name holds this")
-    parser.add_argument("--memory", action="store_true", help="memory over 200 trainings")
+    parser.add_argument("--memory", metavar="DSN", help="memory over 200 trainings")
     asked = parser.parse_args()
     if asked.memory:
-        memory()
+        memory(asked.memory)
         return
     try:
         table(asked.data, asked.only)

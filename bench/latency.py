@@ -213,7 +213,7 @@ PHASES = {
         "read": ("door.History.read",),
         "prepare": ("series.clean", "series.measure", "series.regular"),
         "fit": ("lstm._descend", "lstm._linear"),
-        "measure": ("lstm._figures", "lstm._compare"),
+        "measure": ("lstm._measured",),
         "build": ("lstm._graph", "lstm.session"),
         "store": ("door._store",),
     },

@@ -148,9 +148,13 @@ def series_of(
     """Clean readings of one field's window and its values (n,)."""
     paths, own = series.columns_of([metric])
     others = [path for path in totals if path not in paths]
-    times, columns = history.read(device, since, until, paths + others)
-    failed = own + [len(paths) + i for i in range(len(others))]
-    readings = series.clean(times, columns, failed, interval)
+    times, columns = history.read(device, since, until, paths)
+    if others and (columns[:, 0] == 0).any():
+        # Only where the value is 0 can the collection have failed: the totals tell.
+        times, columns = history.read(device, since, until, paths + others)
+        columns[columns[:, 0] != 0, len(paths) :] = np.nan
+        own = [*own, *range(len(paths), len(paths) + len(others))]
+    readings = series.clean(times, columns, own, interval)
     step = series.typical_interval(readings.times) if interval is None else interval
     return readings, series.measure(readings, [metric], step)[:, 0]
 

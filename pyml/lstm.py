@@ -55,19 +55,23 @@ BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
 PATIENCE, WARM_PATIENCE = 7, 4
+WARM_EPOCHS = 8  # at most: tomorrow's training goes on from there
 HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
 AVERAGE = 0.7
-REFIT_EPOCHS = 5
-ROUNDS = 8  # of reweighting; the error moves by less than a thousandth in more
+REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
+# Of reweighting, to choose the penalty and to fit: the error moves by less than a thousandth
+# in more.
+FEW_ROUNDS, ROUNDS = 4, 8
 MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Shares of the windows that choose when to stop, and that are held out.
 STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
 # Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
-# same. Fewer than MIN_REPLAY unseen ones say too little.
-REPLAY, EVERY, MIN_REPLAY = 400, 2, 30
+# same. An even number, so that with a machine that works by turns, they are in step with
+# the forecast. Fewer than MIN_REPLAY unseen ones say too little.
+REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
 # A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
 SHARPNESS = 20.0
 LEVELS = (0.8, 0.9, 0.95)
@@ -164,6 +168,45 @@ def _ahead(values: Floats, at: NDArray[np.int64], horizon: int) -> Floats:
     return sliding_window_view(values, horizon)[at + 1]  # (k, horizon)
 
 
+def _spans(length: int) -> list[int]:
+    return [*(k for k in MEDIANS if k < length), length]
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """What lies around some origins.
+
+    Attributes
+    ----------
+    at : ndarray of int64, shape (n,)
+        Their places; increasing.
+    behind : ndarray of float64, shape (n, length)
+    medians : ndarray of float64, shape (n, spans)
+        Of the last few values behind, for each of `_spans`.
+    ahead : ndarray of float64, shape (n, horizon)
+    """
+
+    at: NDArray[np.int64]
+    behind: Floats
+    medians: Floats
+    ahead: Floats
+
+    @classmethod
+    def cut(cls, values: Floats, at: NDArray[np.int64], length: int, horizon: int) -> _Windows:
+        behind = _behind(values, at, length)
+        medians = [np.median(behind[:, -k:], axis=1) for k in _spans(length)]
+        return cls(at, behind, np.stack(medians, axis=1), _ahead(values, at, horizon))
+
+    def of(self, at: NDArray[np.int64]) -> _Windows:
+        """Those of some of the origins."""
+        rows = np.searchsorted(self.at, at)
+        return _Windows(at, self.behind[rows], self.medians[rows], self.ahead[rows])
+
+    def from_last(self, values: Floats, unit: float) -> Floats:
+        """Some of the values, as the change from the last one behind."""
+        return (values - self.behind[:, -1:]) / unit
+
+
 def _split(at: NDArray[np.int64], horizon: int) -> list[NDArray[np.int64]]:
     """Origins to fit on, to stop by and to hold out, in this order of time.
 
@@ -188,19 +231,6 @@ def _thin(at: NDArray[np.int64]) -> NDArray[np.int64]:
 # ---- the linear path ---------------------------------------------------------
 
 
-def _spans(length: int) -> list[int]:
-    return [*(k for k in MEDIANS if k < length), length]
-
-
-def _medians(change: Floats, length: int) -> Floats:
-    return np.stack([np.median(change[:, -k:], axis=1) for k in _spans(length)], axis=1)
-
-
-def _linear_inputs(change: Floats, length: int) -> Floats:
-    one = np.ones((len(change), 1))
-    return np.hstack([change[:, :-1], _medians(change, length), one])
-
-
 def _least_absolute(
     inputs: Floats, targets: Floats, ridge: float, rounds: int, pulse: Callable[[], None]
 ) -> Floats:
@@ -223,17 +253,20 @@ def _least_absolute(
     penalty[-1] = 1e-9 * len(inputs)
     penalty = np.diag(penalty)
     # Sums in single precision take half the time; the small systems are solved in double.
-    inputs, targets = inputs.astype(np.float32), targets.astype(np.float32)
-    weights = np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ targets)
+    rows, targets = inputs.T.astype(np.float32, order="C"), targets.T.astype(np.float32, order="C")
+
+    weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
     for _ in range(rounds):
         pulse()
-        error = np.abs(targets - inputs @ weights.astype(np.float32))
-        floor = np.maximum(0.1 * np.median(error, axis=0), 1e-3)
-        importance = 1 / np.maximum(error, floor)
-        for j in range(targets.shape[1]):
+        error = np.abs(targets - weights.T.astype(np.float32) @ rows)
+        floor = np.maximum(0.1 * np.median(error, axis=1, keepdims=True), 1e-3)
+        importance = 1 / np.sqrt(np.maximum(error, floor))
+        for j, root in enumerate(importance):
             pulse()
-            weighted = inputs.T * importance[:, j]
-            weights[:, j] = np.linalg.solve(weighted @ inputs + penalty, weighted @ targets[:, j])
+            weighed = rows * root
+            # Of a product with itself BLAS makes one half only.
+            square = weighed @ weighed.T
+            weights[:, j] = np.linalg.solve(square + penalty, weighed @ (targets[j] * root))
     return weights
 
 
@@ -246,9 +279,9 @@ class _Scale:
     change: float
 
     @classmethod
-    def of(cls, behind: Floats, ahead: Floats) -> _Scale:
-        latest = behind[:, -1]
-        change = float(np.abs(ahead - latest[:, None]).mean())
+    def of(cls, windows: _Windows) -> _Scale:
+        latest = windows.behind[:, -1]
+        change = float(np.abs(windows.from_last(windows.ahead, 1)).mean())
         return cls(float(np.median(latest)), float(latest.std()) or 1.0, change or 1.0)
 
 
@@ -271,19 +304,24 @@ def _patch(length: int) -> int:
     return PATCH if length >= 2 * PATCH else 1
 
 
-def _inputs(behind: Floats, scale: _Scale, linear: Floats) -> _Inputs:
-    n, length = behind.shape
-    change = (behind - behind[:, -1:]) / scale.change
-    level = np.clip((behind - scale.centre) / scale.spread, -CLIP, CLIP)
+def _linear_inputs(windows: _Windows, scale: _Scale) -> Floats:
+    read = np.hstack([windows.behind[:, :-1], windows.medians])
+    return np.hstack([windows.from_last(read, scale.change), np.ones((len(read), 1))])
+
+
+def _inputs(windows: _Windows, scale: _Scale, linear: Floats) -> _Inputs:
+    n, length = windows.behind.shape
+    change = windows.from_last(windows.behind, scale.change)
+    level = np.clip((windows.behind - scale.centre) / scale.spread, -CLIP, CLIP)
     step = np.arcsinh(np.diff(change, axis=1, prepend=change[:, :1]))
     patch = _patch(length)
     used = length - length % patch
     patches = np.concatenate(
         [c[:, -used:].reshape(n, -1, patch) for c in (level, np.arcsinh(change), step)], axis=2
     )
-    straight = _linear_inputs(change, length) @ linear
-    near = np.median(change[:, -12:], axis=1)[:, None]
-    far = np.median(change, axis=1)[:, None]
+    straight = _linear_inputs(windows, scale) @ linear
+    medians = windows.from_last(windows.medians, scale.change)
+    near, far = medians[:, _spans(length).index(min(12, length)), None], medians[:, -1:]
     experts = np.stack(np.broadcast_arrays(0.0, near, straight, far), axis=2)
     return _Inputs(patches.astype(np.float32), experts.astype(np.float32))
 
@@ -447,9 +485,9 @@ class _Part:
     targets: Any
 
     @classmethod
-    def of(cls, network: _Network, x: Floats, y: Floats, scale: _Scale, linear: Floats) -> _Part:
-        inputs = _inputs(x, scale, linear)
-        targets = (y - x[:, -1:]) / scale.change
+    def of(cls, network: _Network, windows: _Windows, scale: _Scale, linear: Floats) -> _Part:
+        inputs = _inputs(windows, scale, linear)
+        targets = windows.from_last(windows.ahead, scale.change)
         arrays = (inputs.patches, inputs.experts, targets)
         return cls(network, *(network.tensor(array) for array in arrays))
 
@@ -910,20 +948,20 @@ def fit(
     _check(values, at, sequence_length, horizon, interval)
     fit_at, stop_at, held_at = _split(at, horizon)
     fit_at = _thin(fit_at)
-
-    def cut(part: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        return _behind(values, part, sequence_length), _ahead(values, part, horizon)
-
-    fit_x, fit_y = cut(fit_at)
-    stop_x, stop_y = cut(stop_at)
-    scale = _Scale.of(fit_x, fit_y)
-    ridge = _choose_ridge(scale, fit_x, fit_y, stop_x, stop_y, pulse)
-    linear = _linear(scale, fit_x, fit_y, ridge, ROUNDS, pulse)
+    # What is shipped has seen all but the windows that its first intervals need.
+    all_at = _thin(at[at <= at[-min(REPLAY, len(held_at))] - horizon])
+    pulse()
+    windows = _Windows.cut(values, at, sequence_length, horizon)
+    pulse()
+    to_fit, to_stop = windows.of(fit_at), windows.of(stop_at)
+    scale = _Scale.of(to_fit)
+    ridge = _choose_ridge(scale, to_fit, to_stop, pulse)
+    linear = _linear(scale, to_fit, ridge, ROUNDS, pulse)
 
     pulse()
     network = _network(sequence_length, horizon)
     pulse()
-    stop = _Part.of(network, stop_x, stop_y, scale, linear)
+    stop = _Part.of(network, to_stop, scale, linear)
     pulse()
     start, warm = network.fresh(seed), False
     network.load(start)
@@ -934,7 +972,7 @@ def fit(
             start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
     pulse()
-    part = _Part.of(network, fit_x, fit_y, scale, linear)
+    part = _Part.of(network, to_fit, scale, linear)
     best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
 
     # What is measured was fitted before the held-out part began; the windows that
@@ -958,49 +996,40 @@ def fit(
         "epochs": epoch,
         "best_epoch": best_epoch,
         "warm": warm,
-        **_figures(meta, candidate, times, values, held_at),
-        **_compare(previous, meta, candidate, times, values, held_at, pulse),
+        **_measured(meta, candidate, previous, times, values, held_at, pulse),
     }
 
-    # What is shipped has seen all but the windows that its first intervals need.
-    reserve = min(REPLAY, len(held_at))
-    all_at = _thin(at[at <= at[-reserve] - horizon])
-    all_x, all_y = cut(all_at)
-    linear = _linear(scale, all_x, all_y, ridge, ROUNDS, pulse)
+    to_refit = windows.of(all_at)
+    linear = _linear(scale, to_refit, ridge, ROUNDS, pulse)
     network.reset(best)
     pulse()
     if best_epoch or warm:
-        part = _Part.of(network, all_x, all_y, scale, linear)
-        for i in range(min(REFIT_EPOCHS, epochs)):
-            part.epoch(REFIT_RATE * (1 - i / REFIT_EPOCHS), rng, pulse)
+        part = _Part.of(network, to_refit, scale, linear)
+        most = WARM_REFIT_EPOCHS if warm else REFIT_EPOCHS
+        for i in range(min(most, epochs)):
+            part.epoch(REFIT_RATE * (1 - i / most), rng, pulse)
     meta["seen_until"] = float(times[all_at[-1] + horizon])
     return Fitted(_graph(network.weights(), scale, linear, sequence_length), meta, figures)
 
 
 def _linear(
-    scale: _Scale, x: Floats, y: Floats, ridge: float, rounds: int, pulse: Callable[[], None]
+    scale: _Scale, windows: _Windows, ridge: float, rounds: int, pulse: Callable[[], None]
 ) -> Floats:
     """The linear path of these windows, shape (inputs, horizon)."""
-    change = (x - x[:, -1:]) / scale.change
-    targets = (y - x[:, -1:]) / scale.change
-    return _least_absolute(_linear_inputs(change, x.shape[1]), targets, ridge, rounds, pulse)
+    targets = windows.from_last(windows.ahead, scale.change)
+    return _least_absolute(_linear_inputs(windows, scale), targets, ridge, rounds, pulse)
 
 
 def _choose_ridge(
-    scale: _Scale,
-    fit_x: Floats,
-    fit_y: Floats,
-    stop_x: Floats,
-    stop_y: Floats,
-    pulse: Callable[[], None],
+    scale: _Scale, to_fit: _Windows, to_stop: _Windows, pulse: Callable[[], None]
 ) -> float:
     """The penalty with the least absolute error on the part that comes next."""
-    some = slice(None, None, 3 if len(fit_x) > 3000 else 1)
-    checks = _linear_inputs((stop_x - stop_x[:, -1:]) / scale.change, stop_x.shape[1])
-    wanted = (stop_y - stop_x[:, -1:]) / scale.change
+    some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
+    checks = _linear_inputs(to_stop, scale)
+    wanted = to_stop.from_last(to_stop.ahead, scale.change)
     errors = []
     for ridge in RIDGES:
-        linear = _linear(scale, fit_x[some], fit_y[some], ridge, 4, pulse)
+        linear = _linear(scale, some, ridge, FEW_ROUNDS, pulse)
         errors.append(np.abs(wanted - checks @ linear).mean())
     return RIDGES[int(np.argmin(errors))]
 
@@ -1028,8 +1057,9 @@ def _descend(
     network.reset(start)
     best, best_error, best_epoch, average = start, start_error, 0, start
     rate, patience = (WARM_RATE, WARM_PATIENCE) if warm else (RATE, PATIENCE)
+    most = min(epochs, WARM_EPOCHS) if warm else epochs
     waited = epoch = 0
-    while epoch < epochs and waited < patience:
+    while epoch < most and waited < patience:
         epoch += 1
         part.epoch(rate, rng, pulse)
         here = network.weights()
@@ -1055,47 +1085,21 @@ def _continues(previous: Previous, held_from: float, length: int, horizon: int) 
     return same and meta["seen_until"] <= held_from
 
 
-def _compare(
-    previous: Previous | None,
+def _measured(
     meta: dict[str, Any],
-    candidate: Run,
+    run: Run,
+    previous: Previous | None,
     times: Floats,
     values: Floats,
     held_at: NDArray[np.int64],
     pulse: Callable[[], None],
 ) -> dict[str, Any]:
-    """Errors of the model in force and of the new one on held-out windows that neither saw."""
-    figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
-    if previous is None:
-        return figures
-    length, horizon = previous.meta["sequence_length"], previous.meta["horizon"]
-    unseen = held_at[times[held_at] >= previous.meta["seen_until"]]
-    unseen = np.intersect1d(unseen, origins(values, length, horizon))
-    if len(unseen) < MIN_PART:
-        return figures
-    checked = unseen[:: -(-len(unseen) // JUDGED)]
-    steps = min(horizon, meta["horizon"])
-    truth = _ahead(values, checked, steps)
-    maes = []
-    for its, run in ((previous.meta, previous.run), (meta, candidate)):
-        pulse()
-        predicted, _ = backtest(its, run, times, values, checked, ())
-        maes.append(float(np.abs(truth - predicted[:, :steps]).mean()))
-    return {
-        "accepted": maes[1] <= maes[0],
-        "previous_mae": maes[0],
-        "candidate_mae": maes[1],
-        "compared_windows": len(checked),
-    }
-
-
-def _figures(
-    meta: dict[str, Any], run: Run, times: Floats, values: Floats, held_at: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Errors and coverage on the held-out windows, beside the naive forecasts'."""
+    """Errors and coverage on the held-out windows, beside the naive forecasts' and `previous`'."""
     at = held_at[:: -(-len(held_at) // JUDGED)]
     truth = _ahead(values, at, meta["horizon"])
+    pulse()
     predicted, half = backtest(meta, run, times, values, at)
+    pulse()
     error = np.abs(truth - predicted)
     mae, naive = float(error.mean()), float(np.abs(truth - values[at][:, None]).mean())
     seasonal = _seasonal_mae(times, values, at, truth, meta["interval"])
@@ -1115,6 +1119,35 @@ def _figures(
         "interval_width": {
             str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
         },
+        **_compared(previous, times, values, at, error),
+    }
+
+
+def _compared(
+    previous: Previous | None,
+    times: Floats,
+    values: Floats,
+    at: NDArray[np.int64],
+    error: Floats,
+) -> dict[str, Any]:
+    """The new model's error and that of the one in force, on windows that neither saw."""
+    figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
+    if previous is None:
+        return figures
+    length, horizon = previous.meta["sequence_length"], previous.meta["horizon"]
+    unseen = times[at] >= previous.meta["seen_until"]
+    unseen &= np.isin(at, origins(values, length, horizon))
+    if unseen.sum() < MIN_PART:
+        return figures
+    steps = min(horizon, error.shape[1])
+    predicted, _ = backtest(previous.meta, previous.run, times, values, at[unseen], ())
+    before = float(np.abs(_ahead(values, at[unseen], steps) - predicted[:, :steps]).mean())
+    now = float(error[unseen, :steps].mean())
+    return {
+        "accepted": now <= before,
+        "previous_mae": before,
+        "candidate_mae": now,
+        "compared_windows": int(unseen.sum()),
     }
 
 

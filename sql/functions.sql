@@ -12,10 +12,8 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     import sys
     sys.path.insert(0, '@PYML_SITE@')
-    try:
-        from pyml.entry import enter
-    except (ImportError, MemoryError) as error:
-        plpy.error(f'pyml cannot be loaded: {error!r}', sqlstate='ML006', hint='SELECT * FROM ml_doctor();')
+    try: from pyml.entry import enter
+    except (ImportError, MemoryError) as error: plpy.error(f'pyml cannot be loaded: {error!r}', sqlstate='ML006', hint='SELECT * FROM ml_doctor();')
     GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@')
 $$;
 COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';

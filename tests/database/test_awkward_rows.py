@@ -97,3 +97,17 @@ def test_a_counter_that_resets_is_no_spike(db, one, device):
     rates = [rate for (rate,) in rows if rate is not None]
     assert len(rates) == len(rows) - 1
     assert max(rates) < 2000
+
+
+def test_a_forecast_tells_a_metric_at_rest_from_a_failed_collection(db, one, device):
+    """A failed one leaves 0 in the totals too."""
+    before = one("SELECT ml_train_lstm(%s)", device)
+    failed = {"cpuUsage": 0, "memoryTotal": 0, "diskTotal": 0}
+    for system, ago in [(failed, "30.5 minutes"), (failed | {"memoryTotal": 9}, "40.5 minutes")]:
+        db.execute(INSERT, [device, "device-state", json.dumps({"system": system}), ago])
+    after = one("SELECT ml_train_lstm(%s)", device)
+    assert after["training_samples"] == before["training_samples"]
+    system = failed | {"memoryTotal": 16320, "diskTotal": 476}
+    db.execute(INSERT, [device, "device-state", json.dumps({"system": system}), "50.5 minutes"])
+    again = one("SELECT ml_train_lstm(%s)", device)
+    assert again["training_samples"] == before["training_samples"] + 1

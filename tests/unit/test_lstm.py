@@ -47,12 +47,14 @@ def test_the_graph_equals_keras(length, horizon):
     network = lstm._network(length, horizon)
     weights = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in network.fresh(0)]
     network.load(weights)
-    behind = 1e9 + np.cumsum(rng.normal(0, 1e3, (64, length)), axis=1)
+    values = 1e9 + np.cumsum(rng.normal(0, 1e3, 64 + length))
+    at = lstm.origins(values, length, horizon)
+    windows = lstm._Windows.cut(values, at, length, horizon)
     scale = lstm._Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(lstm._spans(length)), horizon))
-    wanted = network(lstm._Part.of(network, behind, behind[:, :horizon], scale, linear))
+    wanted = network(lstm._Part.of(network, windows, scale, linear))
     run = engine.session(lstm._graph(weights, scale, linear, length))
-    given = (run({"window": behind})[0] - behind[:, -1:]) / scale.change
+    given = windows.from_last(run({"window": windows.behind})[0], scale.change)
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
