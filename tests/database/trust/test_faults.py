@@ -208,9 +208,12 @@ class Fleet:
 
     @contextlib.contextmanager
     def _kill_9(self, session, moment):
+        pid = session.info.backend_pid  # 0 once it is gone, which would be all of this group
+
         def inject():
             time.sleep(moment)
-            os.kill(session.info.backend_pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
         yield inject
         session.close()
