@@ -38,7 +38,10 @@ def _decoded(array: bytes | None) -> Floats:
     counted = cells["value"].astype(np.int64)
     limits = np.iinfo(np.int64)
     infinite = (counted == limits.max) | (counted == limits.min)
-    return np.where(infinite, np.inf, (counted + POSTGRES_EPOCH) / 1e6)
+    # From the year 294247 on the sum is too large for a whole number.
+    late = counted > limits.max - POSTGRES_EPOCH
+    moments = np.where(late, counted / 1e6 + POSTGRES_EPOCH / 1e6, (counted + POSTGRES_EPOCH) / 1e6)
+    return np.where(infinite, np.inf, moments)
 
 
 def _numbers(lines: str) -> Floats:
