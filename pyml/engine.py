@@ -21,6 +21,8 @@ def session(graph: onnx.ModelProto | bytes) -> Run:
     options.inter_op_num_threads = 1
     # An arena would keep the largest batch's memory for the life of the session.
     options.enable_cpu_mem_arena = False
+    # These graphs run no faster for being optimized, and load up to twice as fast without.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     engine = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
