@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from pyml.engine import Run
 from pyml.errors import NotEnoughData
+from pyml.limits import FOREST
 from pyml.messages import onnx
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
-# All that a graph made here uses; what loads a stored graph allows these only.
-# ai.onnx:    IsNaN, Where, Mul, Exp, Neg
-# ai.onnx.ml: TreeEnsemble
+# Of the operators in `limits.FOREST`.
 OPSETS = {"": 17, "ai.onnx.ml": 5}
 
 # Trailing windows, in readings at the device's usual interval. Each gives a spread; the first
@@ -614,9 +613,9 @@ def _graph(
     """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c)."""
     from onnx import TensorProto, helper, numpy_helper
 
-    ensemble = onnx.NodeProto(op_type="TreeEnsemble", domain="ai.onnx.ml", name="forest")
-    ensemble.input.append("filled")
-    ensemble.output.append("depth")
+    nodes = [helper.make_node(name, takes, gives) for name, takes, gives in FOREST]
+    ensemble = next(node for node in nodes if node.op_type == "TreeEnsemble")
+    ensemble.domain, ensemble.name = "ai.onnx.ml", "forest"
     # Written field by field: helper.make_node looks at each of the many elements in Python.
     for name, cells in _tree_attributes(trees, paths, len(fill)).items():
         attribute = ensemble.attribute.add(name=name)
@@ -630,14 +629,6 @@ def _graph(
     ensemble.attribute.append(helper.make_attribute("aggregate_function", 1))  # the sum
     ensemble.attribute.append(helper.make_attribute("post_transform", 0))  # none
     constants = {"fill": fill, "rate": _rate(len(trees), rows).astype(np.float32).reshape(1)}
-    nodes = [
-        helper.make_node("IsNaN", ["features"], ["missing"]),
-        helper.make_node("Where", ["missing", "fill", "features"], ["filled"]),
-        ensemble,
-        helper.make_node("Mul", ["depth", "rate"], ["exponent"]),
-        helper.make_node("Exp", ["exponent"], ["closeness"]),
-        helper.make_node("Neg", ["closeness"], ["score"]),
-    ]
     graph = helper.make_graph(
         nodes,
         "forest",
