@@ -135,9 +135,9 @@ def _because(error: Exception) -> UnreadableModel:
     ------
     MemoryError
     """
-    bytes(ROOM)
     if isinstance(error, MemoryError):
         raise error
+    bytes(ROOM)  # asks for it
     if isinstance(error, DecodeError):
         return _unreadable("it is not an ONNX file")
     return _unreadable(_first_line(error))

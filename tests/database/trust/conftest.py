@@ -24,6 +24,14 @@ SELECT %s, r.kind, r.field, true, r.window_start, r.window_end, r.readings_used,
 FROM jsonb_populate_record(NULL::ml_model, %s) AS r
 RETURNING model_id
 """
+# Lets a backend have so many bytes more, and no others.
+LIMIT = """
+CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
+    import resource
+    pages = int(open('/proc/self/statm').read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, -1))
+$$
+"""
 
 
 def put_model(db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 
 from ..conftest import ROWS
-from .conftest import Server
+from .conftest import LIMIT, Server
 from .test_blobs import cpu_seconds
 
 DEVICES = 3
@@ -38,13 +38,6 @@ INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
 SELECT device_uuid, reported_state, clock_timestamp() AT TIME ZONE 'UTC'
 FROM device_shadow_history WHERE id IN (
     SELECT max(id) - 60 FROM device_shadow_history GROUP BY device_uuid);
-"""
-LIMIT = """
-CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
-    import resource
-    pages = int(open('/proc/self/statm').read().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, -1))
-$$
 """
 HALVES = {
     "devices without one model in force of each kind": """

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from ..conftest import ROWS
-from .conftest import newest, put_model
+from .conftest import LIMIT, newest, put_model
 
 # Each would break whatever took it for the library of that name.
 NAMES = ("numpy", "onnx", "onnxruntime", "pyml", "sklearn", "scipy")
@@ -111,15 +111,6 @@ def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, 
                 assert plan["JIT"]["Functions"] > 0
             else:
                 session.execute("SELECT ml_train_lstm(%s)", [device])
-
-
-LIMIT = """
-CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
-    import resource
-    pages = int(open('/proc/self/statm').read().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, -1))
-$$
-"""
 
 
 @pytest.mark.parametrize("door", ["ml_train_lstm", "ml_train_forest", "ml_detect"])
