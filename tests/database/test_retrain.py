@@ -208,8 +208,13 @@ def test_a_cancel_loses_one_device_at_most(db, dsn, one, add_device):
 
 
 def test_progress_moves_for_other_sessions(db, dsn, add_device):
-    for _ in range(15):
-        add_device(readings=2000)
+    """Progress is noted once a second: the trigger makes the trainings last for several."""
+    for _ in range(8):
+        add_device(readings=300)
+    db.execute("""
+        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END $$;
+        CREATE TRIGGER dawdle BEFORE INSERT ON ml_model FOR EACH ROW EXECUTE FUNCTION dawdle()""")
     seen = set()
     with psycopg.connect(dsn, autocommit=True) as worker, psycopg.connect(dsn) as watcher:
         work = threading.Thread(target=worker.execute, args=["CALL ml_retrain()"])
