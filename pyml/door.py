@@ -16,7 +16,7 @@ import plpy
 from numpy.typing import NDArray
 
 from pyml import __version__, blob, forest, limits, queries, series, training
-from pyml.errors import BadArgument, ModelNotFound, OutOfMemory, PymlError, UnreadableModel
+from pyml.errors import BadArgument, ModelNotFound, PymlError, UnreadableModel, translated
 from pyml.history import (
     LONGEST_HOURS,
     Floats,
@@ -50,12 +50,7 @@ LEVEL = 0.9
 
 def _failure(error: Exception) -> dict[str, Any]:
     """An error as data: the door in SQL raises it without a Python traceback."""
-    if isinstance(error, MemoryError):
-        error = OutOfMemory(
-            "out of memory",
-            detail=f"{str(error) or 'An allocation failed'}.",
-            hint="Reconnect, and call again when the server has memory to spare.",
-        )
+    error = translated(error)
     if isinstance(error, PymlError):
         return error.told()
     data = getattr(error, "spidata", None) or (None, None, None)

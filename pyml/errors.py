@@ -79,3 +79,14 @@ class OutOfMemory(PymlError):
     """The server, or a limit on the backend, gives no more memory."""
 
     sqlstate = "53200"
+
+
+def translated(error: Exception) -> Exception:
+    """An error as it is told: where it is want of memory, one with an SQLSTATE."""
+    if not isinstance(error, MemoryError):
+        return error
+    return OutOfMemory(
+        "out of memory",
+        detail=f"{str(error) or 'An allocation failed'}.",
+        hint="Reconnect, and call again when the server has memory to spare.",
+    )

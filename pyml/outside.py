@@ -24,7 +24,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from pyml import __version__, queries, training
-from pyml.errors import BrokenEnvironment
+from pyml.errors import BrokenEnvironment, translated
 from pyml.history import Execute, History, bounds_of, enabled_metrics
 from pyml.queries import Query
 
@@ -153,7 +153,8 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         with conn.transaction(), source as read:
             poll = functools.partial(_beat, {conn, connection(replica) if replica else conn})
             return _train(execute, read, model, started, poll)
-    except Exception as error:
+    except Exception as raised:
+        error = translated(raised)
         sqlstate = getattr(error, "sqlstate", None) or "XX000"
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
             raise

@@ -87,6 +87,17 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     assert one("SELECT count(*) FROM ml_model") == 1
 
 
+def test_want_of_memory_is_recorded_as_the_server_would(dsn, one, add_device, monkeypatch):
+    def starve(*args, **kwargs):
+        raise MemoryError("Unable to allocate 2.00 GiB")
+
+    monkeypatch.setattr(outside.training, "train_forest", starve)
+    model = (add_device(readings=300), "forest", "")
+    assert outside.retrain_one(dsn, None, *model) == (model, "failed", "")
+    outside.connection(dsn).close()
+    assert one("SELECT sqlstate FROM ml_run") == "53200"
+
+
 def test_a_backend_that_is_not_there_says_what_to_install(db, dsn, add_device):
     add_device(readings=300)
     code = "import sys; sys.modules['distributed'] = None; from pyml.fleet import main; main()"

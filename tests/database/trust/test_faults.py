@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from ..conftest import ROWS
 from .conftest import LIMIT, Server
@@ -282,8 +283,15 @@ class Fleet:
         self.settle()
 
 
-def test_after_any_fault_everything_is_whole(server, long):
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """A fleet to hurt."""
     fleet = Fleet(server, seed=7)
+    yield fleet
+    fleet.session.close()
+
+
+def test_after_any_fault_everything_is_whole(fleet, server, long):
     faults = list(ENDS)
     if os.geteuid() != 0:  # who cannot mount a small disk
         faults.remove("disk full")
