@@ -29,7 +29,7 @@ SELECT i, phase, jsonb_build_object('system', jsonb_build_object(
         round((30 + phase + 12 * sin(i / 229.0 + phase) + 6 * (random() - 0.5))::numeric, 1),
         'memoryUsage',
         round((7000 + 900 * sin(i / 300.0 + phase) + 90 * (random() - 0.5))::numeric),
-        'memoryTotal', 16320, 'diskUsage', 200 + i / 5000, 'diskTotal', 476,
+        'memoryTotal', 16320, 'diskUsage', round(200 + i / 5000.0, 1), 'diskTotal', 476,
         'temperature', round((45 + 4 * sin(i / 229.0 + phase) + random())::numeric, 1))) AS state
 FROM generate_series(1, %(readings)s) AS i, generate_series(0, 9) AS phase;
 """
@@ -43,6 +43,13 @@ FROM generate_series(1, %(readings)s) AS i, LATERAL (
     JOIN (SELECT uuid, row_number() OVER (ORDER BY uuid) %% 10 AS phase FROM devices) AS d
         USING (phase)
     WHERE h.i = i.i) AS reading
+"""
+# Two days more for those that are trained on three days, one after the other.
+EARLIER = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT device_uuid, reported_state, "timestamp" - %(days)s * interval '1 day'
+FROM device_shadow_history WHERE device_uuid = ANY (%(some)s) AND "timestamp" > (
+    SELECT max("timestamp") - interval '2 days' FROM device_shadow_history)
 """
 TABLE = """
 CREATE TABLE devices (uuid uuid PRIMARY KEY);
@@ -165,35 +172,39 @@ def main() -> None:
         len(calls),
         lambda: [apart.execute(f"CALL ml_scan(%s, {as_of(5)})", [one]) for one in calls],
     )
+    (flagged,) = conn.execute(
+        "SELECT count(*) / %s::float8 FROM ml_anomaly", [len(devices)]
+    ).fetchone()
+    print(f"{'  anomalies of these 24 hours, a device':48} {flagged:6.1f}")
     some = devices[len(devices) - given.lstm :]
     if not some:
         return
+    conn.execute(EARLIER, {"days": given.days, "some": some})
+
+    def train(conn: Connection, days_ago: int, devices: list[Any]) -> None:
+        until = as_of(days_ago * 1440)
+        for one in devices:
+            conn.execute(f"SELECT ml_train_lstm(%s, as_of => {until})", [one])
+
+    conn = connect()
+    report(conn, "LSTM training, one: loads TensorFlow", 1, lambda: train(conn, 2, some[:1]))
+    # A day apart, as retraining is: it starts from a model only where what it holds out is new.
+    report(conn, "LSTM training, cold", len(some), lambda: train(conn, 2, some))
+    report(conn, "LSTM training, warm", len(some), lambda: train(conn, 1, some))
     conn.execute(
         "INSERT INTO ml_device_forecast SELECT unnest(%s::uuid[]), '{system.cpuUsage}'", [some]
     )
-    conn = connect()
-    for what in ("LSTM retraining, cold", "LSTM retraining, warm", "LSTM retraining, warm"):
-        conn.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
-        conn.execute(
-            "UPDATE ml_model SET trained_at = trained_at - interval '25 hours' WHERE kind = 'lstm'"
-        )
-        due = [(one,) for one in some]
-        report(
-            conn,
-            what,
-            len(some),
-            lambda due=due: [
-                conn.execute("SELECT _ml_retrain_one(%s, 'lstm', 'system.cpuUsage')", one)
-                for one in due
-            ],
-        )
-    apart = connect()
-    report(
-        apart,
-        "  the same by separate calls of ml_train_lstm",
-        len(some),
-        lambda: [apart.execute("SELECT ml_train_lstm(%s)", [one]) for one in some],
+    conn.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
+    conn.execute(
+        "UPDATE ml_model SET trained_at = trained_at - interval '25 hours' WHERE kind = 'lstm'"
     )
+    report(conn, "LSTM retraining, warm", len(some), lambda: conn.execute("CALL ml_retrain()"))
+    (warm,) = conn.execute(
+        "SELECT count(*) FROM (SELECT (figures ->> 'warm')::boolean AS warm FROM ml_run"
+        " WHERE kind = 'lstm' ORDER BY started_at DESC LIMIT %s) AS last WHERE warm",
+        [2 * len(some)],
+    ).fetchone()
+    print(f"{'  of the warm ones started from a model':48} {warm:6}")
     conn = connect()
     conn.execute(f"CALL ml_scan(%s, {as_of(6)})", [some[0]])
     for minutes in (4, 0):
