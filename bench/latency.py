@@ -195,7 +195,7 @@ def serving(dsn: str) -> Iterator[Service]:
 PHASES = {
     "ml_train_forest": {
         "load scikit-learn": ("forest.prepare",),
-        "read": ("door.History.read",),
+        "read": ("history.History.read",),
         "prepare": (
             "series.clean",
             "series.measure",
@@ -206,16 +206,16 @@ PHASES = {
         "fit": ("forest._grow",),
         "limits": ("forest._Blocks.unseen_scores", "forest._figures"),
         "build": ("forest._paths", "forest._graph"),
-        "store": ("door._store",),
+        "store": ("store.put",),
     },
     "ml_train_lstm": {
         "load TensorFlow": ("lstm.prepare",),
-        "read": ("door.History.read",),
+        "read": ("history.History.read",),
         "prepare": ("series.clean", "series.measure", "series.regular"),
         "fit": ("lstm._descend", "lstm._linear"),
         "measure": ("lstm._measured",),
         "build": ("lstm._graph", "lstm.session"),
-        "store": ("door._store",),
+        "store": ("store.put",),
     },
 }
 

@@ -322,11 +322,12 @@ def _trees(node: onnx.NodeProto) -> int:
     ways = np.bincount(np.r_[roots, goal.ravel()], minlength=nodes)
     if (ways[:nodes] != 1).any() or (ways > 1).any():
         raise _unreadable("trees that share a branch")
+    true, false = goal
     front, levels = roots, 0
     while front.size:
         levels += 1
         if levels > MAX_TREE_DEPTH:
             raise _unreadable(f"a tree of more than {MAX_TREE_DEPTH} levels")
-        front = goal[:, front]
-        front = front[front < nodes]
+        front = np.concatenate([true.take(front), false.take(front)])
+        front = front.compress(front < nodes)
     return int(feature.max())

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pyml import door, drift, queries, series
-from pyml.door import Held
+from pyml import backend, drift, queries, series, store
 from pyml.errors import PymlError
 from pyml.history import Floats, History, series_of
+from pyml.scoring import SEVERITIES, judge, look_ahead, named
+from pyml.store import Held
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
@@ -44,15 +45,15 @@ class Drift:
         return judged
 
 
-@door.document
+@backend.document
 def scan(device: str, as_of: str | None) -> dict[str, Any]:
     """Door of ``_ml_scan``: score, compare with the stored forecasts, forecast anew.
 
     A tier that cannot speak is recorded and the others go on; the watermark
     moves on only where the forest has spoken.
     """
-    state = door._execute(queries.SCAN_STATE, device, as_of)[0]
-    history = door._history(state)
+    state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
+    history = backend.history_of(state)
     settings = history.settings
     until, mark = float(state["until"]), state["watermark"]
     late = 60.0 * int(settings["scan_late_minutes"])
@@ -60,7 +61,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
     if mark is not None and newest == mark and len(arrived) == state["late_rows"]:
-        door._execute(queries.SCAN_UNCHANGED, device)
+        backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     failure: PymlError | None = None
     readings = 0
@@ -69,7 +70,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     span = 0.0
     try:
-        held = door._held(state, device, "forest", "")
+        held = store.held(state, device, "forest", "")
         readings, found, metrics = _forest(history, held, device, since, until, moved)
         span = float(held.model.meta["interval"])
         mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
@@ -86,14 +87,14 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     found += _log_outside(device, judged)
     if found:
         gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * span)
-        door._execute(queries.JOIN_INCIDENTS, device, min(found), gap)
+        backend.execute(queries.JOIN_INCIDENTS, device, min(found), gap)
     sqlstate, message = (failure.sqlstate, failure.message) if failure else (None, None)
-    door._execute(
+    backend.execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(found)),
-        door._json(moved.seen),
+        backend.to_json(moved.seen),
         # Nothing to tell is NULL, as where there is no model.
-        *(door._json(drifts) if drifts else None for drifts in (metrics, fields)),
+        *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
         *(moved.drifted, newest),
     )
     return {
@@ -110,7 +111,7 @@ def _forest(
 ) -> tuple[int, list[float], dict[str, Any]]:
     """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
     names = held.model.meta["names"]
-    judged = door._judged(history, held, device, since, until)
+    judged = judge(history, held, device, since, until)
     flagged, scores = judged.flagged(), judged.scores
     found: list[float] = []
     if len(flagged):
@@ -121,8 +122,8 @@ def _forest(
                 (
                     float(judged.times[row]),
                     float(scores.anomaly_score[row]),
-                    door.SEVERITIES[scores.severity[row]],
-                    door._named(names, judged.values[row]),
+                    SEVERITIES[scores.severity[row]],
+                    named(names, judged.values[row]),
                     why,
                     held.model_id,
                 )
@@ -148,8 +149,8 @@ def _lstm(
     """
     settings = history.settings
     level = float(settings["forecast_level"])
-    points = door._execute(queries.POINTS, device, name, since, until)
-    ahead, held = door._forecast(device, name, None, level, until)
+    points = backend.execute(queries.POINTS, device, name, since, until)
+    ahead, held = look_ahead(device, name, None, level, until)
     meta = held.model.meta
     interval = float(meta["interval"])
     back = (series.MAX_GAP + 1) * interval
@@ -161,9 +162,9 @@ def _lstm(
         _outside(points, name, readings.times, values, interval, judged)
     limit = json.loads(settings["forecast_limits"]).get(name)
     days = int(settings["forecast_days"])
-    door._execute(queries.CLEAR_POINTS, device, name, ahead.last_time, days)
+    backend.execute(queries.CLEAR_POINTS, device, name, ahead.last_time, days)
     columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
-    door._execute(
+    backend.execute(
         queries.INSERT_POINTS,
         *(device, name, level, limit, held.model_id),
         *(column.tolist() for column in columns),
@@ -217,7 +218,7 @@ def _log_outside(device: str, judged: dict[float, list[dict[str, Any]]]) -> list
             (
                 moment,
                 -worst,
-                door.SEVERITIES[1 + (worst >= CRITICAL)],
+                SEVERITIES[1 + (worst >= CRITICAL)],
                 {reason["metric"]: reason["value"] for reason in reasons},
                 reasons,
                 models[0],
@@ -229,9 +230,10 @@ def _log_outside(device: str, judged: dict[float, list[dict[str, Any]]]) -> list
 def _log(device: str, tier: str, entries: list[tuple[Any, ...]]) -> list[float]:
     """Add to the log of anomalies; the times of those that are new."""
     times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
-    added = door._execute(
+    added = backend.execute(
         queries.INSERT_ANOMALIES,
         *(device, tier, times, scores, severities),
-        *([door._json(one) for one in metrics], [door._json(one) for one in reasons], models),
+        *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
+        models,
     )
     return [float(row["t"]) for row in added]

@@ -1,0 +1,152 @@
+"""The stored models as a backend uses them: the one in force, kept ready; a new one, put there."""
+
+import functools
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pyml import backend, blob, queries, training
+from pyml.errors import ModelNotFound, UnreadableModel
+from pyml.history import History
+
+T = TypeVar("T")
+
+# Memory that the models kept ready in one backend may take.
+CACHE_BYTES = 6 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The model in force for a device, kind and field, when it was looked up."""
+
+    now: float
+    model_id: int
+    trained_at: float
+    readings_used: int
+    figures: dict[str, Any]
+    model: blob.Model
+
+
+_cache: OrderedDict[tuple[int, str], blob.Model] = OrderedDict()
+
+
+def ready(model_id: int, sha256: str, kind: str) -> blob.Model:
+    """A stored model, ready; kept for the session, the least used leaving first.
+
+    Rows never change, so that what is kept cannot be stale.
+    """
+    key = (model_id, sha256)
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    model = _cache[key] = training.stored(backend.execute, model_id, sha256, kind)
+    while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
+        _cache.popitem(last=False)
+    return model
+
+
+def training_call(device: str, kind: str, field: str) -> str:
+    """The statement that trains a model."""
+    if kind == "forest":
+        return f"SELECT ml_train_forest('{device}');"
+    return f"SELECT ml_train_lstm('{device}', {queries.literal(field)});"
+
+
+def telling(hint: str, call: Callable[..., T], *args: Any) -> T:
+    """What a call gives; of a model that cannot be read it says what to do."""
+    try:
+        return call(*args)
+    except UnreadableModel as error:
+        error.hint = hint
+        raise
+
+
+def in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
+    """The history's description and the model in force.
+
+    Raises
+    ------
+    ModelNotFound
+    UnreadableModel
+    """
+    row = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]
+    return backend.history_of(row), held(row, device, kind, field)
+
+
+def held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
+    """The model in force, of a row that tells of it."""
+    if row["model_id"] is None:
+        what = "forest" if kind == "forest" else f"forecast model of {field}"
+        raise ModelNotFound(
+            f"device {device} has no {what}",
+            detail="None was trained for it, or it was dropped.",
+            hint=training_call(device, kind, field),
+        )
+    told = functools.partial(telling, training_call(device, kind, field))
+    model = told(ready, row["model_id"], row["sha256"], kind)
+    return Held(
+        float(row["now"]),
+        row["model_id"],
+        float(row["trained_at"]),
+        row["readings_used"],
+        json.loads(row["figures"]),
+        replace(model, run=functools.partial(told, model.run)),
+    )
+
+
+def keep(
+    device: str,
+    kind: str,
+    field: str,
+    trained: training.Trained,
+    current: int | None,
+    started: float,
+) -> dict[str, Any]:
+    """Put a training's model in force, or record that the current one stays; what it tells."""
+    about = trained.about(time.monotonic() - started)
+    if trained.data is None:
+        model_id = current
+        _record(device, kind, field, "kept", current, about)
+    else:
+        model_id = put(device, kind, field, trained.data, about)
+    return {
+        "device_uuid": device,
+        "model_id": model_id,
+        **trained.told,
+        "held_out": trained.figures,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
+    """Add a model and put it in force; readers see the old one or the new."""
+    backend.execute(queries.LOCK_MODEL, device, kind, field)
+    backend.execute(queries.RETIRE_MODEL, device, kind, field)
+    stored = backend.execute(
+        queries.INSERT_MODEL,
+        *(device, kind, field, about["window_start"], about["window_end"]),
+        *(about["readings_used"], about["readings_rejected"]),
+        *(backend.to_json(about[name]) for name in ("parameters", "figures", "versions")),
+        *(about["seconds"], data),
+    )
+    model_id = int(stored[0]["model_id"])
+    _record(device, kind, field, "trained", model_id, about)
+    return model_id
+
+
+def _record(
+    device: str,
+    kind: str,
+    field: str,
+    outcome: str,
+    model_id: int | None,
+    about: Mapping[str, Any],
+) -> None:
+    backend.execute(
+        queries.INSERT_RUN,
+        *(device, kind, field, about["seconds"], outcome, model_id),
+        *(backend.to_json(about["figures"]), None, None),
+    )
