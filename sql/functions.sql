@@ -439,7 +439,7 @@ BEGIN
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
                 THEN (v - lag(v) OVER w) / extract(epoch FROM t - lag(t) OVER w)::float8 END AS v
             FROM reading WHERE v IS NOT NULL WINDOW w AS (ORDER BY t)
-        ), spread AS (
+        ), spread AS MATERIALIZED ( -- not once for each row, where there are no statistics
             SELECT count(*) AS n, avg(v) AS mean, stddev_pop(v) AS deviation, min(v) = max(v) AS constant
             FROM measured WHERE v IS NOT NULL
         ), judged AS (
