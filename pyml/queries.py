@@ -176,19 +176,22 @@ INSERT_ANOMALIES = Query(
     ),
 )
 
-# From the start of the incident that the earliest new anomaly may join.
+# The incidents of the earliest new anomaly and of those after it: the first goes on with the
+# incident before it, where that is near enough. Joined by the place of a row, since by its key
+# the planner, where it expects few, would go through all of one side for each of the other.
 JOIN_INCIDENTS = Query(
     "UPDATE ml_anomaly a SET incident_at = w.began FROM ("
-    "  SELECT e.timestamp, e.tier, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM ("
-    "    SELECT b.timestamp, b.tier,"
-    "      CASE WHEN b.timestamp - lag(b.timestamp) OVER (ORDER BY b.timestamp)"
-    "        <= make_interval(secs => $3) THEN NULL ELSE b.timestamp END AS opens"
-    "    FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= coalesce("
-    "      (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1"
-    "         AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)"
-    "       ORDER BY p.timestamp DESC LIMIT 1), to_timestamp($2))) AS e) AS w"
-    " WHERE a.device_uuid = $1 AND a.timestamp = w.timestamp AND a.tier = w.tier"
-    " AND a.incident_at <> w.began",
+    "  SELECT e.place, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM ("
+    "    SELECT b.ctid AS place, b.timestamp, CASE"
+    "      WHEN lag(b.timestamp) OVER later IS NULL THEN coalesce("
+    "        (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1"
+    "           AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)"
+    "         ORDER BY p.timestamp DESC LIMIT 1), b.timestamp)"
+    "      WHEN b.timestamp - lag(b.timestamp) OVER later > make_interval(secs => $3)"
+    "        THEN b.timestamp END AS opens"
+    "    FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)"
+    "    WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w"
+    " WHERE a.ctid = w.place AND a.incident_at <> w.began",
     ("uuid", "float8", "float8"),
 )
 
