@@ -96,10 +96,13 @@ FROM (
            min(t.scanned_at) AS oldest_scan_at, max(t.last_reading) AS last_reading_at
     FROM ml_scan_state t) AS s,
 (
-    SELECT count(DISTINCT (l.device_uuid, l."timestamp")) AS anomalies_24h,
-           count(DISTINCT (l.device_uuid, l."timestamp")) FILTER (WHERE l.severity = 'critical') AS critical_24h,
-           count(DISTINCT l.device_uuid) AS devices_with_anomalies_24h
-    FROM ml_anomaly l WHERE l."timestamp" > now() - interval '24 hours') AS a;
+    SELECT coalesce(sum(d.readings), 0)::bigint AS anomalies_24h, coalesce(sum(d.critical), 0)::bigint AS critical_24h,
+           count(*) AS devices_with_anomalies_24h
+    FROM (SELECT r.device_uuid, count(*) AS readings, count(*) FILTER (WHERE r.critical) AS critical
+          FROM (SELECT l.device_uuid, bool_or(l.severity = 'critical') AS critical -- whichever tiers spoke
+                FROM ml_anomaly l WHERE l."timestamp" > now() - interval '24 hours'
+                GROUP BY l.device_uuid, l."timestamp") AS r
+          GROUP BY r.device_uuid) AS d) AS a;
 COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: devices scanned, failing, without a model, drifted, silent for an hour; the last day''s anomalies and trainings.';
 
 CREATE OR REPLACE VIEW ml_runs AS
