@@ -65,6 +65,9 @@ REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
 FEW_ROUNDS, ROUNDS = 4, 8
 MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# Usual changes that a value may lie from the last one, to count for the linear path as what it
+# is: beyond, the sums of all other windows would be lost in its rounding. Recordings have 60.
+REACH = 100.0
 # Shares of the windows that choose when to stop, and that are held out.
 STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
@@ -1016,8 +1019,9 @@ def _linear(
     scale: _Scale, windows: _Windows, ridge: float, rounds: int, pulse: Callable[[], None]
 ) -> Floats:
     """The linear path of these windows, shape (inputs, horizon)."""
-    targets = windows.from_last(windows.ahead, scale.change)
-    return _least_absolute(_linear_inputs(windows, scale), targets, ridge, rounds, pulse)
+    inputs = np.clip(_linear_inputs(windows, scale), -REACH, REACH)
+    targets = np.clip(windows.from_last(windows.ahead, scale.change), -REACH, REACH)
+    return _least_absolute(inputs, targets, ridge, rounds, pulse)
 
 
 def _choose_ridge(

@@ -224,6 +224,18 @@ def test_awkward_series_give_finite_forecasts(make):
     assert (told.lower <= told.upper).all()
 
 
+def test_a_value_that_no_sensor_gives_drowns_no_other():
+    """Late enough to be in what is refitted alone: the sums over its windows were singular."""
+    i = np.arange(1, 301)
+    noise = np.sin(i * 12.9898) * 43758.5453 % 1 - 0.5
+    values = np.round(30 + 12 * np.sin(i / 229) + 4 * noise, 2)
+    values[267] = 305872912.0
+    asked = {"interval": 60.0, "sequence_length": 8, "horizon": 2, "epochs": 1}
+    fitted = lstm.fit(i * 60.0, values, **asked)
+    told = lstm.forecast(fitted.meta, run_of(fitted), i * 60.0, values)
+    assert abs(told.predicted - 43).max() < 5
+
+
 def test_a_retraining_starts_from_the_current_model(series):
     times, values = telemetry(2500)
     first = lstm.fit(times[:2000], values[:2000], **SMALL)
