@@ -144,7 +144,8 @@ def check_that_a_worker_reads_there(dsn, there):
         new = "INSERT INTO devices VALUES (gen_random_uuid(), 'read') RETURNING uuid::text"
         (device,) = db.execute(new).fetchone()
         db.execute(ROWS, {"device": device, "readings": 300, "interval": 60})
-        written = db.execute("SELECT pg_current_wal_lsn()").fetchone()
+        # Commits do not wait for the disk here: what was inserted may be written later.
+        written = db.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
         while copy.execute("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", written).fetchone()[0]:
             time.sleep(0.05)
         copy.execute("SELECT pg_wal_replay_pause()")
