@@ -184,11 +184,12 @@ def measure(readings: Readings, metrics: Sequence[Metric], interval: float) -> F
         value = readings.columns[:, paths.index(metric.path)]
         if metric.divisor_path is not None:
             total = readings.columns[:, paths.index(metric.divisor_path)]
-            value = np.divide(value, total, out=np.full_like(value, np.nan), where=total > 0)
+            with np.errstate(over="ignore"):
+                value = np.divide(value, total, out=np.full_like(value, np.nan), where=total > 0)
         if metric.kind == "counter":
             value = rates(readings.times, value, MAX_GAP * interval)
         values[:, j] = value * metric.scale
-    return values
+    return np.where(np.abs(values) <= ABSURD, values, np.nan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,8 +432,10 @@ BEGIN
             SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
             FROM %3$s
             WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
-        ), reading AS (
-            SELECT t, %10$s / CASE WHEN $4 IS NULL THEN 1 ELSE nullif(%11$s, 0) END AS v FROM found
+        ), number AS MATERIALIZED (
+            SELECT t, %10$s AS value, %11$s AS total FROM found
+        ), reading AS ( -- of a total that is next to nothing, no share
+            SELECT t, CASE WHEN $4 IS NULL THEN value WHEN total > 0 AND abs(value) <= 1e15 * total THEN value / total END AS v FROM number
         ), measured AS (
             SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
@@ -441,11 +443,11 @@ BEGIN
             FROM reading WHERE v IS NOT NULL WINDOW w AS (ORDER BY t)
         ), spread AS MATERIALIZED ( -- not once for each row, where there are no statistics
             SELECT count(*) AS n, avg(v) AS mean, stddev_pop(v) AS deviation, min(v) = max(v) AS constant
-            FROM measured WHERE v IS NOT NULL
+            FROM measured WHERE abs(v) <= 1e15
         ), judged AS (
             SELECT m.t, m.v, CASE WHEN s.n < 10 THEN NULL WHEN s.constant OR s.deviation = 0 THEN 0
                                   ELSE (m.v - s.mean) / s.deviation END AS z
-            FROM measured m, spread s WHERE m.v IS NOT NULL
+            FROM measured m, spread s WHERE abs(m.v) <= 1e15
         )
         SELECT t, v, z, coalesce(abs(z) > $7, false),
                CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END

@@ -55,6 +55,16 @@ def test_a_number_beyond_float8_fails_nothing(db, one, device, number):
     assert one("SELECT ml_train_forest(%s)", device)["training_samples"] in (3000, 3001)
 
 
+@pytest.mark.parametrize("total", ["5e-300", "1e-170", "-16320"])
+def test_a_share_of_next_to_nothing_is_none(db, one, device, total):
+    one("SELECT ml_train_forest(%s)", device)
+    state = f'{{"system": {{"memoryUsage": 596156, "memoryTotal": {total}, "temperature": 45}}}}'
+    db.execute(INSERT, [device, "device-state", state, "0.5 minutes"])
+    seen = "SELECT metrics FROM ml_score(%s, now() - interval '1 minute', now()) LIMIT 1"
+    assert one(seen, device)["memory_usage_percent"] is None
+    assert one("SELECT count(*) FROM ml_zscore(%s, 'memory_usage_percent')", device) == 3000
+
+
 def test_other_shadows_are_not_readings(db, one, device):
     db.execute(INSERT, [device, "config", '{"system": {"cpuUsage": 99}}', "30.5 minutes"])
     assert one("SELECT ml_train_forest(%s)", device)["training_samples"] == 3000
