@@ -57,7 +57,8 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
     days = np.floor((times - times[-1]) / DAY)
     found = []
     for column in values.T:
-        edges = np.unique(np.nanquantile(column, np.linspace(0, 1, 11)))
+        known = column[np.isfinite(column)]
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)))
         counts = _bins(edges, column)
         daily = [_bins(edges, column[days == day]) for day in np.unique(days)]
         usual = [_index(counts, of_day) for of_day in daily if of_day.sum() >= LEAST]

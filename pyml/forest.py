@@ -224,8 +224,10 @@ class _Blocks:
         for group in range(self.groups):
             unseen = np.flatnonzero(~self.seen(group) | (self.groups == 1))
             readings, mine = offered[unseen], slice(group, None, self.groups)
+            of_group = np.zeros(len(unseen))
             for tree, path in zip(trees[mine], paths[mine], strict=True):
-                total[unseen] += path[tree.apply(readings)]
+                of_group += path.take(tree.apply(readings))
+            total[unseen] += of_group
             count[unseen] += len(trees[mine])
         scores = -np.exp(total * _rate(count, self.rows))
         return [scores[self.block == block] for block in range(self.groups)]

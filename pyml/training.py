@@ -264,6 +264,8 @@ def train_lstm(
         named = queries.literal(field)
         error.hint = f"SELECT ml_train_lstm('{device}', {named}, hours => {wider});"
         raise
+    finally:
+        worker.trim()
     meta = fitted.meta | {
         "metric": asdict(metric),
         "totals": totals,
