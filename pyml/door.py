@@ -64,6 +64,9 @@ def _finite(name: str, moment: float) -> float:
     return moment
 
 
+# ---- models trained elsewhere --------------------------------------------------
+
+
 @document
 def store_model(
     device: str, kind: str, field: str, data: bytes, about: str, replaces: int | None

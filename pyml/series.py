@@ -162,6 +162,7 @@ def columns_of(metrics: Sequence[Metric]) -> tuple[list[str], list[int]]:
     return paths, [paths.index(d) for d in divisors]
 
 
+@np.errstate(over="ignore")  # what overflows is absurd
 def measure(readings: Readings, metrics: Sequence[Metric], interval: float) -> Floats:
     """The metrics' values at each reading.
 
@@ -184,8 +185,7 @@ def measure(readings: Readings, metrics: Sequence[Metric], interval: float) -> F
         value = readings.columns[:, paths.index(metric.path)]
         if metric.divisor_path is not None:
             total = readings.columns[:, paths.index(metric.divisor_path)]
-            with np.errstate(over="ignore"):
-                value = np.divide(value, total, out=np.full_like(value, np.nan), where=total > 0)
+            value = np.divide(value, total, out=np.full_like(value, np.nan), where=total > 0)
         if metric.kind == "counter":
             value = rates(readings.times, value, MAX_GAP * interval)
         values[:, j] = value * metric.scale

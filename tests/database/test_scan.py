@@ -196,18 +196,23 @@ def test_a_cancel_stops_the_procedure(db, dsn, one, add_device):
     assert one("SELECT count(*) FROM ml_scan_state") == 40
 
 
-def test_neighbours_are_one_incident(db, one, trained):
-    db.execute(SPIKE, [trained, 100, 3])
-    db.execute(SPIKE, [trained, 20, 3])
-    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 21)])
-    db.execute("CALL ml_scan()")
+def check_incidents(db):
+    """Each anomaly's incident began with the first that no pause of ten minutes parts from it."""
     rows = db.execute('SELECT "timestamp", incident_at FROM ml_anomaly ORDER BY 1').fetchall()
-    began, before = None, None
+    began = before = None
     for moment, incident in rows:
         if before is None or (moment - before).total_seconds() > 600:
             began = moment
         assert incident == began
         before = moment
+
+
+def test_neighbours_are_one_incident(db, one, trained):
+    db.execute(SPIKE, [trained, 100, 3])
+    db.execute(SPIKE, [trained, 20, 3])
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 21)])
+    db.execute("CALL ml_scan()")
+    check_incidents(db)
     assert one("SELECT count(DISTINCT incident_at) FROM ml_anomaly") >= 2
 
 
@@ -234,15 +239,7 @@ def test_incidents_are_the_same_in_whatever_order_their_readings_arrive(db, devi
         minutes = rng.sample(range(400), 60)
         for at in range(0, 60, 12):
             log(db, device, minutes[at : at + 12])
-        rows = db.execute(
-            "SELECT timestamp, incident_at FROM ml_anomaly ORDER BY timestamp"
-        ).fetchall()
-        began = before = None
-        for moment, incident in rows:
-            if before is None or (moment - before).total_seconds() > 600:
-                began = moment
-            assert incident == began
-            before = moment
+        check_incidents(db)
 
 
 def test_a_long_incident_is_joined_in_one_pass(db, one, device):
