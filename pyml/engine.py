@@ -3,17 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
+from pyml.errors import BrokenEnvironment
 from pyml.messages import onnx
+from pyml.worker import deaf
 
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: input name -> array, to the outputs in order."""
 
 
 def session(graph: onnx.ModelProto | bytes) -> Run:
-    """What runs `graph`: one made here, or the bytes of one that `blob.check` has passed."""
+    """What runs `graph`: one made here, or the bytes of one that `blob.check` has passed.
+
+    Raises
+    ------
+    BrokenEnvironment
+        onnxruntime cannot be loaded.
+    """
+    # Here, for a backend that scores forests alone has no need of it.
+    try:
+        with deaf():  # it starts a thread when it is imported
+            import onnxruntime
+    except Exception as error:  # whatever a library that is not whole may raise
+        raise BrokenEnvironment(
+            f"onnxruntime cannot be loaded: {error}",
+            detail="Without it there are no forecasts; forests go on.",
+            hint="SELECT * FROM ml_doctor();",
+        ) from error
     options = onnxruntime.SessionOptions()
     # One thread each: a backend is one process of many, and threads of its own
     # would take the server's signals.

@@ -11,7 +11,6 @@ from typing import Any
 
 from pyml import __version__
 from pyml.errors import BrokenEnvironment
-from pyml.worker import deaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,7 @@ def enter(version: str, site: str) -> Doors:
                 f"It was loaded from {np.__file__} before pyml was.",
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
-        with deaf():  # onnxruntime starts a thread when it is imported
-            from pyml import door, patrol
+        from pyml import door, patrol
     except Exception as error:  # whatever a library that is not whole may raise
         return _shut(
             f"pyml cannot be loaded: {error}",

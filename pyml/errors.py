@@ -90,3 +90,8 @@ def translated(error: Exception) -> Exception:
         detail=f"{str(error) or 'An allocation failed'}.",
         hint="Reconnect, and call again when the server has memory to spare.",
     )
+
+
+def unreadable(why: str) -> UnreadableModel:
+    """What is said of a stored model in which something is not as the trainings make it."""
+    return UnreadableModel("the stored model cannot be read", detail=f"Found: {why}.")

@@ -182,8 +182,11 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
         return f"an input of shape {dims}"
     if kind == "forest":
         steps = [(node.op_type, list(node.input), list(node.output)) for node in graph.node]
-        sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-        same = steps == FOREST and sizes == {"fill": [width], "rate": [1]}
+        parts = [(one.name, one.data_type, list(one.dims)) for one in graph.initializer]
+        same = steps == FOREST and sorted(parts) == [
+            ("fill", onnx.TensorProto.FLOAT, [width]),
+            ("rate", onnx.TensorProto.FLOAT, [1]),
+        ]
         return None if same else "a graph of another shape"
     return _growth(model, width + sum(math.prod(shape) for shape in outputs(kind, meta)))
 

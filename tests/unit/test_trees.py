@@ -1,0 +1,72 @@
+"""Trees as they are walked, beside what onnxruntime makes of the same graph."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyml import blob, forest, trees
+
+
+@st.composite
+def fitted(draw) -> forest.Fitted:
+    """A forest of a telemetry that hardly differs, does not, or repeats itself."""
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    rows = draw(st.sampled_from([2, 3, 40, 400]))
+    values = rng.normal(size=(rows, 1)) * draw(st.sampled_from([0.0, 1e-30, 1.0, 1e30]))
+    if draw(st.booleans()):
+        values = np.round(values)
+    count = draw(st.sampled_from([1, 2, 30]))
+    times = 60.0 * np.arange(rows)
+    return forest.fit(times, values, ["a"], contamination=0.1, n_estimators=count, seed=0)
+
+
+def scorer(graph):
+    return blob._scorer(graph, blob.check(graph))
+
+
+@settings(max_examples=60, deadline=None)
+@given(model=fitted(), seed=st.integers(0, 1000), size=st.sampled_from([0.0, 1.0, 1e30]))
+def test_they_end_where_those_of_onnxruntime_end(model, seed, size):
+    """And so they do where a value lies on a split, or is missing."""
+    rng = np.random.default_rng(seed)
+    readings = (rng.normal(size=(50, model.figures["features"])) * size).astype(np.float32)
+    attributes = {a.name: a for node in model.graph.graph.node for a in node.attribute}
+    splits = np.frombuffer(attributes["nodes_splits"].t.raw_data, np.float32)
+    readings[:20] = rng.choice(splits, readings[:20].shape)
+    readings[rng.random(readings.shape) < 0.1] = np.nan
+    session = onnxruntime.InferenceSession(model.graph.SerializeToString())
+    (wanted,) = session.run(None, {"features": readings})
+    (found,) = scorer(model.graph)({"features": readings})
+    # The exponential functions of the two differ by a rounding, a leaf by far more.
+    np.testing.assert_allclose(found, wanted, rtol=3e-7, atol=0)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    rng = np.random.default_rng(0)
+    times, values = 60.0 * np.arange(2000), rng.normal(size=(2000, 2))
+    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
+    run = scorer(model.graph)
+    readings = rng.normal(size=(1500, model.figures["features"])).astype(np.float32)
+    return run, readings, run({"features": readings})[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 31, 64, 327, 328, 1440])
+def test_any_batch_gives_the_same_bits(whole, size):
+    run, readings, scores = whole
+    found = run({"features": readings[50 : 50 + size]})[0]
+    np.testing.assert_array_equal(found, scores[50 : 50 + size])
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 24])
+def test_however_many_are_walked_at_once(whole, monkeypatch, at_once):
+    run, readings, scores = whole
+    monkeypatch.setattr(trees, "AT_ONCE", at_once)
+    np.testing.assert_array_equal(run({"features": readings})[0], scores)
+
+
+def test_no_readings_have_no_scores(whole):
+    run, readings, _ = whole
+    assert run({"features": readings[:0]})[0].shape == (0, 1)
