@@ -60,9 +60,9 @@ HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
 AVERAGE = 0.7
 REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
-# Of reweighting, to choose the penalty and to fit: the error moves by less than a thousandth
-# in more.
-FEW_ROUNDS, ROUNDS = 4, 8
+# Of reweighting, from where the linear path before ended: that which chose the penalty, that
+# of the windows to fit on, that of all. The error moves by less than a thousandth in more.
+ROUNDS = 4
 MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Usual changes that a value may lie from the last one, to count for the linear path as what it
@@ -77,6 +77,14 @@ MIN_FIT, MIN_PART = 12, 8
 REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
 # A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
 SHARPNESS = 20.0
+# The network begins with so many times the say of a simple forecast, of which it is made.
+PRIOR = 3.0
+# Parts of the replay, each weighed by the errors of the others: what had most say because it
+# erred least there says less of the errors to come.
+FOLDS = 4
+# An error grows less than in proportion with the spread of its window, since after a jump
+# that stays wide for long.
+SPREADING = 0.75
 LEVELS = (0.8, 0.9, 0.95)
 JUDGED = 250  # held-out windows that the figures are measured on, evenly spread
 FLOOR = 0.2  # of a usual change over the horizon: the spread of a window that stands still
@@ -235,7 +243,7 @@ def _thin(at: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _least_absolute(
-    inputs: Floats, targets: Floats, ridge: float, rounds: int, pulse: Callable[[], None]
+    inputs: Floats, targets: Floats, ridge: float, start: Floats | None, pulse: Callable[[], None]
 ) -> Floats:
     """Linear map of least absolute error, by iteratively reweighted least squares.
 
@@ -246,7 +254,8 @@ def _least_absolute(
     targets : ndarray of float64, shape (n, h)
     ridge : float
         Penalty a window on the squared weights; the intercept bears next to none.
-    rounds : int
+    start : ndarray of float64, shape (f, h), optional
+        Weights of much the same windows.
 
     Returns
     -------
@@ -258,8 +267,11 @@ def _least_absolute(
     # Sums in single precision take half the time; the small systems are solved in double.
     rows, targets = inputs.T.astype(np.float32, order="C"), targets.T.astype(np.float32, order="C")
 
-    weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
-    for _ in range(rounds):
+    if start is None:
+        weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
+    else:
+        weights = start.copy()
+    for _ in range(ROUNDS):
         pulse()
         error = np.abs(targets - weights.T.astype(np.float32) @ rows)
         floor = np.maximum(0.1 * np.median(error, axis=1, keepdims=True), 1e-3)
@@ -797,7 +809,7 @@ def _conclude(
     Weights fall exponentially with the mean error, half of it that of the step itself
     and half that of all steps, as in Vovk, "Aggregating Strategies" (1990). The interval
     is split conformal for each step ahead, on errors in units of the spread of the window
-    they came from.
+    they came from, each of a forecast weighed without it and its neighbours.
 
     Parameters
     ----------
@@ -815,15 +827,26 @@ def _conclude(
     """
     if not len(past.truth):
         return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
-    mean = past.errors.mean(axis=0)  # (horizon, EXPERTS + 1)
-    mean = (mean + mean.mean(axis=0)) / 2
-    least = np.maximum(mean.min(axis=1, keepdims=True), np.finfo(float).tiny)
-    share = np.exp(-SHARPNESS * (mean / least - 1))
-    share /= share.sum(axis=1, keepdims=True)
-    error = np.abs(past.truth - (past.said * share).sum(axis=2))
+    n = len(past.truth)
+    first = np.arange(FOLDS) * n // FOLDS if n >= MIN_REPLAY else np.zeros(1, np.int64)
+    part = np.add.reduceat(past.errors, first, axis=0)  # (folds, horizon, EXPERTS + 1)
+    share = _shares(past.errors.mean(axis=0))
+    others = _shares(part.sum(axis=0) - part) if len(first) > 1 else share[None]
+    own = np.repeat(others, np.diff(first, append=n), axis=0)
+    error = np.abs(past.truth - (past.said * own).sum(axis=2))
     error[past.seen] *= meta["inflation"]
-    half = _quantiles(error / past.spread, levels) * spread
+    half = _quantiles(error / past.spread**SPREADING, levels) * spread**SPREADING
     return (now * share).sum(axis=1), half
+
+
+def _shares(errors: Floats) -> Floats:
+    """What each forecast has to say at each step, for mean errors (..., horizon, EXPERTS + 1)."""
+    mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
+    least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
+    share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
+    share[..., -1] *= PRIOR
+    share /= share.sum(axis=-1, keepdims=True)
+    return share
 
 
 def backtest(
@@ -958,8 +981,8 @@ def fit(
     pulse()
     to_fit, to_stop = windows.of(fit_at), windows.of(stop_at)
     scale = _Scale.of(to_fit)
-    ridge = _choose_ridge(scale, to_fit, to_stop, pulse)
-    linear = _linear(scale, to_fit, ridge, ROUNDS, pulse)
+    ridge, linear = _choose_ridge(scale, to_fit, to_stop, pulse)
+    linear = _linear(scale, to_fit, ridge, pulse, linear)
 
     pulse()
     network = _network(sequence_length, horizon)
@@ -1003,7 +1026,7 @@ def fit(
     }
 
     to_refit = windows.of(all_at)
-    linear = _linear(scale, to_refit, ridge, ROUNDS, pulse)
+    linear = _linear(scale, to_refit, ridge, pulse, linear)
     network.reset(best)
     pulse()
     if best_epoch or warm:
@@ -1016,26 +1039,29 @@ def fit(
 
 
 def _linear(
-    scale: _Scale, windows: _Windows, ridge: float, rounds: int, pulse: Callable[[], None]
+    scale: _Scale,
+    windows: _Windows,
+    ridge: float,
+    pulse: Callable[[], None],
+    start: Floats | None = None,
 ) -> Floats:
     """The linear path of these windows, shape (inputs, horizon)."""
     inputs = np.clip(_linear_inputs(windows, scale), -REACH, REACH)
     targets = np.clip(windows.from_last(windows.ahead, scale.change), -REACH, REACH)
-    return _least_absolute(inputs, targets, ridge, rounds, pulse)
+    return _least_absolute(inputs, targets, ridge, start, pulse)
 
 
 def _choose_ridge(
     scale: _Scale, to_fit: _Windows, to_stop: _Windows, pulse: Callable[[], None]
-) -> float:
-    """The penalty with the least absolute error on the part that comes next."""
+) -> tuple[float, Floats]:
+    """The penalty with the least absolute error on the part that comes next, its linear path."""
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
     checks = _linear_inputs(to_stop, scale)
     wanted = to_stop.from_last(to_stop.ahead, scale.change)
-    errors = []
-    for ridge in RIDGES:
-        linear = _linear(scale, some, ridge, FEW_ROUNDS, pulse)
-        errors.append(np.abs(wanted - checks @ linear).mean())
-    return RIDGES[int(np.argmin(errors))]
+    paths = [_linear(scale, some, ridge, pulse) for ridge in RIDGES]
+    errors = [np.abs(wanted - checks @ linear).mean() for linear in paths]
+    best = int(np.argmin(errors))
+    return RIDGES[best], paths[best]
 
 
 def _descend(
