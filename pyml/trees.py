@@ -22,7 +22,7 @@ MAX_NODES = 1_000_000
 # A walk takes a step for each level of the deepest tree; the trainings' trees go 8 deep.
 MAX_DEPTH = 64
 # Readings times trees walked at once: what lies between the steps then stays in the cache.
-AT_ONCE = 1 << 15
+AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +137,53 @@ class Trees:
         -------
         ndarray of float32, shape (n,)
         """
-        step = max(1, AT_ONCE // self.count)
-        parts = [self._sums(readings[i : i + step]) for i in range(0, len(readings), step)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        n, width = readings.shape
+        found = np.empty(n, np.float32)
+        values = readings.ravel()
+        step = max(1, min(n, AT_ONCE // self.count))
+        space = _Space.of(self.count, step)
+        for first in range(0, n, step):
+            rows = np.arange(first, min(first + step, n))
+            if len(rows) < step:
+                space = _Space.of(self.count, len(rows))
+            self._walk(readings[rows[0] : rows[-1] + 1], values, rows * width, space)
+            self.weight.take(space.at, out=space.value, mode="clip")
+            space.value.sum(axis=0, out=found[rows[0] : rows[-1] + 1])
+        return found
 
-    def _sums(self, readings: Matrix) -> Matrix:
-        n = len(readings)
-        values = readings.T.ravel()
-        row = np.tile(np.arange(n), self.count)
-        first = self.feature * n
-        at = np.repeat(np.arange(self.count), n)
-        # Of one size all the way, and no index is outside: nothing is made anew or looked at
-        # twice, which is half of the time.
-        cell, value, split = np.empty_like(at), *np.empty((2, len(at)), np.float32)
-        beyond = np.empty(len(at), np.bool_)
-        for _ in range(self.levels):
-            first.take(at, out=cell, mode="clip")
+    def _walk(self, readings: Matrix, values: Matrix, row: Places, space: "_Space") -> None:
+        """Leave in ``space.at`` the leaves that some of the readings end at.
+
+        `values` are those of all readings, in which each of these begins at `row`.
+        """
+        at, cell, value, split, beyond = (
+            space.at, space.cell, space.value, space.split, space.beyond,
+        )  # fmt: skip
+        roots = slice(self.count)
+        np.greater(readings.T[self.feature[roots]], self.split[roots, None], out=beyond)
+        np.add(self.branch[roots, None], beyond, out=at)
+        for _ in range(1, self.levels):
+            # No index is outside: to look whether it is would cost as much as the rest.
+            self.feature.take(at, out=cell, mode="clip")
             np.add(cell, row, out=cell)
             values.take(cell, out=value, mode="clip")
             self.split.take(at, out=split, mode="clip")
             np.greater(value, split, out=beyond)
             self.branch.take(at, out=cell, mode="clip")
             np.add(cell, beyond, out=at)
-        found: Matrix = self.weight.take(at).reshape(self.count, n).sum(axis=0)
-        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Where a walk of some readings stands, shape (trees, readings): made once for all steps."""
+
+    at: Places
+    cell: Places
+    value: Matrix
+    split: Matrix
+    beyond: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, trees: int, readings: int) -> "_Space":
+        kinds = (np.intp, np.intp, np.float32, np.float32, np.bool_)
+        return cls(*(np.empty((trees, readings), kind) for kind in kinds))
