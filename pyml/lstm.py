@@ -55,7 +55,7 @@ BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
 PATIENCE, WARM_PATIENCE = 7, 4
-WARM_EPOCHS = 8  # at most: tomorrow's training goes on from there
+WARM_EPOCHS = 5  # at most: tomorrow's training goes on from there; 4 to 8 err the same
 HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
 AVERAGE = 0.7
