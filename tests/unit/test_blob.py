@@ -1,7 +1,9 @@
 """Stored models: what is packed loads as it was; what was tampered with does not."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pyml import blob, drift, engine, forest, series
-from pyml.errors import UnreadableModel
+from pyml.errors import BrokenEnvironment, UnreadableModel
+
+FORECAST = Path(__file__).parents[1] / "database" / "trust" / "formats" / "lstm-1.onnx"
 
 
 def _telemetry() -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +55,14 @@ def test_a_run_that_fails_without_a_word_says_what_failed():
     with pytest.raises(UnreadableModel) as caught:
         blob._guarded(run, [(1,)])({"features": np.zeros((1, 1))})
     assert "RuntimeError" in caught.value.detail
+
+
+def test_without_the_runtime_no_forecast_is_called_broken_and_forests_go_on(packed, monkeypatch):
+    assert blob.load(FORECAST.read_bytes(), "lstm")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BrokenEnvironment, match="onnxruntime"):
+        blob.load(FORECAST.read_bytes(), "lstm")
+    assert blob.load(packed, "forest")
 
 
 def test_a_model_of_another_kind_is_refused(packed):
