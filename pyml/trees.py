@@ -1,8 +1,8 @@
 """The trees of a forest: found in order, and walked.
 
-numpy walks them from level to level, all readings and trees at once, as fast as onnxruntime
-runs the same graph; and a session of onnxruntime takes as long to make as a thousand readings
-take to walk, of which a scan has a handful.
+numpy walks them from level to level, all readings and trees at once. A day of readings takes
+5 ms, where onnxruntime takes 3; but a session of that takes as long to make as a thousand
+readings take to walk, of which a scan has a handful, and it takes 40 ms to load.
 """
 
 from collections.abc import Mapping
