@@ -103,6 +103,8 @@ def load(data: bytes, kind: str) -> Model:
     ------
     UnreadableModel
         If anything in it is not as `pack` and the trainings make it.
+    BrokenEnvironment
+        It is a forecast's, and onnxruntime cannot be loaded.
     MemoryError
     """
     if len(data) > MAX_BYTES:

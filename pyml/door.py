@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyml import __version__, backend, blob, limits, queries, series, store, training
+from pyml import __version__, backend, blob, engine, limits, queries, series, store, training
 from pyml.backend import Row, document, rows
 from pyml.errors import BadArgument, ModelNotFound, PymlError
 from pyml.history import LONGEST_HOURS, Floats, bounds_of, enabled_metrics, iso, window
@@ -364,7 +364,13 @@ def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float
 
 @document
 def environment() -> dict[str, Any]:
-    """What this session's Python is made of."""
+    """What this session's Python is made of, which has to load whatever scores.
+
+    Raises
+    ------
+    BrokenEnvironment
+    """
+    engine.runtime()
     libraries = training.versions()
     return {
         "python": platform.python_version(),

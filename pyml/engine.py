@@ -13,15 +13,14 @@ Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: input name -> array, to the outputs in order."""
 
 
-def session(graph: onnx.ModelProto | bytes) -> Run:
-    """What runs `graph`: one made here, or the bytes of one that `blob.check` has passed.
+def runtime() -> Any:
+    """The library, loaded by whoever needs it first: a backend that scores forests does not.
 
     Raises
     ------
     BrokenEnvironment
-        onnxruntime cannot be loaded.
+        It cannot be loaded.
     """
-    # Here, for a backend that scores forests alone has no need of it.
     try:
         with deaf():  # it starts a thread when it is imported
             import onnxruntime
@@ -31,6 +30,17 @@ def session(graph: onnx.ModelProto | bytes) -> Run:
             detail="Without it there are no forecasts; forests go on.",
             hint="SELECT * FROM ml_doctor();",
         ) from error
+    return onnxruntime
+
+
+def session(graph: onnx.ModelProto | bytes) -> Run:
+    """What runs `graph`: one made here, or the bytes of one that `blob.check` has passed.
+
+    Raises
+    ------
+    BrokenEnvironment
+    """
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     # One thread each: a backend is one process of many, and threads of its own
     # would take the server's signals.

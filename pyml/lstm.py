@@ -830,8 +830,9 @@ def _conclude(
     n = len(past.truth)
     first = np.arange(FOLDS) * n // FOLDS if n >= MIN_REPLAY else np.zeros(1, np.int64)
     part = np.add.reduceat(past.errors, first, axis=0)  # (folds, horizon, EXPERTS + 1)
-    share = _shares(past.errors.mean(axis=0))
-    others = _shares(part.sum(axis=0) - part) if len(first) > 1 else share[None]
+    total = part.sum(axis=0)
+    share = _shares(total)
+    others = _shares(total - part) if len(first) > 1 else share[None]
     own = np.repeat(others, np.diff(first, append=n), axis=0)
     error = np.abs(past.truth - (past.said * own).sum(axis=2))
     error[past.seen] *= meta["inflation"]
@@ -840,7 +841,7 @@ def _conclude(
 
 
 def _shares(errors: Floats) -> Floats:
-    """What each forecast has to say at each step, for mean errors (..., horizon, EXPERTS + 1)."""
+    """What each forecast has to say at each step, by sums of errors (..., horizon, EXPERTS + 1)."""
     mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
     least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
     share: Floats = np.exp(-SHARPNESS * (mean / least - 1))

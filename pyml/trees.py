@@ -107,7 +107,8 @@ class Trees:
         place = np.zeros(nodes + leaves, np.intp)
         place[roots] = np.arange(len(roots))
         place[goal.T.ravel()] = branches
-        at, leaf = place[:nodes], place[nodes:][ways[nodes:] == 1]
+        used = ways[nodes:] == 1
+        at, leaf = place[:nodes], place[nodes:][used]
         made = cls(
             len(roots),
             levels,
@@ -117,7 +118,7 @@ class Trees:
             np.zeros(total, np.float32),
         )
         made.feature[at], made.branch[at] = feature, branches[::2]
-        made.split[at], made.weight[leaf] = arrays["nodes_splits"], weights[ways[nodes:] == 1]
+        made.split[at], made.weight[leaf] = arrays["nodes_splits"], weights[used]
         return made
 
     @property
@@ -137,28 +138,24 @@ class Trees:
         -------
         ndarray of float32, shape (n,)
         """
-        n, width = readings.shape
-        found = np.empty(n, np.float32)
-        values = readings.ravel()
-        step = max(1, min(n, AT_ONCE // self.count))
+        found = np.empty(len(readings), np.float32)
+        step = max(1, min(len(readings), AT_ONCE // self.count))
         space = _Space.of(self.count, step)
-        for first in range(0, n, step):
-            rows = np.arange(first, min(first + step, n))
-            if len(rows) < step:
-                space = _Space.of(self.count, len(rows))
-            self._walk(readings[rows[0] : rows[-1] + 1], values, rows * width, space)
+        for first in range(0, len(readings), step):
+            some = readings[first : first + step]
+            if len(some) < step:
+                space = _Space.of(self.count, len(some))
+            self._walk(some, space)
             self.weight.take(space.at, out=space.value, mode="clip")
-            space.value.sum(axis=0, out=found[rows[0] : rows[-1] + 1])
+            space.value.sum(axis=0, out=found[first : first + step])
         return found
 
-    def _walk(self, readings: Matrix, values: Matrix, row: Places, space: "_Space") -> None:
-        """Leave in ``space.at`` the leaves that some of the readings end at.
-
-        `values` are those of all readings, in which each of these begins at `row`.
-        """
+    def _walk(self, readings: Matrix, space: "_Space") -> None:
+        """Leave in ``space.at`` the leaves that readings end at."""
         at, cell, value, split, beyond = (
             space.at, space.cell, space.value, space.split, space.beyond,
         )  # fmt: skip
+        values, row = readings.ravel(), np.arange(len(readings)) * readings.shape[1]
         roots = slice(self.count)
         np.greater(readings.T[self.feature[roots]], self.split[roots, None], out=beyond)
         np.add(self.branch[roots, None], beyond, out=at)

@@ -51,7 +51,7 @@ def whole():
     return run, readings, run({"features": readings})[0]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 31, 64, 327, 328, 1440])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 31, 64, 163, 164, 327, 328, 1440])
 def test_any_batch_gives_the_same_bits(whole, size):
     run, readings, scores = whole
     found = run({"features": readings[50 : 50 + size]})[0]

@@ -47,6 +47,25 @@ def test_scoring_unpickles_nothing_runs_nothing_and_calls_nobody(db, dsn, add_mo
         assert session.execute("SELECT seen()").fetchone() == ([],)
 
 
+def test_without_onnxruntime_forests_go_on_and_the_doctor_says_so(db, dsn, add_modelled):
+    device = add_modelled()
+    db.execute(
+        "CREATE FUNCTION break() RETURNS void LANGUAGE plpython3u AS"
+        " $$ import sys; sys.modules['onnxruntime'] = None $$"
+    )
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("SELECT break()")
+        session.execute("SELECT ml_detect(%s)", [device])
+        with pytest.raises(psycopg.Error, match="onnxruntime") as caught:
+            session.execute("SELECT ml_forecast(%s)", [device])
+        assert caught.value.sqlstate == "ML006"
+        assert caught.value.diag.message_hint == "SELECT * FROM ml_doctor();"
+        (detail,) = session.execute(
+            "SELECT detail FROM ml_doctor() WHERE check_name = 'python' AND NOT ok"
+        ).fetchone()
+        assert "onnxruntime" in detail
+
+
 def test_neither_pythonpath_nor_the_directory_leads_elsewhere(server):
     dsn = server.database()
     place = server.cluster.place / "elsewhere"
