@@ -33,8 +33,10 @@ import recordings
 import timing
 from numpy.typing import NDArray
 
-from pyml import lstm, series
+from pyml import forecast, lstm, series
 from pyml.engine import session
+from pyml.network import prepare
+from pyml.windows import origins
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +60,7 @@ class Task:
     @property
     def origins(self) -> NDArray[np.int64]:
         """Places of the values that the judged forecasts continue."""
-        found = lstm.origins(self.grid.values, LENGTH, HORIZON)
+        found = origins(self.grid.values, LENGTH, HORIZON)
         return found[found >= self.test - 1][:: self.stride]
 
 
@@ -102,7 +104,7 @@ def judged(task: Task, predicted: Floats, half: Floats | None = None) -> Result:
     error = np.abs(truth - predicted)
     if half is None:
         return Result(error.mean() / naive, [], [])
-    levels = range(len(lstm.LEVELS))
+    levels = range(len(forecast.LEVELS))
     return Result(
         error.mean() / naive,
         [float((error <= half[:, q]).mean()) for q in levels],
@@ -125,7 +127,7 @@ def median_of_12(task: Task) -> Result:
 
 def training(task: Task) -> tuple[Floats, Floats]:
     """Lags minus the last value, and what came minus the last value."""
-    at = lstm.origins(task.grid.values, LENGTH, HORIZON)
+    at = origins(task.grid.values, LENGTH, HORIZON)
     behind, truth = windows(task, at[(at >= task.begin + LENGTH - 1) & (at < task.test - HORIZON)])
     return behind, truth
 
@@ -160,14 +162,14 @@ def ridge(task: Task) -> Result:
         told = behind[:, -1:] + applied(weights, whole, behind[:, :-1] - behind[:, -1:])
         return told, truth, np.maximum(behind.std(axis=1), 1e-3 * behind.std())[:, None]
 
-    past = lstm.origins(task.grid.values, LENGTH, HORIZON)
+    past = origins(task.grid.values, LENGTH, HORIZON)
     told, truth, spread = predict(past)
     scores = np.abs(truth - told) / spread
     predicted, _, now = predict(task.origins)
-    half = np.empty((len(now), len(lstm.LEVELS), HORIZON))
+    half = np.empty((len(now), len(forecast.LEVELS), HORIZON))
     for i, stop in enumerate(np.searchsorted(past, task.origins - HORIZON, side="right")):
         recent = scores[max(0, stop - RIDGE_REPLAY) : stop]
-        for q, level in enumerate(lstm.LEVELS):
+        for q, level in enumerate(forecast.LEVELS):
             place = min(1.0, np.ceil((len(recent) + 1) * level) / len(recent))
             half[i, q] = np.quantile(recent, place, axis=0, method="higher") * now[i]
     return judged(task, predicted, half)
@@ -228,7 +230,7 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
     fitted, cold = fit(0, None)
     run = session(fitted.graph)
     _, warm = fit(day, lstm.Previous(fitted.graph, fitted.meta, run))
-    predicted, half = lstm.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
+    predicted, half = forecast.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
 
 
@@ -239,13 +241,13 @@ def milliseconds(task: Task) -> float:
         task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
     )
     run = session(fitted.graph)
-    back = int(lstm.lookback(fitted.meta) / task.grid.interval)
+    back = int(forecast.lookback(fitted.meta) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
     seconds = []
     for _ in range(200):
         started = time.perf_counter()
         grid = series.regular(times, values, task.grid.interval)
-        lstm.forecast(fitted.meta, run, grid.times, grid.values)
+        forecast.forecast(fitted.meta, run, grid.times, grid.values)
         seconds.append(time.perf_counter() - started)
     return 1e3 * float(np.median(seconds))
 
@@ -275,8 +277,8 @@ def table(data: Path, only: str) -> None:
     except ImportError:
         print("LightGBM is not installed (pip install lightgbm): its column is left out.")
         del methods["LightGBM"]
-    lstm.prepare(LENGTH, HORIZON)  # TensorFlow loaded, as in a session that has trained before
-    levels = "".join(f"  {level:>5.0%} width ridge" for level in lstm.LEVELS)
+    prepare(LENGTH, HORIZON)  # TensorFlow loaded, as in a session that has trained before
+    levels = "".join(f"  {level:>5.0%} width ridge" for level in forecast.LEVELS)
     print(
         f"{'':13}{''.join(f'{m:>9}' for m in methods)}{'pyml':>9}{levels}"
         "  cold s  (CPU)  warm s  (CPU)"
@@ -290,7 +292,7 @@ def table(data: Path, only: str) -> None:
         told["pyml"], cold, warm = network(task)
         ours, theirs = told["pyml"], told["ridge"]
         cells = [
-            (ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(lstm.LEVELS))
+            (ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(forecast.LEVELS))
         ]
         rows.append((np.array([r.error for r in told.values()]), np.array(cells)))
         costs.append((cold, warm))
@@ -302,11 +304,11 @@ def table(data: Path, only: str) -> None:
     means = np.concatenate([cells[:, :, :1].mean(axis=0), widths], axis=1)
     print_row("all", centre, means, seconds(costs))
     print_row("worst", errors.max(axis=0), np.empty((0, 3)), "")
-    off = np.abs(cells[:, :, 0] - lstm.LEVELS).max(axis=0)
+    off = np.abs(cells[:, :, 0] - forecast.LEVELS).max(axis=0)
     print(
         "\nCoverage misses its level by at most "
         + ", ".join(
-            f"{miss:.3f} ({level:.0%})" for miss, level in zip(off, lstm.LEVELS, strict=True)
+            f"{miss:.3f} ({level:.0%})" for miss, level in zip(off, forecast.LEVELS, strict=True)
         )
         + "."
     )

@@ -41,7 +41,7 @@ from timing import (
     table,
 )
 
-from pyml import forest, lstm, series
+from pyml import forecast, forest, series
 
 SERVICE = Path(__file__).parent / "service"
 PORT = 8753
@@ -53,7 +53,9 @@ FIELDS = (
 # Readings, one a minute, that are read before a window to score and for a forecast.
 LOOKBACK = max(forest.WINDOWS) + series.MAX_GAP + 1
 REPLAYED = (
-    series.MAX_GAP + 1 + round(lstm.lookback({"sequence_length": 50, "horizon": 12, "interval": 1}))
+    series.MAX_GAP
+    + 1
+    + round(forecast.lookback({"sequence_length": 50, "horizon": 12, "interval": 1}))
 )
 
 # Where the time of a call goes: a stopwatch around functions of the package, in the backend.
@@ -209,12 +211,12 @@ PHASES = {
         "store": ("store.put",),
     },
     "ml_train_lstm": {
-        "load TensorFlow": ("lstm.prepare",),
+        "load TensorFlow": ("network.prepare",),
         "read": ("history.History.read",),
         "prepare": ("series.clean", "series.measure", "series.regular"),
-        "fit": ("lstm._descend", "lstm._linear"),
+        "fit": ("lstm._descend", "lstm.choose_ridge", "lstm.linear_path"),
         "measure": ("lstm._measured",),
-        "build": ("lstm._graph", "lstm.session"),
+        "build": ("lstm.graph_of", "lstm.session"),
         "store": ("store.put",),
     },
 }
@@ -315,7 +317,7 @@ def calls_of(conn: Connection, device: str) -> dict[str, tuple[str, Callable[[],
         "SELECT ml_detect($1::uuid)",
         "SELECT * FROM ml_zscore($1::uuid, 'system.cpuUsage')",
     )
-    score, forecast, predict, detect, zscore = (prepared(conn, sql, device) for sql in one)
+    score, ahead, predict, detect, zscore = (prepared(conn, sql, device) for sql in one)
     return {
         day: (day, floor(1440)),
         look: (look, floor(1 + LOOKBACK)),
@@ -323,7 +325,7 @@ def calls_of(conn: Connection, device: str) -> dict[str, tuple[str, Callable[[],
         week: (week, floor(10080, ("cpuUsage",))),
         "ml_detect, 24 h": (day, detect),
         "ml_score, one reading": (look, score),
-        "ml_forecast": (replay, forecast),
+        "ml_forecast": (replay, ahead),
         "ml_predict": (replay, predict),
         "ml_zscore, 168 h": (week, zscore),
         **{name: (day, prepared(conn, sql, device)) for name, sql in VIEWS.items()},

@@ -13,7 +13,7 @@ from pyml.history import Floats, History, measured, no_numbers, series_of
 from pyml.store import Held
 
 if TYPE_CHECKING:
-    from pyml import lstm
+    from pyml import forecast
 
 SEVERITIES = ("none", "warning", "critical")
 
@@ -61,16 +61,16 @@ def named(names: Sequence[str], values: Floats) -> dict[str, float | None]:
 
 def look_ahead(
     device: str, field: str, horizon: int | None, level: float, until: float | None
-) -> "tuple[lstm.Forecast, Held]":
+) -> "tuple[forecast.Forecast, Held]":
     """A forecast of one field from the last reading up to a moment or now, and its model."""
-    from pyml import lstm
+    from pyml import forecast
 
     history, held = store.in_force(device, "lstm", field)
     until = held.now if until is None else until
     meta = held.model.meta
     metric, interval = series.Metric(**meta["metric"]), meta["interval"]
     spare = (series.MAX_GAP + 1) * interval
-    back = lstm.lookback(meta) + spare
+    back = forecast.lookback(meta) + spare
 
     def read(end: float) -> series.Grid:
         readings, values = series_of(
@@ -86,6 +86,8 @@ def look_ahead(
     if not len(grid.values):
         raise no_numbers(history, device, metric, until - back, until)
     return (
-        lstm.forecast(meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level),
+        forecast.forecast(
+            meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level
+        ),
         held,
     )

@@ -223,7 +223,7 @@ def train_lstm(
     ------
     NotEnoughData, UnknownField
     """
-    from pyml import lstm
+    from pyml import lstm, network
 
     settings = history.settings
     since = until - hours * 3600
@@ -245,7 +245,7 @@ def train_lstm(
         previous = lstm.Previous(in_force.graph, in_force.meta, in_force.run)
     try:
         fitted = _beside(
-            lambda: lstm.prepare(**shape),
+            lambda: network.prepare(**shape),
             lambda pulse: lstm.fit(
                 grid.times,
                 grid.values,

@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyml import blob, engine, lstm
+from pyml import blob, engine, forecast, lstm
 from pyml.errors import BadArgument, NotEnoughData
+from pyml.linear import Scale
+from pyml.network import Part, graph_of, network_of, weights_of
+from pyml.windows import Windows, ahead_of, behind_of, origins, spans
 
 INTERVAL = 300.0
 SMALL = {"interval": INTERVAL, "sequence_length": 20, "horizon": 4, "epochs": 3}
@@ -44,26 +47,26 @@ def fitted(series):
 @pytest.mark.parametrize(("length", "horizon"), [(20, 4), (50, 12), (23, 5), (7, 2)])
 def test_the_graph_equals_keras(length, horizon):
     rng = np.random.default_rng(1)
-    network = lstm._network(length, horizon)
+    network = network_of(length, horizon)
     weights = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in network.fresh(0)]
     network.load(weights)
     values = 1e9 + np.cumsum(rng.normal(0, 1e3, 64 + length))
-    at = lstm.origins(values, length, horizon)
-    windows = lstm._Windows.cut(values, at, length, horizon)
-    scale = lstm._Scale(1e9, 5e3, 2e3)
-    linear = rng.normal(0, 0.05, (length + len(lstm._spans(length)), horizon))
-    wanted = network(lstm._Part.of(network, windows, scale, linear))
-    run = engine.session(lstm._graph(weights, scale, linear, length))
+    at = origins(values, length, horizon)
+    windows = Windows.cut(values, at, length, horizon)
+    scale = Scale(1e9, 5e3, 2e3)
+    linear = rng.normal(0, 0.05, (length + len(spans(length)), horizon))
+    wanted = network(Part.of(network, windows, scale, linear))
+    run = engine.session(graph_of(weights, scale, linear, length))
     given = windows.from_last(run({"window": windows.behind})[0], scale.change)
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
 def test_the_weights_survive_the_graph():
-    network = lstm._network(20, 4)
+    network = network_of(20, 4)
     rng = np.random.default_rng(2)
     weights = [rng.normal(size=w.shape).astype(np.float32) for w in network.fresh(0)]
-    graph = lstm._graph(weights, lstm._Scale(0.0, 1.0, 1.0), np.zeros((25, 4)), 20)
-    for before, after in zip(weights, lstm._weights_of(graph), strict=True):
+    graph = graph_of(weights, Scale(0.0, 1.0, 1.0), np.zeros((25, 4)), 20)
+    for before, after in zip(weights, weights_of(graph), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -110,9 +113,9 @@ def test_intervals_cover_what_they_say(fitted):
     times, values = telemetry(6000, seed=5)
     at = np.arange(600, 5900)
     times = times + fitted.meta["seen_until"]
-    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), times, values, at)
-    miss = np.abs(lstm._ahead(values, at, 4) - predicted)
-    for q, level in enumerate(lstm.LEVELS):
+    predicted, half = forecast.backtest(fitted.meta, run_of(fitted), times, values, at)
+    miss = np.abs(ahead_of(values, at, 4) - predicted)
+    for q, level in enumerate(forecast.LEVELS):
         assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
 
 
@@ -121,9 +124,9 @@ def test_the_backtest_is_the_forecast(fitted):
     times, values = telemetry(1200, seed=6)
     times = times + fitted.meta["seen_until"]
     at = np.array([700, 900, 1100])
-    predicted, half = lstm.backtest(fitted.meta, run_of(fitted), times, values, at, [0.9])
+    predicted, half = forecast.backtest(fitted.meta, run_of(fitted), times, values, at, [0.9])
     for i, end in enumerate(at):
-        told = lstm.forecast(
+        told = forecast.forecast(
             fitted.meta, run_of(fitted), times[: end + 1], values[: end + 1], level=0.9
         )
         np.testing.assert_allclose(told.predicted, predicted[i])
@@ -132,26 +135,28 @@ def test_the_backtest_is_the_forecast(fitted):
 
 def test_a_forecast_continues_the_grid(series, fitted):
     times, values = series
-    told = lstm.forecast(fitted.meta, run_of(fitted), times, values, horizon=3)
+    told = forecast.forecast(fitted.meta, run_of(fitted), times, values, horizon=3)
     np.testing.assert_array_equal(told.times, times[-1] + INTERVAL * np.arange(1, 4))
     assert (told.lower <= told.predicted).all()
     assert (told.predicted <= told.upper).all()
     assert told.last_time == times[-1]
     unseen = times >= fitted.meta["seen_until"]
-    assert told.replayed == (unseen.sum() - fitted.meta["horizon"] + 1) // lstm.EVERY
+    assert told.replayed == (unseen.sum() - fitted.meta["horizon"] + 1) // forecast.EVERY
 
 
 def test_a_longer_history_changes_nothing(series, fitted):
     times, values = series
-    recent = times > times[-1] - lstm.lookback(fitted.meta)
-    few = lstm.forecast(fitted.meta, run_of(fitted), times[recent], values[recent])
-    all_of_it = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    recent = times > times[-1] - forecast.lookback(fitted.meta)
+    few = forecast.forecast(fitted.meta, run_of(fitted), times[recent], values[recent])
+    all_of_it = forecast.forecast(fitted.meta, run_of(fitted), times, values)
     np.testing.assert_array_equal(few.upper, all_of_it.upper)
 
 
 def test_wider_levels_are_wider(series, fitted):
     widths = [
-        np.ptp([(f := lstm.forecast(fitted.meta, run_of(fitted), *series, level=p)).lower, f.upper])
+        np.ptp(
+            [(f := forecast.forecast(fitted.meta, run_of(fitted), *series, level=p)).lower, f.upper]
+        )
         for p in (0.5, 0.8, 0.95)
     ]
     assert widths == sorted(widths)
@@ -159,7 +164,7 @@ def test_wider_levels_are_wider(series, fitted):
 
 def test_bounds_clip(series):
     fitted = lstm.fit(*series, **SMALL, bounds=(0.0, 56.0))
-    told = lstm.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
+    told = forecast.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
     assert told.upper.max() <= 56.0
     assert (told.lower <= told.upper).all()
 
@@ -167,19 +172,19 @@ def test_bounds_clip(series):
 def test_gaps_are_not_learnt_across(series):
     times, values = (a.copy() for a in series)
     values[500:520] = np.nan
-    at = lstm.origins(values, 20, 4)
-    windows = np.concatenate([lstm._behind(values, at, 20), lstm._ahead(values, at, 4)], axis=1)
+    at = origins(values, 20, 4)
+    windows = np.concatenate([behind_of(values, at, 20), ahead_of(values, at, 4)], axis=1)
     assert np.isfinite(windows).all()
     assert len(at) == len(values) - 23 - 43
     fitted = lstm.fit(times, values, **SMALL)
     values[-10] = np.nan
-    told = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    told = forecast.forecast(fitted.meta, run_of(fitted), times, values)
     assert np.isfinite(told.upper).all()
 
 
 def test_few_readings():
     fitted = lstm.fit(*telemetry(100), interval=INTERVAL, epochs=2)
-    told = lstm.forecast(fitted.meta, run_of(fitted), *telemetry(60))
+    told = forecast.forecast(fitted.meta, run_of(fitted), *telemetry(60))
     assert np.isfinite([told.lower, told.upper]).all()
 
 
@@ -201,7 +206,7 @@ def test_a_constant_field():
 )
 def test_arguments_outside_their_range(series, fitted, argument, hint):
     with pytest.raises(BadArgument) as caught:
-        lstm.forecast(fitted.meta, run_of(fitted), *series, **argument)
+        forecast.forecast(fitted.meta, run_of(fitted), *series, **argument)
     assert hint in caught.value.hint
 
 
@@ -219,7 +224,7 @@ def test_awkward_series_give_finite_forecasts(make):
     times, _ = telemetry(600)
     values = make(600)
     fitted = lstm.fit(times, values, **SMALL)
-    told = lstm.forecast(fitted.meta, run_of(fitted), times, values)
+    told = forecast.forecast(fitted.meta, run_of(fitted), times, values)
     assert np.isfinite([told.lower, told.predicted, told.upper]).all()
     assert (told.lower <= told.upper).all()
 
@@ -232,7 +237,7 @@ def test_a_value_that_no_sensor_gives_drowns_no_other():
     values[267] = 305872912.0
     asked = {"interval": 60.0, "sequence_length": 8, "horizon": 2, "epochs": 1}
     fitted = lstm.fit(i * 60.0, values, **asked)
-    told = lstm.forecast(fitted.meta, run_of(fitted), i * 60.0, values)
+    told = forecast.forecast(fitted.meta, run_of(fitted), i * 60.0, values)
     assert abs(told.predicted - 43).max() < 5
 
 
@@ -285,11 +290,11 @@ def test_forecasting_imports_no_tensorflow(tmp_path, series, fitted):
     (tmp_path / "m.json").write_text(json.dumps(fitted.meta))
     np.savez(tmp_path / "s.npz", times=series[0], values=series[1])
     code = (
-        "import json, sys, numpy as np, onnxruntime as ort; from pyml import lstm\n"
+        "import json, sys, numpy as np, onnxruntime as ort; from pyml import forecast\n"
         f"s = ort.InferenceSession({str(tmp_path / 'g.onnx')!r})\n"
         f"d = np.load({str(tmp_path / 's.npz')!r})\n"
         f"m = json.load(open({str(tmp_path / 'm.json')!r}))\n"
-        "lstm.forecast(m, lambda f: s.run(None, f), d['times'], d['values'])\n"
+        "forecast.forecast(m, lambda f: s.run(None, f), d['times'], d['values'])\n"
         "assert not {'tensorflow', 'keras', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,322 @@
+"""What a forecast says: the network and the simple forecasts, weighed, with an interval.
+
+Each is weighed by how well it has done from the origins of the last few hundred steps,
+which are replayed in one batch: a network that the machine has outgrown loses its say
+within hours. The errors of the same replay make the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.engine import Run
+from pyml.errors import BadArgument, NotEnoughData
+from pyml.windows import Floats, Places, ahead_of, behind_of, origins
+
+FITTED = 2  # the experts from here on were fitted, as the network is
+# Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
+# same. An even number, so that with a machine that works by turns, they are in step with
+# the forecast. Fewer than MIN_REPLAY unseen ones say too little.
+REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
+# A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
+SHARPNESS = 20.0
+# The network begins with so many times the say of a simple forecast, of which it is made.
+PRIOR = 3.0
+# Parts of the replay, each weighed by the errors of the others: what had most say because it
+# erred least there says less of the errors to come.
+FOLDS = 4
+# An error grows less than in proportion with the spread of its window, since after a jump
+# that stays wide for long.
+SPREADING = 0.75
+LEVELS = (0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What comes next.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (h,)
+        Seconds; they continue the device's own grid.
+    predicted, lower, upper : ndarray of float64, shape (h,)
+        In the metric's unit; ``lower <= predicted <= upper``.
+    last_time : float
+        Time of the last reading, which the forecast continues.
+    replayed : int
+        Past forecasts whose errors made the interval.
+    """
+
+    times: Floats
+    predicted: Floats
+    lower: Floats
+    upper: Floats
+    last_time: float
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """What each forecast said at past origins, and what came.
+
+    Attributes
+    ----------
+    said : ndarray of float64, shape (n, horizon, EXPERTS + 1)
+        The simple forecasts, the network's last.
+    errors : ndarray of float64, shape (n, horizon, EXPERTS + 1)
+        Absolute; of a fitted forecast where it was trained, times ``inflation``.
+    truth : ndarray of float64, shape (n, horizon)
+    spread : ndarray of float64, shape (n, 1)
+        Size of a usual error, from what the window did.
+    seen : ndarray of bool, shape (n,)
+        Whether training has seen what came.
+    """
+
+    said: Floats
+    errors: Floats
+    truth: Floats
+    spread: Floats
+    seen: NDArray[np.bool_]
+
+    def of(self, rows: Places) -> _Replay:
+        return _Replay(
+            self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows], self.seen[rows]
+        )
+
+
+def _before(known: Places, at: int, horizon: int) -> Places:
+    """Which of the origins `known` a forecast from `at` replays: what came is known there."""
+    first, stop = np.searchsorted(known, [at - horizon - REPLAY, at - horizon], side="right")
+    rows: Places = first + np.flatnonzero((at - horizon - known[first:stop]) % EVERY == 0)
+    return rows
+
+
+def _said(run: Run, behind: Floats) -> Floats:
+    network, simple = run({"window": behind})
+    return np.concatenate([simple, network[:, :, None]], axis=2)
+
+
+def _spread(meta: dict[str, Any], behind: Floats) -> Floats:
+    spread: Floats = (behind.std(axis=1) + behind[:, -12:].std(axis=1)) / 2 + meta["floor"]
+    return spread[:, None]
+
+
+def _replay(
+    meta: dict[str, Any], said: Floats, behind: Floats, truth: Floats, seen: NDArray[np.bool_]
+) -> _Replay:
+    errors = np.abs(said - truth[:, :, None])
+    errors[:, :, FITTED:][seen] *= meta["inflation"]
+    return _Replay(said, errors, truth, _spread(meta, behind), seen)
+
+
+def _recent(replay: _Replay) -> _Replay:
+    """The origins that training has not seen, or all where those are few."""
+    unseen = np.flatnonzero(~replay.seen)
+    return replay.of(unseen) if len(unseen) >= MIN_REPLAY else replay
+
+
+def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
+    """Conformal quantiles of each column, shape (q, horizon).
+
+    Of n independent scores it is the ceil((n + 1) level)-th smallest (Angelopoulos and
+    Bates, "A Gentle Introduction to Conformal Prediction", 2021), the largest where n is
+    too small for the level. Errors h steps ahead overlap with those of the h - 1 origins
+    before, which at worst leaves one in h of them and multiplies that 1 by as much; on
+    recordings the truth lies in the middle.
+    """
+    n, horizon = scores.shape
+    alike = np.maximum(np.arange(1, horizon + 1) / EVERY, 1)
+    count = n + (1 + alike) / 2
+    places = np.ceil(np.multiply.outer(levels, count)).astype(np.int64)
+    smallest: Floats = np.sort(scores, axis=0)[np.minimum(places, n) - 1, np.arange(horizon)]
+    return smallest
+
+
+def _conclude(
+    meta: dict[str, Any], past: _Replay, now: Floats, spread: Floats, levels: Sequence[float]
+) -> tuple[Floats, Floats]:
+    """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
+
+    Weights fall exponentially with the mean error, half of it that of the step itself
+    and half that of all steps, as in Vovk, "Aggregating Strategies" (1990). The interval
+    is split conformal for each step ahead, on errors in units of the spread of the window
+    they came from, each of a forecast weighed without it and its neighbours.
+
+    Parameters
+    ----------
+    past : _Replay
+    now : ndarray of float64, shape (horizon, EXPERTS + 1)
+        What the forecasts say.
+    spread : ndarray of float64, shape (1,)
+        Of the window at hand.
+    levels : sequence of float, length q
+
+    Returns
+    -------
+    predicted : ndarray of float64, shape (horizon,)
+    half : ndarray of float64, shape (q, horizon)
+    """
+    if not len(past.truth):
+        return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
+    n = len(past.truth)
+    first = np.arange(FOLDS) * n // FOLDS if n >= MIN_REPLAY else np.zeros(1, np.int64)
+    part = np.add.reduceat(past.errors, first, axis=0)  # (folds, horizon, EXPERTS + 1)
+    total = part.sum(axis=0)
+    share = _shares(total)
+    others = _shares(total - part) if len(first) > 1 else share[None]
+    own = np.repeat(others, np.diff(first, append=n), axis=0)
+    error = np.abs(past.truth - (past.said * own).sum(axis=2))
+    error[past.seen] *= meta["inflation"]
+    half = _quantiles(error / past.spread**SPREADING, levels) * spread**SPREADING
+    return (now * share).sum(axis=1), half
+
+
+def _shares(errors: Floats) -> Floats:
+    """What each forecast has to say at each step, by sums of errors (..., horizon, EXPERTS + 1)."""
+    mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
+    least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
+    share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
+    share[..., -1] *= PRIOR
+    share /= share.sum(axis=-1, keepdims=True)
+    return share
+
+
+def backtest(
+    meta: dict[str, Any],
+    run: Run,
+    times: Floats,
+    values: Floats,
+    at: Places,
+    levels: Sequence[float] = LEVELS,
+) -> tuple[Floats, Floats]:
+    """Forecast at many origins as `forecast` would have, each from what precedes it.
+
+    Parameters
+    ----------
+    meta, run
+        The model.
+    times, values : ndarray of float64, shape (n,)
+        A series on the grid.
+    at : ndarray of int64, shape (k,)
+        Places of the last value of a window; increasing.
+    levels : sequence of float, length q
+
+    Returns
+    -------
+    predicted : ndarray of float64, shape (k, horizon)
+    half : ndarray of float64, shape (k, q, horizon)
+        Half-widths of the intervals.
+    """
+    length, horizon = meta["sequence_length"], meta["horizon"]
+    known = origins(values, length, horizon)
+    known = known[(known > at[0] - horizon - REPLAY) & (known <= at[-1] - horizon)]
+    behind = behind_of(values, known, length)
+    seen = times[known] < meta["seen_until"]
+    said = _said(run, behind)
+    past = _replay(meta, said, behind, ahead_of(values, known, horizon), seen)
+    here = behind_of(values, at, length)
+    now, spread = _said(run, here), _spread(meta, here)
+    told = [
+        _conclude(meta, _recent(past.of(_before(known, a, horizon))), now[i], spread[i], levels)
+        for i, a in enumerate(at)
+    ]
+    return np.array([p for p, _ in told]), np.array([h for _, h in told])
+
+
+def span(seconds: float) -> str:
+    """A duration in words."""
+    return f"{seconds / 3600:.0f} hours" if seconds >= 7200 else f"{seconds / 60:.0f} minutes"
+
+
+def lookback(meta: dict[str, Any]) -> float:
+    """Seconds before the last reading that `forecast` wants to see."""
+    steps = meta["sequence_length"] + meta["horizon"] + REPLAY
+    return float(steps * meta["interval"])
+
+
+def forecast(
+    meta: dict[str, Any],
+    run: Run,
+    times: Floats,
+    values: Floats,
+    *,
+    horizon: int | None = None,
+    level: float = 0.9,
+) -> Forecast:
+    """What comes after the last reading.
+
+    The interval is split conformal for each step ahead, on the errors that this
+    model makes over the last `REPLAY` origins, in units of the spread of each
+    window: what holds is how wrong it has been lately, not some days ago.
+
+    Parameters
+    ----------
+    meta, run
+        The model; `run` takes ``{"window": (n, sequence_length)}``.
+    times, values : ndarray of float64, shape (n,)
+        A series on the model's own interval, `lookback` seconds of it if possible.
+    horizon : int, optional
+        Steps ahead, at most those that the model was trained for.
+    level : float
+        Share of the values that the interval shall cover.
+
+    Returns
+    -------
+    Forecast
+
+    Raises
+    ------
+    BadArgument
+        A horizon or level outside its range.
+    NotEnoughData
+        Fewer steps than one window.
+    """
+    most = meta["horizon"]
+    steps = most if horizon is None else horizon
+    if not 1 <= steps <= most:
+        raise BadArgument(
+            f"horizon {steps} is outside 1 to {most}, the horizon of this model",
+            detail="A model forecasts as far as it was trained for.",
+            hint=f"UPDATE ml_setting SET value = '{max(steps, 1)}' "  # noqa: S608 (a hint)
+            "WHERE name = 'forecast_horizon'; then SELECT ml_train_lstm(...) again.",
+        )
+    if not 0.5 <= level <= 0.999:
+        raise BadArgument(
+            f"level {level:g} is outside 0.5 to 0.999",
+            detail="It is the share of the values that the interval shall cover.",
+            hint="Use level => 0.9, the default.",
+        )
+    length, interval = meta["sequence_length"], meta["interval"]
+    if len(values) < length or np.isnan(values).all():
+        raise NotEnoughData(
+            f"{int((~np.isnan(values)).sum())} recent readings; a forecast continues {length}",
+            detail=f"One reading in {interval:g} s is expected, "
+            f"{span(lookback(meta))} of them are read.",
+            hint="Wait for more readings, or train anew with ml_train_lstm.",
+        )
+    known = origins(values, length, most)
+    known = known[_before(known, len(values) - 1, most)]
+    window = values[-length:]
+    if np.isnan(window).any():  # a long gap just now: bridged, for want of better
+        there = ~np.isnan(window)
+        window = np.interp(np.arange(length), np.flatnonzero(there), window[there])
+    behind = np.vstack([behind_of(values, known, length), window])
+    said, spread = _said(run, behind), _spread(meta, window[None])[0]
+    seen = times[known] < meta["seen_until"]
+    past = _recent(_replay(meta, said[:-1], behind[:-1], ahead_of(values, known, most), seen))
+    predicted, half = _conclude(meta, past, said[-1], spread, [level])
+    low, high = meta["bounds"]
+    centre = np.clip(predicted, low, high)[:steps]
+    return Forecast(
+        times[-1] + interval * np.arange(1, steps + 1),
+        centre,
+        np.clip(predicted - half[0], low, high)[:steps],
+        np.clip(predicted + half[0], low, high)[:steps],
+        float(times[-1]),
+        len(past.truth),
+    )

@@ -1,0 +1,89 @@
+"""Windows of a series on a regular grid, of which a forecast is made and measured.
+
+Neighbours are one interval apart; a long gap is a single NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+MEDIANS = (3, 6, 12, 25)
+
+
+def origins(values: Floats, length: int, horizon: int) -> Places:
+    """Places of the last value of every window that no gap crosses.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n,)
+    length, horizon : int
+        Steps behind, the origin included, and ahead.
+
+    Returns
+    -------
+    ndarray of int64, shape (k,)
+        Increasing.
+    """
+    if len(values) < length + horizon:
+        return np.empty(0, np.int64)
+    gaps = np.append(0, np.cumsum(np.isnan(values)))
+    whole = gaps[length + horizon :] == gaps[: len(gaps) - length - horizon]
+    return np.flatnonzero(whole) + length - 1
+
+
+def behind_of(values: Floats, at: Places, length: int) -> Floats:
+    """The last values up to each origin, shape (k, length)."""
+    return sliding_window_view(values, length)[at - length + 1]
+
+
+def ahead_of(values: Floats, at: Places, horizon: int) -> Floats:
+    """The values after each origin, shape (k, horizon)."""
+    return sliding_window_view(values, horizon)[at + 1]
+
+
+def spans(length: int) -> list[int]:
+    """How many of the last values each median is of."""
+    return [*(k for k in MEDIANS if k < length), length]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What lies around some origins.
+
+    Attributes
+    ----------
+    at : ndarray of int64, shape (n,)
+        Their places; increasing.
+    behind : ndarray of float64, shape (n, length)
+    medians : ndarray of float64, shape (n, spans)
+        Of the last few values behind, for each of `spans`.
+    ahead : ndarray of float64, shape (n, horizon)
+    """
+
+    at: Places
+    behind: Floats
+    medians: Floats
+    ahead: Floats
+
+    @classmethod
+    def cut(cls, values: Floats, at: Places, length: int, horizon: int) -> Windows:
+        """The windows around origins that no gap crosses."""
+        behind = behind_of(values, at, length)
+        medians = [np.median(behind[:, -k:], axis=1) for k in spans(length)]
+        return cls(at, behind, np.stack(medians, axis=1), ahead_of(values, at, horizon))
+
+    def of(self, at: Places) -> Windows:
+        """Those of some of the origins."""
+        rows = np.searchsorted(self.at, at)
+        return Windows(at, self.behind[rows], self.medians[rows], self.ahead[rows])
+
+    def from_last(self, values: Floats, unit: float) -> Floats:
+        """Some of the values, as the change from the last one behind."""
+        return (values - self.behind[:, -1:]) / unit
