@@ -29,7 +29,10 @@ from pyml.windows import Floats, Places, Windows, ahead_of, origins
 Bounds = tuple[float | None, float | None]
 
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
-PATIENCE, WARM_PATIENCE = 7, 4
+PATIENCE, WARM_PATIENCE = 5, 4
+# An epoch with less than this share of the error gone has brought nothing worth waiting on:
+# a quarter less time than without, and on 40 recordings the same error.
+MIN_DELTA = 0.003
 WARM_EPOCHS = 5  # at most: tomorrow's training goes on from there; 4 to 8 err the same
 HALVE_AFTER = 3
 # Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
@@ -270,12 +273,11 @@ def _descend(
         network.load(average)
         error = stop.error()
         network.load(here)
+        waited = 0 if error < best_error * (1 - MIN_DELTA) else waited + 1
         if error < best_error:
-            best, best_error, best_epoch, waited = average, error, epoch, 0
-        else:
-            waited += 1
-            if waited % HALVE_AFTER == 0:
-                rate /= 2
+            best, best_error, best_epoch = average, error, epoch
+        elif waited % HALVE_AFTER == 0:
+            rate /= 2
     return best, best_epoch, epoch
 
 
