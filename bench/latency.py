@@ -22,6 +22,7 @@ import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -477,7 +478,10 @@ def main() -> None:
     given = parser.parse_args()
     dsn = database(given.dsn, "pyml_latency")
     conn = psycopg.connect(dsn, autocommit=True)
-    devices = fleet(conn, given.devices, given.days)
+    # Devices go on reporting while the bench runs: one that does not has its last reading looked
+    # for, and its window read anew from there.
+    report = partial(fleet, conn, given.devices, given.days)
+    devices = report()
     conn.execute("DROP EXTENSION IF EXISTS pyml; CREATE EXTENSION pyml CASCADE")
     device, *others = devices
     as_of = conn.execute(
@@ -491,17 +495,21 @@ def main() -> None:
     conn.execute("VACUUM ANALYZE")
     calls = calls_of(conn, device)
     if given.no_service:
+        report()
         warm(conn, calls, given.rounds)
     else:
         with serving(dsn) as service:
-            beside(conn, service, device, as_of, ours, calls, given.rounds, given.epochs)
+            beside(conn, report, service, device, as_of, ours, calls, given.rounds, given.epochs)
+    report()
     first(dsn, device, 20)
     crowd(conn, device, 1000)
+    report()
     pgbench(dsn, devices[:100], 5)
 
 
 def beside(
     conn: Connection,
+    report: Callable[[], object],
     service: Service,
     device: str,
     as_of: datetime,
@@ -514,6 +522,7 @@ def beside(
     up = service.wait()
     their_forest, their_lstm = service_trainings(service, device, as_of, epochs)
     their_lstm *= EPOCHS / epochs
+    report()
     now = as_of + timedelta(days=1)
 
     def served(path: str, **more: object) -> Callable[[], object]:

@@ -168,7 +168,7 @@ def score(device: str, since: str, until: str) -> list[Row]:
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, first, last)
+    judged = judge(history, held, device, first, last, flagged_only=False)
     names, flagged = held.model.meta["names"], judged.flagged()
     reasons = dict(zip(flagged.tolist(), judged.reasons(flagged), strict=True))
     return [

@@ -384,7 +384,9 @@ def _whitening(parts: Floats) -> list[list[float]]:
     return [list(map(float, row)) for row in whitening]
 
 
-def score(meta: dict[str, Any], run: Run, described: Described) -> Scores:
+def score(
+    meta: dict[str, Any], run: Run, described: Described, *, flagged_only: bool = False
+) -> Scores:
     """Score readings and judge them by the thresholds fixed at training.
 
     Parameters
@@ -393,6 +395,8 @@ def score(meta: dict[str, Any], run: Run, described: Described) -> Scores:
         The model and what runs its graph.
     described : Described
         Of n readings.
+    flagged_only : bool
+        Only the scores of readings that are flagged have to be right.
 
     Returns
     -------
@@ -400,7 +404,10 @@ def score(meta: dict[str, Any], run: Run, described: Described) -> Scores:
     """
     if not len(described.columns):
         return Scores(np.empty(0), np.empty(0, np.int8))
-    found = run({"features": _matrix(meta, described)})[0][:, 0].astype(np.float64)
+    feeds = {"features": _matrix(meta, described)}
+    if flagged_only:
+        feeds["warning"] = np.array(meta["warning"], np.float32)
+    found = run(feeds)[0][:, 0].astype(np.float64)
     severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
     return Scores(found, severity.astype(np.int8))
 
@@ -457,13 +464,12 @@ def explain(
 
 def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
     """How much each metric lowers the scores of readings, shape (n, m)."""
-    m = len(meta["names"])
-    variants = [_matrix(meta, described)]
-    for j in range(m):
-        columns, jumps = described.columns.copy(), described.jumps.copy()
-        columns[:, j::m], jumps[:, j::m] = np.nan, 0.0
-        variants.append(_matrix(meta, Described(columns, jumps)))
-    found = run({"features": np.concatenate(variants)})[0].reshape(m + 1, -1)
+    m, n = len(meta["names"]), len(described.columns)
+    columns, jumps = (np.tile(part, (m + 1, 1)) for part in (described.columns, described.jumps))
+    for j in range(m):  # as it is first, then without each metric
+        without = slice((j + 1) * n, (j + 2) * n)
+        columns[without, j::m], jumps[without, j::m] = np.nan, 0.0
+    found = run({"features": _matrix(meta, Described(columns, jumps))})[0].reshape(m + 1, n)
     return np.asarray((found[1:] - found[0]).T, np.float64)
 
 

@@ -20,7 +20,10 @@ SEVERITIES = ("none", "warning", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The readings of a window, n of them, and what the forest says of each."""
+    """The readings of a window, n of them, and what the forest says of each.
+
+    Where only the flagged ones were asked for, only their scores are right.
+    """
 
     held: Held
     times: Floats
@@ -39,7 +42,15 @@ class Judged:
         return forest.explain(model.meta, model.run, self.described.of(rows), self.values[rows])
 
 
-def judge(history: History, held: Held, device: str, since: float, until: float) -> Judged:
+def judge(
+    history: History,
+    held: Held,
+    device: str,
+    since: float,
+    until: float,
+    *,
+    flagged_only: bool = True,
+) -> Judged:
     """The readings of a window; those before it that features look back to are read too."""
     meta = held.model.meta
     metrics = [series.Metric(**entry) for entry in meta["metrics"]]
@@ -47,7 +58,7 @@ def judge(history: History, held: Held, device: str, since: float, until: float)
     readings, values, _ = measured(history, device, since - back, until, metrics, meta["interval"])
     inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
     described = forest.describe(meta, readings.times, values, inside)
-    scores = forest.score(meta, held.model.run, described)
+    scores = forest.score(meta, held.model.run, described, flagged_only=flagged_only)
     return Judged(held, readings.times[inside], values[inside], described, scores, readings)
 
 

@@ -68,3 +68,35 @@ def test_however_many_are_walked_at_once(whole, monkeypatch, at_once):
 def test_no_readings_have_no_scores(whole):
     run, readings, _ = whole
     assert run({"features": readings[:0]})[0].shape == (0, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.sampled_from([1, 2, 3, 10, 100]),
+    readings=st.sampled_from([1, 300, 1500]),
+    share=st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]),
+    at_once=st.sampled_from([1, 1 << 14]),
+    seed=st.integers(0, 1000),
+)
+def test_above_the_limit_a_score_is_between_it_and_its_own(count, readings, share, at_once, seed):
+    """The others are the same to the last bit, those on the limit too."""
+    rng = np.random.default_rng(seed)
+    times, values = 60.0 * np.arange(500), rng.normal(size=(500, 2))
+    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=count, seed=0)
+    run = scorer(model.graph)
+    matrix = rng.normal(size=(readings, model.figures["features"])).astype(np.float32) * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "AT_ONCE", at_once)
+        exact = run({"features": matrix})[0]
+        limit = np.quantile(exact, share, method="nearest")
+        found = run({"features": matrix, "warning": np.array(limit, np.float32)})[0]
+    below = exact <= limit
+    np.testing.assert_array_equal(found[below], exact[below])
+    assert (found[~below] > limit).all() and (found <= exact).all()
+
+
+@pytest.mark.parametrize("limit", [-2.0, -1.0, 0.0, 3.0, np.inf, np.nan])
+def test_a_limit_that_no_score_has_spares_nothing(whole, limit):
+    run, readings, scores = whole
+    found = run({"features": readings, "warning": np.array(limit)})[0]
+    np.testing.assert_array_equal(found, scores)
