@@ -92,7 +92,8 @@ def test_above_the_limit_a_score_is_between_it_and_its_own(count, readings, shar
         found = run({"features": matrix, "warning": np.array(limit, np.float32)})[0]
     below = exact <= limit
     np.testing.assert_array_equal(found[below], exact[below])
-    assert (found[~below] > limit).all() and (found <= exact).all()
+    assert (found[~below] > limit).all()
+    assert (found <= exact).all()
 
 
 @pytest.mark.parametrize("limit", [-2.0, -1.0, 0.0, 3.0, np.inf, np.nan])
