@@ -259,7 +259,7 @@ network_of = lru_cache(maxsize=8)(Network)
 
 
 def prepare(sequence_length: int, horizon: int) -> None:
-    """Load TensorFlow and compile the network of a shape; `fit` then starts at once.
+    """Load TensorFlow and compile the network of a shape; `lstm.fit` then starts at once.
 
     Takes seconds the first time in a process, and cannot be interrupted; what it
     has made stays.

@@ -1,4 +1,4 @@
-"""Forecasts of one metric: against Keras, against simulated truth, and at the edges."""
+"""Forecasts of one metric: against simulated truth, and at the edges."""
 
 import json
 import subprocess
@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyml import blob, engine, forecast, lstm
+from pyml import blob, forecast, lstm
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.linear import Scale
-from pyml.network import Part, graph_of, network_of, weights_of
-from pyml.windows import Windows, ahead_of, behind_of, origins, spans
+from pyml.windows import ahead_of, behind_of, origins
 
 INTERVAL = 300.0
 SMALL = {"interval": INTERVAL, "sequence_length": 20, "horizon": 4, "epochs": 3}
@@ -42,32 +40,6 @@ def series():
 @pytest.fixture(scope="module")
 def fitted(series):
     return lstm.fit(*series, **SMALL)
-
-
-@pytest.mark.parametrize(("length", "horizon"), [(20, 4), (50, 12), (23, 5), (7, 2)])
-def test_the_graph_equals_keras(length, horizon):
-    rng = np.random.default_rng(1)
-    network = network_of(length, horizon)
-    weights = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in network.fresh(0)]
-    network.load(weights)
-    values = 1e9 + np.cumsum(rng.normal(0, 1e3, 64 + length))
-    at = origins(values, length, horizon)
-    windows = Windows.cut(values, at, length, horizon)
-    scale = Scale(1e9, 5e3, 2e3)
-    linear = rng.normal(0, 0.05, (length + len(spans(length)), horizon))
-    wanted = network(Part.of(network, windows, scale, linear))
-    run = engine.session(graph_of(weights, scale, linear, length))
-    given = windows.from_last(run({"window": windows.behind})[0], scale.change)
-    np.testing.assert_allclose(given, wanted, atol=1e-5)
-
-
-def test_the_weights_survive_the_graph():
-    network = network_of(20, 4)
-    rng = np.random.default_rng(2)
-    weights = [rng.normal(size=w.shape).astype(np.float32) for w in network.fresh(0)]
-    graph = graph_of(weights, Scale(0.0, 1.0, 1.0), np.zeros((25, 4)), 20)
-    for before, after in zip(weights, weights_of(graph), strict=True):
-        np.testing.assert_array_equal(before, after)
 
 
 def test_only_known_operators(fitted):
@@ -239,6 +211,16 @@ def test_a_value_that_no_sensor_gives_drowns_no_other():
     fitted = lstm.fit(i * 60.0, values, **asked)
     told = forecast.forecast(fitted.meta, run_of(fitted), i * 60.0, values)
     assert abs(told.predicted - 43).max() < 5
+
+
+def test_what_hardly_improves_is_kept_but_not_waited_on(series, monkeypatch):
+    asked = SMALL | {"epochs": 30}
+    monkeypatch.setattr(lstm, "MIN_DELTA", 0.0)
+    patient = lstm.fit(*series, **asked).figures
+    monkeypatch.setattr(lstm, "MIN_DELTA", 1.0)
+    hasty = lstm.fit(*series, **asked).figures
+    assert hasty["epochs"] == lstm.PATIENCE < patient["epochs"]
+    assert 0 < hasty["best_epoch"] <= lstm.PATIENCE
 
 
 def test_a_retraining_starts_from_the_current_model(series):
