@@ -129,7 +129,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, held.now - hours * 3600, held.now)
+    judged = judge(history, held, device, held.now - hours * 3600, held.now, flagged_only=True)
     meta, scores = held.model.meta, judged.scores
     flagged = judged.flagged()
     told = flagged[::-1][:max_anomalies]
@@ -327,7 +327,7 @@ def _marks(
     from pyml import chart
 
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, since, until)
+    judged = judge(history, held, device, since, until, flagged_only=True)
     flagged, scores = judged.flagged(), judged.scores
     shown = np.flatnonzero(np.isfinite(values))
     nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in judged.times[flagged]]

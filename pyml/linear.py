@@ -9,7 +9,6 @@ import numpy as np
 
 from pyml.windows import Floats, Windows
 
-REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
 # Of reweighting, from where the linear path before ended: that which chose the penalty, that
 # of the windows to fit on, that of all. The error moves by less than a thousandth in more.
 ROUNDS = 4

@@ -31,7 +31,7 @@ Bounds = tuple[float | None, float | None]
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
 PATIENCE, WARM_PATIENCE = 5, 4
 # An epoch with less than this share of the error gone has brought nothing worth waiting on:
-# a quarter less time than without, and on 40 recordings the same error.
+# a quarter less time than without, and on 44 series the same error.
 MIN_DELTA = 0.003
 WARM_EPOCHS = 5  # at most: tomorrow's training goes on from there; 4 to 8 err the same
 HALVE_AFTER = 3

@@ -49,7 +49,7 @@ def judge(
     since: float,
     until: float,
     *,
-    flagged_only: bool = True,
+    flagged_only: bool,
 ) -> Judged:
     """The readings of a window; those before it that features look back to are read too."""
     meta = held.model.meta
