@@ -109,7 +109,9 @@ FORMS = {
         level=_whole(1, 100_000),
         before=_list(_whole(1, 100_000), 1),
         level_whitening=_WHITENING,
+        half_life=_number(1e-3, 1e6),
         jump_whitening=_WHITENING,
+        jump_sizes=_list(_number(1e-300), 1, 2 * MAX_METRICS),
         lookback=_number(0, 100 * YEAR),
         scaling=_list(_list(_number(), 2, 2)),
         usual=_list(_list(_number(), 2, 2)),
@@ -166,12 +168,13 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
         each = {len(meta[key]) for key in ("metrics", "scaling", "usual", "reference")}
         if {count} != each or not all(scale > 0 for _, scale in meta["scaling"]):
             return "metadata that does not fit together"
-        squares = _square(meta["level_whitening"], count) and _square(
-            meta["jump_whitening"], count * len(meta["before"])
-        )
-        if not squares or not {meta["level"], *meta["before"]} <= set(meta["windows"]):
+        jumps = count * len(meta["before"])
+        sized = _square(meta["level_whitening"], count) and _square(meta["jump_whitening"], jumps)
+        if not sized or len(meta["jump_sizes"]) != jumps:
             return "metadata that does not fit together"
-        width = count * (1 + len(meta["windows"])) + 2
+        if not {meta["level"], *meta["before"]} <= set(meta["windows"]):
+            return "metadata that does not fit together"
+        width = count * (1 + len(meta["windows"])) + 3
     else:
         width, name, kind_of = meta["sequence_length"], "window", onnx.TensorProto.DOUBLE
     fed = [(one.name, one.type.tensor_type) for one in graph.input]
