@@ -19,7 +19,7 @@ from pyml import engine, limits
 from pyml.engine import Run
 from pyml.errors import PymlError, UnreadableModel, unreadable
 from pyml.messages import onnx
-from pyml.trees import Trees
+from pyml.trees import Remembering, Trees
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
@@ -119,7 +119,8 @@ def load(data: bytes, kind: str) -> Model:
         if wrong := limits.fault(kind, meta, graph):
             raise unreadable(wrong)
         if forest is not None:
-            run, size = _scorer(graph, forest), len(data) + forest.size
+            trees = Remembering(forest, _columns(graph.graph))
+            run, size = _scorer(graph, trees), len(data) + trees.size
         else:
             run, size = engine.session(data), SESSION_BYTES + SESSION_FACTOR * len(data)
         return Model(meta, _guarded(run, limits.outputs(kind, meta)), data, size)
@@ -147,7 +148,7 @@ def _because(error: Exception) -> UnreadableModel:
     return unreadable(_first_line(error))
 
 
-def _scorer(graph: onnx.ModelProto, forest: Trees) -> Run:
+def _scorer(graph: onnx.ModelProto, trees: Remembering) -> Run:
     """What runs the graph of a forest, which `limits.FOREST` describes.
 
     Beside ``features`` it takes ``warning``: readings whose score is above that are not walked
@@ -161,7 +162,7 @@ def _scorer(graph: onnx.ModelProto, forest: Trees) -> Run:
         enough, warning = math.inf, float(feeds.get("warning", 0.0))
         if rate < 0 and -1 < warning < 0:
             enough = math.log(-warning) / rate * (1 + MARGIN)
-        depth = forest.sums(np.where(np.isnan(readings), parts["fill"], readings), enough)
+        depth = trees.sums(np.where(np.isnan(readings), parts["fill"], readings), enough)
         with np.errstate(over="ignore"):
             return [-np.exp(depth * parts["rate"])[:, None]]
 
@@ -232,8 +233,9 @@ def check(model: onnx.ModelProto) -> Trees | None:
             if attribute.HasField("t"):
                 elements += _tensor(attribute.t)
         if node.op_type == "TreeEnsemble":
-            forest = Trees.of(_tree_arrays(node))
-            if forest.feature.max() >= _columns(graph):
+            arrays = _tree_arrays(node)
+            forest = Trees.of(arrays)
+            if arrays["nodes_featureids"].max() >= _columns(graph):
                 raise unreadable("a tree on a feature that is not there")
     if elements > MAX_ELEMENTS:
         raise unreadable(f"{elements} numbers")

@@ -15,7 +15,7 @@ from pyml.history import History
 T = TypeVar("T")
 
 # Memory that the models kept ready in one backend may take.
-CACHE_BYTES = 6 << 20
+CACHE_BYTES = 10 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
-"""The trees of a forest: found in order, and walked.
+"""The trees of a forest: found in order, walked, and readings known again.
 
 numpy walks them from level to level, all readings and trees at once. A day of readings takes
-5 ms, 3.3 to 3.8 where only low sums are wanted, and onnxruntime 3; but a session of that takes
-as long to make as a thousand readings take to walk, of which a scan has a handful, and it takes
-40 ms to load.
+3.3 ms, 2.2 to 3.6 where only low sums are wanted, and onnxruntime 3; but a session of that
+takes as long to make as a thousand readings take to walk, of which a scan has a handful, and
+it takes 40 ms to load.
 """
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,42 +20,42 @@ Places = NDArray[np.intp]
 
 MAX_TREES = 1000  # as the settings have it
 MAX_NODES = 1_000_000
-# A walk takes a step for each level of the deepest tree; the trainings' trees go 8 deep.
-MAX_DEPTH = 64
+# Places of the deepest level, most of which are a leaf's over and over; the trainings' trees go
+# 8 deep.
+MAX_PLACES = 1 << 20
 # Readings times trees walked at once: what lies between the steps then stays in the cache.
 AT_ONCE = 1 << 14
-# Shares of the trees after which to look which readings are seen to end beyond what is wanted:
-# before the first hardly one is, after the last hardly one more.
-LOOKS = (0.6, 0.7)
+# Levels from the last at which to look which readings are seen to end beyond what is wanted:
+# three above it half of them are and more, two above it hardly one of twenty is not.
+LOOKS = (3, 2)
+# Readings that are known again: a day of minutes and more. Beside their bytes each takes so many
+# (CPython 3.11: a key's head, a number, an entry).
+REMEMBERED = 2048
+ENTRY_BYTES = 140
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Trees of which each node is followed by its other side's.
+    """Trees, each level of all of them together.
 
-    The roots come first, then the two branches of each node side by side, so that a step
-    goes to ``branch``, or one further. A leaf leads to itself.
+    A level has twice the places of the one before: whoever is at place i goes to 2 i, or to
+    2 i + 1 where the reading is above the split. A leaf goes on to the left.
 
     Attributes
     ----------
-    count : int
-        Trees.
-    levels : int
-        Of the deepest.
-    least : float32
-        Least weight of a leaf.
-    feature, branch : ndarray of int, shape (nodes and leaves,)
-    split, weight : ndarray of float32, shape (nodes and leaves,)
-        A reading goes to the first branch where its feature is at most ``split``.
+    feature : list of ndarray of int, shape (trees * 2**level,)
+    split : list of ndarray of float32, shape (trees * 2**level,)
+        A reading goes to the left where its feature is at most ``split``.
+    weight : ndarray of float32, shape (trees * 2**levels,)
+        Of the leaves.
+    least : dict of int to ndarray of float32
+        For some levels, the least weight that is below each place.
     """
 
-    count: int
-    levels: int
-    least: np.float32
-    feature: Places
-    branch: Places
-    split: Matrix
+    feature: list[Places]
+    split: list[Matrix]
     weight: Matrix
+    least: dict[int, Matrix]
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trees":
@@ -102,38 +101,32 @@ class Trees:
         ways = np.bincount(np.r_[roots, goal.ravel()], minlength=nodes + leaves)
         if (ways[:nodes] != 1).any() or (ways > 1).any():
             raise unreadable("trees that share a branch")
-        true, false = goal
-        front, levels = roots, 0
-        while front.size:
-            levels += 1
-            if levels > MAX_DEPTH:
-                raise unreadable(f"a tree of more than {MAX_DEPTH} levels")
-            front = np.concatenate([true.take(front), false.take(front)])
-            front = front.compress(front < nodes)
-        total = len(roots) + 2 * nodes
-        branches = np.arange(len(roots), total)
-        place = np.zeros(nodes + leaves, np.intp)
-        place[roots] = np.arange(len(roots))
-        place[goal.T.ravel()] = branches
-        used = ways[nodes:] == 1
-        at, leaf = place[:nodes], place[nodes:][used]
-        made = cls(
-            len(roots),
-            levels,
-            weights[used].min(),
-            np.zeros(total, np.intp),
-            np.arange(total),
-            np.full(total, np.inf, np.float32),
-            np.zeros(total, np.float32),
-        )
-        made.feature[at], made.branch[at] = feature, branches[::2]
-        made.split[at], made.weight[leaf] = arrays["nodes_splits"], weights[used]
-        return made
+        leaf = np.arange(nodes, nodes + leaves)
+        feature = np.r_[feature, np.zeros(leaves, np.intp)]
+        split = np.r_[arrays["nodes_splits"], np.full(leaves, np.inf, np.float32)]
+        branch = np.vstack([goal.T, np.stack([leaf, leaf], axis=1)])
+        features: list[Places] = []
+        splits: list[Matrix] = []
+        front = roots
+        while front.min() < nodes:
+            if 2 * len(front) > MAX_PLACES:
+                raise unreadable(f"trees of more than {len(splits)} levels")
+            features.append(feature.take(front))
+            splits.append(split.take(front))
+            front = branch.take(front, axis=0).ravel()
+        below = weight = weights[front - nodes]
+        least = {}
+        for level in reversed(range(len(splits))):
+            below = np.minimum(below[::2], below[1::2])
+            if len(splits) - level in LOOKS:
+                least[level] = below
+        return cls(features, splits, weight, least)
 
     @property
     def size(self) -> int:
         """Bytes of memory that they take."""
-        return sum(part.nbytes for part in (self.feature, self.branch, self.split, self.weight))
+        each: list[NDArray[Any]] = [self.weight, *self.feature, *self.split, *self.least.values()]
+        return sum(part.nbytes for part in each)
 
     def sums(self, readings: Matrix, enough: float = np.inf) -> Matrix:
         """Sum over the trees of the weight of the leaf that each reading ends at.
@@ -149,62 +142,82 @@ class Trees:
         -------
         ndarray of float32, shape (n,)
         """
-        if enough == np.inf or len(readings) * self.count <= AT_ONCE:
-            return self._sums(readings, slice(self.count))
-        found = np.full(len(readings), self.count * self.least)
-        left, stops = np.arange(len(readings)), [int(share * self.count) for share in LOOKS]
-        for first, stop in itertools.pairwise([0, *stops, self.count]):
-            more = self._sums(readings[left], slice(first, stop))
-            found[left] += more - (stop - first) * self.least
-            left = left[~(found[left] > enough)]
-        return found
-
-    def _sums(self, readings: Matrix, trees: slice) -> Matrix:
-        roots = np.arange(self.count)[trees]
         found = np.zeros(len(readings), np.float32)
-        if not roots.size:
-            return found
-        step = max(1, min(len(readings), AT_ONCE // roots.size))
-        space = _Space.of(roots.size, step)
+        step = max(1, AT_ONCE // len(self.split[0]))
+        space = [np.empty(len(self.split[0]) * min(step, len(readings)), kind) for kind in KINDS]
         for first in range(0, len(readings), step):
-            some = readings[first : first + step]
-            if len(some) < step:
-                space = _Space.of(roots.size, len(some))
-            self._walk(some, roots, space)
-            self.weight.take(space.at, out=space.value, mode="clip")
-            space.value.sum(axis=0, out=found[first : first + step])
+            some = slice(first, first + step)
+            self._walk(readings[some], found[some], enough, space)
         return found
 
-    def _walk(self, readings: Matrix, roots: Places, space: "_Space") -> None:
-        """Leave in ``space.at`` the leaves that readings end at."""
-        at, cell, value, split, beyond = (
-            space.at, space.cell, space.value, space.split, space.beyond,
-        )  # fmt: skip
-        values, row = readings.ravel(), np.arange(len(readings)) * readings.shape[1]
-        np.greater(readings.T[self.feature[roots]], self.split[roots, None], out=beyond)
-        np.add(self.branch[roots, None], beyond, out=at)
-        for _ in range(1, self.levels):
+    def _walk(
+        self, readings: Matrix, found: Matrix, enough: float, space: Sequence[NDArray[Any]]
+    ) -> None:
+        """Leave in `found` the sums of the readings."""
+        trees, rows = len(self.split[0]), np.arange(len(readings))
+        at, cell, value, split, beyond = _shaped(space, trees, len(rows))
+        values, start = readings.ravel(), rows * readings.shape[1]
+        np.greater(readings.T[self.feature[0]], self.split[0][:, None], out=beyond)
+        np.add(2 * np.arange(trees)[:, None], beyond, out=at)
+        for level in range(1, len(self.split)):
+            if enough < np.inf and level in self.least:
+                self.least[level].take(at, out=value, mode="clip")
+                found[rows] = value.sum(axis=0)
+                left = np.flatnonzero(~(found[rows] > enough))
+                if not left.size:
+                    return
+                rows, start, here = rows[left], start[left], at[:, left]
+                at, cell, value, split, beyond = _shaped(space, trees, len(rows))
+                at[:] = here
             # No index is outside: to look whether it is would cost as much as the rest.
-            self.feature.take(at, out=cell, mode="clip")
-            np.add(cell, row, out=cell)
+            self.feature[level].take(at, out=cell, mode="clip")
+            np.add(cell, start, out=cell)
             values.take(cell, out=value, mode="clip")
-            self.split.take(at, out=split, mode="clip")
+            self.split[level].take(at, out=split, mode="clip")
             np.greater(value, split, out=beyond)
-            self.branch.take(at, out=cell, mode="clip")
-            np.add(cell, beyond, out=at)
+            np.add(at, at, out=at)
+            np.add(at, beyond, out=at)
+        self.weight.take(at, out=value, mode="clip")
+        found[rows] = value.sum(axis=0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """Where a walk of some readings stands, shape (trees, readings): made once for all steps."""
+# Where a walk of some readings stands: place, cell of the readings, its value, the split, and
+# whether the one is beyond the other.
+KINDS: tuple[Any, ...] = (np.intp, np.intp, np.float32, np.float32, np.bool_)
 
-    at: Places
-    cell: Places
-    value: Matrix
-    split: Matrix
-    beyond: NDArray[np.bool_]
 
-    @classmethod
-    def of(cls, trees: int, readings: int) -> "_Space":
-        kinds = (np.intp, np.intp, np.float32, np.float32, np.bool_)
-        return cls(*(np.empty((trees, readings), kind) for kind in kinds))
+def _shaped(space: Sequence[NDArray[Any]], trees: int, readings: int) -> list[NDArray[Any]]:
+    return [part[: trees * readings].reshape(trees, readings) for part in space]
+
+
+class Remembering:
+    """Trees that know readings again.
+
+    Who asks for a device's last day asks again soon, and all but a few of its readings are the
+    same, to the last bit: to know them takes an eighth of walking them.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of memory that they take at most.
+    """
+
+    def __init__(self, trees: Trees, columns: int) -> None:
+        self._trees = trees
+        self._known: dict[bytes, float] = {}
+        self.size = trees.size + REMEMBERED * (4 * columns + ENTRY_BYTES)
+
+    def sums(self, readings: Matrix, enough: float = np.inf) -> Matrix:
+        """`Trees.sums`, of which those with an `enough`, always the same, are remembered."""
+        if enough == np.inf or len(readings) > REMEMBERED:
+            return self._trees.sums(readings, enough)
+        cells, width = readings.tobytes(), 4 * readings.shape[1]
+        rows = [cells[i : i + width] for i in range(0, len(cells), width)]
+        found = np.array([self._known.get(row, np.nan) for row in rows], np.float32)
+        new = np.flatnonzero(np.isnan(found))
+        if new.size:
+            found[new] = self._trees.sums(readings[new], enough)
+            if len(self._known) + new.size > REMEMBERED:
+                self._known.clear()
+            self._known.update((rows[i], float(found[i])) for i in new)
+        return found

@@ -242,10 +242,10 @@ def test_a_tree_too_deep_is_refused(fitted):
 
         return _altered(fitted, alter)
 
-    model = blob.load(chain(60), "forest")
+    model = blob.load(chain(20), "forest")
     zeros = np.zeros((2, fitted.figures["features"]), np.float32)
     assert np.isfinite(model.run({"features": zeros})[0]).all()
-    for nodes in (70, 200_000):
+    for nodes in (21, 200_000):
         with pytest.raises(UnreadableModel) as caught:
             blob.load(chain(nodes), "forest")
         assert "levels" in caught.value.detail

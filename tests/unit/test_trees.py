@@ -1,5 +1,7 @@
 """Trees as they are walked, beside what onnxruntime makes of the same graph."""
 
+import tracemalloc
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -101,3 +103,59 @@ def test_a_limit_that_no_score_has_spares_nothing(whole, limit):
     run, readings, scores = whole
     found = run({"features": readings, "warning": np.array(limit)})[0]
     np.testing.assert_array_equal(found, scores)
+
+
+class Counted:
+    """Trees that count the readings which they are asked for."""
+
+    def __init__(self, of):
+        self._trees, self.walked, self.size = of, 0, of.size
+
+    def sums(self, readings, enough=np.inf):
+        self.walked += len(readings)
+        return self._trees.sums(readings, enough)
+
+
+@pytest.fixture(scope="module")
+def grown():
+    rng = np.random.default_rng(0)
+    times, values = 60.0 * np.arange(2000), rng.normal(size=(2000, 2))
+    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
+    readings = rng.normal(size=(4000, model.figures["features"])).astype(np.float32)
+    return blob.check(model.graph), readings
+
+
+def test_only_readings_that_are_new_are_walked(grown):
+    plain, readings = grown
+    enough = float(np.quantile(plain.sums(readings), 0.01))
+    counted = Counted(plain)
+    known = trees.Remembering(counted, readings.shape[1])
+    for last, walked in ((1440, 1440), (1441, 1441), (1500, 1500), (2000, 2000), (4000, 3440)):
+        window = readings[last - 1440 : last]
+        np.testing.assert_array_equal(known.sums(window, enough), plain.sums(window, enough))
+        assert counted.walked == walked
+    np.testing.assert_array_equal(
+        known.sums(window[::-1], enough), plain.sums(window, enough)[::-1]
+    )
+    assert counted.walked == 3440
+
+
+def test_sums_that_are_wanted_exactly_are_not_those_remembered(grown):
+    plain, readings = grown
+    known, some = trees.Remembering(plain, readings.shape[1]), readings[:500]
+    enough = float(np.quantile(plain.sums(some), 0.01))
+    assert (known.sums(some, enough) < plain.sums(some)).any()
+    np.testing.assert_array_equal(known.sums(some), plain.sums(some))
+
+
+def test_what_is_remembered_takes_no_more_than_it_says(grown):
+    plain, readings = grown
+    enough = float(np.quantile(plain.sums(readings), 0.01))
+    tracemalloc.start()
+    known = trees.Remembering(plain, readings.shape[1])
+    for first in range(0, 4000, 50):
+        known.sums(readings[first : first + 150], enough)
+    known.sums(readings, enough)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < taken < known.size - plain.size
