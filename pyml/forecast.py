@@ -123,18 +123,20 @@ def _recent(replay: _Replay) -> _Replay:
 def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
     """Conformal quantiles of each column, shape (q, horizon).
 
-    Of n independent scores it is the ceil((n + 1) level)-th smallest (Angelopoulos and
-    Bates, "A Gentle Introduction to Conformal Prediction", 2021), the largest where n is
-    too small for the level. Errors h steps ahead overlap with those of the h - 1 origins
-    before, which at worst leaves one in h of them and multiplies that 1 by as much; on
-    recordings the truth lies in the middle.
+    Of n independent scores it is the (n + 1) level-th smallest (Angelopoulos and Bates,
+    "A Gentle Introduction to Conformal Prediction", 2021), the largest where n is too small
+    for the level. Between two of them it is in proportion, so that the interval covers
+    `level` and not at least that. Errors h steps ahead overlap with those of the h - 1
+    origins before, which at worst leaves one in h of them and multiplies that 1 by as much;
+    on recordings the truth lies in the middle.
     """
     n, horizon = scores.shape
     alike = np.maximum(np.arange(1, horizon + 1) / EVERY, 1)
-    count = n + (1 + alike) / 2
-    places = np.ceil(np.multiply.outer(levels, count)).astype(np.int64)
-    smallest: Floats = np.sort(scores, axis=0)[np.minimum(places, n) - 1, np.arange(horizon)]
-    return smallest
+    place = np.clip(np.multiply.outer(levels, n + (1 + alike) / 2), 1, n) - 1
+    below = place.astype(np.int64)
+    rest, step, ordered = place - below, np.arange(horizon), np.sort(scores, axis=0)
+    least, more = ordered[below, step], ordered[np.minimum(below + 1, n - 1), step]
+    return np.asarray(least + rest * (more - least))
 
 
 def _conclude(
@@ -180,7 +182,8 @@ def _shares(errors: Floats) -> Floats:
     """What each forecast has to say at each step, by sums of errors (..., horizon, EXPERTS + 1)."""
     mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
     least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
-    share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
+    with np.errstate(over="ignore"):  # beside one that never errs
+        share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
     share[..., -1] *= PRIOR
     share /= share.sum(axis=-1, keepdims=True)
     return share

@@ -134,6 +134,25 @@ def test_wider_levels_are_wider(series, fitted):
     assert widths == sorted(widths)
 
 
+def test_quantiles_cover_their_level_and_no_more():
+    """Of 99 scores and one to come, each of the 100 places is as likely for it."""
+    scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))[:, None]
+    scores = np.repeat(scores, forecast.EVERY, axis=1)  # steps whose errors do not overlap
+    found = forecast._quantiles(scores, [0.8, 0.905, 0.999])
+    np.testing.assert_allclose(found, np.repeat([[80.0], [90.5], [99.0]], forecast.EVERY, axis=1))
+    assert (forecast._quantiles(scores[:1], [0.5, 0.9]) == scores[0]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_forecast_that_never_erred_has_the_say():
+    """Beside it others are infinitely worse."""
+    errors = np.ones((3, 12, forecast.FITTED + 1))
+    errors[..., 0] = 0.0
+    share = forecast._shares(errors)
+    np.testing.assert_array_equal(share[..., 0], 1.0)
+    np.testing.assert_array_equal(share[..., 1:], 0.0)
+
+
 def test_bounds_clip(series):
     fitted = lstm.fit(*series, **SMALL, bounds=(0.0, 56.0))
     told = forecast.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
