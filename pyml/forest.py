@@ -1,11 +1,11 @@
 """Isolation Forest over a device's metrics: fit, score, severity, reasons.
 
 A reading is described by where its metrics have been of late, by how much each has
-moved over several spans, and by how far all of them together are from where they usually
-are, and have jumped just now; the forest gives it a score; two thresholds, fixed when the
-model is trained, give the score a meaning. scikit-learn grows the trees and is imported
-by `fit` alone: what is stored is one ONNX graph, and scoring needs nothing but numpy and
-whatever runs that graph.
+moved over several spans, by how far all of them together are from where they usually are,
+and by how far they, and the farthest of them alone, have jumped; the forest gives it a
+score; two thresholds, fixed when the model is trained, give the score a meaning.
+scikit-learn grows the trees and is imported by `fit` alone: what is stored is one ONNX
+graph, and scoring needs nothing but numpy and whatever runs that graph.
 """
 
 import math
@@ -50,7 +50,7 @@ FARTHEST = 1024.0
 # "critical" is what contamination's tenth part of the training readings reached.
 CRITICAL_SHARE = 0.1
 # Three blocks of four keep to so many times the share asked for: all usual ones together then
-# come to about that share (on recordings 1.0 %, with 1 here .7 %, at contamination 1 %).
+# come to about that share (at 1 % to 1.0 on recordings; with 1 here to .7).
 LENIENCE = 1.5
 # Float32 results of two processors differ by less; readings all alike must not be
 # flagged for it.
@@ -329,7 +329,7 @@ def describe(
     columns, jumps = _moves(meta, times, values)
     own = np.arange(len(times))
     rows = own if rows is None else rows
-    # In half-lives, of which a jump loses one bit each: the strongest so far is felt.
+    # A jump loses a bit in each half-life: the one that has most left is felt.
     since = times / (meta["half_life"] * meta["interval"])
     with np.errstate(divide="ignore"):
         strength = _even(np.log2(_square(jumps, meta["jump_whitening"]))) + since
