@@ -169,10 +169,12 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
         if {count} != each or not all(scale > 0 for _, scale in meta["scaling"]):
             return "metadata that does not fit together"
         jumps = count * len(meta["before"])
-        sized = _square(meta["level_whitening"], count) and _square(meta["jump_whitening"], jumps)
-        if not sized or len(meta["jump_sizes"]) != jumps:
-            return "metadata that does not fit together"
-        if not {meta["level"], *meta["before"]} <= set(meta["windows"]):
+        if (
+            not _square(meta["level_whitening"], count)
+            or not _square(meta["jump_whitening"], jumps)
+            or len(meta["jump_sizes"]) != jumps
+            or not {meta["level"], *meta["before"]} <= set(meta["windows"])
+        ):
             return "metadata that does not fit together"
         width = count * (1 + len(meta["windows"])) + 3
     else:
