@@ -324,6 +324,23 @@ def test_a_forest_of_another_graph_is_refused(fitted, alter):
     assert "another shape" in caught.value.detail
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("jump_sizes", [1.0]),
+        ("jump_whitening", [[1.0]]),
+        ("level_whitening", [[1.0]]),
+        ("before", [14, 60]),
+        ("level", 6),
+        ("half_life", 0),
+    ],
+)
+def test_metadata_that_no_training_writes_is_refused(fitted, key, value):
+    assert key in fitted.meta
+    with pytest.raises(UnreadableModel, match="cannot be read"):
+        blob.load(blob.pack(fitted.graph, fitted.meta | {key: value}, "forest"), "forest")
+
+
 def test_data_outside_the_file_is_refused():
     tensor = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[2])
     tensor.data_location = TensorProto.EXTERNAL
