@@ -175,11 +175,11 @@ def fit(
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
-    columns, jumps = (part[rows] for part in _moves(meta, times, values))
-    meta["level_whitening"] = _whitening(_levels(meta, columns))
-    meta["jump_whitening"] = _whitening(jumps)
-    meta["jump_sizes"] = _sizes(jumps)
-    matrix = _matrix(meta, describe(meta, times, values, np.flatnonzero(rows)))
+    columns, jumps = _moves(meta, times, values)
+    meta["level_whitening"] = _whitening(_levels(meta, columns[rows]))
+    meta["jump_whitening"] = _whitening(jumps[rows])
+    meta["jump_sizes"] = _sizes(jumps[rows])
+    matrix = _matrix(meta, _felt(meta, times, columns, jumps, np.flatnonzero(rows)))
     pulse()
     fill = _medians(matrix)
     blocks = _Blocks.of(len(matrix), n_estimators)
@@ -326,15 +326,20 @@ def describe(
     """
     if values.shape[1:] != (len(meta["names"]),):
         raise ValueError(f"expected the columns {meta['names']}, got {values.shape}")
-    columns, jumps = _moves(meta, times, values)
-    own = np.arange(len(times))
-    rows = own if rows is None else rows
+    rows = np.arange(len(times)) if rows is None else rows
+    return _felt(meta, times, *_moves(meta, times, values), rows)
+
+
+def _felt(
+    meta: dict[str, Any], times: Floats, columns: Floats, jumps: Floats, rows: NDArray[np.intp]
+) -> Described:
+    """Some readings with the jump that each feels, of what `_moves` gives of all."""
     # A jump loses a bit in each half-life: the one that has most left is felt.
     since = times / (meta["half_life"] * meta["interval"])
     with np.errstate(divide="ignore"):
         strength = _even(np.log2(_square(jumps, meta["jump_whitening"]))) + since
     strongest = strength == np.maximum.accumulate(strength)
-    at = np.maximum.accumulate(np.where(strongest, own, 0))[rows]
+    at = np.maximum.accumulate(np.where(strongest, np.arange(len(times)), 0))[rows]
     return Described(columns[rows], jumps[at], np.exp2(since[at] - since[rows]))
 
 

@@ -123,6 +123,11 @@ class Trees:
         return cls(features, splits, weight, least)
 
     @property
+    def count(self) -> int:
+        """Trees."""
+        return len(self.split[0])
+
+    @property
     def size(self) -> int:
         """Bytes of memory that they take."""
         each: list[NDArray[Any]] = [self.weight, *self.feature, *self.split, *self.least.values()]
@@ -143,8 +148,8 @@ class Trees:
         ndarray of float32, shape (n,)
         """
         found = np.zeros(len(readings), np.float32)
-        step = max(1, AT_ONCE // len(self.split[0]))
-        space = [np.empty(len(self.split[0]) * min(step, len(readings)), kind) for kind in KINDS]
+        step = max(1, AT_ONCE // self.count)
+        space = [np.empty(self.count * min(step, len(readings)), kind) for kind in KINDS]
         for first in range(0, len(readings), step):
             some = slice(first, first + step)
             self._walk(readings[some], found[some], enough, space)
@@ -154,11 +159,11 @@ class Trees:
         self, readings: Matrix, found: Matrix, enough: float, space: Sequence[NDArray[Any]]
     ) -> None:
         """Leave in `found` the sums of the readings."""
-        trees, rows = len(self.split[0]), np.arange(len(readings))
-        at, cell, value, split, beyond = _shaped(space, trees, len(rows))
+        rows = np.arange(len(readings))
+        at, cell, value, split, beyond = _shaped(space, self.count, len(rows))
         values, start = readings.ravel(), rows * readings.shape[1]
         np.greater(readings.T[self.feature[0]], self.split[0][:, None], out=beyond)
-        np.add(2 * np.arange(trees)[:, None], beyond, out=at)
+        np.add(2 * np.arange(self.count)[:, None], beyond, out=at)
         for level in range(1, len(self.split)):
             if enough < np.inf and level in self.least:
                 self.least[level].take(at, out=value, mode="clip")
@@ -167,7 +172,7 @@ class Trees:
                 if not left.size:
                     return
                 rows, start, here = rows[left], start[left], at[:, left]
-                at, cell, value, split, beyond = _shaped(space, trees, len(rows))
+                at, cell, value, split, beyond = _shaped(space, self.count, len(rows))
                 at[:] = here
             # No index is outside: to look whether it is would cost as much as the rest.
             self.feature[level].take(at, out=cell, mode="clip")

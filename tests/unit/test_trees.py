@@ -44,13 +44,22 @@ def test_they_end_where_those_of_onnxruntime_end(rows, spread, rounded, count, s
 
 
 @pytest.fixture(scope="module")
-def whole():
+def model():
     rng = np.random.default_rng(0)
     times, values = 60.0 * np.arange(2000), rng.normal(size=(2000, 2))
-    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
-    run = scorer(model.graph)
-    readings = rng.normal(size=(1500, model.figures["features"])).astype(np.float32)
-    return run, readings, run({"features": readings})[0]
+    return forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
+
+
+@pytest.fixture(scope="module")
+def readings(model):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(4000, model.figures["features"])).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(model, readings):
+    run, some = scorer(model.graph), readings[:1500]
+    return run, some, run({"features": some})[0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 31, 64, 163, 164, 327, 328, 1440])
@@ -117,11 +126,7 @@ class Counted:
 
 
 @pytest.fixture(scope="module")
-def grown():
-    rng = np.random.default_rng(0)
-    times, values = 60.0 * np.arange(2000), rng.normal(size=(2000, 2))
-    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
-    readings = rng.normal(size=(4000, model.figures["features"])).astype(np.float32)
+def grown(model, readings):
     return blob.check(model.graph), readings
 
 
