@@ -30,8 +30,10 @@ PRIOR = 3.0
 # Parts of the replay, each weighed by the errors of the others: what had most say because it
 # erred least there says less of the errors to come.
 FOLDS = 4
-# An error grows less than in proportion with the spread of its window, since after a jump
-# that stays wide for long.
+# Steps in which an error loses half of its weight in that.
+HALF_LIFE = 200
+# An error grows less than in proportion with the spread, since after a jump that stays wide
+# for long.
 SPREADING = 0.75
 LEVELS = (0.8, 0.9, 0.95)
 
@@ -72,7 +74,7 @@ class _Replay:
         Absolute; of a fitted forecast where it was trained, times ``inflation``.
     truth : ndarray of float64, shape (n, horizon)
     spread : ndarray of float64, shape (n, 1)
-        Size of a usual error, from what the window did.
+        Size of a usual error there, as `_spread` has it.
     seen : ndarray of bool, shape (n,)
         Whether training has seen what came.
     """
@@ -101,8 +103,20 @@ def _said(run: Run, behind: Floats) -> Floats:
     return np.concatenate([simple, network[:, :, None]], axis=2)
 
 
-def _spread(meta: dict[str, Any], behind: Floats) -> Floats:
-    spread: Floats = (behind.std(axis=1) + behind[:, -12:].std(axis=1)) / 2 + meta["floor"]
+def _spread(meta: dict[str, Any], behind: Floats, said: Floats) -> Floats:
+    """How large errors are at an origin, but for a factor that is the same at all, shape (n, 1).
+
+    The geometric mean of what each foretells a little: how widely the window and its end
+    spread, how far it goes in a step, how much the forecasts differ, how far the network goes.
+    """
+    sizes = [
+        behind.std(axis=1),
+        behind[:, -12:].std(axis=1),
+        np.abs(np.diff(behind, axis=1)).mean(axis=1),
+        said.std(axis=2).mean(axis=1),
+        np.abs(said[:, :, -1] - behind[:, -1:]).mean(axis=1),
+    ]
+    spread: Floats = np.exp(np.log(np.array(sizes) + meta["floor"]).mean(axis=0))
     return spread[:, None]
 
 
@@ -111,7 +125,7 @@ def _replay(
 ) -> _Replay:
     errors = np.abs(said - truth[:, :, None])
     errors[:, :, FITTED:][seen] *= meta["inflation"]
-    return _Replay(said, errors, truth, _spread(meta, behind), seen)
+    return _Replay(said, errors, truth, _spread(meta, behind, said), seen)
 
 
 def _recent(replay: _Replay) -> _Replay:
@@ -144,10 +158,10 @@ def _conclude(
 ) -> tuple[Floats, Floats]:
     """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
 
-    Weights fall exponentially with the mean error, half of it that of the step itself
-    and half that of all steps, as in Vovk, "Aggregating Strategies" (1990). The interval
-    is split conformal for each step ahead, on errors in units of the spread of the window
-    they came from, each of a forecast weighed without it and its neighbours.
+    Weights fall exponentially with the mean error, recent ones counting more, half of it that
+    of the step itself and half that of all steps, as in Vovk, "Aggregating Strategies"
+    (1990). The interval is split conformal for each step ahead, on errors in units of the
+    spread where they were made, each of a forecast weighed without it and its neighbours.
 
     Parameters
     ----------
@@ -167,7 +181,8 @@ def _conclude(
         return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
     n = len(past.truth)
     first = np.arange(FOLDS) * n // FOLDS if n >= MIN_REPLAY else np.zeros(1, np.int64)
-    part = np.add.reduceat(past.errors, first, axis=0)  # (folds, horizon, EXPERTS + 1)
+    recency = 0.5 ** (EVERY / HALF_LIFE * np.arange(n)[::-1, None, None])
+    part = np.add.reduceat(past.errors * recency, first, axis=0)  # (folds, horizon, EXPERTS + 1)
     total = part.sum(axis=0)
     share = _shares(total)
     others = _shares(total - part) if len(first) > 1 else share[None]
@@ -223,7 +238,8 @@ def backtest(
     said = _said(run, behind)
     past = _replay(meta, said, behind, ahead_of(values, known, horizon), seen)
     here = behind_of(values, at, length)
-    now, spread = _said(run, here), _spread(meta, here)
+    now = _said(run, here)
+    spread = _spread(meta, here, now)
     told = [
         _conclude(meta, _recent(past.of(_before(known, a, horizon))), now[i], spread[i], levels)
         for i, a in enumerate(at)
@@ -254,8 +270,8 @@ def forecast(
     """What comes after the last reading.
 
     The interval is split conformal for each step ahead, on the errors that this
-    model makes over the last `REPLAY` origins, in units of the spread of each
-    window: what holds is how wrong it has been lately, not some days ago.
+    model makes over the last `REPLAY` origins, in units of the spread at each:
+    what holds is how wrong it has been lately, not some days ago.
 
     Parameters
     ----------
@@ -309,7 +325,8 @@ def forecast(
         there = ~np.isnan(window)
         window = np.interp(np.arange(length), np.flatnonzero(there), window[there])
     behind = np.vstack([behind_of(values, known, length), window])
-    said, spread = _said(run, behind), _spread(meta, window[None])[0]
+    said = _said(run, behind)
+    spread = _spread(meta, behind[-1:], said[-1:])[0]
     seen = times[known] < meta["seen_until"]
     past = _recent(_replay(meta, said[:-1], behind[:-1], ahead_of(values, known, most), seen))
     predicted, half = _conclude(meta, past, said[-1], spread, [level])

@@ -153,6 +153,31 @@ def test_a_forecast_that_never_erred_has_the_say():
     np.testing.assert_array_equal(share[..., 1:], 0.0)
 
 
+def test_who_errs_less_of_late_has_the_say():
+    """Two that erred as much in all: one early, one late."""
+    n, horizon = 100, 12
+    size = np.repeat([[1.0, 3.0, 9.0], [3.0, 1.0, 9.0]], n // 2, axis=0)
+    errors = np.repeat(size[:, None], horizon, axis=1)
+    past = forecast._Replay(
+        errors, errors, np.zeros((n, horizon)), np.ones((n, 1)), np.zeros(n, np.bool_)
+    )
+    now = np.tile([10.0, 20.0, 30.0], (horizon, 1))
+    predicted, _ = forecast._conclude({"inflation": 1.0}, past, now, np.ones(1), [0.9])
+    np.testing.assert_allclose(predicted, 20.0, atol=0.1)
+
+
+@pytest.mark.parametrize("calm", ["window", "forecasts"])
+def test_an_interval_is_wider_where_more_moves(calm):
+    """By what the window did, and by what the forecasts say of it."""
+    behind = np.random.default_rng(0).normal(size=(2, 50))
+    said = np.random.default_rng(1).normal(size=(2, 12, 4))
+    behind[:, -1] = 0.0
+    behind[1], said[1] = behind[0], said[0]
+    (behind if calm == "window" else said)[1] *= 0.1
+    spread = forecast._spread({"floor": 1e-9}, behind, said)
+    assert 0.1 * spread[0] < spread[1] < 0.5 * spread[0]
+
+
 def test_bounds_clip(series):
     fitted = lstm.fit(*series, **SMALL, bounds=(0.0, 56.0))
     told = forecast.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
