@@ -36,9 +36,6 @@ MAX_NODES = 500
 SESSION_BYTES = 300_000
 SESSION_FACTOR = 6
 
-# Of a sum of path lengths: more than what is lost from there to a score in single precision.
-MARGIN = 1e-5
-
 # What the graphs of the forest and of the LSTM are made of, and nothing else.
 OPERATORS = {
     ("", name)
@@ -151,18 +148,14 @@ def _because(error: Exception) -> UnreadableModel:
 def _scorer(graph: onnx.ModelProto, trees: Remembering) -> Run:
     """What runs the graph of a forest, which `limits.FOREST` describes.
 
-    Beside ``features`` it takes ``warning``: readings whose score is above that are not walked
-    to the end, and have one between it and their own. Of a day's, most are not.
+    Beside ``features`` it takes ``again``: whether they may come again, and are remembered.
     """
     parts = {tensor.name: _cells(tensor) for tensor in graph.graph.initializer}
-    rate = float(parts["rate"][0])
 
     def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         readings = feeds["features"]
-        enough, warning = math.inf, float(feeds.get("warning", 0.0))
-        if rate < 0 and -1 < warning < 0:
-            enough = math.log(-warning) / rate * (1 + MARGIN)
-        depth = trees.sums(np.where(np.isnan(readings), parts["fill"], readings), enough)
+        filled = np.where(np.isnan(readings), parts["fill"], readings)
+        depth = trees.sums(filled, again="again" in feeds)
         with np.errstate(over="ignore"):
             return [-np.exp(depth * parts["rate"])[:, None]]
 

@@ -129,7 +129,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, held.now - hours * 3600, held.now, flagged_only=True)
+    judged = judge(history, held, device, held.now - hours * 3600, held.now)
     meta, scores = held.model.meta, judged.scores
     flagged = judged.flagged()
     told = flagged[::-1][:max_anomalies]
@@ -168,7 +168,7 @@ def score(device: str, since: str, until: str) -> list[Row]:
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, first, last, flagged_only=False)
+    judged = judge(history, held, device, first, last)
     names, flagged = held.model.meta["names"], judged.flagged()
     reasons = dict(zip(flagged.tolist(), judged.reasons(flagged), strict=True))
     return [
@@ -327,7 +327,7 @@ def _marks(
     from pyml import chart
 
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, since, until, flagged_only=True)
+    judged = judge(history, held, device, since, until)
     flagged, scores = judged.flagged(), judged.scores
     shown = np.flatnonzero(np.isfinite(values))
     nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in judged.times[flagged]]

@@ -112,6 +112,7 @@ FORMS = {
         half_life=_number(1e-3, 1e6),
         jump_whitening=_WHITENING,
         jump_sizes=_list(_number(1e-300), 1, 2 * MAX_METRICS),
+        lasting=_number(_SOME, 100 * YEAR),
         lookback=_number(0, 100 * YEAR),
         scaling=_list(_list(_number(), 2, 2)),
         usual=_list(_list(_number(), 2, 2)),

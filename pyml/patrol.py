@@ -111,7 +111,7 @@ def _forest(
 ) -> tuple[int, list[float], dict[str, Any]]:
     """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
     names = held.model.meta["names"]
-    judged = judge(history, held, device, since, until, flagged_only=True)
+    judged = judge(history, held, device, since, until)
     flagged, scores = judged.flagged(), judged.scores
     found: list[float] = []
     if len(flagged):

@@ -20,10 +20,7 @@ SEVERITIES = ("none", "warning", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The readings of a window, n of them, and what the forest says of each.
-
-    Where only the flagged ones were asked for, only their scores are right.
-    """
+    """The readings of a window, n of them, and what the forest says of each."""
 
     held: Held
     times: Floats
@@ -42,24 +39,20 @@ class Judged:
         return forest.explain(model.meta, model.run, self.described.of(rows), self.values[rows])
 
 
-def judge(
-    history: History,
-    held: Held,
-    device: str,
-    since: float,
-    until: float,
-    *,
-    flagged_only: bool,
-) -> Judged:
+def judge(history: History, held: Held, device: str, since: float, until: float) -> Judged:
     """The readings of a window; those before it that features look back to are read too."""
     meta = held.model.meta
     metrics = [series.Metric(**entry) for entry in meta["metrics"]]
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
     readings, values, _ = measured(history, device, since - back, until, metrics, meta["interval"])
-    inside = np.flatnonzero((readings.times > since) & np.isfinite(values).any(axis=1))
-    described = forest.describe(meta, readings.times, values, inside)
-    scores = forest.score(meta, held.model.run, described, flagged_only=flagged_only)
-    return Judged(held, readings.times[inside], values[inside], described, scores, readings)
+    there = np.isfinite(values).any(axis=1)
+    rows = np.flatnonzero((readings.times > since - meta["lasting"]) & there)
+    times = readings.times[rows]
+    described = forest.describe(meta, readings.times, values, rows)
+    scores = forest.score(meta, held.model.run, times, described)
+    inside = slice(int(np.searchsorted(times, since, side="right")), None)
+    values, described, scores = values[rows[inside]], described.of(inside), scores.of(inside)
+    return Judged(held, times[inside], values, described, scores, readings)
 
 
 def named(names: Sequence[str], values: Floats) -> dict[str, float | None]:

@@ -1,11 +1,11 @@
 """The trees of a forest: found in order, walked, and readings known again.
 
 numpy walks them from level to level, all readings and trees at once. A day of readings takes
-3.3 ms, 2.2 to 3.6 where only low sums are wanted, and onnxruntime 3; but a session of that
-takes as long to make as a thousand readings take to walk, of which a scan has a handful, and
-it takes 40 ms to load.
+3.3 ms, as long as onnxruntime takes; but a session of that takes as long to make as a thousand
+readings take to walk, of which a scan has a hundred, and it takes 40 ms to load.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,6 @@ MAX_NODES = 1_000_000
 MAX_PLACES = 1 << 20
 # Readings times trees walked at once: what lies between the steps then stays in the cache.
 AT_ONCE = 1 << 14
-# Levels from the last at which to look which readings are seen to end beyond what is wanted:
-# three above it half of them are and more, two above it hardly one of twenty is not.
-LOOKS = (3, 2)
 # Readings that are known again: a day of minutes and more. Beside their bytes each takes so many
 # (CPython 3.11: a key's head, a number, an entry).
 REMEMBERED = 2048
@@ -48,14 +45,11 @@ class Trees:
         A reading goes to the left where its feature is at most ``split``.
     weight : ndarray of float32, shape (trees * 2**levels,)
         Of the leaves.
-    least : dict of int to ndarray of float32
-        For some levels, the least weight that is below each place.
     """
 
     feature: list[Places]
     split: list[Matrix]
     weight: Matrix
-    least: dict[int, Matrix]
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trees":
@@ -114,13 +108,7 @@ class Trees:
             features.append(feature.take(front))
             splits.append(split.take(front))
             front = branch.take(front, axis=0).ravel()
-        below = weight = weights[front - nodes]
-        least = {}
-        for level in reversed(range(len(splits))):
-            below = np.minimum(below[::2], below[1::2])
-            if len(splits) - level in LOOKS:
-                least[level] = below
-        return cls(features, splits, weight, least)
+        return cls(features, splits, weights[front - nodes])
 
     @property
     def count(self) -> int:
@@ -130,69 +118,51 @@ class Trees:
     @property
     def size(self) -> int:
         """Bytes of memory that they take."""
-        each: list[NDArray[Any]] = [self.weight, *self.feature, *self.split, *self.least.values()]
+        each: list[NDArray[Any]] = [self.weight, *self.feature, *self.split]
         return sum(part.nbytes for part in each)
 
-    def sums(self, readings: Matrix, enough: float = np.inf) -> Matrix:
+    def sums(self, readings: Matrix) -> Matrix:
         """Sum over the trees of the weight of the leaf that each reading ends at.
 
         Parameters
         ----------
         readings : ndarray of float32, shape (n, F)
             No NaN.
-        enough : float
-            A sum that is larger is not told exactly, but as something from here to there.
 
         Returns
         -------
         ndarray of float32, shape (n,)
         """
-        found = np.zeros(len(readings), np.float32)
+        found = np.empty(len(readings), np.float32)
         step = max(1, AT_ONCE // self.count)
         space = [np.empty(self.count * min(step, len(readings)), kind) for kind in KINDS]
         for first in range(0, len(readings), step):
             some = slice(first, first + step)
-            self._walk(readings[some], found[some], enough, space)
+            found[some] = self._walk(readings[some], space)
         return found
 
-    def _walk(
-        self, readings: Matrix, found: Matrix, enough: float, space: Sequence[NDArray[Any]]
-    ) -> None:
-        """Leave in `found` the sums of the readings."""
-        rows = np.arange(len(readings))
-        at, cell, value, split, beyond = _shaped(space, self.count, len(rows))
-        values, start = readings.ravel(), rows * readings.shape[1]
+    def _walk(self, readings: Matrix, space: Sequence[NDArray[Any]]) -> Matrix:
+        shape = self.count, len(readings)
+        at, cell, value, split, beyond = (part[: math.prod(shape)].reshape(shape) for part in space)
+        values, start = readings.ravel(), np.arange(len(readings)) * readings.shape[1]
         np.greater(readings.T[self.feature[0]], self.split[0][:, None], out=beyond)
         np.add(2 * np.arange(self.count)[:, None], beyond, out=at)
-        for level in range(1, len(self.split)):
-            if enough < np.inf and level in self.least:
-                self.least[level].take(at, out=value, mode="clip")
-                found[rows] = value.sum(axis=0)
-                left = np.flatnonzero(~(found[rows] > enough))
-                if not left.size:
-                    return
-                rows, start, here = rows[left], start[left], at[:, left]
-                at, cell, value, split, beyond = _shaped(space, self.count, len(rows))
-                at[:] = here
+        for feature, limit in zip(self.feature[1:], self.split[1:], strict=True):
             # No index is outside: to look whether it is would cost as much as the rest.
-            self.feature[level].take(at, out=cell, mode="clip")
+            feature.take(at, out=cell, mode="clip")
             np.add(cell, start, out=cell)
             values.take(cell, out=value, mode="clip")
-            self.split[level].take(at, out=split, mode="clip")
+            limit.take(at, out=split, mode="clip")
             np.greater(value, split, out=beyond)
             np.add(at, at, out=at)
             np.add(at, beyond, out=at)
         self.weight.take(at, out=value, mode="clip")
-        found[rows] = value.sum(axis=0)
+        return np.asarray(value.sum(axis=0))
 
 
 # Where a walk of some readings stands: place, cell of the readings, its value, the split, and
 # whether the one is beyond the other.
 KINDS: tuple[Any, ...] = (np.intp, np.intp, np.float32, np.float32, np.bool_)
-
-
-def _shaped(space: Sequence[NDArray[Any]], trees: int, readings: int) -> list[NDArray[Any]]:
-    return [part[: trees * readings].reshape(trees, readings) for part in space]
 
 
 class Remembering:
@@ -212,16 +182,16 @@ class Remembering:
         self._known: dict[bytes, float] = {}
         self.size = trees.size + REMEMBERED * (4 * columns + ENTRY_BYTES)
 
-    def sums(self, readings: Matrix, enough: float = np.inf) -> Matrix:
-        """`Trees.sums`, of which those with an `enough`, always the same, are remembered."""
-        if enough == np.inf or len(readings) > REMEMBERED:
-            return self._trees.sums(readings, enough)
+    def sums(self, readings: Matrix, *, again: bool) -> Matrix:
+        """`Trees.sums`; those of readings that may come `again` are remembered."""
+        if not again or len(readings) > REMEMBERED:
+            return self._trees.sums(readings)
         cells, width = readings.tobytes(), 4 * readings.shape[1]
         rows = [cells[i : i + width] for i in range(0, len(cells), width)]
         found = np.array([self._known.get(row, np.nan) for row in rows], np.float32)
         new = np.flatnonzero(np.isnan(found))
         if new.size:
-            found[new] = self._trees.sums(readings[new], enough)
+            found[new] = self._trees.sums(readings[new])
             if len(self._known) + new.size > REMEMBERED:
                 self._known.clear()
             self._known.update((rows[i], float(found[i])) for i in new)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pyml import blob, drift, forest, series
 from pyml.errors import BrokenEnvironment, UnreadableModel
+from pyml.trees import Remembering
 
 FORECAST = Path(__file__).parents[1] / "database" / "trust" / "formats" / "lstm-1.onnx"
 
@@ -42,10 +43,9 @@ def test_the_round_trip_is_exact(fitted, packed):
     model = blob.load(packed, "forest")
     times, values = _telemetry()
     described = forest.describe(fitted.meta, times, values)
-    here = forest.score(
-        fitted.meta, blob._scorer(fitted.graph, blob.check(fitted.graph)), described
-    )
-    there = forest.score(model.meta, model.run, described)
+    trees = Remembering(blob.check(fitted.graph), fitted.figures["features"])
+    here = forest.score(fitted.meta, blob._scorer(fitted.graph, trees), times, described)
+    there = forest.score(model.meta, model.run, times, described)
     assert (here.anomaly_score == there.anomaly_score).all()
     assert blob.pack(model.graph, model.meta, "forest") == packed
 
@@ -333,6 +333,7 @@ def test_a_forest_of_another_graph_is_refused(fitted, alter):
         ("before", [14, 60]),
         ("level", 6),
         ("half_life", 0),
+        ("lasting", 0),
     ],
 )
 def test_metadata_that_no_training_writes_is_refused(fitted, key, value):

@@ -12,7 +12,8 @@ from pyml import blob, forest, trees
 
 
 def scorer(graph):
-    return blob._scorer(graph, blob.check(graph))
+    columns = blob._columns(graph.graph)
+    return blob._scorer(graph, trees.Remembering(blob.check(graph), columns))
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,48 +82,15 @@ def test_no_readings_have_no_scores(whole):
     assert run({"features": readings[:0]})[0].shape == (0, 1)
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    count=st.sampled_from([1, 2, 3, 10, 100]),
-    readings=st.sampled_from([1, 300, 1500]),
-    share=st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]),
-    at_once=st.sampled_from([1, 1 << 14]),
-    seed=st.integers(0, 1000),
-)
-def test_above_the_limit_a_score_is_between_it_and_its_own(count, readings, share, at_once, seed):
-    """The others are the same to the last bit, those on the limit too."""
-    rng = np.random.default_rng(seed)
-    times, values = 60.0 * np.arange(500), rng.normal(size=(500, 2))
-    model = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=count, seed=0)
-    run = scorer(model.graph)
-    matrix = rng.normal(size=(readings, model.figures["features"])).astype(np.float32) * 2
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "AT_ONCE", at_once)
-        exact = run({"features": matrix})[0]
-        limit = np.quantile(exact, share, method="nearest")
-        found = run({"features": matrix, "warning": np.array(limit, np.float32)})[0]
-    below = exact <= limit
-    np.testing.assert_array_equal(found[below], exact[below])
-    assert (found[~below] > limit).all()
-    assert (found <= exact).all()
-
-
-@pytest.mark.parametrize("limit", [-2.0, -1.0, 0.0, 3.0, np.inf, np.nan])
-def test_a_limit_that_no_score_has_spares_nothing(whole, limit):
-    run, readings, scores = whole
-    found = run({"features": readings, "warning": np.array(limit)})[0]
-    np.testing.assert_array_equal(found, scores)
-
-
 class Counted:
     """Trees that count the readings which they are asked for."""
 
     def __init__(self, of):
         self._trees, self.walked, self.size = of, 0, of.size
 
-    def sums(self, readings, enough=np.inf):
+    def sums(self, readings):
         self.walked += len(readings)
-        return self._trees.sums(readings, enough)
+        return self._trees.sums(readings)
 
 
 @pytest.fixture(scope="module")
@@ -132,35 +100,35 @@ def grown(model, readings):
 
 def test_only_readings_that_are_new_are_walked(grown):
     plain, readings = grown
-    enough = float(np.quantile(plain.sums(readings), 0.01))
     counted = Counted(plain)
     known = trees.Remembering(counted, readings.shape[1])
     for last, walked in ((1440, 1440), (1441, 1441), (1500, 1500), (2000, 2000), (4000, 3440)):
         window = readings[last - 1440 : last]
-        np.testing.assert_array_equal(known.sums(window, enough), plain.sums(window, enough))
+        np.testing.assert_array_equal(known.sums(window, again=True), plain.sums(window))
         assert counted.walked == walked
-    np.testing.assert_array_equal(
-        known.sums(window[::-1], enough), plain.sums(window, enough)[::-1]
-    )
+    np.testing.assert_array_equal(known.sums(window[::-1], again=True), plain.sums(window)[::-1])
     assert counted.walked == 3440
 
 
-def test_sums_that_are_wanted_exactly_are_not_those_remembered(grown):
+def test_readings_that_do_not_come_again_leave_the_others_known(grown):
     plain, readings = grown
-    known, some = trees.Remembering(plain, readings.shape[1]), readings[:500]
-    enough = float(np.quantile(plain.sums(some), 0.01))
-    assert (known.sums(some, enough) < plain.sums(some)).any()
-    np.testing.assert_array_equal(known.sums(some), plain.sums(some))
+    counted = Counted(plain)
+    known = trees.Remembering(counted, readings.shape[1])
+    known.sums(readings[:1500], again=True)
+    np.testing.assert_array_equal(
+        known.sums(readings[1500:3000], again=False), plain.sums(readings[1500:3000])
+    )
+    known.sums(readings[:1500], again=True)
+    assert counted.walked == 3000
 
 
 def test_what_is_remembered_takes_no_more_than_it_says(grown):
     plain, readings = grown
-    enough = float(np.quantile(plain.sums(readings), 0.01))
     tracemalloc.start()
     known = trees.Remembering(plain, readings.shape[1])
     for first in range(0, 4000, 50):
-        known.sums(readings[first : first + 150], enough)
-    known.sums(readings, enough)
+        known.sums(readings[first : first + 150], again=True)
+    known.sums(readings, again=True)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0 < taken < known.size - plain.size
