@@ -52,7 +52,7 @@ FIELDS = (
     *("cpuUsage", "memoryUsage", "memoryTotal", "diskUsage", "diskTotal", "temperature"),
 )  # fmt: skip
 # Readings, one a minute, that are read before a window to score and for a forecast.
-LOOKBACK = max(forest.WINDOWS) + series.MAX_GAP + 1
+LOOKBACK = max(forest.WINDOWS) + forest.LASTING + series.MAX_GAP + 1
 REPLAYED = (
     series.MAX_GAP
     + 1
