@@ -67,7 +67,7 @@ def offered(fitted, times, values):
     filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
     level, jump, largest = filled[:, -3:].T
     assert values.shape[1] == 3
-    return np.column_stack([filled, level, level, jump, largest])
+    return np.column_stack([filled, level, level, jump, largest, largest])
 
 
 @pytest.mark.parametrize("trees", [1, 6])
