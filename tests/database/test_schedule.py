@@ -66,7 +66,10 @@ def test_in_pg_crons_own_database(db, home):
     home.execute("CREATE EXTENSION IF NOT EXISTS plpython3u")
     home.execute("CREATE EXTENSION pyml SCHEMA pyml_here")
     try:
-        mine = "SELECT command FROM cron.job WHERE jobname LIKE 'pyml %' ORDER BY jobid"
+        mine = (
+            "SELECT command FROM cron.job WHERE jobname LIKE 'pyml %'"
+            " AND database = current_database() ORDER BY jobid"
+        )
         for workers in (3, 1):
             rows = home.execute(
                 "SELECT * FROM pyml_here.ml_schedule(workers => %s)", [workers]
