@@ -148,7 +148,7 @@ def _because(error: Exception) -> UnreadableModel:
 def _scorer(graph: onnx.ModelProto, trees: Remembering) -> Run:
     """What runs the graph of a forest, which `limits.FOREST` describes.
 
-    Beside ``features`` it takes ``again``: whether they may come again, and are remembered.
+    Where ``again`` is fed beside ``features``, they may come again, and are remembered.
     """
     parts = {tensor.name: _cells(tensor) for tensor in graph.graph.initializer}
 

@@ -11,7 +11,7 @@ graph, and scoring needs nothing but numpy and whatever runs that graph.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -189,7 +189,7 @@ def fit(
         "level": LEVEL,
         "before": list(BEFORE),
         "half_life": HALF_LIFE,
-        "lasting": LASTING * interval,
+        "lasting": LASTING,
         "lookback": (max(WINDOWS) + LASTING) * interval,
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
@@ -224,20 +224,18 @@ class _Blocks:
 
     Attributes
     ----------
-    groups : int
-        `BLOCKS`; 1, which sees everything, where there is too little to part.
     block : ndarray of int, shape (n,)
         Block of each reading.
+    holds : ndarray of bool, shape (groups, n)
+        Whether it is one of each group's. There are `BLOCKS` groups; 1, which sees
+        everything, where there is too little to part.
     ordinary : ndarray of bool, shape (n,)
-        Which of them may be seen at all.
-    rows : int
-        Readings that a tree is grown on.
+        Which readings may be seen at all.
     """
 
-    groups: int
     block: NDArray[np.intp]
+    holds: NDArray[np.bool_]
     ordinary: NDArray[np.bool_]
-    rows: int
 
     @classmethod
     def of(cls, far: Floats, n_estimators: int) -> "_Blocks":
@@ -252,15 +250,22 @@ class _Blocks:
         if ongoing.sum() > FAR * n:
             over &= ~ongoing
         ordinary = ~(over & (far > np.quantile(far, 1.0 - FAULTY, method="higher")))
-        blocks = cls(groups, block, ordinary, 0)
-        return replace(blocks, rows=min(SUBSAMPLE, *map(len, map(blocks.seen, range(groups)))))
+        holds = [np.isin(block, np.add(SEEN, group) % groups) for group in range(groups)]
+        return cls(block, np.array(holds), ordinary)
 
-    def _holds(self, group: int) -> NDArray[np.bool_]:
-        return np.isin(self.block, np.add(SEEN, group) % self.groups)
+    @property
+    def groups(self) -> int:
+        """Groups of trees, and blocks."""
+        return len(self.holds)
+
+    @property
+    def rows(self) -> int:
+        """Readings that a tree is grown on."""
+        return int(min(SUBSAMPLE, (self.holds & self.ordinary).sum(axis=1).min()))
 
     def seen(self, group: int) -> NDArray[np.intp]:
         """The readings that the trees of a group may see."""
-        return np.flatnonzero(self._holds(group) & self.ordinary)
+        return np.flatnonzero(self.holds[group] & self.ordinary)
 
     def unseen_scores(
         self, trees: Sequence[Any], paths: Sequence[Floats], offered: Matrix
@@ -268,7 +273,7 @@ class _Blocks:
         """Scores of readings by the trees that have not seen their block."""
         total, count = np.zeros(len(offered)), np.zeros(len(offered), np.int64)
         for group in range(self.groups):
-            unseen = np.flatnonzero(~self._holds(group) | (self.groups == 1))
+            unseen = np.flatnonzero(~self.holds[group] | (self.groups == 1))
             readings, mine = offered[unseen], slice(group, None, self.groups)
             of_group = np.zeros(len(unseen))
             for tree, path in zip(trees[mine], paths[mine], strict=True):
@@ -347,8 +352,8 @@ def describe(
     """Describe readings by what their metrics have done of late.
 
     Causal: a row depends on readings up to its own, no older than ``meta["lookback"]``
-    less ``meta["lasting"]`` seconds, and is the same to the last bit whatever else
-    `times` and `values` hold.
+    seconds less ``meta["lasting"]`` intervals, and is the same to the last bit whatever
+    else `times` and `values` hold.
 
     Parameters
     ----------
@@ -399,7 +404,7 @@ def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats,
     level: Floats = np.empty((m, 0))
     spreads, jumps = [], []
     for window in meta["windows"]:
-        starts = np.searchsorted(times, times - (window - 0.5) * meta["interval"])
+        starts = _starts(meta, times, window)
         count, total, square = running[:, :, 1:] - running.take(starts, axis=2)
         of = np.maximum(count, 1)
         mean = total / of
@@ -484,16 +489,21 @@ def _whitening(parts: Floats) -> list[list[float]]:
     return [list(map(float, row)) for row in whitening]
 
 
+def _starts(meta: dict[str, Any], times: Floats, window: int) -> NDArray[np.intp]:
+    """Where the window of so many intervals that ends at each of `times` begins."""
+    return np.asarray(np.searchsorted(times, times - (window - 0.5) * meta["interval"]))
+
+
 def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> Floats:
-    """Mean of `numbers` (n,) over ``meta["lasting"]`` seconds up to each, of any magnitude < 1e3.
+    """Mean of `numbers` (n,), of any magnitude < 1e3, over the `LASTING` window of each.
 
     Towards 0 where less than half of the readings are there. In fixed point, as in `_moves`.
     """
+    window = meta["lasting"]
     running = np.zeros(len(times) + 1, np.int64)
     np.cumsum(np.rint(numbers * FINE).astype(np.int64), out=running[1:])
-    starts = np.searchsorted(times, times - meta["lasting"] + meta["interval"] / 2)
-    ends = np.arange(1, len(times) + 1)
-    of = np.maximum(ends - starts, meta["lasting"] / meta["interval"] / 2)
+    starts, ends = _starts(meta, times, window), np.arange(1, len(times) + 1)
+    of = np.maximum(ends - starts, window / 2)
     return np.asarray((running[ends] - running[starts]) / (FINE * of))
 
 
@@ -506,8 +516,8 @@ def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
 def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -> Scores:
     """Score readings and judge them by the thresholds fixed at training.
 
-    A reading's score depends on those of ``meta["lasting"]`` seconds before it: of the first
-    ones only those that come later are as they would be beside a longer past.
+    A reading's score depends on those of ``meta["lasting"]`` intervals before it: those of
+    the first so many are not what they would be beside a longer past.
 
     Parameters
     ----------

@@ -40,13 +40,14 @@ class Judged:
 
 
 def judge(history: History, held: Held, device: str, since: float, until: float) -> Judged:
-    """The readings of a window; those before it that features look back to are read too."""
+    """The readings of a window; those before it that their scores look back to are read too."""
     meta = held.model.meta
     metrics = [series.Metric(**entry) for entry in meta["metrics"]]
     back = meta["lookback"] + (series.MAX_GAP + 1) * meta["interval"]
     readings, values, _ = measured(history, device, since - back, until, metrics, meta["interval"])
     there = np.isfinite(values).any(axis=1)
-    rows = np.flatnonzero((readings.times > since - meta["lasting"]) & there)
+    first = since - meta["lasting"] * meta["interval"]
+    rows = np.flatnonzero((readings.times > first) & there)
     times = readings.times[rows]
     described = forest.describe(meta, readings.times, values, rows)
     scores = forest.score(meta, held.model.run, times, described)

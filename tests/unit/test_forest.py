@@ -238,7 +238,7 @@ def test_a_jump_is_not_felt_beyond_what_scoring_reads():
     readings = np.full((600, 3), 40.0)
     readings[100] = 1e12
     matrix = matrix_of(fitted, times[:600], readings)
-    reach = int((fitted.meta["lookback"] - fitted.meta["lasting"]) / 60)
+    reach = int(fitted.meta["lookback"] / 60) - fitted.meta["lasting"]
     assert matrix[100, -1] > 5 < matrix[100, -2]
     assert matrix[100 + reach - 60, -2:].any()
     assert not matrix[100 + reach :, -2:].any()
