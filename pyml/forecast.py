@@ -36,6 +36,8 @@ HALF_LIFE = 200
 # for long.
 SPREADING = 0.75
 LEVELS = (0.8, 0.9, 0.95)
+# Past intervals that cover a tenth less than they should widen those after them by GAIN / 10.
+GAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,24 @@ def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
     return np.asarray(least + rest * (more - least))
 
 
+def _tracked(scores: Floats) -> float:
+    """What intervals as wide as the quantiles of `scores` (n, horizon) are widened by at last.
+
+    As the past forecasts come true one after the other, of each horizon one, intervals get
+    wider where those before covered less than they should, and narrower where they covered
+    more: what forecasts from each horizon to the next cover in the long run is what they
+    should, whatever changes (conformal P control; Angelopoulos, Candès and Tibshirani,
+    "Conformal PID Control for Time Series Prediction", 2023). One factor for all steps and
+    levels, so that a wider interval holds a narrower one.
+    """
+    usual, wider = _quantiles(scores, LEVELS), 0.0
+    apart = -(-scores.shape[1] // EVERY)
+    for score in scores[(len(scores) - 1) % apart :: apart]:
+        covered = score <= usual * np.exp(wider)
+        wider += GAIN * (np.mean(LEVELS) - covered.mean())
+    return float(np.exp(wider))
+
+
 def _conclude(
     meta: dict[str, Any], past: _Replay, now: Floats, spread: Floats, levels: Sequence[float]
 ) -> tuple[Floats, Floats]:
@@ -161,7 +181,8 @@ def _conclude(
     Weights fall exponentially with the mean error, recent ones counting more, half of it that
     of the step itself and half that of all steps, as in Vovk, "Aggregating Strategies"
     (1990). The interval is split conformal for each step ahead, on errors in units of the
-    spread where they were made, each of a forecast weighed without it and its neighbours.
+    spread where they were made, each of a forecast weighed without it and its neighbours;
+    and as much wider as `_tracked` says.
 
     Parameters
     ----------
@@ -189,7 +210,8 @@ def _conclude(
     own = np.repeat(others, np.diff(first, append=n), axis=0)
     error = np.abs(past.truth - (past.said * own).sum(axis=2))
     error[past.seen] *= meta["inflation"]
-    half = _quantiles(error / past.spread**SPREADING, levels) * spread**SPREADING
+    scores = error / past.spread**SPREADING
+    half = _quantiles(scores, levels) * _tracked(scores) * spread**SPREADING
     return (now * share).sum(axis=1), half
 
 

@@ -143,6 +143,33 @@ def test_quantiles_cover_their_level_and_no_more():
     assert (forecast._quantiles(scores[:1], [0.5, 0.9]) == scores[0]).all()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
+    """Errors whose size wanders; forecasts each where the one before ends."""
+    random = np.random.default_rng(seed)
+    n, horizon, replayed = 3000, 12, forecast.REPLAY // forecast.EVERY
+    size = np.exp(np.cumsum(random.normal(scale=0.05, size=n)))
+    scores = np.abs(random.normal(size=(n, horizon))) * size[:, None]
+    deviations = []
+    for now in range(replayed + 3, n, 3):
+        past = scores[now - replayed - 3 : now - 3 + 1]
+        half = forecast._quantiles(past, forecast.LEVELS)
+        widths = half, half * forecast._tracked(past)
+        deviations.append([(scores[now] <= w).mean() - np.mean(forecast.LEVELS) for w in widths])
+    total = np.cumsum(deviations, axis=0)
+    day = (total[24:] - total[:-24]) / 24
+    untracked, tracked = np.sqrt((day**2).mean(axis=0))
+    assert tracked < 0.6 * untracked
+
+
+def test_an_interval_is_widened_by_what_went_before():
+    scores = np.abs(np.random.default_rng(0).normal(size=(100, 12)))
+    grown = scores * np.repeat([1.0, 3.0], 50)[:, None]
+    assert forecast._tracked(grown[::-1]) < 0.8 < 1.2 < forecast._tracked(grown)
+    assert forecast._tracked(np.ones((1, 12))) < 1.0  # the only one there was is covered
+    assert 0.0 < forecast._tracked(np.zeros((100, 12))) < 1.0
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_forecast_that_never_erred_has_the_say():
     """Beside it others are infinitely worse."""
