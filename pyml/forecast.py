@@ -7,6 +7,7 @@ within hours. The errors of the same replay make the interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,9 +169,9 @@ def _tracked(scores: Floats) -> float:
     usual, wider = _quantiles(scores, LEVELS), 0.0
     apart = -(-scores.shape[1] // EVERY)
     for score in scores[(len(scores) - 1) % apart :: apart]:
-        covered = score <= usual * np.exp(wider)
-        wider += GAIN * (np.mean(LEVELS) - covered.mean())
-    return float(np.exp(wider))
+        covered = np.count_nonzero(score <= usual * math.exp(wider)) / usual.size
+        wider += GAIN * (sum(LEVELS) / len(LEVELS) - covered)
+    return math.exp(wider)
 
 
 def _conclude(
