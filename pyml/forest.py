@@ -58,7 +58,7 @@ FARTHEST = 1024.0
 CRITICAL_SHARE = 0.1
 # A limit is the mean of those that three of the blocks would set, each for the share asked for:
 # not the worst, since one bad day does not make the model deaf for a week, but the next ones.
-# Days to come then keep to about that share (1 % on recordings and 1.4 on the sample fleet,
+# Days to come then keep to about that share (1 % on recordings and 1.3 on the sample fleet,
 # where 1 is asked for).
 COUNTED = slice(1, 4)
 # Float32 results of two processors differ by less; readings all alike must not be
