@@ -290,7 +290,7 @@ class _Blocks:
 
 
 def _lowest(scores: Floats, shares: Floats) -> Floats:
-    """Scores below which those shares of others like them are, however few they are."""
+    """Scores below which those shares of others like them are; the least where there are few."""
     return np.asarray(np.quantile(scores, shares, method="weibull"))
 
 

@@ -308,6 +308,14 @@ def test_every_block_has_something_ordinary(rows):
     assert all(len(blocks.seen(group)) >= blocks.rows > 0 for group in range(blocks.groups))
 
 
+@pytest.mark.parametrize("readings", [150, 288, 1440])
+def test_a_limit_from_few_readings_is_no_looser(readings):
+    """What comes after is beyond it as often as was asked, however few there were."""
+    random = np.random.default_rng(0)
+    limits = [forest._lowest(random.random(readings), np.array([0.01])) for _ in range(2000)]
+    assert np.mean(limits) == pytest.approx(0.01, rel=0.06)
+
+
 def test_one_bad_day_does_not_hide_another():
     times, values = telemetry(days=8)
     quiet = train(times[:10080], values[:10080]).meta["warning"]
