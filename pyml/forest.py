@@ -40,6 +40,11 @@ HALF_LIFE = 7
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
 # of a jump after 25 half-lives: with the 60 readings that it is from, within the longest window.
 GREATEST = 4096.0
+# A jump is sudden where it is so many times what one in a hundred of its metric's exceeds, both
+# by itself and beside how much the metric moved in the hour before (a twentieth of its usual
+# size at least). Scores are lower by ABRUPT there: trees that choose among many columns tell a
+# reading at which a single one is extreme from others too little.
+SUDDEN, CALM, ABRUPT = 3.0, 0.05, 0.06
 # Trailing window, in readings, over which trouble that lasts shows: where the mean score is
 # below -WORN, scores are lower by WEARING times the difference, MOST_WORN at most. A usual mean
 # is -0.45; what comes and goes in minutes is judged by itself.
@@ -196,11 +201,13 @@ def fit(
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
-    columns, jumps = _moves(meta, times, values)
+    columns, jumps, sudden = _moves(meta, times, values)
     meta["level_whitening"] = _whitening(_levels(meta, columns[rows]))
     meta["jump_whitening"] = _whitening(jumps[rows])
     meta["jump_sizes"] = _sizes(jumps[rows])
-    matrix = _matrix(meta, _felt(meta, times, columns, jumps, np.flatnonzero(rows)))
+    meta["sudden_sizes"] = _sizes(sudden[rows])
+    described = _felt(meta, times, columns, jumps, sudden, np.flatnonzero(rows))
+    matrix = _matrix(meta, described)
     pulse()
     fill = _medians(matrix)
     blocks = _Blocks.of(_trailing(meta, times[rows], matrix[:, LEVEL_DISTANCE]), n_estimators)
@@ -211,7 +218,8 @@ def fit(
     graph = _graph(trees, paths, blocks.rows, fill, source)
     pulse()
     shares = np.array([contamination, CRITICAL_SHARE * contamination])
-    found = _worn(meta, times[rows], blocks.unseen_scores(trees, paths, offered))
+    alone = blocks.unseen_scores(trees, paths, offered) - _abrupt(meta, described)
+    found = _worn(meta, times[rows], alone)
     unseen = blocks.parts(found, blocks.ordinary)
     each = np.array([_lowest(scores, shares) for scores in unseen])
     warning, critical = _limits(unseen, each, shares).tolist()
@@ -338,15 +346,20 @@ class Described:
         60; 0 where that is unknown.
     felt : ndarray of float64, shape (n,)
         What is left of it, in (0, 1]; 1 for the reading's own.
+    sudden : ndarray of float64, shape (n, m * 2)
+        How far each value lies from the mean of the others of the last 60 readings, and how
+        far beside their spread; 0 where that is unknown.
     """
 
     columns: Floats
     jumps: Floats
     felt: Floats
+    sudden: Floats
 
     def of(self, rows: NDArray[np.intp] | slice) -> "Described":
         """Some of the readings."""
-        return Described(self.columns[rows], self.jumps[rows], self.felt[rows])
+        parts = (self.columns, self.jumps, self.felt, self.sudden)
+        return Described(*(part[rows] for part in parts))
 
 
 def describe(
@@ -383,7 +396,12 @@ def describe(
 
 
 def _felt(
-    meta: dict[str, Any], times: Floats, columns: Floats, jumps: Floats, rows: NDArray[np.intp]
+    meta: dict[str, Any],
+    times: Floats,
+    columns: Floats,
+    jumps: Floats,
+    sudden: Floats,
+    rows: NDArray[np.intp],
 ) -> Described:
     """Some readings with the jump that each feels, of what `_moves` gives of all."""
     # A jump loses a bit in each half-life: the one that has most left is felt.
@@ -392,11 +410,11 @@ def _felt(
         strength = _even(np.log2(_square(jumps, meta["jump_whitening"]))) + since
     strongest = strength == np.maximum.accumulate(strength)
     at = np.maximum.accumulate(np.where(strongest, np.arange(len(times)), 0))[rows]
-    return Described(columns[rows], jumps[at], np.exp2(since[at] - since[rows]))
+    return Described(columns[rows], jumps[at], np.exp2(since[at] - since[rows]), sudden[rows])
 
 
-def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Columns (n, m * (1 + windows)) as in `Described`, and each reading's own jumps (n, m * 2)."""
+def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of each reading, as in `Described`: columns, its own jumps, and how sudden they are."""
     centre, scale = np.array(meta["scaling"]).T
     with np.errstate(invalid="ignore"):
         z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
@@ -408,7 +426,7 @@ def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats,
     running = np.zeros((3, m, n + 1), np.int64)
     np.cumsum(np.stack([known, fixed, fixed * fixed]), axis=2, out=running[:, :, 1:])
     level: Floats = np.empty((m, 0))
-    spreads, jumps = [], []
+    spreads, jumps, sudden = [], [], []
     for window in meta["windows"]:
         starts = _starts(meta, times, window)
         count, total, square = running[:, :, 1:] - running.take(starts, axis=2)
@@ -419,9 +437,15 @@ def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats,
         deviation = np.sqrt(np.maximum(square / of - mean**2, 0.0)) / UNIT
         spreads.append(np.where(count >= max(2, window / 2), deviation, np.nan))
         if window in meta["before"]:
-            jump = (fixed - (total - fixed) / np.maximum(count - 1, 1)) / UNIT
-            jumps.append(np.where(known & (count > window / 2), jump, 0.0))
-    return np.concatenate([level, *spreads]).T, np.concatenate(jumps).T
+            others = np.maximum(count - 1, 1)
+            before = (total - fixed) / others
+            jump = np.where(known & (count > window / 2), (fixed - before) / UNIT, 0.0)
+            jumps.append(jump)
+            if window == max(meta["before"]):
+                far = np.abs(jump)
+                moved = np.sqrt(np.maximum((square - fixed * fixed) / others - before**2, 0.0))
+                sudden = [far, far / (moved / UNIT + CALM)]
+    return np.concatenate([level, *spreads]).T, np.concatenate(jumps).T, np.concatenate(sudden).T
 
 
 def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
@@ -513,6 +537,13 @@ def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> 
     return np.asarray((running[ends] - running[starts]) / (FINE * of))
 
 
+def _abrupt(meta: dict[str, Any], described: Described) -> Floats:
+    """How much lower the scores of readings are for a sudden jump of a metric, shape (n,)."""
+    times = described.sudden / (3.0 * np.array(meta["sudden_sizes"]))
+    both = times.reshape(len(times), 2, -1).min(axis=1)
+    return np.where((both > SUDDEN).any(axis=1), ABRUPT, 0.0)
+
+
 def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
     """Scores (n,), lower where those of late were low."""
     beyond = -_trailing(meta, times, scores) - WORN
@@ -541,7 +572,7 @@ def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -
     if not len(times):
         return Scores(np.empty(0), np.empty(0, np.int8))
     alone = run({"features": _matrix(meta, described), "again": np.ones(1)})[0][:, 0]
-    found = _worn(meta, times, alone.astype(np.float64))
+    found = _worn(meta, times, alone.astype(np.float64) - _abrupt(meta, described))
     severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
     return Scores(found, severity.astype(np.int8))
 
@@ -600,11 +631,13 @@ def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
     """How much each metric lowers the scores of readings, shape (n, m)."""
     m, n = len(meta["names"]), len(described.columns)
     columns, jumps = (np.tile(part, (m + 1, 1)) for part in (described.columns, described.jumps))
-    felt = np.tile(described.felt, m + 1)
+    felt, sudden = np.tile(described.felt, m + 1), np.tile(described.sudden, (m + 1, 1))
     for j in range(m):  # as it is first, then without each metric
         without = slice((j + 1) * n, (j + 2) * n)
-        columns[without, j::m], jumps[without, j::m] = np.nan, 0.0
-    found = run({"features": _matrix(meta, Described(columns, jumps, felt))})[0].reshape(m + 1, n)
+        columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
+    each = Described(columns, jumps, felt, sudden)
+    found = run({"features": _matrix(meta, each)})[0][:, 0] - _abrupt(meta, each)
+    found = found.reshape(m + 1, n)
     return np.asarray((found[1:] - found[0]).T, np.float64)
 
 

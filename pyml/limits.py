@@ -112,6 +112,7 @@ FORMS = {
         half_life=_number(1e-3, 1e6),
         jump_whitening=_WHITENING,
         jump_sizes=_list(_number(1e-300), 1, 2 * MAX_METRICS),
+        sudden_sizes=_list(_number(1e-300), 1, 2 * MAX_METRICS),
         lasting=_whole(1, 100_000),
         lookback=_number(0, 100 * YEAR),
         scaling=_list(_list(_number(), 2, 2)),
@@ -174,6 +175,7 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
             not _square(meta["level_whitening"], count)
             or not _square(meta["jump_whitening"], jumps)
             or len(meta["jump_sizes"]) != jumps
+            or len(meta["sudden_sizes"]) != 2 * count
             or not {meta["level"], *meta["before"]} <= set(meta["windows"])
         ):
             return "metadata that does not fit together"

@@ -328,6 +328,7 @@ def test_a_forest_of_another_graph_is_refused(fitted, alter):
     ("key", "value"),
     [
         ("jump_sizes", [1.0]),
+        ("sudden_sizes", [1.0]),
         ("jump_whitening", [[1.0]]),
         ("level_whitening", [[1.0]]),
         ("before", [14, 60]),

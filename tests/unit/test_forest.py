@@ -316,6 +316,26 @@ def test_a_limit_from_few_readings_is_no_looser(readings):
     assert np.mean(limits) == pytest.approx(0.01, rel=0.06)
 
 
+def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
+    """Large for its metric, out of a calm hour; of the same size amid much movement it is none."""
+    times, values = telemetry(days=8)
+    values[10300:10400, 1] += np.random.default_rng(3).normal(0, 12, 100)
+    spike = values[10239, 1] + 60
+    values[10240, 1] = values[10399, 1] = spike
+    fitted = train(times[:10080], values[:10080])
+    described = forest.describe(fitted.meta, times, values)
+    abrupt = forest._abrupt(fitted.meta, described)
+    assert abrupt[10240] == forest.ABRUPT > abrupt[10239] == abrupt[10399] == 0.0
+    assert (abrupt[:10080] > 0).mean() < 0.001
+    result = scored(fitted, times, values)
+    assert result.severity[10240] == forest.CRITICAL
+    reasons = forest.explain(
+        fitted.meta, runner(fitted), described.of(np.array([10240])), values[[10240]]
+    )
+    assert reasons[0][0]["metric"] == fitted.meta["names"][1]
+    assert reasons[0][0]["contribution"] > forest.ABRUPT / 2
+
+
 def test_one_bad_day_does_not_hide_another():
     times, values = telemetry(days=8)
     quiet = train(times[:10080], values[:10080]).meta["warning"]
