@@ -3,8 +3,8 @@
 A reading is described by where its metrics have been of late, by how much each has
 moved over several spans, by how far all of them together are from where they usually are,
 and by how far they, and the farthest of them alone, have jumped; the forest gives it a
-score, which is lower in trouble that lasts; two thresholds, fixed when the model is
-trained, give the score a meaning.
+score, which is lower at a sudden jump and in trouble that lasts; two thresholds, fixed when
+the model is trained, give the score a meaning.
 scikit-learn grows the trees and is imported by `fit` alone: what is stored is one ONNX
 graph, and scoring needs nothing but numpy and whatever runs that graph.
 """
@@ -120,8 +120,8 @@ class Scores:
     Attributes
     ----------
     anomaly_score : ndarray of float64, shape (n,)
-        Scikit-learn's ``score_samples``, negative, lower is more anomalous, less up to
-        `MOST_WORN` where trouble lasts.
+        Scikit-learn's ``score_samples``, negative, lower is more anomalous; less `ABRUPT` at
+        a sudden jump and up to `MOST_WORN` where trouble lasts.
     severity : ndarray of int8, shape (n,)
         `NORMAL`, `WARNING` or `CRITICAL`.
     """
