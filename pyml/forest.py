@@ -539,9 +539,9 @@ def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> 
 
 def _abrupt(meta: dict[str, Any], described: Described) -> Floats:
     """How much lower the scores of readings are for a sudden jump of a metric, shape (n,)."""
-    times = described.sudden / (3.0 * np.array(meta["sudden_sizes"]))
-    both = times.reshape(len(times), 2, -1).min(axis=1)
-    return np.where((both > SUDDEN).any(axis=1), ABRUPT, 0.0)
+    far = described.sudden > SUDDEN * 3.0 * np.array(meta["sudden_sizes"])
+    metrics = len(meta["names"])
+    return np.where((far[:, :metrics] & far[:, metrics:]).any(axis=1), ABRUPT, 0.0)
 
 
 def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
