@@ -40,11 +40,11 @@ HALF_LIFE = 7
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
 # of a jump after 25 half-lives: with the 60 readings that it is from, within the longest window.
 GREATEST = 4096.0
-# A jump is sudden where it is so many times what one in a hundred of its metric's exceeds, both
-# by itself and beside how much the metric moved in the hour before (a twentieth of its usual
-# size at least). Scores are lower by ABRUPT there: trees that choose among many columns tell a
-# reading at which a single one is extreme from others too little.
-SUDDEN, CALM, ABRUPT = 3.0, 0.05, 0.06
+# A jump is sudden where it is so many of its metric's `_sizes`, three times what one in a hundred
+# exceeds, both by itself and beside how much the metric moved in the 60 readings before (a
+# twentieth of its usual size at least). Scores are lower by ABRUPT there: trees that choose among
+# many columns tell a reading at which a single one is extreme from others too little.
+SUDDEN, CALM, ABRUPT = 9.0, 0.05, 0.06
 # Trailing window, in readings, over which trouble that lasts shows: where the mean score is
 # below -WORN, scores are lower by WEARING times the difference, MOST_WORN at most. A usual mean
 # is -0.45; what comes and goes in minutes is judged by itself.
@@ -539,7 +539,7 @@ def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> 
 
 def _abrupt(meta: dict[str, Any], described: Described) -> Floats:
     """How much lower the scores of readings are for a sudden jump of a metric, shape (n,)."""
-    far = described.sudden > SUDDEN * 3.0 * np.array(meta["sudden_sizes"])
+    far = described.sudden > SUDDEN * np.array(meta["sudden_sizes"])
     metrics = len(meta["names"])
     return np.where((far[:, :metrics] & far[:, metrics:]).any(axis=1), ABRUPT, 0.0)
 
@@ -630,8 +630,9 @@ def explain(
 def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
     """How much each metric lowers the scores of readings, shape (n, m)."""
     m, n = len(meta["names"]), len(described.columns)
-    columns, jumps = (np.tile(part, (m + 1, 1)) for part in (described.columns, described.jumps))
-    felt, sudden = np.tile(described.felt, m + 1), np.tile(described.sudden, (m + 1, 1))
+    parts = (described.columns, described.jumps, described.sudden)
+    columns, jumps, sudden = (np.tile(part, (m + 1, 1)) for part in parts)
+    felt = np.tile(described.felt, m + 1)
     for j in range(m):  # as it is first, then without each metric
         without = slice((j + 1) * n, (j + 2) * n)
         columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
