@@ -207,13 +207,16 @@ def _conclude(
     part = np.add.reduceat(past.errors * recency, first, axis=0)  # (folds, horizon, EXPERTS + 1)
     total = part.sum(axis=0)
     share = _shares(total)
+    predicted = (now * share).sum(axis=1)
+    if not levels:
+        return predicted, np.empty((0, len(now)))
     others = _shares(total - part) if len(first) > 1 else share[None]
     own = np.repeat(others, np.diff(first, append=n), axis=0)
     error = np.abs(past.truth - (past.said * own).sum(axis=2))
     error[past.seen] *= meta["inflation"]
     scores = error / past.spread**SPREADING
     half = _quantiles(scores, levels) * _tracked(scores) * spread**SPREADING
-    return (now * share).sum(axis=1), half
+    return predicted, half
 
 
 def _shares(errors: Floats) -> Floats:
