@@ -51,6 +51,13 @@ def alone(fitted, times, values):
     return runner(fitted)({"features": matrix_of(fitted, times, values)})[0][:, 0]
 
 
+def worn_by(fitted, times, values):
+    """How much lower trouble that has lasted makes the scores of readings."""
+    described = forest.describe(fitted.meta, times, values)
+    momentary = forest._startled(fitted.meta, described, alone(fitted, times, values))
+    return momentary - scored(fitted, times, values).anomaly_score
+
+
 def blocks_of(fitted, times, values, trees):
     distance = matrix_of(fitted, times, values)[:, forest.LEVEL_DISTANCE]
     return forest._Blocks.of(forest._trailing(fitted.meta, times, distance), trees)
@@ -259,7 +266,7 @@ def test_trouble_that_lasts_counts_more_than_a_moment_of_it():
     times, values = telemetry(days=4)
     fitted = train(times[:4320], values[:4320])
     values[4500:4800] += 12 * np.random.default_rng(1).normal(size=(300, 3))
-    worn = alone(fitted, times, values) - scored(fitted, times, values).anomaly_score
+    worn = worn_by(fitted, times, values)
     assert not worn[:4500].any()
     assert worn[4500] == 0
     assert worn[4600:4800].max() == pytest.approx(forest.MOST_WORN)
@@ -273,7 +280,7 @@ def test_after_an_outage_trouble_has_not_lasted_yet():
     fitted = train(times[:4320], values[:4320])
     times[4500:] += 86400
     values[4500:4530] += 12 * np.random.default_rng(1).normal(size=(30, 3))
-    worn = alone(fitted, times, values) - scored(fitted, times, values).anomaly_score
+    worn = worn_by(fitted, times, values)
     assert alone(fitted, times, values)[4510:4530].mean() < -0.6
     assert not worn[:4530].any()
 
@@ -319,14 +326,16 @@ def test_a_limit_from_few_readings_is_no_looser(readings):
 def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
     """Large for its metric, out of a calm hour; of the same size amid much movement it is none."""
     times, values = telemetry(days=8)
-    values[10300:10400, 1] += np.random.default_rng(3).normal(0, 12, 100)
+    values[10300:10400, 1] += np.random.default_rng(3).normal(0, 30, 100)
     spike = values[10239, 1] + 60
     values[10240, 1] = values[10399, 1] = spike
     fitted = train(times[:10080], values[:10080])
     described = forest.describe(fitted.meta, times, values)
-    abrupt = forest._abrupt(fitted.meta, described)
-    assert abrupt[10240] == forest.ABRUPT > abrupt[10239] == abrupt[10399] == 0.0
-    assert (abrupt[:10080] > 0).mean() < 0.001
+    lower = -0.45 - forest._startled(fitted.meta, described, np.full(len(times), -0.45))
+    most = forest.ABRUPT, -0.45 - forest.WORTH[1]
+    assert lower[10240] == pytest.approx(max(most))
+    assert lower[10239] == lower[10399] == 0.0
+    assert (lower[:10080] > 0).mean() < 0.03  # one in a hundred of each of three metrics
     result = scored(fitted, times, values)
     assert result.severity[10240] == forest.CRITICAL
     reasons = forest.explain(
@@ -334,6 +343,26 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
     )
     assert reasons[0][0]["metric"] == fitted.meta["names"][1]
     assert reasons[0][0]["contribution"] > forest.ABRUPT / 2
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (-0.40, [-0.40, -0.40, -0.50, -0.55, -0.60, -0.60, -0.60, -0.60]),
+        (-0.56, [-0.56, -0.56, -0.56, -0.56, -0.60, -0.60, -0.62, -0.62]),
+        (-0.70, [-0.70, -0.70, -0.70, -0.70, -0.70, -0.70, -0.76, -0.76]),
+    ],
+)
+def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
+    """The lesser of how large it is, and how large beside what the metric moved, counts."""
+    meta = {"names": ["cpu", "memory"], "sudden_sizes": [1.0, 2.0, 1.0, 2.0]}
+    sizes = np.array([0.0, 2.9, 3.0, 4.5, 6.0, 9.0, 9.1, 900.0])[:, None]
+    scores = np.full(len(sizes), own)
+    for lesser in (1, 3):
+        jumps = sizes * [0.1, 40.0, 0.1, 40.0]
+        jumps[:, [lesser]] = 2.0 * sizes
+        described = forest.Described(jumps, jumps, scores, jumps)
+        assert forest._startled(meta, described, scores) == pytest.approx(np.array(expected))
 
 
 def test_one_bad_day_does_not_hide_another():
