@@ -28,22 +28,25 @@ Matrix = NDArray[np.float32]
 # Of the operators in `limits.FOREST`.
 OPSETS = {"": 17, "ai.onnx.ml": 5}
 
-# Trailing windows, in readings at the device's usual interval. Each gives a spread; the first
-# the level too (a single reading is noise: a mean of five gives a fifth fewer false alarms and
-# as many true ones); the two in the middle tell what a jump is a jump from.
+# Trailing windows, in readings of a device that reports once a minute. Each gives a spread; the
+# first the level too (a single reading is noise: a mean of five gives a fifth fewer false alarms
+# and as many true ones); the two in the middle tell what a jump is a jump from.
 WINDOWS = (5, 15, 60, 240)
-LEVEL = 5
 BEFORE = (15, 60)
 # Readings in which the square of a jump's distance is halved: it goes on to count for a while,
 # as faults do.
 HALF_LIFE = 7
+# Of a device that reports less often all these, and `LASTING`, are as many minutes: troubles last
+# as long. But windows have FEWEST readings at least, and beyond SLOWEST minutes from one reading
+# to the next spans grow with the interval. What reports more often has them in readings.
+FEWEST, SLOWEST = 5, 10
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
-# of a jump after 25 half-lives: with the 60 readings that it is from, within the longest window.
+# of a jump after 25 half-lives: with the hour that it is from, within the longest window.
 GREATEST = 4096.0
 # A sudden jump of one metric counts by itself: trees that choose among many columns tell a reading
 # at which a single one is extreme from others too little. How sudden it is says the lesser of how
-# large it is and how large beside what the metric moved in the 60 readings before (a twentieth of
-# its usual size at least), in `_sizes`; one in a hundred exceeds 3. From RARE's first to its second
+# large it is and how large beside what the metric moved in the hour before (a twentieth of its
+# usual size at least), in `_sizes`; one in a hundred exceeds 3. From RARE's first to its second
 # a score is at most WORTH's first to its second, which ranks it above what is ordinary, while
 # limits are mostly lower still. Beyond SUDDEN it is lower by ABRUPT, too.
 CALM = 0.05
@@ -196,12 +199,7 @@ def fit(
     meta: dict[str, Any] = {
         "names": [names[int(j)] for j in used],
         "interval": interval,
-        "windows": list(WINDOWS),
-        "level": LEVEL,
-        "before": list(BEFORE),
-        "half_life": HALF_LIFE,
-        "lasting": LASTING,
-        "lookback": (max(WINDOWS) + LASTING) * interval,
+        **_spans(interval),
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
@@ -230,6 +228,24 @@ def fit(
     meta |= {"warning": warning, "critical": critical}
     figures = _figures(blocks.parts(found), unseen, each, shares)
     return Fitted(graph, meta, figures | {"features": matrix.shape[1]})
+
+
+def _spans(interval: float) -> dict[str, Any]:
+    """What `describe` and `score` look back over, of a device that reports so often in seconds."""
+    slower = min(max(interval / 60.0, 1.0), SLOWEST)
+    windows, before = (
+        sorted({max(FEWEST, round(window / slower)) for window in spans})
+        for spans in (WINDOWS, BEFORE)
+    )
+    lasting = round(LASTING / slower)
+    return {
+        "windows": windows,
+        "level": windows[0],
+        "before": before,
+        "half_life": HALF_LIFE / slower,
+        "lasting": lasting,
+        "lookback": (windows[-1] + lasting) * interval,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,13 +362,13 @@ class Described:
         Level and spreads of each metric; NaN where there is nothing to say.
     jumps : ndarray of float64, shape (n, m * 2)
         Of the jump that is felt most at each reading, its own or one shortly before: how far
-        each value lay from the mean of the others of the last 15 readings, and of the last
-        60; 0 where that is unknown.
+        each value lay from the mean of the others of each window of ``meta["before"]``; 0
+        where that is unknown.
     felt : ndarray of float64, shape (n,)
         What is left of it, in (0, 1]; 1 for the reading's own.
     sudden : ndarray of float64, shape (n, m * 2)
-        How far each value lies from the mean of the others of the last 60 readings, and how
-        far beside their spread; 0 where that is unknown.
+        How far each value lies from the mean of the others of the longer of these windows,
+        and how far beside their spread; 0 where that is unknown.
     """
 
     columns: Floats

@@ -160,12 +160,13 @@ def test_inputs_are_left_as_they_are():
     np.testing.assert_array_equal(values, kept[1])
 
 
-def test_any_window_gives_the_same_bits():
-    times, values = telemetry(days=3)
+@pytest.mark.parametrize("interval", [10.0, 60.0, 300.0, 900.0])
+def test_any_window_gives_the_same_bits(interval):
+    times, values = telemetry(days=interval / 20, interval=interval)
     rng = np.random.default_rng(4)
     kept = rng.random(len(times)) > 0.1  # irregular
     kept[2000:2400] = False  # an outage
-    times, values = times[kept] + rng.uniform(0, 5, kept.sum()), values[kept]
+    times, values = times[kept] + rng.uniform(0, interval / 12, kept.sum()), values[kept]
     values[rng.random(values.shape) < 0.05] = np.nan
     fitted = train(times, values)
     whole = scored(fitted, times, values).anomaly_score
@@ -236,19 +237,41 @@ def test_a_large_jump_of_a_quiet_metric_is_far_beside_one_that_always_jumps():
     assert jump[5000] > jump[5007] > jump[5014]
 
 
-def test_a_jump_is_not_felt_beyond_what_scoring_reads():
+@pytest.mark.parametrize("interval", [10, 60, 90, 100, 120, 180, 300, 420, 500, 600, 3600])
+def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
     """However large: windows that begin after it must not know of it."""
-    times, values = telemetry()
+    times, values = telemetry(days=interval / 30, interval=interval)
     values[:1440] = 40.0
     values[1440:] = 40.0 + np.round(np.random.default_rng(1).normal(size=(1440, 3)), 1)
     fitted = train(times, values)
     readings = np.full((600, 3), 40.0)
     readings[100] = 1e12
     matrix = matrix_of(fitted, times[:600], readings)
-    reach = int(fitted.meta["lookback"] / 60) - fitted.meta["lasting"]
+    reach = int(fitted.meta["lookback"] / interval) - fitted.meta["lasting"]
     assert matrix[100, -1] > 5 < matrix[100, -2]
-    assert matrix[100 + reach - 60, -2:].any()
+    assert matrix[100 + reach - max(fitted.meta["before"]), -2:].any()
     assert not matrix[100 + reach :, -2:].any()
+
+
+@pytest.mark.parametrize(
+    ("interval", "windows", "before", "lasting"),
+    [
+        (10, [5, 15, 60, 240], [15, 60], 90),
+        (60, [5, 15, 60, 240], [15, 60], 90),
+        (120, [5, 8, 30, 120], [8, 30], 45),
+        (300, [5, 12, 48], [5, 12], 18),
+        (600, [5, 6, 24], [5, 6], 9),
+        (86400, [5, 6, 24], [5, 6], 9),
+    ],
+)
+def test_a_device_that_reports_less_often_looks_back_as_many_minutes(
+    interval, windows, before, lasting
+):
+    spans = forest._spans(interval)
+    assert (spans["windows"], spans["before"], spans["lasting"]) == (windows, before, lasting)
+    assert spans["level"] == 5
+    assert spans["half_life"] * min(max(interval, 60), 600) == pytest.approx(7 * 60)
+    assert spans["lookback"] == (windows[-1] + lasting) * interval
 
 
 def test_a_level_far_out_is_far_while_it_lasts():
