@@ -15,7 +15,8 @@ thresholds are the 99 % and 99.9 % quantiles of their training scores.
 
 ``--quick`` is one seed and every fourth day, without the baselines: for a first look,
 its figures are not those of the protocol. ``--every 5`` takes each fifth row of the eight
-machines alone: they then report every five minutes. Baselines look back as many minutes.
+machines alone: they then report every five minutes. Baselines look back as many minutes, and
+see the network at the moment where the product, which is told counters, sees means.
 """
 
 import argparse
