@@ -37,9 +37,9 @@ BEFORE = (15, 60)
 # as faults do.
 HALF_LIFE = 7
 # Of a device that reports less often all these, and `LASTING`, are as many minutes: troubles last
-# as long. But windows have FEWEST readings at least, and beyond SLOWEST minutes from one reading
-# to the next spans grow with the interval. What reports more often has them in readings.
-FEWEST, SLOWEST = 5, 10
+# as long. But no window has fewer readings than the first has here, and beyond SLOWEST minutes from
+# one reading to the next spans grow with the interval. What reports more often has readings, too.
+SLOWEST = 10
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
 # of a jump after 25 half-lives: with the hour that it is from, within the longest window.
 GREATEST = 4096.0
@@ -234,7 +234,7 @@ def _spans(interval: float) -> dict[str, Any]:
     """What `describe` and `score` look back over, of a device that reports so often in seconds."""
     slower = min(max(interval / 60.0, 1.0), SLOWEST)
     windows, before = (
-        sorted({max(FEWEST, round(window / slower)) for window in spans})
+        sorted({max(WINDOWS[0], round(window / slower)) for window in spans})
         for spans in (WINDOWS, BEFORE)
     )
     lasting = round(LASTING / slower)
