@@ -36,9 +36,9 @@ BEFORE = (15, 60)
 # Readings in which the square of a jump's distance is halved: it goes on to count for a while,
 # as faults do.
 HALF_LIFE = 7
-# Of a device that reports less often all these, and `LASTING`, are as many minutes: troubles last
-# as long. But no window has fewer readings than the first has here, and beyond SLOWEST minutes from
-# one reading to the next spans grow with the interval. What reports more often has readings, too.
+# Of a device that reports less often these, and `LASTING`, are minutes: troubles last as long. But
+# no window has fewer readings than the first has here, and beyond SLOWEST minutes from one reading
+# to the next all grow with the interval. Of one that reports more often they are readings.
 SLOWEST = 10
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
 # of a jump after 25 half-lives: with the hour that it is from, within the longest window.
