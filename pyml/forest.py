@@ -46,12 +46,11 @@ GREATEST = 4096.0
 # A sudden jump of one metric counts by itself: trees that choose among many columns tell a reading
 # at which a single one is extreme from others too little. How sudden it is says the lesser of how
 # large it is and how large beside what the metric moved in the hour before (a twentieth of its
-# usual size at least), in `_sizes`; one in a hundred exceeds 3. From RARE's first to its second
-# a score is at most WORTH's first to its second, which ranks it above what is ordinary, while
-# limits are mostly lower still. Beyond SUDDEN it is lower by ABRUPT, too.
+# usual size at least), in `_sizes`; one in a hundred exceeds 3. From SUDDEN's first to its second
+# a score is at most BOUND's first to its second: above what is ordinary, and where it is rarest
+# beyond most limits.
 CALM = 0.05
-RARE, WORTH = (3.0, 6.0), (-0.5, -0.6)
-SUDDEN, ABRUPT = 9.0, 0.06
+SUDDEN, BOUND = (3.0, 9.0), (-0.5, -0.68)
 # Trailing window, in readings, over which trouble that lasts shows: where the mean score is
 # below -WORN, scores are lower by WEARING times the difference, MOST_WORN at most. A usual mean
 # is -0.45; what comes and goes in minutes is judged by itself.
@@ -127,8 +126,8 @@ class Scores:
     Attributes
     ----------
     anomaly_score : ndarray of float64, shape (n,)
-        Scikit-learn's ``score_samples``, negative, lower is more anomalous; lower at a sudden
-        jump, and by up to `MOST_WORN` where trouble lasts.
+        Scikit-learn's ``score_samples``, negative, lower is more anomalous; no higher than
+        `BOUND` at a sudden jump, and lower by up to `MOST_WORN` where trouble lasts.
     severity : ndarray of int8, shape (n,)
         `NORMAL`, `WARNING` or `CRITICAL`.
     """
@@ -220,7 +219,7 @@ def fit(
     graph = _graph(trees, paths, blocks.rows, fill, source)
     pulse()
     shares = np.array([contamination, CRITICAL_SHARE * contamination])
-    alone = _startled(meta, described, blocks.unseen_scores(trees, paths, offered))
+    alone = _bounded(meta, described, blocks.unseen_scores(trees, paths, offered))
     found = _worn(meta, times[rows], alone)
     unseen = blocks.parts(found, blocks.ordinary)
     each = np.array([_lowest(scores, shares) for scores in unseen])
@@ -557,13 +556,12 @@ def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> 
     return np.asarray((running[ends] - running[starts]) / (FINE * of))
 
 
-def _startled(meta: dict[str, Any], described: Described, scores: Floats) -> Floats:
-    """Scores (n,), lower at a sudden jump of a metric."""
+def _bounded(meta: dict[str, Any], described: Described, scores: Floats) -> Floats:
+    """Scores (n,), no higher than a sudden jump of a metric allows."""
     metrics = len(meta["names"])
     sizes = described.sudden / np.array(meta["sudden_sizes"])
     sudden = np.minimum(sizes[:, :metrics], sizes[:, metrics:]).max(axis=1)
-    scores = np.where(sudden > SUDDEN, scores - ABRUPT, scores)
-    return np.asarray(np.minimum(scores, np.interp(sudden, RARE, WORTH, left=0.0)))
+    return np.asarray(np.minimum(scores, np.interp(sudden, SUDDEN, BOUND, left=0.0)))
 
 
 def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
@@ -594,7 +592,7 @@ def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -
     if not len(times):
         return Scores(np.empty(0), np.empty(0, np.int8))
     alone = run({"features": _matrix(meta, described), "again": np.ones(1)})[0][:, 0]
-    found = _worn(meta, times, _startled(meta, described, alone.astype(np.float64)))
+    found = _worn(meta, times, _bounded(meta, described, alone.astype(np.float64)))
     severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
     return Scores(found, severity.astype(np.int8))
 
@@ -659,7 +657,7 @@ def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
         without = slice((j + 1) * n, (j + 2) * n)
         columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
     each = Described(columns, jumps, felt, sudden)
-    found = _startled(meta, each, run({"features": _matrix(meta, each)})[0][:, 0])
+    found = _bounded(meta, each, run({"features": _matrix(meta, each)})[0][:, 0])
     found = found.reshape(m + 1, n)
     return np.asarray((found[1:] - found[0]).T, np.float64)
 

@@ -54,7 +54,7 @@ def alone(fitted, times, values):
 def worn_by(fitted, times, values):
     """How much lower trouble that has lasted makes the scores of readings."""
     described = forest.describe(fitted.meta, times, values)
-    momentary = forest._startled(fitted.meta, described, alone(fitted, times, values))
+    momentary = forest._bounded(fitted.meta, described, alone(fitted, times, values))
     return momentary - scored(fitted, times, values).anomaly_score
 
 
@@ -354,9 +354,8 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
     values[10240, 1] = values[10399, 1] = spike
     fitted = train(times[:10080], values[:10080])
     described = forest.describe(fitted.meta, times, values)
-    lower = -0.45 - forest._startled(fitted.meta, described, np.full(len(times), -0.45))
-    most = forest.ABRUPT, -0.45 - forest.WORTH[1]
-    assert lower[10240] == pytest.approx(max(most))
+    lower = -0.45 - forest._bounded(fitted.meta, described, np.full(len(times), -0.45))
+    assert lower[10240] == pytest.approx(-0.45 - forest.BOUND[1])
     assert lower[10239] == lower[10399] == 0.0
     assert (lower[:10080] > 0).mean() < 0.03  # one in a hundred of each of three metrics
     result = scored(fitted, times, values)
@@ -365,27 +364,27 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
         fitted.meta, runner(fitted), described.of(np.array([10240])), values[[10240]]
     )
     assert reasons[0][0]["metric"] == fitted.meta["names"][1]
-    assert reasons[0][0]["contribution"] > forest.ABRUPT / 2
+    assert reasons[0][0]["contribution"] > 0.05
 
 
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        (-0.40, [-0.40, -0.40, -0.50, -0.55, -0.60, -0.60, -0.60, -0.60]),
-        (-0.56, [-0.56, -0.56, -0.56, -0.56, -0.60, -0.60, -0.62, -0.62]),
-        (-0.70, [-0.70, -0.70, -0.70, -0.70, -0.70, -0.70, -0.76, -0.76]),
+        (-0.40, [-0.40, -0.40, -0.50, -0.56, -0.62, -0.68, -0.68]),
+        (-0.59, [-0.59, -0.59, -0.59, -0.59, -0.62, -0.68, -0.68]),
+        (-0.70, [-0.70, -0.70, -0.70, -0.70, -0.70, -0.70, -0.70]),
     ],
 )
 def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
     """The lesser of how large it is, and how large beside what the metric moved, counts."""
     meta = {"names": ["cpu", "memory"], "sudden_sizes": [1.0, 2.0, 1.0, 2.0]}
-    sizes = np.array([0.0, 2.9, 3.0, 4.5, 6.0, 9.0, 9.1, 900.0])[:, None]
+    sizes = np.array([0.0, 2.9, 3.0, 5.0, 7.0, 9.0, 900.0])[:, None]
     scores = np.full(len(sizes), own)
     for lesser in (1, 3):
         jumps = sizes * [0.1, 40.0, 0.1, 40.0]
         jumps[:, [lesser]] = 2.0 * sizes
         described = forest.Described(jumps, jumps, scores, jumps)
-        assert forest._startled(meta, described, scores) == pytest.approx(np.array(expected))
+        assert forest._bounded(meta, described, scores) == pytest.approx(np.array(expected))
 
 
 def test_one_bad_day_does_not_hide_another():
