@@ -88,7 +88,8 @@ class Product:
         self._conn = conn
         loaded = load(conn, path, end=datetime.now(UTC).replace(microsecond=0))
         self._device = loaded.device
-        conn.execute(THIN, {"device": self._device, "every": every})
+        if every > 1:
+            conn.execute(THIN, {"device": self._device, "every": every})
         self._zero = loaded.first.replace(tzinfo=UTC) - timedelta(seconds=recording.times[0])
 
     def _moment(self, seconds: float) -> datetime:
@@ -282,14 +283,12 @@ def main() -> None:
                 )
                 conn.rollback()
                 print(f"{path.name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-            if options.every > 1:  # the hosts report every five minutes as they are
-                hosts = []
-            else:
+            if options.every == 1:  # the hosts report every five minutes as they are
                 print("NAB, a model a day; time from the window's begin to the first alarm")
                 print(f"{'':32s}  warning      critical")
-            for path in hosts:
-                print("\n".join(replay(conn, path)))
-                conn.rollback()
+                for path in hosts:
+                    print("\n".join(replay(conn, path)))
+                    conn.rollback()
     except (recordings.BadRecording, psycopg.Error) as problem:
         sys.exit(f"detect: {problem}")
     show(found)
