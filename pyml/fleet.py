@@ -152,7 +152,7 @@ def retrain(
                 failed += outcome == "failed"
                 if words:
                     say(words)
-                if sys.stderr.isatty() or settled == len(outcomes):
+                if sys.stderr.isatty():
                     bar = _bar(settled, len(outcomes), failed, started)
                     print(bar, end="", file=sys.stderr, flush=True)
 
@@ -172,7 +172,9 @@ def retrain(
             say(f"{type(error).__name__}: {error}".splitlines()[0])
         left = [model for model in left if outcomes.get(model) not in SETTLED]
         fruitless = fruitless + 1 if left == before else 0
-    print(file=sys.stderr)
+    failed = sum(outcome == "failed" for outcome in outcomes.values())
+    bar = _bar(len(outcomes) - len(left), len(outcomes), failed, started)
+    print(bar if outcomes else "", file=sys.stderr)  # also what was stored without a word is done
     for model, outcome in outcomes.items():
         if outcome == "lost" and model not in left:
             outcomes[model] = "passed over"  # it is done, by whomever

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
 
 from pyml import outside
+from pyml.fleet import retrain
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +86,22 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     worker.join(60)
     outside.connection(dsn).close()
     assert ran == [(model, "passed over", "")]
+    assert one("SELECT count(*) FROM ml_model") == 1
+
+
+def test_what_was_stored_without_a_word_is_done(db, dsn, one, add_device, capsys):
+    """As by a worker that is lost before it tells."""
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    add_device(readings=300)
+
+    def silent(tasks):
+        for call, args, options in tasks:
+            call(*args, **options)
+        return []
+
+    assert retrain(dsn, None, lambda: nullcontext(silent)) == {"passed over": 1}
+    outside.connection(dsn).close()
+    assert "1/1 0 failed" in capsys.readouterr().err
     assert one("SELECT count(*) FROM ml_model") == 1
 
 
