@@ -37,9 +37,10 @@ BEFORE = (15, 60)
 # as faults do.
 HALF_LIFE = 7
 # Of a device that reports less often these, and `LASTING`, are minutes: troubles last as long. But
-# no window has fewer readings than the first has here, and beyond SLOWEST minutes from one reading
-# to the next all grow with the interval. Of one that reports more often they are readings.
-SLOWEST = 10
+# a level takes a reading and a spread two, and beyond SLOWEST minutes from one reading to the next,
+# where the longest window has eight, all grow with the interval. Of one that reports more often
+# they are readings.
+SLOWEST = 30
 # Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
 # of a jump after 25 half-lives: with the hour that it is from, within the longest window.
 GREATEST = 4096.0
@@ -233,13 +234,12 @@ def _spans(interval: float) -> dict[str, Any]:
     """What `describe` and `score` look back over, of a device that reports so often in seconds."""
     slower = min(max(interval / 60.0, 1.0), SLOWEST)
     windows, before = (
-        sorted({max(WINDOWS[0], round(window / slower)) for window in spans})
-        for spans in (WINDOWS, BEFORE)
+        sorted({max(2, round(window / slower)) for window in spans}) for spans in (WINDOWS, BEFORE)
     )
     lasting = round(LASTING / slower)
     return {
         "windows": windows,
-        "level": windows[0],
+        "level": max(1, round(WINDOWS[0] / slower)),
         "before": before,
         "half_life": HALF_LIFE / slower,
         "lasting": lasting,
@@ -446,15 +446,16 @@ def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats,
     np.cumsum(np.stack([known, fixed, fixed * fixed]), axis=2, out=running[:, :, 1:])
     level: Floats = np.empty((m, 0))
     spreads, jumps, sudden = [], [], []
-    for window in meta["windows"]:
+    for window in sorted({meta["level"], *meta["windows"]}):
         starts = _starts(meta, times, window)
         count, total, square = running[:, :, 1:] - running.take(starts, axis=2)
         of = np.maximum(count, 1)
         mean = total / of
         if window == meta["level"]:
             level = np.where(count > 0, mean / UNIT, np.nan)
-        deviation = np.sqrt(np.maximum(square / of - mean**2, 0.0)) / UNIT
-        spreads.append(np.where(count >= max(2, window / 2), deviation, np.nan))
+        if window in meta["windows"]:
+            deviation = np.sqrt(np.maximum(square / of - mean**2, 0.0)) / UNIT
+            spreads.append(np.where(count >= max(2, window / 2), deviation, np.nan))
         if window in meta["before"]:
             others = np.maximum(count - 1, 1)
             before = (total - fixed) / others

@@ -176,7 +176,8 @@ def fault(kind: str, meta: dict[str, Any], model: onnx.ModelProto) -> str | None
             or not _square(meta["jump_whitening"], jumps)
             or len(meta["jump_sizes"]) != jumps
             or len(meta["sudden_sizes"]) != 2 * count
-            or not {meta["level"], *meta["before"]} <= set(meta["windows"])
+            or not set(meta["before"]) <= set(meta["windows"])
+            or meta["level"] > min(meta["windows"])
         ):
             return "metadata that does not fit together"
         width = count * (1 + len(meta["windows"])) + 3

@@ -237,7 +237,9 @@ def test_a_large_jump_of_a_quiet_metric_is_far_beside_one_that_always_jumps():
     assert jump[5000] > jump[5007] > jump[5014]
 
 
-@pytest.mark.parametrize("interval", [10, 60, 90, 100, 120, 180, 300, 420, 500, 600, 3600])
+@pytest.mark.parametrize(
+    "interval", [10, 60, 90, 100, 120, 180, 300, 420, 500, 600, 1000, 1800, 3600]
+)
 def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
     """However large: windows that begin after it must not know of it."""
     times, values = telemetry(days=interval / 30, interval=interval)
@@ -254,23 +256,24 @@ def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
 
 
 @pytest.mark.parametrize(
-    ("interval", "windows", "before", "lasting"),
+    ("interval", "windows", "level", "before", "lasting"),
     [
-        (10, [5, 15, 60, 240], [15, 60], 90),
-        (60, [5, 15, 60, 240], [15, 60], 90),
-        (120, [5, 8, 30, 120], [8, 30], 45),
-        (300, [5, 12, 48], [5, 12], 18),
-        (600, [5, 6, 24], [5, 6], 9),
-        (86400, [5, 6, 24], [5, 6], 9),
+        (10, [5, 15, 60, 240], 5, [15, 60], 90),
+        (60, [5, 15, 60, 240], 5, [15, 60], 90),
+        (120, [2, 8, 30, 120], 2, [8, 30], 45),
+        (300, [2, 3, 12, 48], 1, [3, 12], 18),
+        (900, [2, 4, 16], 1, [2, 4], 6),
+        (1800, [2, 8], 1, [2], 3),
+        (86400, [2, 8], 1, [2], 3),
     ],
 )
 def test_a_device_that_reports_less_often_looks_back_as_many_minutes(
-    interval, windows, before, lasting
+    interval, windows, level, before, lasting
 ):
     spans = forest._spans(interval)
-    assert (spans["windows"], spans["before"], spans["lasting"]) == (windows, before, lasting)
-    assert spans["level"] == 5
-    assert spans["half_life"] * min(max(interval, 60), 600) == pytest.approx(7 * 60)
+    assert (spans["windows"], spans["level"]) == (windows, level)
+    assert (spans["before"], spans["lasting"]) == (before, lasting)
+    assert spans["half_life"] * min(max(interval, 60), 1800) == pytest.approx(7 * 60)
     assert spans["lookback"] == (windows[-1] + lasting) * interval
 
 
