@@ -376,15 +376,19 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     setting jsonb;
+    absent text;
     kind text;
 BEGIN
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
-    SELECT format_type(a.atttypid, NULL) INTO kind FROM pg_attribute a
-    WHERE a.attrelid = to_regclass(setting ->> 'history_table')
-      AND a.attname = setting ->> 'history_time_column' AND NOT a.attisdropped;
-    IF kind IS NULL THEN
+    SELECT string_agg(s.value, ', ' ORDER BY s.value) FILTER (WHERE a.attname IS NULL),
+           min(format_type(a.atttypid, NULL)) FILTER (WHERE s.name = 'history_time_column')
+    INTO absent, kind
+    FROM ml_setting s LEFT JOIN pg_attribute a
+        ON a.attrelid = to_regclass(setting ->> 'history_table') AND a.attname = s.value AND NOT a.attisdropped
+    WHERE s.name LIKE 'history\_%\_column' AND s.value <> '';
+    IF absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
-            DETAIL = format('The table does not exist, or has no column %s.', setting ->> 'history_time_column'),
+            DETAIL = format('The table does not exist, or has no column %s.', absent),
             HINT = 'SELECT * FROM ml_doctor();';
     END IF;
     RETURN QUERY SELECT
