@@ -131,3 +131,14 @@ def test_without_the_extension_it_says_what_to_type(dsn):
     assert ran.returncode == 1
     assert "CREATE EXTENSION pyml" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_column_that_is_not_there_ends_the_run(db, dsn, one, add_device):
+    """Nor is it recorded of each device."""
+    add_device(readings=300)
+    db.execute("UPDATE ml_setting SET value = 'no' WHERE name = 'history_state_column'")
+    ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)
+    assert ran.returncode == 1
+    assert "SELECT * FROM ml_doctor();" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert one("SELECT count(*) FROM ml_run") == 0
