@@ -81,24 +81,15 @@ class OutOfMemory(PymlError):
     sqlstate = "53200"
 
 
-UNDEFINED_COLUMN = "42703"  # PostgreSQL's
-
-
 def translated(error: Exception) -> Exception:
-    """An error as it is told: where the user can do something about it, with what to do."""
-    if isinstance(error, MemoryError):
-        return OutOfMemory(
-            "out of memory",
-            detail=f"{str(error) or 'An allocation failed'}.",
-            hint="Reconnect, and call again when the server has memory to spare.",
-        )
-    if getattr(error, "sqlstate", None) == UNDEFINED_COLUMN:
-        return BrokenEnvironment(
-            "the history has no such columns as the settings name",
-            detail=f"Found: {str(error).splitlines()[0]}.",
-            hint="SELECT * FROM ml_doctor();",
-        )
-    return error
+    """An error as it is told: where it is want of memory, one with an SQLSTATE."""
+    if not isinstance(error, MemoryError):
+        return error
+    return OutOfMemory(
+        "out of memory",
+        detail=f"{str(error) or 'An allocation failed'}.",
+        hint="Reconnect, and call again when the server has memory to spare.",
+    )
 
 
 def unreadable(why: str) -> UnreadableModel:

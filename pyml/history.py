@@ -69,14 +69,13 @@ class History:
         Raises
         ------
         BrokenEnvironment
-            It does not exist, or has no such time column.
+            It does not exist, or lacks a column.
         """
         settings = json.loads(context["settings"])
-        if context["time_type"] is None:
+        if context["absent"] is not None:
             raise BrokenEnvironment(
                 f"there is no history in {settings['history_table']}",
-                detail="The table does not exist, or has no column "
-                f"{settings['history_time_column']}.",
+                detail=f"The table does not exist, or has no column {context['absent']}.",
                 hint="SELECT * FROM ml_doctor();",
             )
         zoned = context["time_type"] == "timestamp with time zone"

@@ -157,7 +157,7 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         error = translated(raised)
         sqlstate = getattr(error, "sqlstate", None) or "XX000"
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
-            raise error from None
+            raise
         told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error))
         execute(queries.INSERT_RUN, *model, *told)
         return "failed"

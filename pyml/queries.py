@@ -20,13 +20,20 @@ class Query:
     types: tuple[str, ...] = ()
 
 
-# Every call needs the settings and the history table's name and time type: one row.
+# Every call needs the settings, the history table's name, those of its columns that it lacks, and
+# its time's type: one row.
 _CONTEXT = (
-    " (SELECT settings::text, parse_ident(settings ->> 'history_table') AS history,"
-    "   (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a"
-    "    WHERE a.attrelid = to_regclass(settings ->> 'history_table')"
-    "      AND a.attname = settings ->> 'history_time_column' AND NOT a.attisdropped) AS time_type"
-    "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s) AS c"
+    " (SELECT s.settings::text, parse_ident(s.settings ->> 'history_table') AS history, t.*"
+    "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
+    "  CROSS JOIN LATERAL ("
+    "   SELECT"
+    "    string_agg(w.value, ', ' ORDER BY w.value) FILTER (WHERE a.attname IS NULL) AS absent,"
+    "    min(format_type(a.atttypid, NULL))"
+    "     FILTER (WHERE w.name = 'history_time_column') AS time_type"
+    "   FROM ml_setting w LEFT JOIN pg_attribute a"
+    "    ON a.attrelid = to_regclass(s.settings ->> 'history_table')"
+    "     AND a.attname = w.value AND NOT a.attisdropped"
+    "   WHERE w.name LIKE 'history\\_%\\_column' AND w.value <> '') AS t) AS c"
 )
 
 CONTEXT = Query("SELECT c.* FROM" + _CONTEXT)
