@@ -1,5 +1,6 @@
 """The forest against scikit-learn, against itself on other windows, and on awkward input."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from sklearn.ensemble import IsolationForest
 from sklearn.ensemble._iforest import _average_path_length
 
-from pyml import forest
+from pyml import forest, series
 from pyml.errors import NotEnoughData
 
 NAMES = ["cpu", "memory", "received"]
@@ -309,6 +310,66 @@ def test_after_an_outage_trouble_has_not_lasted_yet():
     worn = worn_by(fitted, times, values)
     assert alone(fitted, times, values)[4510:4530].mean() < -0.6
     assert not worn[:4530].any()
+
+
+@functools.cache
+def _a_week(seed, interval):
+    times, values = telemetry(seed, days=9, interval=interval)
+    week = int(7 * 86400 / interval)
+    return times, values, train(times[:week], values[:week])
+
+
+def _after_a_gap(times, values, at, hour):
+    kept = (np.arange(len(times)) < at - 6 * hour) | (np.arange(len(times)) >= at)
+    return times[kept], values[kept]
+
+
+def _after_a_restart(times, values, at, hour):
+    values[at - 2 : at] = np.nan
+    return times, values
+
+
+def _after_the_clock_went_forward(times, values, at, hour):
+    times[at:] += 3600
+    return times, values
+
+
+def _after_the_clock_went_back(times, values, at, hour):
+    times[at + hour :] -= 3600
+    return times, values
+
+
+def _in_a_slow_trend(times, values, at, hour):
+    """Each day by as much as the metric goes up and down in it."""
+    values[:, 0] += 6 * np.clip((times - times[0]) / 86400 - 7, 0, 2)
+    return times, values
+
+
+@pytest.mark.parametrize("interval", [60, 300])
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        _after_a_gap,
+        _after_a_restart,
+        _after_the_clock_went_forward,
+        _after_the_clock_went_back,
+        _in_a_slow_trend,
+    ],
+)
+def test_there_is_no_storm(disturb, interval):
+    """Four devices' next three hours."""
+    flagged = []
+    for seed in range(4):
+        times, values, fitted = _a_week(seed, interval)
+        hour = int(3600 / interval)
+        at = 8 * 24 * hour
+        since = times[at]
+        read = series.clean(*disturb(times.copy(), values.copy(), at, hour), [], interval)
+        result = scored(fitted, read.times, read.columns)
+        hours = (read.times >= since) & (read.times < since + 3 * 3600)
+        assert hours.sum() >= 2 * hour
+        flagged += (result.severity[hours] > forest.NORMAL).tolist()
+    assert np.mean(flagged) < 0.04
 
 
 @pytest.mark.parametrize("seed", range(3))
