@@ -72,10 +72,11 @@ class History:
             It does not exist, or lacks a column.
         """
         settings = json.loads(context["settings"])
-        if context["absent"] is not None:
+        if context["absent"]:
             raise BrokenEnvironment(
                 f"there is no history in {settings['history_table']}",
-                detail=f"The table does not exist, or has no column {context['absent']}.",
+                detail="The table does not exist, or has no column "
+                f"{', '.join(context['absent'])}.",
                 hint="SELECT * FROM ml_doctor();",
             )
         zoned = context["time_type"] == "timestamp with time zone"

@@ -27,7 +27,7 @@ _CONTEXT = (
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
-    "    string_agg(w.value, ', ' ORDER BY w.value) FILTER (WHERE a.attname IS NULL) AS absent,"
+    "    array_agg(w.value ORDER BY w.value) FILTER (WHERE a.attname IS NULL) AS absent,"
     "    min(format_type(a.atttypid, NULL))"
     "     FILTER (WHERE w.name = 'history_time_column') AS time_type"
     "   FROM ml_setting w LEFT JOIN pg_attribute a"
