@@ -1,16 +1,44 @@
-"""The README's statements give the output that it shows, on the demo's own fleet."""
+"""What README.md and the pages of docs/ show is what happens, on the demo's own fleet.
+
+A block that begins with ```sql run is run by psql, page by page, in the order of the page. If a
+```text block follows it, the output has to be that, where … stands for anything. A block that
+begins with ```sql ML001, or another code, has to end in the error of that code, with a HINT.
+"""
 
 import re
 import subprocess
 from pathlib import Path
 
+import psycopg
+import pytest
 import sample_fleet
 
-README = Path(__file__).parents[1] / "README.md"
+from pyml import errors
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = re.compile(r"^ *```sql run\n(.*?)^ *```\n(?:\s*```text\n(.*?)^ *```\n)?", re.M | re.S)
+REFUSED = re.compile(r"^ *```sql (ML\d{3})\n(.*?)^ *```\n", re.M | re.S)
+CODES = {each.sqlstate for each in errors.PymlError.__subclasses__() if each.sqlstate[:2] == "ML"}
+BETWEEN = "== next block =="
+
+# One forecast is enough: an LSTM takes seconds to train.
+FORECASTS = "INSERT INTO ml_device_forecast SELECT uuid, '{}' FROM devices WHERE name <> 'web-paris'"
+DOORS = """
+SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
+    AND d.classid = 'pg_proc'::regclass JOIN pg_extension e ON e.oid = d.refobjid
+WHERE e.extname = 'pyml' AND p.proname LIKE 'ml\\_%'
+"""
 
 
-def _block(kind: str) -> str:
-    return re.search(rf"```{kind}\n(.*?)```", README.read_text(), re.DOTALL)[1]
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def pages(pattern):
+    return pytest.mark.parametrize(
+        "page", [page for page in PAGES if pattern.search(page.read_text())], ids=name
+    )
 
 
 def _loose(output: str) -> str:
@@ -18,22 +46,53 @@ def _loose(output: str) -> str:
     return re.sub(r"-{2,}", "--", " ".join(output.split()))
 
 
-def test_the_statements_give_the_output_shown(db, dsn):
+@pages(RUN)
+def test_the_statements_give_the_output_shown(page, db, dsn):
     sample_fleet.load(dsn)
+    db.execute(FORECASTS)
+    blocks = RUN.findall(page.read_text())
     # psql's libpq may be older than psycopg's, and not know all that a DSN of its says.
     where = {"-h": db.info.host, "-p": str(db.info.port), "-U": db.info.user, "-d": db.info.dbname}
     ran = subprocess.run(
         ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *sum(where.items(), ())],
-        input="SET client_min_messages = warning;\n" + _block("sql"),
+        input="SET client_min_messages = warning;\n"
+        + f"\n\\echo {BETWEEN}\n".join(statements for statements, _ in blocks),
         capture_output=True,
         text=True,
-        check=True,
     )
-    shown = _loose(_block("text"))
-    pattern = ".*?".join(re.escape(part) for part in shown.split("…"))
-    assert re.fullmatch(pattern, _loose(ran.stdout)), ran.stdout
+    assert ran.returncode == 0, ran.stderr
+    outputs = ran.stdout.split(BETWEEN)
+    for (statements, shown), output in zip(blocks, outputs, strict=True):
+        if shown:
+            pattern = ".*?".join(re.escape(part) for part in _loose(shown).split("…"))
+            assert re.fullmatch(pattern, _loose(output)), f"{statements}\ngives\n{output}"
 
 
-def test_every_file_that_it_names_is_there():
-    for path in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
-        assert (README.parent / path).exists(), path
+@pages(REFUSED)
+def test_the_statements_are_refused_as_shown(page, db, dsn):
+    sample_fleet.load(dsn)
+    for code, statement in REFUSED.findall(page.read_text()):
+        with pytest.raises(psycopg.Error) as caught:
+            db.execute(statement)
+        assert caught.value.sqlstate == code, statement
+        assert caught.value.diag.message_hint, statement
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_file_that_a_page_links_is_there(page):
+    for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / path).exists(), path
+
+
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_every_door_is_in_the_documents(db):
+    told = "".join(page.read_text() for page in PAGES)
+    assert {door for (door,) in db.execute(DOORS) if f"{door}(" not in told} == set()
+
+
+def test_every_error_code_has_its_entry_in_troubleshooting():
+    found = re.findall(r"^### (ML\d{3})", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
+    assert found == sorted(CODES)
