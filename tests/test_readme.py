@@ -48,7 +48,7 @@ def _loose(output: str) -> str:
 
 @pages(RUN)
 def test_the_statements_give_the_output_shown(page, db, dsn):
-    sample_fleet.load(dsn)
+    sample_fleet.load(dsn, days=sample_fleet.DAYS if page == PAGES[0] else 2)
     db.execute(FORECASTS)
     blocks = RUN.findall(page.read_text())
     # psql's libpq may be older than psycopg's, and not know all that a DSN of its says.
@@ -70,7 +70,7 @@ def test_the_statements_give_the_output_shown(page, db, dsn):
 
 @pages(REFUSED)
 def test_the_statements_are_refused_as_shown(page, db, dsn):
-    sample_fleet.load(dsn)
+    sample_fleet.load(dsn, days=1)
     for code, statement in REFUSED.findall(page.read_text()):
         with pytest.raises(psycopg.Error) as caught:
             db.execute(statement)
