@@ -33,64 +33,60 @@ OPSETS = {"": 17, "ai.onnx.ml": 5}
 # and as many true ones); the two in the middle tell what a jump is a jump from.
 WINDOWS = (5, 15, 60, 240)
 BEFORE = (15, 60)
-# Readings in which the square of a jump's distance is halved: it goes on to count for a while,
-# as faults do.
+# Half-life, in readings, of a jump's squared distance: faults last longer than the jump.
 HALF_LIFE = 7
-# Of a device that reports less often these, and `LASTING`, are minutes: troubles last as long. But
-# a level takes a reading and a spread two, and beyond SLOWEST minutes from one reading to the next,
-# where the longest window has eight, all grow with the interval. Of one that reports more often
-# they are readings.
+# For a device that reports less often, these spans and `LASTING` are minutes, since faults last
+# as long there. A level needs one reading and a spread two. Beyond an interval of SLOWEST minutes,
+# where the longest window has eight readings, the spans grow with the interval. For a device that
+# reports more often than once a minute, the spans stay readings.
 SLOWEST = 30
-# Squared distances are cut off here, far beyond usual ones. In steps of `UNIT` nothing is left
-# of a jump after 25 half-lives: with the hour that it is from, within the longest window.
+# Cap of squared distances, far beyond usual ones. It also bounds the look-back: in steps of
+# 1 / UNIT nothing of a jump is left after 25 half-lives, which lies within the longest window.
 GREATEST = 4096.0
-# A sudden jump of one metric counts by itself: trees that choose among many columns tell a reading
-# at which a single one is extreme from others too little. How sudden it is says the lesser of how
-# large it is and how large beside what the metric moved in the hour before (a twentieth of its
-# usual size at least), in `_sizes`; one in a hundred exceeds 3. From SUDDEN's first to its second
-# a score is at most BOUND's first to its second: above what is ordinary, and where it is rarest
-# beyond most limits.
+# A sudden jump of one metric bounds the score: random splits over many columns dilute an extreme
+# of a single metric. Suddenness is the smaller of two ratios: the jump over its rare size, and the
+# jump over the spread of the 60 readings before (plus CALM) over the rare size of that; rare sizes
+# are those of `_sizes`. One reading in a hundred exceeds 3. From SUDDEN[0] to SUDDEN[1] the score
+# is at most BOUND[0] to BOUND[1], linearly: from below ordinary scores to below most thresholds.
 CALM = 0.05
 SUDDEN, BOUND = (3.0, 9.0), (-0.5, -0.68)
-# Trailing window, in readings, over which trouble that lasts shows: where the mean score is
-# below -WORN, scores are lower by WEARING times the difference, MOST_WORN at most. A usual mean
-# is -0.45; what comes and goes in minutes is judged by itself.
+# Persistence. Over a trailing window of LASTING readings: where the mean score is below -WORN,
+# scores are lowered by WEARING times the difference, at most MOST_WORN. An ordinary mean is -0.45.
 LASTING = 90
 WORN, WEARING, MOST_WORN = 0.6, 2.0, 0.06
 # Rows that each tree sees: Liu et al. 2008, section 4; scikit-learn's default too.
 SUBSAMPLE = 256
-# A metric reported in a smaller share of the readings than this is left out.
+# A metric that a smaller share of the readings reports is left out.
 LEAST_REPORTED = 0.05
-# Fixed point for the trailing sums: whole numbers add up to the same sum from
-# wherever the window starts; floating ones do not.
+# Fixed point for trailing sums: integer sums do not depend on where the window starts,
+# floating-point sums do.
 UNIT = 4096
 FINE = float(1 << 30)
 FARTHEST = 1024.0
-# "critical" is what contamination's tenth part of the training readings reached.
+# The critical threshold is the warning threshold at this share of the contamination.
 CRITICAL_SHARE = 0.1
-# A limit is the mean of those that three of the blocks would set, each for the share asked for:
-# not the worst, since one bad day does not make the model deaf for a week, but the next ones.
-# Days to come then keep to about that share (1 % on recordings and 1.3 on the sample fleet,
-# where 1 is asked for).
+# Threshold: mean of the 2nd to 4th lowest per-day quantiles of out-of-fold scores. The lowest is
+# left out, so that one bad day does not make the model deaf for a week. On later days about the
+# share asked for is flagged (1 % on recordings and 1.3 % on the sample fleet, where 1 % is asked).
 COUNTED = slice(1, 4)
-# Float32 results of two processors differ by less; readings all alike must not be
-# flagged for it.
+# float32 results of two processors differ by less than this. Identical readings must not be
+# flagged because of it.
 ROUNDING = 1e-6
-# Each tree sees the readings of four of seven blocks of time (the days of a week), so that
-# thresholds come from scores by trees that have not seen the reading's block: a day is
-# flagged for what no other day was like, as the days to come will be. The four are the
-# complement of a perfect difference set: any two blocks are seen together equally often.
+# Each tree sees four of seven blocks of time (the days of a week). Thresholds come from
+# out-of-fold scores, by trees that have not seen the reading's block, as later days are not seen.
+# The four are the complement of a perfect difference set, so that any two blocks are seen
+# together equally often.
 BLOCKS = 7
 SEEN = (0, 1, 2, 4)
-# Share of the training's levels and jumps, the farthest, that do not count as usual.
+# Share of the training's levels and jumps, the farthest, that whitening leaves out.
 FAR = 0.03
-# Nor is a state usual that no more than two of the blocks have seen: up to a tenth of the
-# readings, trees are not grown on it, so that a fault in the training stays one. A nightly job
-# is in each block; and what has held for longer than `FAR` of the training, to its end, is how the
-# machine works now.
+# Trees are not grown on levels that at most two blocks have reached, up to a tenth of the
+# readings, so that a fault in the training stays a fault. (A nightly job is in each block.) What
+# has lasted for more than `FAR` of the training, up to its end, is the new normal and is kept.
 BLOCKS_OF_A_FAULT = 2
 FAULTY = 0.1
-# Metrics that always move together may part by a tenth of their usual size.
+# Least eigenvalue in whitening: metrics that always move together may part by a tenth of their
+# usual size.
 LEAST_VARIANCE = 0.01
 # Numbers in one batch of the scores behind the reasons.
 BATCH = 4_000_000
@@ -110,9 +106,9 @@ class Fitted:
         Input ``features`` float32 (n, F), NaN where missing; output ``score``
         float32 (n, 1).
     meta : dict
-        JSON-able; all that `describe`, `score` and `explain` need beside the graph.
+        JSON-able; what `describe`, `score` and `explain` need beside the graph.
     figures : dict
-        JSON-able; what the user may want to know about the training.
+        JSON-able; what was measured on held-out blocks.
     """
 
     graph: onnx.ModelProto
@@ -122,7 +118,7 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the model says about readings.
+    """Scores and severities of n readings.
 
     Attributes
     ----------
@@ -167,13 +163,13 @@ def fit(
     seed : int
         The same seed and data give the same bytes.
     pulse : callable
-        Called every 0.1 s or so; what it raises ends the training.
+        Called about every 0.1 s. What it raises ends the training.
 
     Returns
     -------
     Fitted
-        ``meta["names"]`` are the metrics that it uses, in the order in which
-        scoring expects its columns: one that the device (almost) never reports is left out.
+        ``meta["names"]`` are the metrics that it uses, in the order in which scoring expects
+        its columns. A metric that the device almost never reports is left out.
 
     Raises
     ------
@@ -249,17 +245,17 @@ def _spans(interval: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Which readings which trees see: tree i belongs to group ``i % groups``.
+    """Which trees see which readings. Tree i belongs to group ``i % groups``.
 
     Attributes
     ----------
     block : ndarray of int, shape (n,)
         Block of each reading.
     holds : ndarray of bool, shape (groups, n)
-        Whether it is one of each group's. There are `BLOCKS` groups; 1, which sees
-        everything, where there is too little to part.
+        Whether a group's trees may see the reading's block. There are `BLOCKS` groups, or one
+        that sees everything, where there are too few readings or trees.
     ordinary : ndarray of bool, shape (n,)
-        Which readings may be seen at all.
+        Readings that no tree is kept from: not taken for a fault in the training.
     """
 
     block: NDArray[np.intp]
@@ -268,7 +264,7 @@ class _Blocks:
 
     @classmethod
     def of(cls, far: Floats, n_estimators: int) -> "_Blocks":
-        """Blocks of n readings at which levels have been so `far` of late, shape (n,)."""
+        """Blocks of n readings; `far` (n,) is the trailing mean of the levels' distance."""
         n = len(far)
         groups = BLOCKS if min(n // 2, n_estimators) >= BLOCKS else 1
         block = np.arange(n) * groups // n
@@ -289,7 +285,7 @@ class _Blocks:
 
     @property
     def rows(self) -> int:
-        """Readings that a tree is grown on."""
+        """How many readings a tree is grown on."""
         return int(min(SUBSAMPLE, (self.holds & self.ordinary).sum(axis=1).min()))
 
     def seen(self, group: int) -> NDArray[np.intp]:
@@ -299,7 +295,7 @@ class _Blocks:
     def unseen_scores(
         self, trees: Sequence[Any], paths: Sequence[Floats], offered: Matrix
     ) -> Floats:
-        """Scores of readings by the trees that have not seen their block."""
+        """Out-of-fold scores: of each reading by the trees that have not seen its block."""
         total, count = np.zeros(len(offered)), np.zeros(len(offered), np.int64)
         for group in range(self.groups):
             unseen = np.flatnonzero(~self.holds[group] | (self.groups == 1))
@@ -312,21 +308,22 @@ class _Blocks:
         return np.asarray(-np.exp(total * _rate(count, self.rows)))
 
     def parts(self, scores: Floats, which: NDArray[np.bool_] | bool = True) -> list[Floats]:
-        """Those of each block's readings, or of `which` of them."""
+        """Scores split by block, of all readings or of `which`."""
         return [scores[(self.block == block) & which] for block in range(self.groups)]
 
 
 def _lowest(scores: Floats, shares: Floats) -> Floats:
-    """Scores below which those shares of others like them are; the least where there are few."""
+    """Quantiles of `scores` at `shares`; the least score where there are too few."""
     return np.asarray(np.quantile(scores, shares, method="weibull"))
 
 
 def _limits(unseen: Sequence[Floats], each: Floats, shares: Floats) -> Floats:
-    """Scores below which a reading is flagged, for shares of readings to flag.
+    """Thresholds for shares of readings to flag.
 
-    `each` holds those of each block alone, shape (blocks, shares). The mean of the `COUNTED`,
-    yet no looser than either the whole or the latest block would have it: a machine that now
-    works otherwise is not flagged until the week is over.
+    `each` has the quantiles of each block, shape (blocks, shares). The threshold is the mean of
+    the `COUNTED`. Where both the latest block and all blocks together ask for a lower one, it is
+    the less strict of these two: a machine that now works otherwise is not flagged until the
+    week is over.
     """
     whole = _lowest(np.concatenate(unseen), shares)
     kept = (np.sort(each, axis=0)[COUNTED] if len(each) > 1 else each).mean(axis=0)
@@ -336,7 +333,10 @@ def _limits(unseen: Sequence[Floats], each: Floats, shares: Floats) -> Floats:
 def _figures(
     found: list[Floats], unseen: list[Floats], each: Floats, shares: Floats
 ) -> dict[str, Any]:
-    """What limits from the other blocks flag of each: about `shares` where all are alike."""
+    """Share of each block that thresholds from the other blocks flag.
+
+    It is about `shares` where all blocks are alike.
+    """
     flagged = []
     for i, scores in enumerate(found):
         others = [j for j in range(len(unseen)) if j != i] or [i]
@@ -353,21 +353,21 @@ def _figures(
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Readings as the forest sees them.
+    """What the features of n readings are computed from.
 
     Attributes
     ----------
     columns : ndarray of float64, shape (n, m * (1 + windows))
-        Level and spreads of each metric; NaN where there is nothing to say.
+        Level and spreads of each metric; NaN where unknown.
     jumps : ndarray of float64, shape (n, m * 2)
-        Of the jump that is felt most at each reading, its own or one shortly before: how far
-        each value lay from the mean of the others of each window of ``meta["before"]``; 0
-        where that is unknown.
+        Largest jump so far, decaying with time: for each window of ``meta["before"]`` the
+        distance of each metric's value from the mean of the window's other readings; 0 where
+        unknown. All of a row are of the same moment.
     felt : ndarray of float64, shape (n,)
-        What is left of it, in (0, 1]; 1 for the reading's own.
+        Its decay, in (0, 1]; 1 if it is the reading's own jump.
     sudden : ndarray of float64, shape (n, m * 2)
-        How far each value lies from the mean of the others of the longer of these windows,
-        and how far beside their spread; 0 where that is unknown.
+        Distance of each value from the mean of the other readings of the longer window, and the
+        same over their spread; 0 where unknown. Not decayed.
     """
 
     columns: Floats
@@ -387,10 +387,10 @@ def describe(
     values: Floats,
     rows: NDArray[np.intp] | None = None,
 ) -> Described:
-    """Describe readings by what their metrics have done of late.
+    """Levels, spreads and jumps of readings.
 
     Causal: a row depends on readings up to its own, no older than ``meta["lookback"]``
-    seconds less ``meta["lasting"]`` intervals, and is the same to the last bit whatever
+    seconds minus ``meta["lasting"]`` intervals. It is the same to the last bit whatever
     else `times` and `values` hold.
 
     Parameters
@@ -402,7 +402,7 @@ def describe(
     values : ndarray of float64, shape (n, m)
         One column for each of ``meta["names"]``; NaN where missing.
     rows : ndarray of int, shape (k,), optional
-        Which readings to describe; all where not given.
+        The readings to describe; all by default.
 
     Returns
     -------
@@ -422,8 +422,8 @@ def _felt(
     sudden: Floats,
     rows: NDArray[np.intp],
 ) -> Described:
-    """Some readings with the jump that each feels, of what `_moves` gives of all."""
-    # A jump loses a bit in each half-life: the one that has most left is felt.
+    """The description of some rows, from what `_moves` gives for all of them."""
+    # In log2 a jump loses 1 in each half-life; the one with most left counts.
     since = times / (meta["half_life"] * meta["interval"])
     with np.errstate(divide="ignore"):
         strength = _even(np.log2(_square(jumps, meta["jump_whitening"]))) + since
@@ -433,11 +433,11 @@ def _felt(
 
 
 def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of each reading, as in `Described`: columns, its own jumps, and how sudden they are."""
+    """Columns, own jumps (not decayed) and suddenness of each reading, as in `Described`."""
     centre, scale = np.array(meta["scaling"]).T
     with np.errstate(invalid="ignore"):
         z = np.clip((values - centre) / scale, -FARTHEST, FARTHEST)
-    # A row for each metric: its readings side by side, as all that follows goes along them.
+    # Shape (m, n): what follows goes along a metric's readings, so they lie side by side.
     z = np.ascontiguousarray(z.T)
     m, n = z.shape
     known = ~np.isnan(z)
@@ -469,13 +469,12 @@ def _moves(meta: dict[str, Any], times: Floats, values: Floats) -> tuple[Floats,
 
 
 def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
-    """The matrix of the forest (n, m * (1 + windows) + 3): columns, and three distances.
+    """Feature matrix (n, m * (1 + windows) + 3): the columns, and three log distances.
 
-    How far the levels are from where they usually are, and the jumps from none, counting
-    each metric, and each combination of them, by its usual size (Mahalanobis, 1936): what
-    one of many columns shows, a tree that chooses among all of them seldom sees. And the
-    farthest jump of one metric by itself, in units of those that are rare for it: where one
-    metric jumps all the time, the distance of all of them says little of another's.
+    The Mahalanobis distances (1936) of the levels from their usual place and of the jumps from
+    zero: random splits over many columns dilute an extreme of a single one. And the largest jump
+    of one metric over its rare size: where one metric jumps all the time, the joint distance
+    hides another's jump.
     """
     level = _square(_levels(meta, described.columns), meta["level_whitening"])
     jump = _square(described.jumps, meta["jump_whitening"]) * described.felt
@@ -486,46 +485,46 @@ def _matrix(meta: dict[str, Any], described: Described) -> Matrix:
     return np.column_stack([described.columns, *distances]).astype(np.float32)
 
 
-# The first of the three in the matrix.
+# Column of the levels' distance in the matrix.
 LEVEL_DISTANCE = -3
 
 
 def _levels(meta: dict[str, Any], columns: Floats) -> Floats:
-    """Levels (n, m), the usual one where unknown."""
+    """Levels (n, m); 0, the usual one, where unknown."""
     return np.nan_to_num(columns[:, : len(meta["names"])])
 
 
 def _square(parts: Floats, whitening: list[list[float]]) -> Floats:
-    """Squared distance of `parts` (n, k) from where they usually are."""
+    """Squared length of `parts` (n, k) after whitening, at most `GREATEST`."""
     return np.asarray(np.minimum(((parts @ np.array(whitening)) ** 2).sum(axis=1), GREATEST))
 
 
 def _even(logarithms: Floats) -> Floats:
-    """Coarser steps hide that a product of matrices rounds as its size has it."""
+    """Quantised: BLAS rounds differently for different batch sizes."""
     return np.asarray(np.rint(logarithms * UNIT) / UNIT)
 
 
 def _sizes(jumps: Floats) -> list[float]:
-    """A third of what one in a hundred of each metric's jumps exceeds."""
+    """Rare size of each metric's jumps: a third of their 99 % quantile; a third where that is 0."""
     rare = np.quantile(np.abs(jumps), 0.99, axis=0)
     return [float(size) for size in np.where(rare > 0, rare, 1.0) / 3]
 
 
 def _offers(metrics: int, width: int) -> NDArray[np.intp]:
-    """Columns of the matrix that trees may split by.
+    """Matrix columns that are offered to the trees' random splits, some of them repeatedly.
 
-    They choose one at random: the distance of the levels and the largest jump stand there as
-    often as each other kind's columns, the distance of the jumps half as often.
+    The levels' distance and the largest jump are offered as often as there are metrics, like
+    each other kind of column; the jumps' distance half as often.
     """
     again = [metrics - 1, (metrics + 1) // 2 - 1, metrics - 1]
     return np.concatenate([np.arange(width), np.repeat(np.arange(width - 3, width), again)])
 
 
 def _whitening(parts: Floats) -> list[list[float]]:
-    """Matrix (k, k) after which usual rows of `parts` are uncorrelated and of size 1.
+    """Whitening matrix (k, k): usual rows of `parts` become uncorrelated and of size 1.
 
-    Of all rows first, then of all but the farthest by the first: faults in the training
-    are not what is usual.
+    Fitted twice, the second time without the rows that are farthest by the first: faults in the
+    training are not usual.
     """
     near = parts
     for _ in range(2):
@@ -540,14 +539,15 @@ def _whitening(parts: Floats) -> list[list[float]]:
 
 
 def _starts(meta: dict[str, Any], times: Floats, window: int) -> NDArray[np.intp]:
-    """Where the window of so many intervals that ends at each of `times` begins."""
+    """Index at which the trailing window of that many intervals begins, for each of `times`."""
     return np.asarray(np.searchsorted(times, times - (window - 0.5) * meta["interval"]))
 
 
 def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> Floats:
-    """Mean of `numbers` (n,), of any magnitude < 1e3, over the `LASTING` window of each.
+    """Trailing mean of `numbers` (n,), of magnitude < 1e3, over ``meta["lasting"]`` intervals.
 
-    Towards 0 where less than half of the readings are there. In fixed point, as in `_moves`.
+    Shrunk towards 0 where less than half of the readings are there. In fixed point, as in
+    `_moves`.
     """
     window = meta["lasting"]
     running = np.zeros(len(times) + 1, np.int64)
@@ -558,7 +558,7 @@ def _trailing(meta: dict[str, Any], times: Floats, numbers: Floats | Matrix) -> 
 
 
 def _bounded(meta: dict[str, Any], described: Described, scores: Floats) -> Floats:
-    """Scores (n,), no higher than a sudden jump of a metric allows."""
+    """Scores (n,), bounded from above at a sudden jump of one metric (`SUDDEN`, `BOUND`)."""
     metrics = len(meta["names"])
     sizes = described.sudden / np.array(meta["sudden_sizes"])
     sudden = np.minimum(sizes[:, :metrics], sizes[:, metrics:]).max(axis=1)
@@ -566,7 +566,7 @@ def _bounded(meta: dict[str, Any], described: Described, scores: Floats) -> Floa
 
 
 def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
-    """Scores (n,), lower where those of late were low."""
+    """Scores (n,), lowered where the mean of the last ones is low (`WORN`, `WEARING`)."""
     beyond = -_trailing(meta, times, scores) - WORN
     return np.maximum(scores - np.clip(WEARING * beyond, 0.0, MOST_WORN), -1.0)
 
@@ -574,8 +574,8 @@ def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
 def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -> Scores:
     """Score readings and judge them by the thresholds fixed at training.
 
-    A reading's score depends on those of ``meta["lasting"]`` intervals before it: those of
-    the first so many are not what they would be beside a longer past.
+    A reading's score depends on the scores of the ``meta["lasting"]`` intervals before it. Pass
+    that much more at the beginning, and drop it.
 
     Parameters
     ----------
@@ -601,10 +601,10 @@ def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -
 def explain(
     meta: dict[str, Any], run: Run, described: Described, values: Floats
 ) -> list[list[dict[str, Any]]]:
-    """Say which metrics made readings anomalous.
+    """Contribution of each metric to the scores of readings.
 
-    A metric's contribution is how much nearer to normal the score of the reading by itself
-    would be had that metric been missing.
+    It is how much higher the reading's own score (without persistence) would be if the metric
+    were missing.
 
     Parameters
     ----------
@@ -618,9 +618,9 @@ def explain(
     Returns
     -------
     list of list of dict
-        For each reading its metrics, the most important first:
-        ``metric, value, usual_low, usual_high, contribution``. Metrics that
-        contribute nothing are left out, unless none does.
+        For each reading its metrics, the largest contribution first:
+        ``metric, value, usual_low, usual_high, contribution``. Metrics without a positive
+        contribution are left out, unless none has one.
     """
     names = meta["names"]
     if not len(values):
@@ -649,12 +649,12 @@ def explain(
 
 
 def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
-    """How much each metric lowers the scores of readings, shape (n, m)."""
+    """How much each metric lowers the score of each reading, shape (n, m)."""
     m, n = len(meta["names"]), len(described.columns)
     parts = (described.columns, described.jumps, described.sudden)
     columns, jumps, sudden = (np.tile(part, (m + 1, 1)) for part in parts)
     felt = np.tile(described.felt, m + 1)
-    for j in range(m):  # as it is first, then without each metric
+    for j in range(m):  # block 0: all metrics; block j + 1: without metric j
         without = slice((j + 1) * n, (j + 2) * n)
         columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
     each = Described(columns, jumps, felt, sudden)
@@ -664,7 +664,7 @@ def _gains(meta: dict[str, Any], run: Run, described: Described) -> Floats:
 
 
 def _scaling(column: Floats) -> tuple[float, float]:
-    """Median and a robust scale of one metric; 1 for a constant."""
+    """Median and robust scale of one metric; scale 1 for a constant."""
     low, centre, high = np.quantile(column, [0.25, 0.5, 0.75])
     scale = (high - low) / 1.349 or float(np.std(column)) or 1.0
     return float(centre), float(scale)
@@ -677,7 +677,7 @@ def _usual(column: Floats, contamination: float) -> tuple[float, float]:
 
 
 def _medians(matrix: Matrix) -> Matrix:
-    """What stands in for a missing feature: its median, 0 where it never was there."""
+    """Fill values of missing features: the median; 0 for a feature that was never there."""
     fill = np.zeros(matrix.shape[1], np.float32)
     for j, column in enumerate(matrix.T):
         known = column[~np.isnan(column)]
@@ -687,19 +687,19 @@ def _medians(matrix: Matrix) -> Matrix:
 
 
 def prepare() -> None:
-    """Load scikit-learn; `fit` then starts at once."""
+    """Import scikit-learn, so that `fit` can start at once."""
     import sklearn.ensemble  # noqa: F401
 
 
 def _grow(
     matrix: Matrix, blocks: _Blocks, n_estimators: int, seed: int, pulse: Callable[[], None]
 ) -> list[Any]:
-    """Trees as scikit-learn's IsolationForest grows them, each on rows that its group sees.
+    """Grow the trees as scikit-learn's IsolationForest does, each on rows that its group sees.
 
-    Where each tree sees all rows they are that library's of the same seed, to the last bit.
-    Grown one by one: IsolationForest makes three random generators, a clone and a weight
-    for every row of `matrix` for each tree, which takes three times as long as the trees;
-    and it shuffles all rows to pick some, which takes a third as long.
+    If each tree sees all rows, the trees are those of that library with the same seed, to the
+    last bit. The class itself is not used: for each tree it makes three random generators, a
+    clone and a weight for every row, which takes three times as long as the trees; and it
+    shuffles all rows to pick some, which takes a third as long.
     """
     from sklearn import config_context
     from sklearn.tree import ExtraTreeRegressor
@@ -737,11 +737,11 @@ def _average_path(count: NDArray[Any]) -> Floats:
 
 
 def _paths(trees: Sequence[Any]) -> list[Floats]:
-    """Path length that a reading which ends at a node has, for each node of each tree.
+    """Path length of a reading that ends at a node, for each node of each tree.
 
-    Rounded so that float32 sums over all trees are exact, in any order: a runtime adds them
-    in one that depends on the size of the batch and on its threads; a reading's score must
-    not. The rounding moves a score by 1e-6.
+    Rounded so that float32 sums over all trees are exact in any order. A runtime's order of
+    addition depends on the batch size and on threads, and a reading's score must not. The
+    rounding moves a score by 1e-6.
     """
     paths = [tree.compute_node_depths() - 1 + _average_path(tree.n_node_samples) for tree in trees]
     longest = max(float(path.max()) for path in paths)
@@ -750,25 +750,25 @@ def _paths(trees: Sequence[Any]) -> list[Floats]:
 
 
 def _rate(trees: NDArray[Any] | int, rows: int) -> Floats:
-    """Logarithm of a score for each step of the paths in a number of trees grown on `rows`."""
+    """Factor from a sum of path lengths over so many trees to the logarithm of the score."""
     shortest = np.asarray(trees) * float(_average_path(np.array(rows)))
     return -np.log(2.0) / shortest if rows > 1 else np.zeros_like(shortest)
 
 
 def _tree_parts(tree: Any, path: Floats) -> tuple[Any, ...]:
-    """Children, features, thresholds and paths of a tree's nodes; leaves have no child."""
+    """Left, right, feature, threshold and path length of a tree's nodes; -1 at leaves."""
     if tree.node_count > 1:
         return tree.children_left, tree.children_right, tree.feature, tree.threshold, path
-    # A tree has a node at least: one of a leaf alone has that leaf on either side of it.
+    # The stored form needs a node: a lone leaf stands on both sides of one.
     return [1, -1, -1], [2, -1, -1], [0, -1, -1], [0.0, 0.0, 0.0], [path[0]] * 3
 
 
 def _tree_attributes(
     trees: Sequence[Any], paths: Sequence[Floats], source: NDArray[np.intp]
 ) -> dict[str, NDArray[Any]]:
-    """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them.
+    """Attributes of one ONNX TreeEnsemble, which holds nodes and leaves apart.
 
-    `source` has the column of the matrix that each of the trees' columns is.
+    `source` maps the columns that the trees saw to columns of the matrix.
     """
     parts = list(map(_tree_parts, trees, paths))
     left, right, feature, split, weight = map(np.concatenate, zip(*parts, strict=True))
@@ -776,10 +776,10 @@ def _tree_attributes(
     root = np.cumsum([0, *size[:-1]])
     leaf = left < 0
     left, right = (side + np.repeat(root, size) for side in (left, right))
-    # x <= split for a float32 x, with the largest float32 that is not above split.
+    # For a float32 x, x <= split is x <= the largest float32 that is not above split.
     single = split.astype(np.float32)
     single = np.where(single > split, np.nextafter(single, np.float32(-np.inf)), single)
-    # Two rows that a last split parts have a path of the same length: it changes no score.
+    # A last split between leaves of equal path length changes no score: it is left out.
     idle = leaf[left] & leaf[right] & (weight[left] == weight[right]) & ~leaf
     idle[root] = False
     weight[idle] = weight[left[idle]]
