@@ -1,9 +1,8 @@
-"""Whether a metric still behaves as in the training: the population stability index.
+"""Drift: whether a metric is still distributed as in the training (population stability index).
 
-A training keeps, for each metric, the tenths of its values and how they were
-filled; a scan counts what it sees into the same bins. Metrics that wander (a
-disk that fills up) differ from day to day in the training already, so that the
-limit is the metric's own.
+A training keeps a histogram of each metric, with deciles as edges. A scan counts new values
+into the same bins. Some metrics differ from day to day in the training already (a disk that
+fills up), so each metric has a limit of its own.
 """
 
 from typing import Any
@@ -14,16 +13,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DAY = 86_400.0
-# Readings count half after this long.
+# Half-life of a counted reading, in seconds.
 HALF_LIFE = DAY / 2
-# Below this weight of readings an index says nothing.
+# Least weight of readings for an index.
 LEAST = 200.0
-# How much more than the training's most unusual day a metric may differ.
+# Limit, over the index of the training's most unusual day.
 MARGIN = 1.5
 
 
 def _bins(edges: Floats, values: Floats) -> Floats:
-    """Counts below, in each tenth, above, and of missing values; shape (len(edges) + 2,)."""
+    """Counts below, in each bin, above, and of missing values; shape (len(edges) + 2,)."""
     known = values[np.isfinite(values)]
     place = np.searchsorted(edges[:-1], known, side="right")
     place[known > edges[-1]] = len(edges)
@@ -32,14 +31,14 @@ def _bins(edges: Floats, values: Floats) -> Floats:
 
 
 def _index(expected: Floats, seen: Floats) -> float:
-    """Population stability index of two histograms; half a count is added to each bin."""
+    """Population stability index of two histograms, with half a count added to each bin."""
     p = (expected + 0.5) / (expected + 0.5).sum()
     q = (seen + 0.5) / (seen + 0.5).sum()
     return float(((p - q) * np.log(p / q)).sum())
 
 
 def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | float]]:
-    """What the training saw of each metric.
+    """The histogram of each metric in the training.
 
     Parameters
     ----------
@@ -51,8 +50,8 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
     Returns
     -------
     list of dict, length m
-        JSON-able: ``edges`` and ``counts`` of the bins, and ``usual``, the
-        greatest index of a single day against all days.
+        JSON-able: ``edges`` and ``counts`` of the bins, and ``usual``, the largest index of a
+        single day against all days.
     """
     days = np.floor((times - times[-1]) / DAY)
     found = []
@@ -75,14 +74,14 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
 def observe(
     known: list[dict[str, Any]], seen: dict[str, Any] | None, times: Floats, values: Floats
 ) -> dict[str, Any] | None:
-    """Count the readings that are new, those counted before having faded.
+    """Count the new readings; earlier counts decay.
 
     Parameters
     ----------
     known : list of dict, length m
-        Of `reference`.
+        What `reference` gave.
     seen : dict, optional
-        What this function gave before.
+        What this function gave last time.
     times : ndarray of float64, shape (n,)
         Seconds, increasing.
     values : ndarray of float64, shape (n, m)
@@ -111,9 +110,9 @@ def observe(
 def judge(
     names: list[str], known: list[dict[str, Any]], seen: dict[str, Any], threshold: float
 ) -> tuple[dict[str, dict[str, float]], bool]:
-    """The index of each metric with its limit, and whether one is beyond it.
+    """Index and limit of each metric, and whether one is beyond its limit.
 
-    Too few readings give no index.
+    A metric with too few readings has no index.
     """
     found = {}
     for name, one, counts in zip(names, known, seen["counts"], strict=True):

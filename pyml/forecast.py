@@ -1,8 +1,9 @@
-"""What a forecast says: the network and the simple forecasts, weighed, with an interval.
+"""The forecast: a weighted average of the network and the simple forecasts, with an interval.
 
-Each is weighed by how well it has done from the origins of the last few hundred steps,
-which are replayed in one batch: a network that the machine has outgrown loses its say
-within hours. The errors of the same replay make the interval.
+The weights come from a replay: all of them forecast from past origins of the last few hundred
+steps, in one batch, and the smaller the error, the larger the weight. A network that the
+machine has outgrown loses its weight within hours. The errors of the same replay give the
+interval. docs/forecasting.md has the steps in order.
 """
 
 from __future__ import annotations
@@ -19,42 +20,42 @@ from pyml.engine import Run
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.windows import Floats, Places, ahead_of, behind_of, origins
 
-FITTED = 2  # the experts from here on were fitted, as the network is
-# Steps back from which origins are replayed, one of each EVERY: neighbours say nearly the
-# same. An even number, so that with a machine that works by turns, they are in step with
-# the forecast. Fewer than MIN_REPLAY unseen ones say too little.
+FITTED = 2  # experts from this index on are fitted in the training, as the network is
+# Steps back whose origins are replayed, one of every EVERY: errors of neighbours are nearly the
+# same. EVERY is even, so that on a machine that alternates the replay is in step with the
+# forecast. Fewer than MIN_REPLAY origins that training has not seen are too few.
 REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
-# A forecast with a tenth more error over the replay has exp(-SHARPNESS / 10) of the say.
+# An expert with a tenth more error over the replay has exp(-SHARPNESS / 10) times the weight.
 SHARPNESS = 20.0
-# The network begins with so many times the say of a simple forecast, of which it is made.
+# Prior weight of the network over that of a simple forecast.
 PRIOR = 3.0
-# Parts of the replay, each weighed by the errors of the others: what had most say because it
-# erred least there says less of the errors to come.
+# Cross-validation: each part of the replay is averaged with weights from the other parts, since
+# errors on the data that chose the weights are too small.
 FOLDS = 4
-# Steps in which an error loses half of its weight in that.
+# Half-life of an error in the weights, in steps.
 HALF_LIFE = 200
-# An error grows less than in proportion with the spread, since after a jump that stays wide
-# for long.
+# Power of the spread by which errors are scaled: below 1, since after a jump the spread stays
+# wide for longer than the errors do.
 SPREADING = 0.75
 LEVELS = (0.8, 0.9, 0.95)
-# Past intervals that cover a tenth less than they should widen those after them by GAIN / 10.
+# Intervals that cover a tenth less than they should widen later ones by exp(GAIN / 10).
 GAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What comes next.
+    """A forecast of h steps.
 
     Attributes
     ----------
     times : ndarray of float64, shape (h,)
-        Seconds; they continue the device's own grid.
+        Seconds since the epoch; they continue the device's own grid.
     predicted, lower, upper : ndarray of float64, shape (h,)
         In the metric's unit; ``lower <= predicted <= upper``.
     last_time : float
-        Time of the last reading, which the forecast continues.
+        Time of the last reading, from which the forecast goes on.
     replayed : int
-        Past forecasts whose errors made the interval.
+        Number of past forecasts whose errors gave the interval.
     """
 
     times: Floats
@@ -67,19 +68,20 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
-    """What each forecast said at past origins, and what came.
+    """Forecasts at past origins, and the values that came.
 
     Attributes
     ----------
     said : ndarray of float64, shape (n, horizon, EXPERTS + 1)
-        The simple forecasts, the network's last.
+        The simple forecasts, then the network's.
     errors : ndarray of float64, shape (n, horizon, EXPERTS + 1)
-        Absolute; of a fitted forecast where it was trained, times ``inflation``.
+        Absolute errors; those of fitted experts on seen origins are multiplied by ``inflation``.
     truth : ndarray of float64, shape (n, horizon)
+        The values that came.
     spread : ndarray of float64, shape (n, 1)
-        Size of a usual error there, as `_spread` has it.
+        Size of a usual error at the origin, by `_spread`.
     seen : ndarray of bool, shape (n,)
-        Whether training has seen what came.
+        Whether training has seen the origin's truth.
     """
 
     said: Floats
@@ -95,7 +97,10 @@ class _Replay:
 
 
 def _before(known: Places, at: int, horizon: int) -> Places:
-    """Which of the origins `known` a forecast from `at` replays: what came is known there."""
+    """Indices into `known` of the origins that a forecast from `at` replays.
+
+    Their truth is known at `at`.
+    """
     first, stop = np.searchsorted(known, [at - horizon - REPLAY, at - horizon], side="right")
     rows: Places = first + np.flatnonzero((at - horizon - known[first:stop]) % EVERY == 0)
     return rows
@@ -107,10 +112,10 @@ def _said(run: Run, behind: Floats) -> Floats:
 
 
 def _spread(meta: dict[str, Any], behind: Floats, said: Floats) -> Floats:
-    """How large errors are at an origin, but for a factor that is the same at all, shape (n, 1).
+    """Relative size of errors at each origin, shape (n, 1).
 
-    The geometric mean of what each foretells a little: how widely the window and its end
-    spread, how far it goes in a step, how much the forecasts differ, how far the network goes.
+    The geometric mean of five weak predictors of it: standard deviation of the window, of its
+    last 12 values, mean step, disagreement of the experts, change that the network forecasts.
     """
     sizes = [
         behind.std(axis=1),
@@ -132,7 +137,7 @@ def _replay(
 
 
 def _recent(replay: _Replay) -> _Replay:
-    """The origins that training has not seen, or all where those are few."""
+    """The origins that training has not seen; all of them where those are too few."""
     unseen = np.flatnonzero(~replay.seen)
     return replay.of(unseen) if len(unseen) >= MIN_REPLAY else replay
 
@@ -140,12 +145,12 @@ def _recent(replay: _Replay) -> _Replay:
 def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
     """Conformal quantiles of each column, shape (q, horizon).
 
-    Of n independent scores it is the (n + 1) level-th smallest (Angelopoulos and Bates,
-    "A Gentle Introduction to Conformal Prediction", 2021), the largest where n is too small
-    for the level. Between two of them it is in proportion, so that the interval covers
-    `level` and not at least that. Errors h steps ahead overlap with those of the h - 1
-    origins before, which at worst leaves one in h of them and multiplies that 1 by as much;
-    on recordings the truth lies in the middle.
+    For n independent scores it is the (n + 1) level-th smallest (Angelopoulos and Bates,
+    "A Gentle Introduction to Conformal Prediction", 2021), or the largest where n is too small
+    for the level. Interpolated between two scores, so that the interval covers `level` rather
+    than at least `level`. Errors h steps ahead overlap with those of the h - 1 origins before.
+    At worst only one in h is independent, and the 1 in n + 1 becomes h; on recordings the truth
+    lies in the middle, which is taken.
     """
     n, horizon = scores.shape
     alike = np.maximum(np.arange(1, horizon + 1) / EVERY, 1)
@@ -157,14 +162,14 @@ def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
 
 
 def _tracked(scores: Floats) -> float:
-    """What intervals as wide as the quantiles of `scores` (n, horizon) are widened by at last.
+    """Correction factor for the interval's width from tracking past coverage.
 
-    As the past forecasts come true one after the other, of each horizon one, intervals get
-    wider where those before covered less than they should, and narrower where they covered
-    more: what forecasts from each horizon to the next cover in the long run is what they
-    should, whatever changes (conformal P control; Angelopoulos, Candès and Tibshirani,
-    "Conformal PID Control for Time Series Prediction", 2023). One factor for all steps and
-    levels, so that a wider interval holds a narrower one.
+    Goes through past forecasts in order of time, one a horizon, with `scores` (n, horizon).
+    Intervals get wider after some that covered less than they should, and narrower after some
+    that covered more, so that coverage is right in the long run whatever changes (conformal P
+    control; Angelopoulos, Candès and Tibshirani, "Conformal PID Control for Time Series
+    Prediction", 2023). One factor for all steps and levels: the interval of a higher level
+    contains that of a lower one.
     """
     usual, wider = _quantiles(scores, LEVELS), 0.0
     apart = -(-scores.shape[1] // EVERY)
@@ -177,21 +182,21 @@ def _tracked(scores: Floats) -> float:
 def _conclude(
     meta: dict[str, Any], past: _Replay, now: Floats, spread: Floats, levels: Sequence[float]
 ) -> tuple[Floats, Floats]:
-    """Weigh the forecasts by their recent errors; the weighted one's errors are the interval.
+    """Average the experts by their recent errors; the average's errors give the interval.
 
-    Weights fall exponentially with the mean error, recent ones counting more, half of it that
-    of the step itself and half that of all steps, as in Vovk, "Aggregating Strategies"
-    (1990). The interval is split conformal for each step ahead, on errors in units of the
-    spread where they were made, each of a forecast weighed without it and its neighbours;
-    and as much wider as `_tracked` says.
+    Weights fall exponentially with the mean error, as in Vovk, "Aggregating Strategies" (1990).
+    Recent errors count more; half of the mean is that of the step itself, half that of all
+    steps. The interval is split conformal for each step ahead, on errors in units of the spread
+    where they were made. Each error is that of an average whose weights come from other parts
+    of the replay. `_tracked` gives the correction of the width.
 
     Parameters
     ----------
     past : _Replay
     now : ndarray of float64, shape (horizon, EXPERTS + 1)
-        What the forecasts say.
+        The experts' forecasts from the window at hand.
     spread : ndarray of float64, shape (1,)
-        Of the window at hand.
+        The spread of that window.
     levels : sequence of float, length q
 
     Returns
@@ -220,10 +225,10 @@ def _conclude(
 
 
 def _shares(errors: Floats) -> Floats:
-    """What each forecast has to say at each step, by sums of errors (..., horizon, EXPERTS + 1)."""
+    """Weights of the experts at each step, from sums of errors (..., horizon, EXPERTS + 1)."""
     mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
     least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
-    with np.errstate(over="ignore"):  # beside one that never errs
+    with np.errstate(over="ignore"):  # where one expert has no error at all
         share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
     share[..., -1] *= PRIOR
     share /= share.sum(axis=-1, keepdims=True)
@@ -238,7 +243,7 @@ def backtest(
     at: Places,
     levels: Sequence[float] = LEVELS,
 ) -> tuple[Floats, Floats]:
-    """Forecast at many origins as `forecast` would have, each from what precedes it.
+    """Forecast from many origins as `forecast` would have, each from what was known there.
 
     Parameters
     ----------
@@ -247,7 +252,7 @@ def backtest(
     times, values : ndarray of float64, shape (n,)
         A series on the grid.
     at : ndarray of int64, shape (k,)
-        Places of the last value of a window; increasing.
+        The origins; increasing.
     levels : sequence of float, length q
 
     Returns
@@ -279,7 +284,7 @@ def span(seconds: float) -> str:
 
 
 def lookback(meta: dict[str, Any]) -> float:
-    """Seconds before the last reading that `forecast` wants to see."""
+    """How far back `forecast` reads, in seconds before the last reading."""
     steps = meta["sequence_length"] + meta["horizon"] + REPLAY
     return float(steps * meta["interval"])
 
@@ -293,11 +298,11 @@ def forecast(
     horizon: int | None = None,
     level: float = 0.9,
 ) -> Forecast:
-    """What comes after the last reading.
+    """Forecast the steps after the last reading.
 
-    The interval is split conformal for each step ahead, on the errors that this
-    model makes over the last `REPLAY` origins, in units of the spread at each:
-    what holds is how wrong it has been lately, not some days ago.
+    The interval is split conformal for each step ahead, on the errors that this model makes
+    over the last `REPLAY` origins, in units of the spread at each. So its width follows recent
+    errors, not those of the training.
 
     Parameters
     ----------
@@ -306,7 +311,7 @@ def forecast(
     times, values : ndarray of float64, shape (n,)
         A series on the model's own interval, `lookback` seconds of it if possible.
     horizon : int, optional
-        Steps ahead, at most those that the model was trained for.
+        Steps ahead, at most as many as the model was trained for.
     level : float
         Share of the values that the interval shall cover.
 

@@ -1,4 +1,4 @@
-"""The linear path of a forecast: a map of the lags, of least absolute error."""
+"""The linear path of a forecast: a linear map of the lags, fitted to absolute error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 
 from pyml.windows import Floats, Windows
 
-# Of reweighting, from where the linear path before ended: that which chose the penalty, that
-# of the windows to fit on, that of all. The error moves by less than a thousandth in more.
+# IRLS iterations; each fit starts from the one before. More of them move the error by less than
+# a thousandth.
 ROUNDS = 4
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# Usual changes that a value may lie from the last one, to count for the linear path as what it
-# is: beyond, the sums of all other windows would be lost in its rounding. Recordings have 60.
+# Lags are clipped here, in usual changes; larger ones exhaust float32. Recordings reach 60.
 REACH = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Location, spread and size of a usual change over the horizon, of the fit part."""
+    """Centre, spread and size of a usual change over the horizon, from the windows fitted on."""
 
     centre: float
     spread: float
@@ -28,14 +27,14 @@ class Scale:
 
     @classmethod
     def of(cls, windows: Windows) -> Scale:
-        """That of some windows."""
+        """The scale of some windows."""
         latest = windows.behind[:, -1]
         change = float(np.abs(windows.from_last(windows.ahead, 1)).mean())
         return cls(float(np.median(latest)), float(latest.std()) or 1.0, change or 1.0)
 
 
 def regressors(windows: Windows, scale: Scale) -> Floats:
-    """What the path reads, shape (n, inputs): lags, medians and 1."""
+    """Inputs of the linear path, shape (n, inputs): lags, medians and 1."""
     read = np.hstack([windows.behind[:, :-1], windows.medians])
     return np.hstack([windows.from_last(read, scale.change), np.ones((len(read), 1))])
 
@@ -47,7 +46,7 @@ def linear_path(
     pulse: Callable[[], None],
     start: Floats | None = None,
 ) -> Floats:
-    """The linear path of these windows, shape (inputs, horizon)."""
+    """Fit the linear path to some windows; weights of shape (inputs, horizon)."""
     lags = np.clip(regressors(windows, scale), -REACH, REACH)
     targets = np.clip(windows.from_last(windows.ahead, scale.change), -REACH, REACH)
     return _least_absolute(lags, targets, ridge, start, pulse)
@@ -56,7 +55,7 @@ def linear_path(
 def choose_ridge(
     scale: Scale, to_fit: Windows, to_stop: Windows, pulse: Callable[[], None]
 ) -> tuple[float, Floats]:
-    """The penalty with the least absolute error on the part that comes next, its linear path."""
+    """Ridge penalty with the least absolute error on `to_stop`, and the path fitted with it."""
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
     checks = regressors(to_stop, scale)
     wanted = to_stop.from_last(to_stop.ahead, scale.change)
@@ -77,9 +76,9 @@ def _least_absolute(
         The last column is 1.
     targets : ndarray of float64, shape (n, h)
     ridge : float
-        Penalty a window on the squared weights; the intercept bears next to none.
+        Penalty on the squared weights for each window; next to none on the intercept.
     start : ndarray of float64, shape (f, h), optional
-        Weights of much the same windows.
+        Weights to start from, fitted to similar windows.
 
     Returns
     -------
@@ -88,7 +87,7 @@ def _least_absolute(
     penalty = np.full(inputs.shape[1], ridge * len(inputs))
     penalty[-1] = 1e-9 * len(inputs)
     penalty = np.diag(penalty)
-    # Sums in single precision take half the time; the small systems are solved in double.
+    # float32 products take half the time; the small systems are solved in float64.
     rows, targets = inputs.T.astype(np.float32, order="C"), targets.T.astype(np.float32, order="C")
 
     if start is None:
@@ -103,7 +102,7 @@ def _least_absolute(
         for j, root in enumerate(importance):
             pulse()
             weighed = rows * root
-            # Of a product with itself BLAS makes one half only.
+            # BLAS computes only one half of a product of a matrix with its own transpose.
             square = weighed @ weighed.T
             weights[:, j] = np.linalg.solve(square + penalty, weighed @ (targets[j] * root))
     return weights

@@ -1,10 +1,10 @@
 """Training of an LSTM's forecasts of one metric, beside a linear path.
 
-The network's forecast is, for each step ahead, a weighted mean of four simple
-forecasts (the last value, two medians, a linear map of the lags fitted to
-absolute error) plus a correction. The LSTM, and a plain layer beside it, read the
-window and set both the weights and the correction; they start from the linear path
-and are kept only as far as they improve on it in a later part of the history.
+For each step ahead the network forecasts a weighted mean of four simple forecasts plus a
+correction. The simple forecasts are the last value, two medians, and the linear path: a linear
+map of the lags fitted to absolute error. The LSTM, and a plain layer beside it, read the window
+and set the weights and the correction. Training starts from the linear path, and keeps what
+improves on it in a later part of the history. docs/forecasting.md has the steps in order.
 
 All functions take a series on a regular grid: neighbours one interval apart,
 a long gap a single NaN.
@@ -30,20 +30,21 @@ Bounds = tuple[float | None, float | None]
 
 RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
 PATIENCE, WARM_PATIENCE = 5, 4
-# An epoch with less than this share of the error gone has brought nothing worth waiting on:
-# a quarter less time than without, and on 44 series the same error.
+# Least relative gain of an epoch for early stopping. It saves a quarter of the time at the same
+# error on 44 series.
 MIN_DELTA = 0.003
-WARM_EPOCHS = 5  # at most: tomorrow's training goes on from there; 4 to 8 err the same
+WARM_EPOCHS = 5  # at most; the next training goes on from there. 4 to 8 give the same error
 HALVE_AFTER = 3
-# Weights are averaged over epochs (Polyak and Juditsky, 1992): the same accuracy in fewer.
+# Decay of the average of weights over epochs (Polyak and Juditsky, 1992): the same accuracy in
+# fewer epochs.
 AVERAGE = 0.7
 REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
-MAX_WINDOWS = 12_000  # more of them cost time and hardly help: a week of minutes has 10,019
-# Shares of the windows that choose when to stop, and that are held out.
+MAX_WINDOWS = 12_000  # more take time and hardly help; a week of minutes has 10,019
+# Shares of the windows for early stopping, and held out for the figures.
 STOP_SHARE = HELD_SHARE = 0.1
 MIN_FIT, MIN_PART = 12, 8
-JUDGED = 250  # held-out windows that the figures are measured on, evenly spread
-FLOOR = 0.2  # of a usual change over the horizon: the spread of a window that stands still
+JUDGED = 250  # held-out windows that the figures come from at most, evenly spread
+FLOOR = 0.2  # least spread of a window, in usual changes over the horizon
 MAX_INFLATION = 3.0
 DAY = 86_400.0
 
@@ -61,8 +62,8 @@ class Fitted:
     meta : dict
         JSON-able: what `forecast` needs.
     figures : dict
-        JSON-able: held-out errors and coverage. ``accepted`` is false where the
-        previous model does better on what neither has seen.
+        JSON-able: held-out errors and coverage. ``accepted`` is false if the previous model
+        has the smaller error on windows that neither has seen.
     """
 
     graph: onnx.ModelProto
@@ -80,10 +81,10 @@ class Previous:
 
 
 def _split(at: Places, horizon: int) -> list[Places]:
-    """Origins to fit on, to stop by and to hold out, in this order of time.
+    """Origins for fitting, for early stopping and to hold out, in this order of time.
 
-    No target of one part lies in the next; only in a history too short for that
-    may the targets of the first two overlap.
+    No target of one part lies in the next. Only where the history is too short for that may
+    targets of the first two parts overlap.
     """
     held = max(MIN_PART, int(HELD_SHARE * len(at)))
     stop = max(MIN_PART, int(STOP_SHARE * len(at)))
@@ -136,10 +137,10 @@ def fit(
 ) -> Fitted:
     """Train on one metric's history.
 
-    The windows are cut by time into a part to fit on, a part that chooses ridge
-    penalty and epoch, and a part held out for the figures. Then the same recipe
-    goes on over all but the last `REPLAY` windows, which stay unseen so that the
-    first intervals rest on honest errors.
+    The windows are cut by time into a part to fit on, a part that chooses the ridge penalty and
+    the epoch, and a part held out for the figures. Then the training goes on over all windows
+    but the last `REPLAY`. These stay unseen, so that the first intervals rest on out-of-sample
+    errors.
 
     Parameters
     ----------
@@ -150,16 +151,16 @@ def fit(
     sequence_length, horizon : int
         Values read and values forecast.
     epochs : int
-        At most so many passes.
+        Passes over the data, at most.
     seed : int
-        Same data, same seed: same bytes.
+        The same data and seed give the same bytes.
     bounds : pair of float or None
-        Range that the field cannot leave, where one is known.
+        Range of possible values, where known.
     previous : Previous, optional
-        The model in force: training starts from its weights where it has not
-        seen what is held out now, and is compared with it.
+        The current model. The new one is compared with it. If it has not seen what is held out
+        now, training starts from its weights.
     pulse : callable
-        Called several times a second; may raise to cancel.
+        Called several times a second. What it raises ends the training.
 
     Returns
     -------
@@ -174,7 +175,7 @@ def fit(
     _check(values, at, sequence_length, horizon, interval)
     fit_at, stop_at, held_at = _split(at, horizon)
     fit_at = _thin(fit_at)
-    # What is shipped has seen all but the windows that its first intervals need.
+    # The stored model sees all windows but those that its first intervals need.
     all_at = _thin(at[at <= at[-min(REPLAY, len(held_at))] - horizon])
     pulse()
     windows = Windows.cut(values, at, sequence_length, horizon)
@@ -201,8 +202,8 @@ def fit(
     part = Part.of(network, to_fit, scale, linear)
     best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
 
-    # What is measured was fitted before the held-out part began; the windows that
-    # chose the epoch count as unseen, since they chose little else.
+    # The figures are of weights fitted before the held-out part began. The windows for early
+    # stopping count as unseen, since they only chose penalty and epoch.
     network.load(best)
     meta: dict[str, Any] = {
         "sequence_length": sequence_length,
@@ -248,14 +249,14 @@ def _descend(
     rng: np.random.Generator,
     pulse: Callable[[], None],
 ) -> tuple[Weights, int, int]:
-    """Train until the error on the later part no longer falls.
+    """Train until the error on the stopping part no longer falls.
 
     Returns
     -------
     best : list of ndarray
-        The averaged weights of the best epoch; `start` if none improves on it.
+        The averaged weights after the best epoch; `start` if no epoch improves on it.
     best_epoch, epoch : int
-        Its number, and how many were run.
+        Number of the best epoch, and of epochs run.
     """
     network = part.network
     network.reset(start)
@@ -267,7 +268,7 @@ def _descend(
         epoch += 1
         part.epoch(rate, rng, pulse)
         here = network.weights()
-        # A cold start is no place to average with.
+        # The random weights of a cold start do not enter the average.
         keep = AVERAGE if warm or epoch > 1 else 0.0
         average = [keep * a + np.float32(1 - keep) * h for a, h in zip(average, here, strict=True)]
         network.load(average)
@@ -282,7 +283,7 @@ def _descend(
 
 
 def _continues(previous: Previous, held_from: float, length: int, horizon: int) -> bool:
-    """Whether training may start from `previous`: same shape, held-out part new to it."""
+    """Whether training may start from `previous`: same shape, held-out part unseen."""
     meta = previous.meta
     same = (meta["sequence_length"], meta["horizon"]) == (length, horizon)
     return same and meta["seen_until"] <= held_from
@@ -297,7 +298,7 @@ def _measured(
     held_at: Places,
     pulse: Callable[[], None],
 ) -> dict[str, Any]:
-    """Errors and coverage on the held-out windows, beside the naive forecasts' and `previous`'."""
+    """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
     at = held_at[:: -(-len(held_at) // JUDGED)]
     truth = ahead_of(values, at, meta["horizon"])
     pulse()
@@ -333,7 +334,7 @@ def _compared(
     at: Places,
     error: Floats,
 ) -> dict[str, Any]:
-    """The new model's error and that of the one in force, on windows that neither saw."""
+    """Errors of the new and of the current model, on windows that neither has seen."""
     figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
     if previous is None:
         return figures
@@ -364,5 +365,5 @@ def _seasonal_mae(
     place = np.clip(np.searchsorted(times, wanted - interval / 2), 0, len(times) - 1)
     there = np.abs(times[place] - wanted) <= interval / 2
     errors = np.abs(truth - np.where(there, values[place], np.nan))
-    # On the same windows or not at all: another set would be another question.
+    # Only if nearly all windows have a value a day before: errors on other windows do not compare.
     return float(np.nanmean(errors)) if np.isfinite(errors).mean() > 0.9 else None

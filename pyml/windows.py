@@ -1,6 +1,7 @@
-"""Windows of a series on a regular grid, of which a forecast is made and measured.
+"""Windows of a series on a regular grid, for training and measuring forecasts.
 
-Neighbours are one interval apart; a long gap is a single NaN.
+Neighbours are one interval apart; a long gap is a single NaN. An origin is the index of the
+last value that a forecast has seen.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ MEDIANS = (3, 6, 12, 25)
 
 
 def origins(values: Floats, length: int, horizon: int) -> Places:
-    """Places of the last value of every window that no gap crosses.
+    """Origins of all windows that no gap crosses.
 
     Parameters
     ----------
     values : ndarray of float64, shape (n,)
     length, horizon : int
-        Steps behind, the origin included, and ahead.
+        Steps behind the origin, itself included, and ahead of it.
 
     Returns
     -------
@@ -49,22 +50,24 @@ def ahead_of(values: Floats, at: Places, horizon: int) -> Floats:
 
 
 def spans(length: int) -> list[int]:
-    """How many of the last values each median is of."""
+    """Lengths of the trailing medians, in values; the last is the whole window."""
     return [*(k for k in MEDIANS if k < length), length]
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """What lies around some origins.
+    """The values around n origins.
 
     Attributes
     ----------
     at : ndarray of int64, shape (n,)
-        Their places; increasing.
+        The origins; increasing.
     behind : ndarray of float64, shape (n, length)
+        The last values up to each origin.
     medians : ndarray of float64, shape (n, spans)
-        Of the last few values behind, for each of `spans`.
+        Trailing medians of `behind`, of the lengths of `spans`.
     ahead : ndarray of float64, shape (n, horizon)
+        The values after each origin.
     """
 
     at: Places
@@ -74,16 +77,16 @@ class Windows:
 
     @classmethod
     def cut(cls, values: Floats, at: Places, length: int, horizon: int) -> Windows:
-        """The windows around origins that no gap crosses."""
+        """Cut the windows around origins that no gap crosses."""
         behind = behind_of(values, at, length)
         medians = [np.median(behind[:, -k:], axis=1) for k in spans(length)]
         return cls(at, behind, np.stack(medians, axis=1), ahead_of(values, at, horizon))
 
     def of(self, at: Places) -> Windows:
-        """Those of some of the origins."""
+        """The windows of some of the origins."""
         rows = np.searchsorted(self.at, at)
         return Windows(at, self.behind[rows], self.medians[rows], self.ahead[rows])
 
     def from_last(self, values: Floats, unit: float) -> Floats:
-        """Some of the values, as the change from the last one behind."""
+        """Changes from the last value behind, in `unit`; `values` has shape (n, k)."""
         return (values - self.behind[:, -1:]) / unit
