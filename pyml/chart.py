@@ -1,7 +1,7 @@
-"""One metric of a device as a picture: SVG text, drawn from arrays alone.
+"""One metric of a device as an SVG picture, drawn from arrays.
 
-The colours follow the reader's light or dark scheme; shapes tell the severities apart
-for those who see no colours, and each mark says in a ``<title>`` what it stands for.
+Colours follow the reader's light or dark scheme. Severities differ by shape too, for readers who
+do not see the colours. Each mark has a ``<title>`` that says what it stands for.
 """
 
 import math
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Pixels: the picture, and what its edges leave for words.
+# Size of the picture and its margins, in pixels.
 WIDTH, HEIGHT = 960, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 100, 74
-# Room for one label of the time axis, and for one of the other.
+# Room for one label of the time axis and of the value axis, in pixels.
 LABEL_WIDTH, LABEL_HEIGHT = 84, 44
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -55,7 +55,7 @@ SHAPES = {"warning": "M0-5 5 4H-5Z", "critical": "M0-6 6 0 0 6-6 0Z"}
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An anomaly: where it lies, how bad it is, and why, as `pyml.forest.explain` says it."""
+    """An anomaly: its time, value, severity and score, and the reasons of `pyml.forest.explain`."""
 
     time: float
     value: float
@@ -77,7 +77,7 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a moment and a value lie in the picture."""
+    """Maps a time and a value to pixels."""
 
     start: float
     end: float
@@ -100,7 +100,7 @@ class Frame:
 
 
 def zone_of(name: str) -> tuple[str, tzinfo]:
-    """A time zone by PostgreSQL's name for it; UTC where it is none of the IANA's.
+    """The time zone that PostgreSQL calls `name`; UTC if IANA has no such zone.
 
     Returns
     -------
@@ -139,11 +139,11 @@ def draw(
     unit : str
         What follows a number on the axis, for instance ``%``.
     window : pair of float
-        Seconds; from where the time axis begins, and how far it goes without a forecast.
+        Seconds; begin of the time axis, and its end if there is no forecast.
     longest_step : float
         Seconds; readings further apart are not joined by a line.
     zone : name and tzinfo
-        Of the labels on the time axis.
+        For the labels on the time axis.
     marks : sequence of Mark
         In time order.
     ahead : Ahead or None
@@ -203,7 +203,7 @@ def _history(frame: Frame, times: Floats, values: Floats, longest_step: float) -
 def _forecast(
     frame: Frame, ahead: Ahead, times: Floats, values: Floats, longest_step: float
 ) -> list[str]:
-    """The band and its middle, going on from the last reading where that is near enough."""
+    """The forecast's band and line, joined to the last reading if that is near enough."""
     joint = slice(-1 if ahead.times[0] - times[-1] <= longest_step else len(times), None)
     moments = np.concatenate([times[joint], ahead.times])
     lower, predicted, upper = (
@@ -238,7 +238,7 @@ def _text(words: str) -> str:
 
 
 def _range(values: Floats, unit: str) -> tuple[float, float]:
-    """The ends of the value axis, a little beyond the values."""
+    """Ends of the value axis, a little beyond the values."""
     low, high = float(values.min()), float(values.max())
     # A spread that a float's digits do not resolve is none.
     pad = 0.06 * (high - low) if high - low > 1e-9 * abs(high) else 0.05 * abs(high) or 1.0
@@ -267,7 +267,7 @@ def _value_axis(frame: Frame, unit: str) -> list[str]:
 
 
 def number(value: float, step: float) -> str:
-    """A number as an axis shows it, to the digits that `step` needs.
+    """A number as an axis label, with as many digits as `step` needs.
 
     Examples
     --------
@@ -282,7 +282,7 @@ def number(value: float, step: float) -> str:
 
 
 def time_ticks(start: float, end: float, zone: tzinfo, room: int) -> list[float]:
-    """At most `room` moments that are round on the clocks of a zone.
+    """At most `room` times that are round in a time zone.
 
     Parameters
     ----------
@@ -332,7 +332,7 @@ def _time_axis(frame: Frame, zone: tzinfo) -> list[str]:
 def _pieces(
     frame: Frame, times: Floats, values: Floats, longest_step: float
 ) -> list[tuple[Floats, Floats]]:
-    """The line's unbroken pieces, thinned to what a column of pixels can show."""
+    """The unbroken pieces of the line, thinned to what a column of pixels can show."""
     share = (times - frame.start) / (frame.end - frame.start)
     kept = _thinned(values, np.floor(share * (WIDTH - LEFT - RIGHT)))
     breaks = np.flatnonzero(np.diff(times) > longest_step) + 1
@@ -345,7 +345,7 @@ def _pieces(
 
 
 def _thinned(values: Floats, columns: Floats) -> NDArray[np.intp]:
-    """Indices of the first, least, greatest and last value of each column of pixels."""
+    """Indices of the first, smallest, largest and last value in each column of pixels."""
     starts = np.flatnonzero(np.diff(columns, prepend=-np.inf))
     if len(starts) * 4 >= len(values):
         return np.arange(len(values))

@@ -22,7 +22,8 @@ REFUSED = re.compile(r"^ *```sql (ML\d{3})\n(.*?)^ *```\n", re.M | re.S)
 CODES = {each.sqlstate for each in errors.PymlError.__subclasses__() if each.sqlstate[:2] == "ML"}
 BETWEEN = "== next block =="
 
-# One forecast is enough: an LSTM takes seconds to train.
+# Two of the devices and one forecast are enough: an LSTM takes seconds to train.
+DEVICES = sample_fleet.FLEET[:2]
 FORECASTS = "INSERT INTO ml_device_forecast SELECT uuid, '{}' FROM devices WHERE name <> 'web-paris'"
 DOORS = """
 SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
@@ -39,6 +40,11 @@ def pages(pattern):
     return pytest.mark.parametrize(
         "page", [page for page in PAGES if pattern.search(page.read_text())], ids=name
     )
+
+
+@pytest.fixture(autouse=True)
+def _a_small_fleet(monkeypatch):
+    monkeypatch.setattr(sample_fleet, "FLEET", DEVICES)
 
 
 def _loose(output: str) -> str:
