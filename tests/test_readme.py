@@ -5,15 +5,20 @@ A block that begins with ```sql run is run by psql, page by page, in the order o
 begins with ```sql ML001, or another code, has to end in the error of that code, with a HINT.
 """
 
+import hashlib
+import json
 import re
+import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import psycopg
 import pytest
 import sample_fleet
 
-from pyml import errors
+from pyml import __version__, errors
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,7 +29,9 @@ BETWEEN = "== next block =="
 
 # Two of the devices and one forecast are enough: an LSTM takes seconds to train.
 DEVICES = sample_fleet.FLEET[:2]
-FORECASTS = "INSERT INTO ml_device_forecast SELECT uuid, '{}' FROM devices WHERE name <> 'web-paris'"
+FORECASTS = (
+    "INSERT INTO ml_device_forecast SELECT uuid, '{}' FROM devices WHERE name <> 'web-paris'"
+)
 DOORS = """
 SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
     AND d.classid = 'pg_proc'::regclass JOIN pg_extension e ON e.oid = d.refobjid
@@ -102,3 +109,15 @@ def test_every_door_is_in_the_documents(db):
 def test_every_error_code_has_its_entry_in_troubleshooting():
     found = re.findall(r"^### (ML\d{3})", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
     assert found == sorted(CODES)
+
+
+def test_the_release_recipe_records_what_is_shipped(tmp_path):
+    for folder in ("pyml", "sql"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    told = (ROOT / "docs/releasing.md").read_text()
+    recipe = textwrap.dedent(re.search(r"^ *```python\n(.*?)^ *```", told, re.M | re.S)[1])
+    subprocess.run([sys.executable, "-c", recipe], cwd=tmp_path, check=True)
+    shipped = json.loads((tmp_path / "sql/releases.json").read_text())[__version__]
+    files = sorted((ROOT / "sql/migrations").iterdir())
+    assert list(shipped) == [file.name for file in files]
+    assert shipped[files[0].name] == hashlib.sha256(files[0].read_bytes()).hexdigest()
