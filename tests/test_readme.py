@@ -22,6 +22,7 @@ from pyml import __version__, errors
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "examples").glob("*/README.md"))]
 RUN = re.compile(r"^ *```sql run\n(.*?)^ *```\n(?:\s*```text\n(.*?)^ *```\n)?", re.M | re.S)
 REFUSED = re.compile(r"^ *```sql (ML\d{3})\n(.*?)^ *```\n", re.M | re.S)
 CODES = {each.sqlstate for each in errors.PymlError.__subclasses__() if each.sqlstate[:2] == "ML"}
@@ -91,7 +92,7 @@ def test_the_statements_are_refused_as_shown(page, db, dsn):
         assert caught.value.diag.message_hint, statement
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", LINKING, ids=name)
 def test_every_file_that_a_page_links_is_there(page):
     for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / path).exists(), path
