@@ -113,6 +113,9 @@ AT_HOME = Query(
     " WHERE e.extname = 'pyml'"
 )
 
+# The inner functions that a worker calls look things up where the extension was created.
+UNMOVED = Query("SELECT _ml_at_home()")
+
 READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)")
 
 DUE = Query(

@@ -26,6 +26,16 @@ END
 $$;
 COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';
 
+CREATE OR REPLACE FUNCTION _ml_at_home() RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+END
+$$;
+COMMENT ON FUNCTION _ml_at_home() IS 'Raises ML006 where the extension''s schema was renamed; for workers outside the server, which call inner functions.';
+
 CREATE OR REPLACE FUNCTION _ml_answer(answer jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -835,12 +845,14 @@ COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all d
 CREATE OR REPLACE FUNCTION _ml_jobs(scan text, retrain text, workers int) RETURNS TABLE (job text, schedule text, command text)
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$
+AS $body$
+    -- A job outlives a rename of the schema: it too calls nothing that is not the extension's.
     SELECT format('pyml %s %s (%s)', t.task, w.slot, current_database()), t.schedule,
-           format('CALL %I.ml_%s(slot => %s)', '@extschema@', t.task, w.slot)
+           concat($job$DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'pyml' AND e.extnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('@extschema@')::pg_catalog.oid) THEN RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = '@extschema@ is not the schema of extension pyml'; END IF; CALL @extschema@.ml_$job$,
+                  t.task, '(slot => ', w.slot, '); END $$')
     FROM (VALUES ('scan', scan), ('retrain', retrain)) AS t (task, schedule), generate_series(1, workers) AS w (slot)
     ORDER BY t.task DESC, w.slot
-$$;
+$body$;
 COMMENT ON FUNCTION _ml_jobs(text, text, int) IS 'The jobs that ml_schedule puts on pg_cron.';
 
 CREATE OR REPLACE FUNCTION _ml_require_cron(instead text) RETURNS void
