@@ -18,6 +18,9 @@ from pyml.queries import Query
 P = ParamSpec("P")
 Row = tuple[Any, ...]
 
+UNTRANSLATABLE = "22P05"
+"""SQLSTATE of a character that another encoding does not have."""
+
 
 # ---- statements ------------------------------------------------------------------
 
@@ -48,8 +51,16 @@ def progress(what: str) -> Callable[[], object]:
 
 
 def notice(text: str) -> None:
-    """Tell the caller, beside the answer."""
-    plpy.notice(text)
+    """Tell the caller, beside the answer, unless its encoding or the database's lacks a character.
+
+    By a statement: plpy.notice converts the text before it catches errors, and one would jump
+    over Python's frames.
+    """
+    try:
+        execute(queries.NOTICE, text)
+    except plpy.SPIError as error:
+        if error.sqlstate != UNTRANSLATABLE:
+            raise
 
 
 # ---- parallel plans --------------------------------------------------------------
@@ -130,7 +141,7 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
         try:
             _require_serial()
             found = door(*args, **kwargs)
-        except (PymlError, plpy.SPIError, MemoryError) as error:
+        except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
             found = {"error": _failure(error)}
         return to_json(found)
 
@@ -146,7 +157,7 @@ def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]
             try:
                 _require_serial()
                 return [(*row, None) for row in door(*args, **kwargs)]
-            except (PymlError, plpy.SPIError, MemoryError) as error:
+            except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
                 return [(*[None] * width, json.dumps(_failure(error)))]
 
         return answer

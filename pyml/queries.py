@@ -98,6 +98,8 @@ EPOCHS = Query(
 
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
 
+NOTICE = Query("SELECT _ml_notice($1)", ("text",))
+
 # ---- trainings outside the server ------------------------------------------------
 
 # The claim goes with the connection: where a machine vanishes without a word, the server finds

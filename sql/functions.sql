@@ -49,6 +49,12 @@ END
 $$;
 COMMENT ON FUNCTION _ml_answer(jsonb) IS 'The answer itself, or the error that it carries, raised.';
 
+CREATE OR REPLACE FUNCTION _ml_notice(words text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RAISE NOTICE '%', words; END $$;
+COMMENT ON FUNCTION _ml_notice(text) IS 'Tells the caller of the Python side something beside the answer.';
+
 -- Settings and metrics -------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_check_setting() RETURNS trigger
