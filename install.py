@@ -186,6 +186,9 @@ def extension_files(site: Path) -> dict[str, str]:
     def script(parts: list[str], statement: str) -> str:
         guard = f'\\echo Use "{statement}" to load this file. \\quit\n'
         text = "\n".join([guard, *parts])
+        for snippet in sorted((HERE / "sql/snippets").iterdir()):
+            indented = snippet.read_text().rstrip("\n").replace("\n", "\n    ")
+            text = text.replace(f"@PYML_{snippet.stem.upper()}@", indented)
         return text.replace("@PYML_SITE@", str(site)).replace("@PYML_VERSION@", release)
 
     files = {

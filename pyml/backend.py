@@ -1,21 +1,25 @@
 """A PostgreSQL backend as its Python sees it: statements and answers. It alone knows `plpy`."""
 
+import ctypes
 import functools
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import numpy as np
 import plpy
 
 from pyml import queries
-from pyml.errors import PymlError, translated
+from pyml.errors import BrokenEnvironment, PymlError, translated
 from pyml.history import History
 from pyml.queries import Query
 
 P = ParamSpec("P")
 Row = tuple[Any, ...]
+
+UNTRANSLATABLE = "22P05"
+"""SQLSTATE of a character that another encoding does not have."""
 
 
 # ---- statements ------------------------------------------------------------------
@@ -47,8 +51,53 @@ def progress(what: str) -> Callable[[], object]:
 
 
 def notice(text: str) -> None:
-    """Tell the caller, beside the answer."""
-    plpy.notice(text)
+    """Tell the caller, beside the answer, unless its encoding or the database's lacks a character.
+
+    By a statement: plpy.notice converts the text before it catches errors, and one would jump
+    over Python's frames.
+    """
+    try:
+        execute(queries.NOTICE, text)
+    except plpy.SPIError as error:
+        if error.sqlstate != UNTRANSLATABLE:
+            raise
+
+
+# ---- parallel plans --------------------------------------------------------------
+
+
+def _in_parallel_mode() -> Callable[[], bool]:
+    """What tells whether this session is within a parallel plan, leader or worker."""
+    try:
+        told = ctypes.CDLL(None).IsInParallelMode
+    except AttributeError:  # of a server that does not export its functions
+        return lambda: False
+    told.restype = ctypes.c_bool
+    return cast(Callable[[], bool], told)
+
+
+_parallel = _in_parallel_mode()
+
+
+def _require_serial() -> None:
+    """Refuse to go on where a statement would crash the backend.
+
+    plpy.execute opens a subtransaction. In parallel mode PostgreSQL refuses that before plpy
+    catches errors: its longjmp would leave Python's frames behind, and the next call would end
+    in a segmentation fault. The functions are PARALLEL UNSAFE; a caller's function that is
+    not marked so can still bring them here.
+
+    Raises
+    ------
+    BrokenEnvironment
+    """
+    if _parallel():
+        raise BrokenEnvironment(
+            "pyml was called within a parallel plan",
+            detail="A function that calls it is marked PARALLEL SAFE or RESTRICTED; it has to be"
+            " PARALLEL UNSAFE.",
+            hint="SET max_parallel_workers_per_gather = 0;",
+        )
 
 
 # ---- answers ---------------------------------------------------------------------
@@ -90,8 +139,9 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     @functools.wraps(door)
     def answer(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
+            _require_serial()
             found = door(*args, **kwargs)
-        except (PymlError, plpy.SPIError, MemoryError) as error:
+        except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
             found = {"error": _failure(error)}
         return to_json(found)
 
@@ -105,8 +155,9 @@ def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]
         @functools.wraps(door)
         def answer(*args: P.args, **kwargs: P.kwargs) -> list[Row]:
             try:
+                _require_serial()
                 return [(*row, None) for row in door(*args, **kwargs)]
-            except (PymlError, plpy.SPIError, MemoryError) as error:
+            except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
                 return [(*[None] * width, json.dumps(_failure(error)))]
 
         return answer

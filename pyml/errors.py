@@ -81,8 +81,20 @@ class OutOfMemory(PymlError):
     sqlstate = "53200"
 
 
+class TooDeep(PymlError):
+    """Calls within calls, or a document within documents, deeper than Python goes."""
+
+    sqlstate = "54001"
+
+
 def translated(error: Exception) -> Exception:
-    """An error as it is told: where it is want of memory, one with an SQLSTATE."""
+    """An error as it is told: where it is want of memory or of stack, one with an SQLSTATE."""
+    if isinstance(error, RecursionError):
+        return TooDeep(
+            "calls or documents are nested too deeply",
+            detail="Python goes no deeper.",
+            hint="SELECT * FROM ml_setting WHERE name = 'history_table'; -- a view that calls pyml?",
+        )
     if not isinstance(error, MemoryError):
         return error
     return OutOfMemory(

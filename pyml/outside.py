@@ -96,6 +96,7 @@ def at_home(conn: Connection) -> Iterator[Execute]:
                 detail="A model has to be trained by the version that scores with it.",
                 hint="Install that version of the package where the workers run.",
             )
+        execute(queries.UNMOVED)
         yield execute
 
 

@@ -98,6 +98,8 @@ EPOCHS = Query(
 
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
 
+NOTICE = Query("SELECT _ml_notice($1)", ("text",))
+
 # ---- trainings outside the server ------------------------------------------------
 
 # The claim goes with the connection: where a machine vanishes without a word, the server finds
@@ -112,6 +114,9 @@ AT_HOME = Query(
     " FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
     " WHERE e.extname = 'pyml'"
 )
+
+# The inner functions that a worker calls look things up where the extension was created.
+UNMOVED = Query("SELECT _ml_at_home()")
 
 READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)")
 

@@ -4,19 +4,13 @@
 -- an underscore. The Python side hands a user's mistake over as data and the door
 -- raises it, so that the user reads the error and not a Python traceback.
 
--- The package is found at one path, fixed when the extension is installed: a path
--- that a user could set would be a way to run code as the server.
-CREATE OR REPLACE FUNCTION _ml_load() RETURNS void
-LANGUAGE plpython3u VOLATILE PARALLEL RESTRICTED SECURITY INVOKER
-SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$
-    import sys
-    sys.path.insert(0, '@PYML_SITE@')
-    try: from pyml.entry import enter
-    except (ImportError, MemoryError) as error: plpy.error(f'pyml cannot be loaded: {error!r}', sqlstate='ML006', hint='SELECT * FROM ml_doctor();')
-    GD['pyml @PYML_VERSION@'] = enter('@PYML_VERSION@', '@PYML_SITE@')
-$$;
-COMMENT ON FUNCTION _ml_load() IS 'Loads the Python package into this session, once.';
+-- Two texts of sql/snippets stand in many bodies, where a function would have to be looked up
+-- by its name. PYML_LOAD loads the Python package into the session, once. It is found at one
+-- path, fixed when the extension is installed: a path that a user could set would be a way to
+-- run code as the server. It is loaded without a statement: plpy.execute opens a
+-- subtransaction, and in parallel mode its error would jump over Python's frames.
+-- PYML_AT_HOME raises ML006 where the schema that this extension's functions look things
+-- up in is not the extension's: it was renamed, and may be anybody's by now.
 
 CREATE OR REPLACE FUNCTION _ml_raise(error jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
@@ -32,6 +26,16 @@ END
 $$;
 COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';
 
+CREATE OR REPLACE FUNCTION _ml_at_home() RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+END
+$$;
+COMMENT ON FUNCTION _ml_at_home() IS 'Raises ML006 where the extension''s schema was renamed; for workers outside the server, which call inner functions.';
+
 CREATE OR REPLACE FUNCTION _ml_answer(answer jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -45,6 +49,12 @@ END
 $$;
 COMMENT ON FUNCTION _ml_answer(jsonb) IS 'The answer itself, or the error that it carries, raised.';
 
+CREATE OR REPLACE FUNCTION _ml_notice(words text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ BEGIN RAISE NOTICE '%', words; END $$;
+COMMENT ON FUNCTION _ml_notice(text) IS 'Tells the caller of the Python side something beside the answer.';
+
 -- Settings and metrics -------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_check_setting() RETURNS trigger
@@ -56,6 +66,7 @@ DECLARE
     number float8;
     held jsonb;
 BEGIN
+    @PYML_AT_HOME@
     IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM ml_setting s WHERE s.name = NEW.name) THEN
         -- A restored dump brings rows that CREATE EXTENSION has already made.
         UPDATE ml_setting s SET value = NEW.value WHERE s.name = NEW.name;
@@ -110,6 +121,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     IF TG_OP = 'DELETE' THEN
         IF OLD.built_in THEN
             RAISE EXCEPTION USING ERRCODE = 'ML004',
@@ -142,7 +154,7 @@ CREATE OR REPLACE FUNCTION _ml_train_forest(device uuid, hours int, as_of timest
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].train_forest(device, hours, as_of, contamination)
 $$;
 COMMENT ON FUNCTION _ml_train_forest(uuid, int, timestamptz, float8) IS 'The Python side of ml_train_forest.';
@@ -150,40 +162,41 @@ COMMENT ON FUNCTION _ml_train_forest(uuid, int, timestamptz, float8) IS 'The Pyt
 CREATE OR REPLACE FUNCTION ml_train_forest(device uuid, hours int DEFAULT 168, as_of timestamptz DEFAULT now(), contamination float8 DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_train_forest(device, hours, as_of, contamination)); END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_forest(device, hours, as_of, contamination)); END $$;
 COMMENT ON FUNCTION ml_train_forest(uuid, int, timestamptz, float8) IS 'Trains an Isolation Forest on the readings of the given hours up to as_of and puts it in force. Gives model_id, training_samples, features, contamination, held-out figures and seconds. Too few readings: ML001.';
 
 CREATE OR REPLACE FUNCTION _ml_detect(device uuid, hours int, max_anomalies int) RETURNS jsonb
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].detect(device, hours, max_anomalies)
 $$;
 COMMENT ON FUNCTION _ml_detect(uuid, int, int) IS 'The Python side of ml_detect.';
 
 CREATE OR REPLACE FUNCTION ml_detect(device uuid, hours int DEFAULT 24, max_anomalies int DEFAULT 1000) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_detect(device, hours, max_anomalies)); END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_detect(device, hours, max_anomalies)); END $$;
 COMMENT ON FUNCTION ml_detect(uuid, int, int) IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity and reasons. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_score(device uuid, since timestamptz, until timestamptz)
 RETURNS TABLE (epoch float8, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb, error jsonb)
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].score(device, since, until)
 $$;
 COMMENT ON FUNCTION _ml_score(uuid, timestamptz, timestamptz) IS 'The Python side of ml_score.';
 
 CREATE OR REPLACE FUNCTION ml_score(device uuid, since timestamptz, until timestamptz)
 RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb)
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     RETURN QUERY SELECT to_timestamp(s.epoch), s.anomaly_score, s.is_anomaly, s.severity, s.metrics, s.reasons
     FROM _ml_score(device, since, until) AS s WHERE s.error IS NULL OR _ml_raise(s.error);
 END
@@ -196,7 +209,7 @@ CREATE OR REPLACE FUNCTION _ml_train_lstm(device uuid, field text, hours int, as
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].train_lstm(device, field, hours, as_of)
 $$;
 COMMENT ON FUNCTION _ml_train_lstm(uuid, text, int, timestamptz) IS 'The Python side of ml_train_lstm.';
@@ -204,40 +217,41 @@ COMMENT ON FUNCTION _ml_train_lstm(uuid, text, int, timestamptz) IS 'The Python 
 CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT 168, as_of timestamptz DEFAULT now()) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
 COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the hours up to as_of. It is put in force unless the one in force is better on held-out data. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].forecast(device, field, horizon)
 $$;
 COMMENT ON FUNCTION _ml_forecast(uuid, text, int) IS 'The Python side of ml_forecast.';
 
 CREATE OR REPLACE FUNCTION ml_forecast(device uuid, field text DEFAULT 'system.cpuUsage', horizon int DEFAULT NULL) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_forecast(device, field, horizon)); END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_forecast(device, field, horizon)); END $$;
 COMMENT ON FUNCTION ml_forecast(uuid, text, int) IS 'Forecasts a field from the device''s last reading: one document with the predictions, each with its 90 % interval, and the model''s measured coverage and error. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_predict(device uuid, field text, horizon int, level float8, as_of timestamptz)
 RETURNS TABLE (epoch float8, predicted_value float8, confidence_lower float8, confidence_upper float8, error jsonb)
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].predict(device, field, horizon, level, as_of)
 $$;
 COMMENT ON FUNCTION _ml_predict(uuid, text, int, float8, timestamptz) IS 'The Python side of ml_predict.';
 
 CREATE OR REPLACE FUNCTION ml_predict(device uuid, field text, horizon int DEFAULT NULL, level float8 DEFAULT 0.9, as_of timestamptz DEFAULT now())
 RETURNS TABLE ("timestamp" timestamptz, predicted_value float8, confidence_lower float8, confidence_upper float8)
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     RETURN QUERY SELECT to_timestamp(p.epoch), p.predicted_value, p.confidence_lower, p.confidence_upper
     FROM _ml_predict(device, field, horizon, level, as_of) AS p WHERE p.error IS NULL OR _ml_raise(p.error);
 END
@@ -250,7 +264,7 @@ CREATE OR REPLACE FUNCTION _ml_store_model(device uuid, kind text, field text, b
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].store_model(device, kind, field, blob, about, replaces)
 $$;
 COMMENT ON FUNCTION _ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'The Python side of ml_store_model.';
@@ -258,24 +272,24 @@ COMMENT ON FUNCTION _ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS '
 CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_store_model(device, kind, field, blob, about, replaces)); END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_store_model(device, kind, field, blob, about, replaces)); END $$;
 COMMENT ON FUNCTION ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'Puts a model in force that pyml.fleet has trained outside the server, if the one in force is still replaces (NULL: none). field is empty for a forest; about is what else a row of ml_model holds: window_start and window_end in seconds since 1970, readings_used, readings_rejected, parameters, figures, versions, seconds. Gives model_id, of the model now in force, and accepted. A blob that no training writes: ML005.';
 
 -- The picture ----------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_chart(device uuid, field text, hours int) RETURNS jsonb
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].draw(device, field, hours)
 $$;
 COMMENT ON FUNCTION _ml_chart(uuid, text, int) IS 'The Python side of ml_chart.';
 
 CREATE OR REPLACE FUNCTION ml_chart(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT 24) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ BEGIN RETURN _ml_answer(_ml_chart(device, field, hours)) ->> 'svg'; END $$;
+AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_chart(device, field, hours)) ->> 'svg'; END $$;
 COMMENT ON FUNCTION ml_chart(uuid, text, int) IS 'A picture (SVG) of a field''s last hours: the readings, what the device''s forest finds anomalous, and the forecast with its 90 % interval; a missing model is said in it. Times are in the session''s time zone. Save it with psql -At -o chart.svg and open it in a browser. Writes nothing. No number there: ML003.';
 
 -- Models ---------------------------------------------------------------------
@@ -287,6 +301,7 @@ AS $$
 DECLARE
     models jsonb;
 BEGIN
+    @PYML_AT_HOME@
     SELECT jsonb_agg(jsonb_build_object('model_id', m.model_id, 'kind', m.kind,
             'field', nullif(m.field, ''), 'is_current', m.is_current, 'trained_at', m.trained_at,
             'window_start', m.window_start, 'window_end', m.window_end,
@@ -313,6 +328,7 @@ DECLARE
     wanted record;
     before bigint;
 BEGIN
+    @PYML_AT_HOME@
     SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = ml_rollback.model_id;
     IF FOUND THEN
         PERFORM _ml_lock_model(wanted.device_uuid, wanted.kind, wanted.field);
@@ -348,6 +364,7 @@ DECLARE
     anomalies bigint;
     points bigint;
 BEGIN
+    @PYML_AT_HOME@
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM pg_advisory_xact_lock(hashtext('pyml scan'), hashtext(device::text));
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -371,7 +388,7 @@ COMMENT ON FUNCTION ml_forget(uuid) IS 'Drops a device''s models, training runs,
 -- Z scores -------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, moment text, shadow text, state text, zone text, zoned boolean)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -404,7 +421,7 @@ COMMENT ON FUNCTION _ml_history() IS 'The history table as pieces of SQL, quoted
 
 CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5)
 RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -415,6 +432,7 @@ DECLARE
     -- arrays and booleans are greater than any number, strings and null are less.
     number CONSTANT text := $number$CASE WHEN %1$s BETWEEN '-1e-300' AND '1e-300' THEN 0 WHEN %1$s BETWEEN '-1e15' AND '1e15' THEN (%1$s)::float8 END$number$;
 BEGIN
+    @PYML_AT_HOME@
     IF device IS NULL OR field IS NULL OR hours IS NULL OR hours NOT BETWEEN 1 AND 87840
        OR threshold IS NULL OR NOT threshold BETWEEN 0.1 AND 100 THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null or out of range',
@@ -469,7 +487,7 @@ COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how m
 -- The fleet ------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_devices() RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -573,7 +591,7 @@ CREATE OR REPLACE FUNCTION _ml_scan(device uuid, as_of timestamptz) RETURNS json
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].scan(device, as_of)
 $$;
 COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
@@ -638,11 +656,12 @@ DECLARE
     begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     devices pg_catalog.uuid[];
     one pg_catalog.uuid;
-    job @extschema@.ml_job;
+    job pg_catalog.record;
 BEGIN
     COMMIT; -- at once, so that a call within a transaction is refused before any work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
     IF NOT _ml_slot_is_free('scan', slot) THEN
         RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
         RETURN;
@@ -652,6 +671,7 @@ BEGIN
     COMMIT;
     FOREACH one IN ARRAY devices LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        @PYML_AT_HOME@
         -- A crash may lose the last few devices' scans, whole; the next scan makes them again.
         PERFORM set_config('synchronous_commit', 'off', true);
         PERFORM slot IS NULL OR _ml_try_lock('scan slot', slot::text);
@@ -659,6 +679,7 @@ BEGIN
         COMMIT;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
     PERFORM _ml_retain();
     PERFORM _ml_note_job(job, true);
     COMMIT;
@@ -792,11 +813,12 @@ DECLARE
     devices pg_catalog.uuid[];
     kinds pg_catalog.text[];
     fields pg_catalog.text[];
-    job @extschema@.ml_job;
+    job pg_catalog.record;
 BEGIN
     COMMIT; -- at once, so that a call within a transaction is refused before any work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
     IF NOT _ml_slot_is_free('retrain', slot) THEN
         RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;
         RETURN;
@@ -810,12 +832,14 @@ BEGIN
     COMMIT;
     FOR i IN 1 .. pg_catalog.cardinality(devices) LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        @PYML_AT_HOME@
         EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
         PERFORM slot IS NULL OR _ml_try_lock('retrain slot', slot::text);
         job := _ml_count_job(job, _ml_retrain_one(devices[i], kinds[i], fields[i]));
         COMMIT;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
     PERFORM _ml_note_job(job, true);
     COMMIT;
 END
@@ -827,12 +851,14 @@ COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all d
 CREATE OR REPLACE FUNCTION _ml_jobs(scan text, retrain text, workers int) RETURNS TABLE (job text, schedule text, command text)
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$
+AS $body$
+    -- A job outlives a rename of the schema: it too calls nothing that is not the extension's.
     SELECT format('pyml %s %s (%s)', t.task, w.slot, current_database()), t.schedule,
-           format('CALL %I.ml_%s(slot => %s)', '@extschema@', t.task, w.slot)
+           concat($job$DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'pyml' AND e.extnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('@extschema@')::pg_catalog.oid) THEN RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = '@extschema@ is not the schema of extension pyml'; END IF; CALL @extschema@.ml_$job$,
+                  t.task, '(slot => ', w.slot, '); END $$')
     FROM (VALUES ('scan', scan), ('retrain', retrain)) AS t (task, schedule), generate_series(1, workers) AS w (slot)
     ORDER BY t.task DESC, w.slot
-$$;
+$body$;
 COMMENT ON FUNCTION _ml_jobs(text, text, int) IS 'The jobs that ml_schedule puts on pg_cron.';
 
 CREATE OR REPLACE FUNCTION _ml_require_cron(instead text) RETURNS void
@@ -865,6 +891,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     IF scan IS NULL OR retrain IS NULL OR workers IS NULL OR workers NOT BETWEEN 1 AND 64
        OR NOT (scan ~ '^\s*(\S+\s+){4}\S+\s*$' AND retrain ~ '^\s*(\S+\s+){4}\S+\s*$') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule',
@@ -890,6 +917,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_require_cron(format('SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE ''pyml %%'' AND database = %L AND username = current_user;',
                                     current_database()));
     RETURN QUERY EXECUTE $query$
@@ -903,16 +931,16 @@ COMMENT ON FUNCTION ml_unschedule() IS 'Takes this database''s jobs off pg_cron;
 -- Health ---------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _ml_environment() RETURNS jsonb
-LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    if 'pyml @PYML_VERSION@' not in GD: plpy.execute('SELECT @extschema@._ml_load()')
+    @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].environment()
 $$;
 COMMENT ON FUNCTION _ml_environment() IS 'Interpreter, package path and library versions of this session''s Python.';
 
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -923,6 +951,7 @@ DECLARE
     time_column smallint;
     missing text;
 BEGIN
+    @PYML_AT_HOME@
     check_name := 'python';
     BEGIN
         environment := _ml_answer(_ml_environment());
@@ -1038,6 +1067,7 @@ DECLARE
         "ml_scan_state": "INSERT, UPDATE, DELETE", "ml_job": "INSERT, UPDATE, DELETE", "ml_device_forecast": "DELETE"}';
     member record;
 BEGIN
+    @PYML_AT_HOME@
     IF level IS NULL OR level NOT IN ('read', 'train') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
             DETAIL = 'The levels are read (score, forecast, look) and train (the same, and train, scan, roll back, forget).',
@@ -1052,8 +1082,7 @@ BEGIN
         SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
                CASE WHEN p.prorettype <> 'trigger'::regtype
                      AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
-                     AND (trains OR p.proname = '_ml_load'
-                          OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_due'))
+                     AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_due'))
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass

@@ -32,11 +32,11 @@ def test_from_another_database_it_says_what_to_run_there(db, home, refused):
     said = refused("SELECT * FROM ml_schedule(workers => 2)", sqlstate="ML006")
     home.execute(said.message_hint)
     first = jobs(home, db)
-    assert [command for *_, command in first] == [
-        "CALL public.ml_scan(slot => 1)",
-        "CALL public.ml_scan(slot => 2)",
-        "CALL public.ml_retrain(slot => 1)",
-        "CALL public.ml_retrain(slot => 2)",
+    assert [command.partition("END IF; ")[2] for *_, command in first] == [
+        "CALL public.ml_scan(slot => 1); END $$",
+        "CALL public.ml_scan(slot => 2); END $$",
+        "CALL public.ml_retrain(slot => 1); END $$",
+        "CALL public.ml_retrain(slot => 2); END $$",
     ]
     home.execute(said.message_hint)
     assert jobs(home, db) == first
@@ -76,7 +76,7 @@ def test_in_pg_crons_own_database(db, home):
             ).fetchall()
             assert len(rows) == 2 * workers
             assert [command for (command,) in home.execute(mine)] == [row[2] for row in rows]
-        assert rows[0][2] == "CALL pyml_here.ml_scan(slot => 1)"
+        assert rows[0][2].endswith("CALL pyml_here.ml_scan(slot => 1); END $$")
         with pytest.raises(psycopg.Error) as caught:
             home.execute("SELECT pyml_here.ml_schedule('61 * * * *')")
         assert caught.value.sqlstate == "ML004"

@@ -28,7 +28,6 @@ CREATE FUNCTION hostile.set_config(text, text, boolean) RETURNS text LANGUAGE sq
     $$ SELECT hostile.spy() $$;
 CREATE FUNCTION hostile._ml_answer(jsonb) RETURNS jsonb LANGUAGE sql AS
     $$ SELECT hostile.spy()::jsonb $$;
-CREATE FUNCTION hostile._ml_load() RETURNS void LANGUAGE sql AS $$ SELECT hostile.spy() $$;
 CREATE FUNCTION hostile._ml_devices() RETURNS SETOF uuid LANGUAGE sql AS
     $$ SELECT hostile.spy()::uuid $$;
 CREATE FUNCTION hostile.format(text, uuid) RETURNS text LANGUAGE sql AS $$ SELECT hostile.spy() $$;
