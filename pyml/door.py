@@ -80,7 +80,7 @@ def store_model(
             detail=f"It has {', '.join(limits.ABOUT_NAMES)}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
         )
-    model = store.telling(store.training_call(device, kind, field), blob.load, data, kind)
+    model = store.telling(store.training_call(device, kind, field), None, blob.load, data, kind)
     said = model.meta["metric"]["name"] if kind == "lstm" else ""
     if field != said:
         raise BadArgument(
@@ -217,7 +217,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
         hours=hours,
         until=until,
         bounds=bounds_of(backend.execute, field),
-        in_force=training.in_force(row, store.ready),
+        in_force=training.in_force(row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
     answer = store.keep(device, "lstm", field, trained, row["model_id"], started)

@@ -64,9 +64,16 @@ class BadArgument(PymlError):
 
 
 class UnreadableModel(PymlError):
-    """A stored model that fails its checks."""
+    """A stored model that fails its checks.
+
+    Attributes
+    ----------
+    model_id : int or None
+        Which one, where it is a row of `ml_model`.
+    """
 
     sqlstate = "ML005"
+    model_id: int | None = None
 
 
 class BrokenEnvironment(PymlError):

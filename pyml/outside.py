@@ -1,12 +1,13 @@
 """A training outside the server: what a worker does for one model.
 
-In one transaction on the primary it claims the model, by the lock that `ml_retrain` takes,
+In one transaction on the primary it claims the model, by the row that `ml_retrain` locks,
 reads the history (from a replica, where there is one), trains by the code that a backend
 runs, and hands the model in. What goes with the worker or with its connection, at whatever
 moment, takes the claim along and leaves nothing behind: the model is due as before. And
 what was stored is not due any more, whether the worker has heard of it or not.
 
-While a training goes on, its transaction keeps no snapshot, so that nothing waits for it.
+While a training goes on, its transaction keeps no snapshot, so that no standby waits for it;
+vacuum keeps the rows that were deleted since it began, as with any transaction that writes.
 """
 
 import functools
@@ -159,8 +160,8 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         sqlstate = getattr(error, "sqlstate", None) or "XX000"
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
             raise
-        told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error))
-        execute(queries.INSERT_RUN, *model, *told)
+        told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error)[:10_000])
+        execute(queries.PUT_RUN, *model, *told)
         return "failed"
 
 
@@ -197,14 +198,14 @@ def _train(
             device,
             field,
             bounds=bounds_of(execute, field),
-            in_force=training.in_force(row, functools.partial(training.stored, execute)),
+            in_force=training.in_force(row, field, functools.partial(training.stored, execute)),
             **asked,
         )
     about = trained.about(time.monotonic() - started)
     if trained.data is None:
         figures = json.dumps(trained.figures, allow_nan=False)
         execute(
-            queries.INSERT_RUN,
+            queries.PUT_RUN,
             *(*model, about["seconds"], "kept", row["model_id"], figures, None, None),
         )
         return "kept"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyml import backend, drift, queries, series, store
-from pyml.errors import PymlError
+from pyml.errors import PymlError, UnreadableModel
 from pyml.history import Floats, History, series_of
 from pyml.scoring import SEVERITIES, judge, look_ahead, named
 from pyml.store import Held
@@ -63,7 +63,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     if mark is not None and newest == mark and len(arrived) == state["late_rows"]:
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
-    failure: PymlError | None = None
+    failures: list[PymlError] = []
     readings = 0
     found: list[float] = []
     moved = Drift(float(settings["drift_threshold"]), json.loads(state["seen"] or "{}"))
@@ -75,7 +75,8 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
         span = float(held.model.meta["interval"])
         mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
     except PymlError as error:
-        failure, late_rows = error, state["late_rows"] or 0
+        failures.append(error)
+        late_rows = state["late_rows"] or 0
     judged: dict[float, list[dict[str, Any]]] = {}
     fields: dict[str, Any] = {}
     for name in state["fields"]:
@@ -83,22 +84,24 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
             interval, drifts = _lstm(history, device, name, since, until, judged, moved)
             span, fields = max(span, interval), fields | drifts
         except PymlError as error:
-            failure = failure or error
+            failures.append(error)
     found += _log_outside(device, judged)
     if found:
         gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * span)
         backend.execute(queries.JOIN_INCIDENTS, device, min(found), gap)
-    sqlstate, message = (failure.sqlstate, failure.message) if failure else (None, None)
+    first = failures[0] if failures else None
+    sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
+    unreadable = [error.model_id for error in failures if isinstance(error, UnreadableModel)]
     backend.execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(found)),
         backend.to_json(moved.seen),
         # Nothing to tell is NULL, as where there is no model.
         *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
-        *(moved.drifted, newest),
+        *(moved.drifted, [model for model in unreadable if model is not None], newest),
     )
     return {
-        "outcome": "failed" if failure else "scanned",
+        "outcome": "failed" if failures else "scanned",
         "sqlstate": sqlstate,
         "message": message,
         "readings": readings,
@@ -161,12 +164,10 @@ def _lstm(
     if points:
         _outside(points, name, readings.times, values, interval, judged)
     limit = json.loads(settings["forecast_limits"]).get(name)
-    days = int(settings["forecast_days"])
-    backend.execute(queries.CLEAR_POINTS, device, name, ahead.last_time, days)
     columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
     backend.execute(
-        queries.INSERT_POINTS,
-        *(device, name, level, limit, held.model_id),
+        queries.PUT_FORECAST,
+        *(device, name, level, limit, held.model_id, ahead.last_time),
         *(column.tolist() for column in columns),
     )
     late = readings.times > since
@@ -231,7 +232,7 @@ def _log(device: str, tier: str, entries: list[tuple[Any, ...]]) -> list[float]:
     """Add to the log of anomalies; the times of those that are new."""
     times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
     added = backend.execute(
-        queries.INSERT_ANOMALIES,
+        queries.PUT_ANOMALIES,
         *(device, tier, times, scores, severities),
         *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
         models,

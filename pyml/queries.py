@@ -20,10 +20,12 @@ class Query:
     types: tuple[str, ...] = ()
 
 
-# Every call needs the settings, the history table's name, those of its columns that it lacks, and
-# its time's type: one row.
+# Every call needs the settings, the metrics that a model may read, the history table's name, those
+# of its columns that it lacks, and its time's type: one row.
 _CONTEXT = (
-    " (SELECT s.settings::text, parse_ident(s.settings ->> 'history_table') AS history, t.*"
+    " (SELECT s.settings::text, (SELECT json_agg(json_build_array("
+    "    name, path, divisor_path, scale, kind))::text FROM ml_metric) AS metrics,"
+    "  parse_ident(s.settings ->> 'history_table') AS history, t.*"
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
@@ -67,26 +69,16 @@ BLOB = Query(
 
 LOCK_MODEL = Query("SELECT _ml_lock_model($1, $2, $3)", ("uuid", "text", "text"))
 
-RETIRE_MODEL = Query(
-    "UPDATE ml_model SET is_current = false"
-    " WHERE device_uuid = $1 AND kind = $2 AND field = $3 AND is_current",
-    ("uuid", "text", "text"),
-)
-
-INSERT_MODEL = Query(
-    "INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,"
-    " readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)"
-    " VALUES ($1, $2, $3, true, to_timestamp($4), to_timestamp($5), $6, $7, $8, $9, $10, $11,"
-    " encode(sha256($12), 'hex'), $12) RETURNING model_id",
+PUT_MODEL = Query(
+    "SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model_id",
     (
         *("uuid", "text", "text", "float8", "float8", "int", "int"),
         *("jsonb", "jsonb", "jsonb", "float8", "bytea"),
     ),
 )
 
-INSERT_RUN = Query(
-    "INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome, model_id, figures, sqlstate,"
-    " error) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+PUT_RUN = Query(
+    "SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     ("uuid", "text", "text", "float8", "text", "bigint", "jsonb", "text", "text"),
 )
 
@@ -137,11 +129,18 @@ PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
 
 # ---- the scan ------------------------------------------------------------------
 
+# A field that nobody has configured is read by no one but who asks for it by name.
 SCAN_STATE = Query(
     "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until,"
     " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
     " ARRAY(SELECT l.field FROM ml_model l WHERE l.device_uuid = $1 AND l.kind = 'lstm'"
-    "       AND l.is_current ORDER BY l.field) AS fields,"
+    "       AND l.is_current AND (l.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)"
+    "             FROM ml_setting f WHERE f.name = 'forecast_fields')"
+    "         OR l.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o"
+    "             WHERE o.device_uuid = $1)"
+    "         OR EXISTS (SELECT FROM ml_metric k"
+    "             WHERE l.field IN (k.name, k.path, k.divisor_path)))"
+    "       ORDER BY l.field) AS fields,"
     + _HELD
     + " FROM"
     + _CONTEXT
@@ -150,62 +149,25 @@ SCAN_STATE = Query(
     ("uuid", "timestamptz"),
 )
 
-SCAN_UNCHANGED = Query(
-    "UPDATE ml_scan_state SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,"
-    " outcome = CASE outcome WHEN 'failed' THEN outcome ELSE 'unchanged' END"
-    " WHERE device_uuid = $1",
-    ("uuid",),
-)
+SCAN_UNCHANGED = Query("SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)", ("uuid",))
 
 SCAN_DONE = Query(
-    "INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark,"
-    " late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, last_reading)"
-    " VALUES ($1, clock_timestamp(), CASE WHEN $2 IS NULL THEN 'scanned' ELSE 'failed' END,"
-    " $2, $3, to_timestamp($4), $5, $6, $7, $8, $9, $10, $11, to_timestamp($12))"
-    " ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at,"
-    " outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error,"
-    " watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows,"
-    " readings = EXCLUDED.readings, anomalies = EXCLUDED.anomalies,"
-    " seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,"
-    " drifted = EXCLUDED.drifted, last_reading = EXCLUDED.last_reading",
+    "SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     (
         *("uuid", "text", "text", "float8", "int", "int", "int"),
-        *("jsonb", "jsonb", "jsonb", "bigint[]", "float8"),
+        *("jsonb", "jsonb", "jsonb", "bigint[]", "bigint[]", "float8"),
     ),
 )
 
-# What was found before stands: a reading in the look-back is judged once.
-INSERT_ANOMALIES = Query(
-    "INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons,"
-    " model_id, incident_at)"
-    " SELECT $1, to_timestamp(f.epoch), $2, f.score, f.severity, f.metrics::jsonb,"
-    " f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)"
-    " FROM unnest($3, $4, $5, $6, $7, $8) AS f (epoch, score, severity, metrics, reasons, model_id)"
-    " ON CONFLICT DO NOTHING RETURNING date_part('epoch', timestamp) AS t",
+PUT_ANOMALIES = Query(
+    "SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8) AS t",
     (
         *("uuid", "text", "float8[]", "float8[]", "text[]", "text[]", "text[]"),
         "bigint[]",
     ),
 )
 
-# The incidents of the earliest new anomaly and of those after it: the first goes on with the
-# incident before it, where that is near enough. Joined by the place of a row, since by its key
-# the planner, where it expects few, would go through all of one side for each of the other.
-JOIN_INCIDENTS = Query(
-    "UPDATE ml_anomaly a SET incident_at = w.began FROM ("
-    "  SELECT e.place, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM ("
-    "    SELECT b.ctid AS place, b.timestamp, CASE"
-    "      WHEN lag(b.timestamp) OVER later IS NULL THEN coalesce("
-    "        (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1"
-    "           AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)"
-    "         ORDER BY p.timestamp DESC LIMIT 1), b.timestamp)"
-    "      WHEN b.timestamp - lag(b.timestamp) OVER later > make_interval(secs => $3)"
-    "        THEN b.timestamp END AS opens"
-    "    FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)"
-    "    WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w"
-    " WHERE a.ctid = w.place AND a.incident_at <> w.began",
-    ("uuid", "float8", "float8"),
-)
+JOIN_INCIDENTS = Query("SELECT _ml_join_incidents($1, $2, $3)", ("uuid", "float8", "float8"))
 
 POINTS = Query(
     "SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.model_id"
@@ -214,21 +176,10 @@ POINTS = Query(
     ("uuid", "text", "float8", "float8"),
 )
 
-# Beyond the last reading only the newest forecast counts; what lies before it stands.
-CLEAR_POINTS = Query(
-    "DELETE FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.field = $2"
-    " AND (p.timestamp < now() - make_interval(days => $4) OR p.timestamp > to_timestamp($3))",
-    ("uuid", "text", "float8", "int"),
-)
-
-INSERT_POINTS = Query(
-    "INSERT INTO ml_forecast_point (device_uuid, field, timestamp, predicted, lower, upper, level,"
-    " breach, model_id, made_at)"
-    " SELECT $1, $2, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, $3,"
-    " CASE WHEN f.predicted >= $4 THEN $4 END, $5, now()"
-    " FROM unnest($6, $7, $8, $9) AS f (epoch, predicted, lower, upper)",
+PUT_FORECAST = Query(
+    "SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     (
-        *("uuid", "text", "float8", "float8", "bigint"),
+        *("uuid", "text", "float8", "float8", "bigint", "float8"),
         *("float8[]", "float8[]", "float8[]", "float8[]"),
     ),
 )

@@ -55,12 +55,12 @@ def training_call(device: str, kind: str, field: str) -> str:
     return f"SELECT ml_train_lstm('{device}', {queries.literal(field)});"
 
 
-def telling(hint: str, call: Callable[..., T], *args: Any) -> T:
-    """What a call gives; of a model that cannot be read it says what to do."""
+def telling(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
+    """What a call gives; of a model that cannot be read it says which one and what to do."""
     try:
         return call(*args)
     except UnreadableModel as error:
-        error.hint = hint
+        error.hint, error.model_id = hint, model_id
         raise
 
 
@@ -85,8 +85,9 @@ def held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
             detail="None was trained for it, or it was dropped.",
             hint=training_call(device, kind, field),
         )
-    told = functools.partial(telling, training_call(device, kind, field))
+    told = functools.partial(telling, training_call(device, kind, field), row["model_id"])
     model = told(ready, row["model_id"], row["sha256"], kind)
+    told(training.check_metrics, model.meta, kind, field, row["metrics"])
     return Held(
         float(row["now"]),
         row["model_id"],
@@ -109,7 +110,11 @@ def keep(
     about = trained.about(time.monotonic() - started)
     if trained.data is None:
         model_id = current
-        _record(device, kind, field, "kept", current, about)
+        backend.execute(
+            queries.PUT_RUN,
+            *(device, kind, field, about["seconds"], "kept", current),
+            *(backend.to_json(about["figures"]), None, None),
+        )
     else:
         model_id = put(device, kind, field, trained.data, about)
     return {
@@ -123,30 +128,11 @@ def keep(
 
 def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
     """Add a model and put it in force; readers see the old one or the new."""
-    backend.execute(queries.LOCK_MODEL, device, kind, field)
-    backend.execute(queries.RETIRE_MODEL, device, kind, field)
     stored = backend.execute(
-        queries.INSERT_MODEL,
+        queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),
         *(about["readings_used"], about["readings_rejected"]),
         *(backend.to_json(about[name]) for name in ("parameters", "figures", "versions")),
         *(about["seconds"], data),
     )
-    model_id = int(stored[0]["model_id"])
-    _record(device, kind, field, "trained", model_id, about)
-    return model_id
-
-
-def _record(
-    device: str,
-    kind: str,
-    field: str,
-    outcome: str,
-    model_id: int | None,
-    about: Mapping[str, Any],
-) -> None:
-    backend.execute(
-        queries.INSERT_RUN,
-        *(device, kind, field, about["seconds"], outcome, model_id),
-        *(backend.to_json(about["figures"]), None, None),
-    )
+    return int(stored[0]["model_id"])

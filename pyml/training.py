@@ -1,6 +1,7 @@
 """A device's history -> a model to store, the same in a backend and on a worker elsewhere."""
 
 import functools
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,16 @@ from pyml.errors import (
     NotEnoughData,
     UnreadableModel,
 )
-from pyml.history import LONGEST_HOURS, Execute, Floats, History, iso, measured, window
+from pyml.history import (
+    LONGEST_HOURS,
+    Execute,
+    Floats,
+    History,
+    iso,
+    measured,
+    metric_of,
+    window,
+)
 
 T = TypeVar("T")
 Poll = Callable[[], object]
@@ -315,13 +325,61 @@ def stored(execute: Execute, model_id: int, sha256: str, kind: str) -> blob.Mode
     return blob.load(found[0]["blob"], kind)
 
 
+@functools.lru_cache(maxsize=4)
+def _configured(rows: str | None) -> dict[str, series.Metric]:
+    """The metrics of `ml_metric` by name, as `queries.CONTEXT` tells them."""
+    metrics = [series.Metric(*row) for row in json.loads(rows or "[]")]
+    return {metric.name: metric for metric in metrics}
+
+
+def check_metrics(meta: Mapping[str, Any], kind: str, field: str, rows: str | None) -> None:
+    """Refuse a model that reads anything but what it is meant to read, as things stand now.
+
+    Whoever may train chooses what a model says of itself. Whoever scores with it may read
+    more than they, and a scan writes down what it reads.
+
+    Parameters
+    ----------
+    meta : dict
+        The model's metadata.
+    kind, field : str
+        What it is in force for. A forecast's field is a metric's name, or a path.
+    rows : str or None
+        `metrics` of `queries.CONTEXT`: all metrics, those that are disabled too.
+
+    Raises
+    ------
+    UnreadableModel
+    """
+    known = _configured(rows)
+    if kind == "forest":
+        used, meant = [series.Metric(**entry) for entry in meta["metrics"]], known
+    else:
+        used = [series.Metric(**meta["metric"])]
+        meant = {field: known.get(field) or metric_of(field, ())}
+    for metric in used:
+        if metric != meant.get(metric.name):
+            raise UnreadableModel(
+                f"the stored model is not of the metrics that are configured: {metric.name}",
+                detail=f"It reads {metric.path}; ml_metric has no such row now.",
+            )
+    strangers = set(meta.get("totals", ())) - {metric.divisor_path for metric in known.values()}
+    if strangers:
+        raise UnreadableModel(
+            "the stored model is not of the metrics that are configured",
+            detail=f"It reads the totals {', '.join(sorted(strangers))}; ml_metric has none there.",
+        )
+
+
 def in_force(
-    row: Mapping[str, Any], load: Callable[[int, str, str], blob.Model]
+    row: Mapping[str, Any], field: str, load: Callable[[int, str, str], blob.Model]
 ) -> blob.Model | None:
     """The forecast model that `queries.CURRENT_MODEL` tells of, for a training to start from."""
     if row["model_id"] is None:
         return None
     try:
-        return load(row["model_id"], row["sha256"], "lstm")
+        model = load(row["model_id"], row["sha256"], "lstm")
+        check_metrics(model.meta, "lstm", field, row["metrics"])
+        return model
     except UnreadableModel:
         return None

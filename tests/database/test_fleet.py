@@ -80,7 +80,7 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     with psycopg.connect(dsn) as hand:
         hand.execute("SELECT ml_train_forest(%s)", [device])
         worker.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         while not one(waits):  # it has trained, and comes to store
             worker.join(0.05)
     worker.join(60)
