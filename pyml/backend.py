@@ -4,11 +4,12 @@ import ctypes
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, cast
 
 import numpy as np
 import plpy
+from numpy.typing import NDArray
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError, translated
@@ -48,6 +49,11 @@ def progress(what: str) -> Callable[[], object]:
     return lambda: execute(
         queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63]
     )
+
+
+def pulse() -> None:
+    """Hear of a cancel or a timeout, which raises."""
+    execute(queries.PULSE)
 
 
 def notice(text: str) -> None:
@@ -102,6 +108,38 @@ def _require_serial() -> None:
 
 # ---- answers ---------------------------------------------------------------------
 
+# Digits of a number that are told: a metric's value is reckoned from decimals, and what comes
+# after these is the reckoning's, as in 55.874500000000076.
+DIGITS = 10
+WHOLE = 10.0**DIGITS
+# As far as they are exact.
+POWERS = np.array([10.0**power for power in range(23)])
+
+
+def shown(value: Any) -> Any:
+    """What a person is told of a value: its numbers to `DIGITS` digits, whole ones in full.
+
+    Arrays, lists and dictionaries are told element by element.
+    """
+    if isinstance(value, np.ndarray):
+        return _rounded(value)
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}" if abs(value) < WHOLE else f"{value:.0f}")
+    if isinstance(value, dict):
+        return {name: shown(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(one) for one in value]
+    return value
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers to `DIGITS` digits; those that are next to nothing, and NaN, as they are."""
+    with np.errstate(divide="ignore"):
+        places = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
+    told = np.abs(places) < len(POWERS)
+    power = POWERS[np.where(told, np.maximum(places, 0), 0).astype(np.intp)]
+    return np.where(told, np.rint(values * power) / power, values)
+
 
 def _plain(value: Any) -> Any:
     """A numpy scalar as Python's own."""
@@ -148,17 +186,21 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     return answer
 
 
-def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]]]:
-    """Make a door answer with rows of `width` columns and one for an error of the user's."""
+def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Iterator[Row]]]:
+    """Make a door answer with rows of `width` columns and one for an error of the user's.
 
-    def decorate(door: Callable[P, list[Row]]) -> Callable[P, list[Row]]:
+    Rows are made as they are asked for: between two of them PostgreSQL hears of a cancel.
+    """
+
+    def decorate(door: Callable[P, Iterator[Row]]) -> Callable[P, Iterator[Row]]:
         @functools.wraps(door)
-        def answer(*args: P.args, **kwargs: P.kwargs) -> list[Row]:
+        def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
             try:
                 _require_serial()
-                return [(*row, None) for row in door(*args, **kwargs)]
+                for row in door(*args, **kwargs):
+                    yield (*row, None)
             except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
-                return [(*[None] * width, json.dumps(_failure(error)))]
+                yield (*[None] * width, json.dumps(_failure(error)))
 
         return answer
 

@@ -6,11 +6,10 @@ do not see the colours. Each mark has a ``<title>`` that says what it stands for
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from html import escape
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,6 +23,9 @@ WIDTH, HEIGHT = 960, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 100, 74
 # Room for one label of the time axis and of the value axis, in pixels.
 LABEL_WIDTH, LABEL_HEIGHT = 84, 44
+
+# Marks drawn between two pulses.
+PULSE = 5000
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 STEPS = (
@@ -126,6 +128,7 @@ def draw(
     marks: Sequence[Mark],
     ahead: Ahead | None,
     notes: Sequence[str],
+    pulse: Callable[[], None] = lambda: None,
 ) -> str:
     """Draw a metric's history, its anomalies and its forecast.
 
@@ -149,6 +152,8 @@ def draw(
     ahead : Ahead or None
     notes : sequence of str
         Said below the picture, one line each.
+    pulse : callable
+        Called several times a second; what it raises ends the drawing.
 
     Returns
     -------
@@ -167,9 +172,12 @@ def draw(
         parts += _forecast(frame, ahead, times, values, longest_step)
     parts += _history(frame, times, values, longest_step)
     # The worse ones on top.
-    parts += [
-        _mark(frame, one, zone[1]) for kind in SHAPES for one in marks if one.severity == kind
-    ]
+    for kind in SHAPES:
+        for i, one in enumerate(marks):
+            if one.severity == kind:
+                parts.append(_mark(frame, one, zone[1]))
+            if i % PULSE == PULSE - 1:
+                pulse()
     parts += _legend(marks, ahead)
     parts.append(
         f'<text class="muted" x="{WIDTH - RIGHT}" y="{HEIGHT - 16}" text-anchor="end">'
@@ -336,12 +344,8 @@ def _pieces(
     share = (times - frame.start) / (frame.end - frame.start)
     kept = _thinned(values, np.floor(share * (WIDTH - LEFT - RIGHT)))
     breaks = np.flatnonzero(np.diff(times) > longest_step) + 1
-    edges = [0, *breaks.tolist(), len(times)]
-    found = []
-    for first, last in pairwise(edges):
-        inside = kept[(kept >= first) & (kept < last)]
-        found.append((times[inside], values[inside]))
-    return [piece for piece in found if len(piece[0])]
+    pieces = np.split(kept, np.searchsorted(kept, breaks))
+    return [(times[inside], values[inside]) for inside in pieces if len(inside)]
 
 
 def _thinned(values: Floats, columns: Floats) -> NDArray[np.intp]:

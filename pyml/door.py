@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pyml import __version__, backend, blob, engine, limits, queries, series, st
 from pyml.backend import Row, document, rows
 from pyml.errors import BadArgument, ModelNotFound, PymlError
 from pyml.history import LONGEST_HOURS, Floats, bounds_of, enabled_metrics, iso, window
-from pyml.scoring import SEVERITIES, judge, look_ahead, named
+from pyml.scoring import SEVERITIES, Judged, judge, look_ahead
 
 if TYPE_CHECKING:
     from pyml import chart
@@ -119,7 +119,8 @@ def train_forest(
         contamination=share,
         poll=backend.progress("training forest"),
     )
-    return store.keep(device, "forest", "", trained, None, started)
+    answer: dict[str, Any] = backend.shown(store.keep(device, "forest", "", trained, None, started))
+    return answer
 
 
 @document
@@ -129,25 +130,36 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, held.now - hours * 3600, held.now)
-    meta, scores = held.model.meta, judged.scores
-    flagged = judged.flagged()
-    told = flagged[::-1][:max_anomalies]
-    anomalies = [
-        {
-            "timestamp": iso(judged.times[row]),
-            "is_anomaly": True,
-            "anomaly_score": float(scores.anomaly_score[row]),
-            "severity": SEVERITIES[scores.severity[row]],
-            **named(meta["names"], judged.values[row]),
-            "reasons": why,
-        }
-        for row, why in zip(told, judged.reasons(told), strict=True)
-    ]
+    meta = held.model.meta
+    analyzed = rejected = repeated = detected = 0
+    found: list[Judged] = []
+    for judged in judge(history, held, device, held.now - hours * 3600, held.now):
+        analyzed += len(judged.times)
+        rejected += judged.readings.rejected
+        repeated += judged.readings.repeated
+        flagged = judged.flagged()
+        detected += len(flagged)
+        found.append(judged.of(flagged))
+    anomalies: list[dict[str, Any]] = []
+    for judged in reversed(found):  # the newest first
+        told = judged.of(np.arange(len(judged.times))[::-1][: max_anomalies - len(anomalies)])
+        anomalies += [
+            {
+                "timestamp": iso(moment),
+                "is_anomaly": True,
+                "anomaly_score": score,
+                "severity": SEVERITIES[severity],
+                **values,
+                "reasons": why,
+            }
+            for (moment, score, severity, values), why in zip(
+                told.rows(), told.reasons(), strict=True
+            )
+        ]
     return {
         "device_uuid": device,
-        "analyzed_points": len(judged.times),
-        "anomalies_detected": len(flagged),
+        "analyzed_points": analyzed,
+        "anomalies_detected": detected,
         "anomalies": anomalies,
         "model_info": {
             "model_id": held.model_id,
@@ -156,40 +168,24 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
             "features": meta["names"],
             "warning_below": meta["warning"],
             "critical_below": meta["critical"],
-            "rejected_samples": judged.readings.rejected,
-            "repeated_samples": judged.readings.repeated,
+            "rejected_samples": rejected,
+            "repeated_samples": repeated,
         },
     }
 
 
 @rows(6)
-def score(device: str, since: str, until: str) -> list[Row]:
+def score(device: str, since: str, until: str) -> Iterator[Row]:
     """Door of ``ml_score``."""
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, first, last)
-    names, flagged = held.model.meta["names"], judged.flagged()
-    reasons = dict(zip(flagged.tolist(), judged.reasons(flagged), strict=True))
-    return [
-        (
-            moment,
-            anomaly_score,
-            severity > 0,
-            SEVERITIES[severity],
-            backend.to_json(named(names, values)),
-            backend.to_json(reasons.get(row, [])),
-        )
-        for row, (moment, anomaly_score, severity, values) in enumerate(
-            zip(
-                judged.times.tolist(),
-                judged.scores.anomaly_score.tolist(),
-                judged.scores.severity.tolist(),
-                judged.values,
-                strict=True,
-            )
-        )
-    ]
+    for judged in judge(history, held, device, first, last):
+        reasons = iter(judged.of(judged.flagged()).reasons())
+        for moment, anomaly_score, severity, values in judged.rows():
+            why = backend.to_json(next(reasons)) if severity else "[]"
+            metrics = backend.to_json(values)
+            yield moment, anomaly_score, severity > 0, SEVERITIES[severity], metrics, why
 
 
 # ---- LSTM ----------------------------------------------------------------------
@@ -220,13 +216,14 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
         in_force=training.in_force(row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
-    answer = store.keep(device, "lstm", field, trained, row["model_id"], started)
+    kept = store.keep(device, "lstm", field, trained, row["model_id"], started)
+    answer: dict[str, Any] = backend.shown(kept | {"field": field})
     if not trained.figures["beats_naive"]:
         backend.notice(
             f"the forecast of {field} is no better than a naive one: "
             f"mean absolute error {trained.figures['mae']:.4g}"
         )
-    return answer | {"field": field}
+    return answer
 
 
 @document
@@ -234,7 +231,8 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
     ahead, held = look_ahead(device, field, horizon, LEVEL, None)
-    figures = held.figures
+    figures = backend.shown(held.figures)
+    columns = (ahead.predicted, ahead.lower, ahead.upper)
     return {
         "device_uuid": device,
         "field": field,
@@ -246,8 +244,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
                 "confidence_upper": upper,
             }
             for moment, predicted, lower, upper in zip(
-                *(c.tolist() for c in (ahead.times, ahead.predicted, ahead.lower, ahead.upper)),
-                strict=True,
+                ahead.times.tolist(), *(backend.shown(c).tolist() for c in columns), strict=True
             )
         ],
         "model_info": {
@@ -266,13 +263,16 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
 
 
 @rows(4)
-def predict(device: str, field: str, horizon: int | None, level: float, as_of: str) -> list[Row]:
+def predict(
+    device: str, field: str, horizon: int | None, level: float, as_of: str
+) -> Iterator[Row]:
     """Door of ``ml_predict``."""
     _given(device=device, field=field, level=level, as_of=as_of)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     ahead, _ = look_ahead(device, field, horizon, level, until)
-    columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    columns = (ahead.predicted, ahead.lower, ahead.upper)
+    told = (backend.shown(column).tolist() for column in columns)
+    yield from zip(ahead.times.tolist(), *told, strict=True)
 
 
 # ---- the picture ---------------------------------------------------------------
@@ -316,6 +316,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
         marks=marks,
         ahead=ahead,
         notes=notes,
+        pulse=backend.pulse,
     )
     return {"svg": picture}
 
@@ -327,20 +328,22 @@ def _marks(
     from pyml import chart
 
     history, held = store.in_force(device, "forest")
-    judged = judge(history, held, device, since, until)
-    flagged, scores = judged.flagged(), judged.scores
-    shown = np.flatnonzero(np.isfinite(values))
-    nearest = [shown[np.abs(at[shown] - moment).argmin()] for moment in judged.times[flagged]]
-    return [
-        chart.Mark(
-            float(judged.times[row]),
-            float(values[place]),
-            SEVERITIES[scores.severity[row]],
-            float(scores.anomaly_score[row]),
-            why,
-        )
-        for row, place, why in zip(flagged.tolist(), nearest, judged.reasons(flagged), strict=True)
-    ]
+    known = np.isfinite(values)
+    at, values = at[known], values[known]
+    marks = []
+    for judged in judge(history, held, device, since, until):
+        told = judged.of(judged.flagged())
+        right = np.clip(np.searchsorted(at, told.times), 1, len(at) - 1) if len(at) > 1 else 0
+        left = np.maximum(right - 1, 0)
+        nearer = np.abs(at[left] - told.times) <= np.abs(at[right] - told.times)
+        nearest = values[np.where(nearer, left, right)]
+        marks += [
+            chart.Mark(moment, value, SEVERITIES[severity], score, why)
+            for value, (moment, score, severity, _), why in zip(
+                nearest.tolist(), told.rows(), told.reasons(), strict=True
+            )
+        ]
+    return marks
 
 
 def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> "chart.Ahead":

@@ -54,12 +54,13 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
         single day against all days.
     """
     days = np.floor((times - times[-1]) / DAY)
+    begins = np.flatnonzero(np.diff(days)) + 1
     found = []
     for column in values.T:
         known = column[np.isfinite(column)]
         edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)))
         counts = _bins(edges, column)
-        daily = [_bins(edges, column[days == day]) for day in np.unique(days)]
+        daily = [_bins(edges, of_day) for of_day in np.split(column, begins)]
         usual = [_index(counts, of_day) for of_day in daily if of_day.sum() >= LEAST]
         found.append(
             {

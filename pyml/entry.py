@@ -5,7 +5,7 @@ exception would reach the user with a Python traceback.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ class Doors:
 
     train_forest: Callable[..., str]
     detect: Callable[..., str]
-    score: Callable[..., list[tuple[Any, ...]]]
+    score: Callable[..., Iterable[tuple[Any, ...]]]
     train_lstm: Callable[..., str]
     store_model: Callable[..., str]
     forecast: Callable[..., str]
-    predict: Callable[..., list[tuple[Any, ...]]]
+    predict: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
     environment: Callable[..., str]

@@ -88,8 +88,9 @@ FAULTY = 0.1
 # Least eigenvalue in whitening: metrics that always move together may part by a tenth of their
 # usual size.
 LEAST_VARIANCE = 0.01
-# Numbers in one batch of the scores behind the reasons.
-BATCH = 4_000_000
+# Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
+# some tenths of a second.
+BATCH, AT_ONCE = 1_000_000, 10_000
 # Trees grown between two pulses: about 0.05 s.
 STEP = 50
 
@@ -132,7 +133,7 @@ class Scores:
     anomaly_score: Floats
     severity: NDArray[np.int8]
 
-    def of(self, rows: slice) -> "Scores":
+    def of(self, rows: NDArray[np.intp] | slice) -> "Scores":
         """Some of the readings."""
         return Scores(self.anomaly_score[rows], self.severity[rows])
 
@@ -571,7 +572,13 @@ def _worn(meta: dict[str, Any], times: Floats, scores: Floats) -> Floats:
     return np.maximum(scores - np.clip(WEARING * beyond, 0.0, MOST_WORN), -1.0)
 
 
-def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -> Scores:
+def score(
+    meta: dict[str, Any],
+    run: Run,
+    times: Floats,
+    described: Described,
+    pulse: Callable[[], None] = lambda: None,
+) -> Scores:
     """Score readings and judge them by the thresholds fixed at training.
 
     A reading's score depends on the scores of the ``meta["lasting"]`` intervals before it. Pass
@@ -585,6 +592,8 @@ def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -
         Seconds, strictly increasing.
     described : Described
         Of the n readings.
+    pulse : callable
+        Called between batches; what it raises ends the scoring.
 
     Returns
     -------
@@ -592,14 +601,23 @@ def score(meta: dict[str, Any], run: Run, times: Floats, described: Described) -
     """
     if not len(times):
         return Scores(np.empty(0), np.empty(0, np.int8))
-    alone = run({"features": _matrix(meta, described), "again": np.ones(1)})[0][:, 0]
+    matrix, alone = _matrix(meta, described), np.empty(len(times), np.float32)
+    for first in range(0, len(times), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        alone[some] = run({"features": matrix[some], "again": np.ones(1)})[0][:, 0]
+        if first:
+            pulse()
     found = _worn(meta, times, _bounded(meta, described, alone.astype(np.float64)))
     severity = (found < meta["warning"]).astype(np.int8) + (found < meta["critical"])
     return Scores(found, severity.astype(np.int8))
 
 
 def explain(
-    meta: dict[str, Any], run: Run, described: Described, values: Floats
+    meta: dict[str, Any],
+    run: Run,
+    described: Described,
+    values: Floats,
+    pulse: Callable[[], None] = lambda: None,
 ) -> list[list[dict[str, Any]]]:
     """Contribution of each metric to the scores of readings.
 
@@ -614,6 +632,8 @@ def explain(
         Of n readings.
     values : ndarray of float64, shape (n, m)
         Their values.
+    pulse : callable
+        Called between batches; what it raises ends the explaining.
 
     Returns
     -------
@@ -626,11 +646,16 @@ def explain(
     if not len(values):
         return []
     size = max(1, BATCH // ((len(names) + 1) * (described.columns.shape[1] + 1)))
-    gains = np.concatenate(
-        [_gains(meta, run, described.of(slice(i, i + size))) for i in range(0, len(values), size)]
-    )
-    reasons = []
+    gains = np.empty((len(values), len(names)))
+    for first in range(0, len(values), size):
+        some = slice(first, first + size)
+        gains[some] = _gains(meta, run, described.of(some))
+        if first:
+            pulse()
+    reasons: list[list[dict[str, Any]]] = []
     for value, gain in zip(values.tolist(), gains, strict=True):
+        if len(reasons) % AT_ONCE == AT_ONCE - 1:
+            pulse()
         order = np.argsort(-gain, kind="stable")
         kept = [j for j in order if gain[j] > 0] or [order[0]]
         reasons.append(

@@ -5,7 +5,8 @@ Clean readings and values of one device's window, for a training, a score or a p
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ Execute = Callable[..., Any]
 """Runs a `queries.Query` with its parameters; gives its rows, whose columns go by name."""
 
 LONGEST_HOURS = 24 * 366 * 10
+# Seconds: readings of before the year -4600 or after 287000 are not looked at. PostgreSQL's
+# time ends a little beyond, and what is reckoned from a reading has to stay within it.
+EARLIEST, LATEST = -207_000_000_000.0, 9_000_000_000_000.0
+# Rows whose numbers take so long to parse that a cancel is to be heard in between.
+MANY = 50_000
 
 
 # PostgreSQL counts from 2000-01-01, in microseconds.
@@ -82,8 +88,11 @@ class History:
         zoned = context["time_type"] == "timestamp with time zone"
         return cls(execute, settings, tuple(context["history"]), zoned)
 
-    def _key(self, device: str) -> tuple[str, str, str]:
-        return device, self.settings["history_shadow"], self.settings["history_time_zone"]
+    def _key(self, device: str, *moments: float) -> tuple[Any, ...]:
+        """The parameters that every query begins with, up to moments that the server can hold."""
+        zone = self.settings["history_time_zone"]
+        within = (min(max(moment, EARLIEST), LATEST) for moment in moments)
+        return device, self.settings["history_shadow"], zone, *within
 
     def read(
         self, device: str, since: float, until: float, paths: Sequence[str]
@@ -92,33 +101,59 @@ class History:
         parted = [path.split(".") for path in paths]
         query = queries.history(self.settings, self.table, self.zoned, parted)
         parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
-        row = self.execute(query, *self._key(device), since, until, *parts)[0]
+        row = self.execute(query, *self._key(device, since, until), *parts)[0]
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
         for i in range(len(paths) if len(times) else 0):
             columns[:, i] = _numbers(row[f"c{i}"])
+            if len(times) > MANY:
+                self.execute(queries.PULSE)
         return times, columns
+
+    def pieces(
+        self, device: str, since: float, until: float, longest: float
+    ) -> Iterator[tuple[float, float]]:
+        """Parts of a window, in order, that hold all its rows and last `longest` seconds at most.
+
+        A window that is no longer than that is one part.
+        """
+        while until - since > longest:
+            query = queries.next_row(self.settings, self.table, self.zoned)
+            found = self.execute(query, *self._key(device, since, until))
+            if not found:
+                return
+            # A little before it, since a window begins after its first moment.
+            since = max(since, float(found[0]["t"]) - 1)
+            yield since, min(since + longest, until)
+            since += longest
+        if since < until:
+            yield since, until
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
         """Times (n,) of one device's rows in a window, in no order."""
         query = queries.arrivals(self.settings, self.table, self.zoned)
-        return _decoded(self.execute(query, *self._key(device), since, until)[0]["t"])
+        return _decoded(self.execute(query, *self._key(device, since, until))[0]["t"])
 
     def last(self, device: str, until: float, path: str) -> float | None:
         """Time of the newest number at a path."""
         query = queries.last_reading(self.settings, self.table, self.zoned)
-        found = self.execute(query, *self._key(device), until, path.split("."))
+        found = self.execute(query, *self._key(device, until), path.split("."))
         return float(found[0]["t"]) if found else None
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""
         query = queries.field_types(self.settings, self.table, self.zoned)
-        found = self.execute(query, *self._key(device), since, until, path.split("."))
+        found = self.execute(query, *self._key(device, since, until), path.split("."))
         return {row["type"]: row["rows"] for row in found}
 
 
 def iso(moment: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows."""
+    """Seconds since the epoch as ISO 8601 in UTC, of any year that PostgreSQL knows.
+
+    Either end of time is called as PostgreSQL calls it.
+    """
+    if not math.isfinite(moment):
+        return "infinity" if moment > 0 else "-infinity"
     thousandths = round(moment * 1e6) // 1000
     return f"{np.datetime64(thousandths, 'ms')}+00:00"
 
@@ -130,11 +165,15 @@ def measured(
     until: float,
     metrics: Sequence[series.Metric],
     interval: float | None = None,
+    back: float = 0.0,
 ) -> tuple[series.Readings, Floats, float]:
-    """Clean readings of a window, the metrics' values (n, m) at each, and the interval."""
+    """Clean readings of a window, the metrics' values (n, m) at each, and the interval.
+
+    Readings of `back` seconds before it come too; repeats and rejected rows there are not counted.
+    """
     paths, totals = series.columns_of(metrics)
-    times, columns = history.read(device, since, until, paths)
-    readings = series.clean(times, columns, totals, interval)
+    times, columns = history.read(device, since - back, until, paths)
+    readings = series.clean(times, columns, totals, interval, since)
     step = series.typical_interval(readings.times) if interval is None else interval
     return readings, series.measure(readings, metrics, step), step
 

@@ -12,11 +12,13 @@ import numpy as np
 from pyml import backend, drift, queries, series, store
 from pyml.errors import PymlError, UnreadableModel
 from pyml.history import Floats, History, series_of
-from pyml.scoring import SEVERITIES, judge, look_ahead, named
+from pyml.scoring import SEVERITIES, judge, look_ahead
 from pyml.store import Held
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
+# Anomalies that are logged by one statement, at which a cancel is heard.
+ENTRIES = 2000
 # Half widths counted at most: an interval may have no width on one side of a bound.
 FARTHEST = 1000.0
 
@@ -114,27 +116,27 @@ def _forest(
 ) -> tuple[int, list[float], dict[str, Any]]:
     """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
     names = held.model.meta["names"]
-    judged = judge(history, held, device, since, until)
-    flagged, scores = judged.flagged(), judged.scores
     found: list[float] = []
-    if len(flagged):
-        found = _log(
-            device,
-            "forest",
-            [
-                (
-                    float(judged.times[row]),
-                    float(scores.anomaly_score[row]),
-                    SEVERITIES[scores.severity[row]],
-                    named(names, judged.values[row]),
-                    why,
-                    held.model_id,
-                )
-                for row, why in zip(flagged.tolist(), judged.reasons(flagged), strict=True)
-            ],
-        )
-    drifts = moved.look(held, names, judged.times, judged.values)
-    return len(judged.times), found, drifts
+    times, seen = [np.empty(0)], [np.empty((0, len(names)))]
+    for judged in judge(history, held, device, since, until):
+        times.append(judged.times)
+        seen.append(judged.values)
+        flagged = judged.flagged()
+        for first in range(0, len(flagged), ENTRIES):
+            told = judged.of(flagged[first : first + ENTRIES])
+            found += _log(
+                device,
+                "forest",
+                [
+                    (moment, score, SEVERITIES[severity], values, why, held.model_id)
+                    for (moment, score, severity, values), why in zip(
+                        told.rows(), told.reasons(), strict=True
+                    )
+                ],
+            )
+    at = np.concatenate(times)
+    drifts = moved.look(held, names, at, np.concatenate(seen))
+    return len(at), found, drifts
 
 
 def _lstm(
@@ -185,6 +187,7 @@ def _outside(
     """Add the readings outside the interval forecast for the point nearest to them."""
     forecast_at = np.array([point["t"] for point in points])
     known = np.isfinite(values)
+    known &= (times >= forecast_at[0] - interval) & (times <= forecast_at[-1] + interval)
     for moment, value in zip(times[known].tolist(), values[known].tolist(), strict=True):
         right = min(int(np.searchsorted(forecast_at, moment)), len(forecast_at) - 1)
         left = max(right - 1, 0)
@@ -198,10 +201,10 @@ def _outside(
         judged.setdefault(moment, []).append(
             {
                 "metric": name,
-                "value": value,
-                "usual_low": point["lower"],
-                "usual_high": point["upper"],
-                "predicted": point["predicted"],
+                "value": backend.shown(value),
+                "usual_low": backend.shown(point["lower"]),
+                "usual_high": backend.shown(point["upper"]),
+                "predicted": backend.shown(point["predicted"]),
                 "contribution": round(min(distance, FARTHEST), 3),
                 "model_id": point["model_id"],
             }

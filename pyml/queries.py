@@ -8,6 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
+# more after it than a float64 tells apart.
+MOST_DIGITS = 40
+# A value of more bytes is none: a number within 1e15 has 16,383 digits after the point at most.
+MOST_BYTES = 10_000
+# What no sensor measures is greater (objects, arrays, booleans and large numbers are) or less.
+LEAST, GREATEST = "'-1e15'", "'1e15'"
 # A part of a path that may count the elements of an array.
 INDEX = re.compile(r"-?\d+")
 
@@ -87,6 +94,9 @@ EPOCHS = Query(
     " date_part('epoch', $2::timestamptz) AS until",
     ("text", "text"),
 )
+
+# Nothing but a moment at which a cancel or a timeout is heard.
+PULSE = Query("SELECT true AS going_on")
 
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
 
@@ -236,6 +246,8 @@ def history(
     the times travel as the bytes of `array_send` and what stands at each path as one
     text, a line a row: JSON text has no line breaks of its own, keeps a string's
     quotes, and takes any number that jsonb can hold, where a cast to float8 would fail.
+    `MOST_DIGITS` characters of it are gathered, so that no value makes the text long:
+    what is longer has more digits than a float64 keeps, or is no measurement.
 
     Parameters: device, shadow, zone, since (exclusive), until (inclusive), then the
     parts of what `paths` lie in, each once, and each path's last part.
@@ -251,16 +263,22 @@ def history(
     places = parents(paths)
     state = f"h.{quoted(settings['history_state_column'])}"
     picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
-    columns = [
-        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})::text, 'null'),"
-        f" E'\\n') AS c{i}"
-        for i, path in enumerate(paths)
-    ]
+    # What lies in a small place is small; of a large value no text is made.
+    sizes = [f"pg_column_size(p{i}) < {MOST_BYTES} AS s{i}" for i in range(len(places))]
+    columns = []
+    for i, path in enumerate(paths):
+        place = places.index(tuple(path[:-1]))
+        value = f"p{place} {step(path[-1])}"
+        columns.append(
+            f"string_agg(coalesce(CASE WHEN s{place} OR pg_column_size({value}) < {MOST_BYTES}"
+            f" THEN ({value})::varchar({MOST_DIGITS}) END, 'null'), E'\\n') AS c{i}"
+        )
     return Query(
         f"SELECT array_send(array_agg(t)) AS t, {', '.join(columns)}"
+        f" FROM (SELECT t, {', '.join([*(f'p{i}' for i in range(len(places))), *sizes])}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" OFFSET 0) AS reading",
+        f" OFFSET 0) AS state OFFSET 0) AS reading",
         ("uuid", "text", "text", "float8", "float8", *["text"] * (next(number) - 6)),
     )
 
@@ -283,8 +301,22 @@ def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -
     )
 
 
+def next_row(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+    """Time of a device's first row in a window.
+
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive).
+    """
+    source, time, moment, where = _source(settings, table, zoned)
+    return Query(
+        f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
+        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
+        f" ORDER BY {time} LIMIT 1",
+        ("uuid", "text", "text", "float8", "float8"),
+    )
+
+
 def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
-    """Time of a device's newest reading that holds a number at a path, up to a time.
+    """Time of a device's newest reading that holds a usable number at a path, up to a time.
 
     Parameters: device, shadow, zone, until, path.
     """
@@ -292,7 +324,7 @@ def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: boo
     return Query(
         f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
         f" WHERE {where} AND {time} <= {_bound(4, zoned)}"
-        f" AND jsonb_typeof(h.{quoted(settings['history_state_column'])} #> $5) = 'number'"
+        f" AND h.{quoted(settings['history_state_column'])} #> $5 BETWEEN {LEAST} AND {GREATEST}"
         f" ORDER BY {time} DESC LIMIT 1",
         ("uuid", "text", "text", "float8", "text[]"),
     )
@@ -305,10 +337,12 @@ def field_types(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
     """
     source, time, _, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT coalesce(jsonb_typeof(h.{quoted(settings['history_state_column'])} #> $6),"
-        f" 'missing') AS type, count(*)::int AS rows FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" GROUP BY 1 ORDER BY 2 DESC",
+        "SELECT CASE WHEN jsonb_typeof(s.value) = 'number'"
+        f" AND s.value NOT BETWEEN {LEAST} AND {GREATEST} THEN 'number beyond 1e15'"
+        " ELSE coalesce(jsonb_typeof(s.value), 'missing') END AS type, count(*)::int AS rows"
+        f" FROM (SELECT h.{quoted(settings['history_state_column'])} #> $6 AS value FROM {source}"
+        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}) AS s"
+        " GROUP BY 1 ORDER BY 2 DESC",
         ("uuid", "text", "text", "float8", "float8", "text[]"),
     )
 

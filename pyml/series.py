@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 # A reading nearer to the one before it than this share of the interval repeats it
-# (at-least-once delivery) or belongs to a burst sent after an outage.
+# (at-least-once delivery) or belongs to a burst sent after an outage. Where readings come as
+# dense as that for longer, one an interval counts.
 REPEAT_SHARE = 0.1
 # A counter's rate over more than this many intervals says nothing about now.
 MAX_GAP = 10
@@ -84,7 +85,11 @@ def typical_interval(times: Floats) -> float:
 
 
 def clean(
-    times: Floats, columns: Floats, totals: Sequence[int], interval: float | None = None
+    times: Floats,
+    columns: Floats,
+    totals: Sequence[int],
+    interval: float | None = None,
+    since: float = -np.inf,
 ) -> Readings:
     """Sort, merge repeats and blank what no sensor measured.
 
@@ -99,6 +104,8 @@ def clean(
         whole collection failed.
     interval : float, optional
         The device's own interval in seconds; inferred where not given.
+    since : float, optional
+        Repeats and rejected rows are counted from there on.
 
     Returns
     -------
@@ -108,18 +115,31 @@ def clean(
     if totals:
         columns[(columns[:, list(totals)] == 0).any(axis=1)] = np.nan
     usable = ~np.isnan(columns).all(axis=1) & np.isfinite(times)
-    rejected = int(len(times) - usable.sum())
+    rejected = int((~usable & ~(times <= since)).sum())
     times, columns = times[usable], columns[usable]
     order = np.argsort(times, kind="stable")
     if (np.diff(times[order]) == 0).any():
         # Ties broken by value, so that the order of rows in the table cannot matter.
         order = np.lexsort((*columns.T[::-1], times))
     times, columns = times[order], columns[order]
-    step = np.diff(times, prepend=-np.inf)
-    shortest = REPEAT_SHARE * (typical_interval(times) if interval is None else interval)
-    fresh = step >= max(shortest, 1e-6)
-    repeated = int(len(times) - fresh.sum())
+    fresh = _fresh(times, typical_interval(times) if interval is None else interval)
+    repeated = int((~fresh & (times > since)).sum())
     return Readings(times[fresh], columns[fresh], repeated, rejected)
+
+
+def _fresh(times: Floats, interval: float) -> NDArray[np.bool_]:
+    """Which of the rows at increasing `times` are readings of their own, not repeats.
+
+    A row after a pause is one. In a run of rows without a pause, the first in each slot of an
+    interval is one too, unless the run began less than half an interval before. Slots are cut at
+    multiples of the interval since 1970, so that they are the same in every window.
+    """
+    fresh = np.diff(times, prepend=-np.inf) >= max(REPEAT_SHARE * interval, 1e-6)
+    if not fresh.all():
+        slot = np.floor(times / max(interval, 1e-6))
+        began = np.maximum.accumulate(np.where(fresh, times, -np.inf))
+        fresh |= (np.diff(slot, prepend=-np.inf) > 0) & (times - began >= interval / 2)
+    return fresh
 
 
 def rates(times: Floats, counter: Floats, longest: float) -> Floats:
