@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pyml import limits
+
 # A part of a path that may count the elements of an array.
 INDEX = re.compile(r"-?\d+")
 
@@ -49,9 +51,12 @@ BOUNDS = Query(
     ("text",),
 )
 
+# Of the figures what is told with a forecast.
 _HELD = (
-    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
-    " m.readings_used, m.figures::text AS figures, date_part('epoch', now()) AS now"
+    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at, m.readings_used,"
+    " jsonb_build_object("
+    + ", ".join(f"'{key}', m.figures -> '{key}'" for key in limits.TOLD)
+    + ")::text AS figures, date_part('epoch', now()) AS now"
 )
 
 CURRENT_MODEL = Query(

@@ -36,7 +36,8 @@ class Judged:
     def reasons(self, rows: NDArray[np.intp]) -> list[list[dict[str, Any]]]:
         """Why some of them are."""
         model = self.held.model
-        return forest.explain(model.meta, model.run, self.described.of(rows), self.values[rows])
+        with self.held.speaking():
+            return forest.explain(model.meta, model.run, self.described.of(rows), self.values[rows])
 
 
 def judge(history: History, held: Held, device: str, since: float, until: float) -> Judged:
@@ -49,8 +50,9 @@ def judge(history: History, held: Held, device: str, since: float, until: float)
     first = since - meta["lasting"] * meta["interval"]
     rows = np.flatnonzero((readings.times > first) & there)
     times = readings.times[rows]
-    described = forest.describe(meta, readings.times, values, rows)
-    scores = forest.score(meta, held.model.run, times, described)
+    with held.speaking():
+        described = forest.describe(meta, readings.times, values, rows)
+        scores = forest.score(meta, held.model.run, times, described)
     inside = slice(int(np.searchsorted(times, since, side="right")), None)
     values, described, scores = values[rows[inside]], described.of(inside), scores.of(inside)
     return Judged(held, times[inside], values, described, scores, readings)
@@ -90,9 +92,8 @@ def look_ahead(
         grid = read(last)
     if not len(grid.values):
         raise no_numbers(history, device, metric, until - back, until)
-    return (
-        forecast.forecast(
+    with held.speaking():
+        ahead = forecast.forecast(
             meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level
-        ),
-        held,
-    )
+        )
+    return ahead, held
