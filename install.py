@@ -1035,7 +1035,7 @@ def put_extension(
             say(f"writing {directory / name}")
             undo.callback(restore, directory / name, before)
             write(directory / name, text)
-    paths = f"sys.path.insert(0, {str(environment.site)!r}); import numpy, onnx, onnxruntime"
+    paths = f"sys.path.insert(0, {str(environment.site)!r}); import numpy"
     in_server(server, f"import sys; {paths}", "'well'")
     return environment
 

@@ -34,7 +34,7 @@ import timing
 from numpy.typing import NDArray
 
 from pyml import forecast, lstm, series
-from pyml.engine import session
+from pyml.engine import Run, runner
 from pyml.network import prepare
 from pyml.windows import origins
 
@@ -228,10 +228,15 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
         return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
 
     fitted, cold = fit(0, None)
-    run = session(fitted.graph)
-    _, warm = fit(day, lstm.Previous(fitted.graph, fitted.meta, run))
+    run = run_of(fitted)
+    _, warm = fit(day, lstm.Previous(fitted.numbers, fitted.meta, run))
     predicted, half = forecast.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
+
+
+def run_of(fitted: lstm.Fitted) -> Run:
+    """What runs a model."""
+    return runner(fitted.numbers, fitted.meta["sequence_length"], fitted.meta["horizon"])
 
 
 def milliseconds(task: Task) -> float:
@@ -240,7 +245,7 @@ def milliseconds(task: Task) -> float:
     fitted = lstm.fit(
         task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
     )
-    run = session(fitted.graph)
+    run = run_of(fitted)
     back = int(forecast.lookback(fitted.meta) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
     seconds = []

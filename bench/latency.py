@@ -208,7 +208,7 @@ PHASES = {
         ),
         "fit": ("forest._grow",),
         "limits": ("forest._Blocks.unseen_scores", "forest._figures"),
-        "build": ("forest._paths", "forest._graph"),
+        "build": ("forest._paths", "forest._numbers"),
         "store": ("store.put",),
     },
     "ml_train_lstm": {
@@ -217,7 +217,7 @@ PHASES = {
         "prepare": ("series.clean", "series.measure", "series.regular"),
         "fit": ("lstm._descend", "lstm.choose_ridge", "lstm.linear_path"),
         "measure": ("lstm._measured",),
-        "build": ("lstm.graph_of", "lstm.session"),
+        "build": ("lstm.numbers_of", "lstm.runner"),
         "store": ("store.put",),
     },
 }
@@ -384,9 +384,7 @@ def first(dsn: str, device: str, count: int) -> None:
                 held[name].append(memory(conn))
                 maps = Path(f"/proc/{pid}/maps").read_text()
                 loaded[name] = ", ".join(
-                    library
-                    for library in ("numpy", "onnxruntime", "onnx/", "sklearn", "tensorflow")
-                    if library in maps
+                    library for library in ("numpy", "sklearn", "tensorflow") if library in maps
                 )
     floor = float(np.median(held["bare SELECT, 24 h"]))
     table(

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, cast
 
@@ -25,16 +26,22 @@ UNTRANSLATABLE = "22P05"
 
 # ---- statements ------------------------------------------------------------------
 
-_plans: dict[Query, Any] = {}
+# Of all plans that are kept. A plan takes some 60 bytes for each letter: that of a forest of six
+# metrics has a thousand letters, of the largest that may be, 130,000.
+MOST_LETTERS = 200_000
+
+_plans: OrderedDict[Query, Any] = OrderedDict()
 
 
 def execute(query: Query, *args: Any) -> Any:
-    """Rows of a prepared statement; its plan is kept for the session."""
+    """Rows of a prepared statement; its plan is kept for the session, the least used goes first."""
     plan = _plans.get(query)
     if plan is None:
-        if len(_plans) > 200:
-            _plans.clear()
         plan = _plans[query] = plpy.prepare(query.text, list(query.types))
+        while len(_plans) > 1 and sum(len(kept.text) for kept in _plans) > MOST_LETTERS:
+            _plans.popitem(last=False)
+    else:
+        _plans.move_to_end(query)
     return plpy.execute(plan, list(args))
 
 

@@ -1,50 +1,35 @@
-"""A model <-> the bytes that are stored: one ONNX file, checked before it may run.
+"""A model <-> the bytes that are stored: one ONNX file, checked before it is used.
 
-Whoever can write to the models table must not thereby own the server, so nothing
-here unpickles, and nothing runs a graph before its operators, sizes and indices are found
-in order: a crafted one can crash the process that scores, and a crashed backend restarts
-the whole cluster.
+Whoever can write to the models table must not thereby own the server, nor stop it. So nothing
+here unpickles, and no library parses: a stored model has one of two known shapes, and is,
+byte for byte, what is written of its numbers and its metadata.
 """
 
 import json
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from pyml import engine, limits
+from pyml import engine, forest, limits, trees, wire
 from pyml.engine import Run
-from pyml.errors import PymlError, UnreadableModel, unreadable
-from pyml.messages import onnx
+from pyml.errors import PymlError, unreadable
 from pyml.trees import Remembering, Trees
+from pyml.wire import Graph, Numbers
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
 FORMAT = 1
 
-MAX_BYTES = 8 << 20
+# A thousand trees take 5 MB; an LSTM of the longest window and horizon 1.7 MB.
+MAX_BYTES = {"forest": 8 << 20, "lstm": 2 << 20}
+# Lists and objects in its metadata; those of 200 metrics have 2,500.
+MAX_LISTS = 50_000
 # A process that cannot have so many more bytes has none for a model either.
 ROOM = 32 << 20
-MAX_ELEMENTS = 4_000_000
-MAX_NODES = 500
-
-# What a session takes: so much, and so many times its bytes (measured with onnxruntime
-# 1.32: an LSTM of 30 KB takes 430 KB; the bytes are kept too).
-SESSION_BYTES = 300_000
-SESSION_FACTOR = 6
-
-# What the graphs of the forest and of the LSTM are made of, and nothing else.
-OPERATORS = {
-    ("", name)
-    for name in (
-        "Add", "Asinh", "Cast", "Clip", "Concat", "Div", "Exp", "IsNaN", "LSTM",
-        "MatMul", "Mul", "Neg", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax",
-        "Squeeze", "Sub", "TopK", "Transpose", "Where",
-    )
-} | {("ai.onnx.ml", "TreeEnsemble")}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +54,26 @@ class Model:
     size: int
 
     @property
-    def graph(self) -> onnx.ModelProto:
-        """The graph, for a training that starts from it; parsed anew, for it is large."""
-        graph = onnx.ModelProto()
-        graph.ParseFromString(self.data)
-        del graph.metadata_props[:]
-        return graph
+    def numbers(self) -> Numbers:
+        """What a training may start from."""
+        return _numbers(wire.read(self.data))
 
 
-def pack(graph: onnx.ModelProto, meta: dict[str, Any], kind: str) -> bytes:
+def pack(numbers: Numbers, meta: dict[str, Any], kind: str) -> bytes:
     """The bytes to store: the graph with `meta` in its metadata; same input, same bytes."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(graph)
-    entry = whole.metadata_props.add()
-    entry.key = "pyml"
-    entry.value = json.dumps(
-        {**meta, "format": FORMAT, "kind": kind}, sort_keys=True, allow_nan=False
-    )
-    return bytes(whole.SerializeToString(deterministic=True))
+    told = {**meta, "format": FORMAT, "kind": kind}
+    text = json.dumps(told, sort_keys=True, allow_nan=False)
+    return wire.written(_graph(numbers, meta, kind), text)
+
+
+def _graph(numbers: Numbers, meta: dict[str, Any], kind: str) -> Graph:
+    if kind == "forest":
+        return trees.graph(numbers)
+    return engine.graph(numbers, meta["sequence_length"], meta["horizon"])
+
+
+def _numbers(file: wire.File) -> Numbers:
+    return file.attributes() | file.tensors()
 
 
 def load(data: bytes, kind: str) -> Model:
@@ -103,77 +90,82 @@ def load(data: bytes, kind: str) -> Model:
     ------
     UnreadableModel
         If anything in it is not as `pack` and the trainings make it.
-    BrokenEnvironment
-        It is a forecast's, and onnxruntime cannot be loaded.
     MemoryError
     """
-    if len(data) > MAX_BYTES:
-        raise unreadable(f"{len(data)} bytes are more than {MAX_BYTES}")
-    try:
-        graph = onnx.ModelProto.FromString(data)
-        meta = _meta(graph, kind)
-        forest = check(graph)
-        if wrong := limits.fault(kind, meta, graph):
+    if len(data) > MAX_BYTES[kind]:
+        raise unreadable(f"{len(data)} bytes are more than {MAX_BYTES[kind]}")
+    with guarded():
+        file = wire.read(data)
+        meta = _meta(file.meta, kind)
+        if wrong := limits.fault(kind, meta):
             raise unreadable(wrong)
-        if forest is not None:
-            trees = Remembering(forest, _columns(graph.graph))
-            run, size = _scorer(graph, trees), len(data) + trees.size
-        else:
-            run, size = engine.session(data), SESSION_BYTES + SESSION_FACTOR * len(data)
-        return Model(meta, _guarded(run, limits.outputs(kind, meta)), data, size)
-    except PymlError:
-        raise
-    except Exception as error:
-        raise _because(error) from error
+        numbers = _numbers(file)
+        if wire.written(_graph(numbers, meta, kind), file.meta) != data:
+            raise unreadable("a graph of another shape")
+        make = _forest if kind == "forest" else _lstm
+        run, size, shapes = make(numbers, meta)
+        return Model(meta, _answering(run, shapes), data, size + len(data))
 
 
-def _because(error: Exception) -> UnreadableModel:
-    """What a library's error says of a model.
+Made = tuple[Run, int, list[tuple[int, ...]]]
+"""What scores, about how many bytes it takes, and the shapes of what it gives for a row."""
 
-    They raise types of their own, down to bare RuntimeError, and the same ones where it is
-    memory that is missing: a model must not be called broken for that.
+
+def _forest(numbers: Numbers, meta: dict[str, Any]) -> Made:
+    spans = forest.spans_of(meta["interval"])
+    if any(meta[name] != value for name, value in spans.items()):
+        raise unreadable("spans of another interval")
+    width = len(meta["names"]) * (1 + len(meta["windows"])) + 3
+    if numbers["fill"].shape != (width,):
+        raise unreadable(f"{len(numbers['fill'])} features")
+    wood = Remembering(Trees.of(numbers), width)
+    fill, rate = numbers["fill"], numbers["rate"]
+
+    def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Where ``again`` is fed beside ``features``, they may come again, and are remembered."""
+        readings = feeds["features"]
+        depth = wood.sums(np.where(np.isnan(readings), fill, readings), again="again" in feeds)
+        with np.errstate(over="ignore"):
+            return [-np.exp(depth * rate)[:, None]]
+
+    return run, wood.size, [(1,)]
+
+
+def _lstm(numbers: Numbers, meta: dict[str, Any]) -> Made:
+    length, horizon = meta["sequence_length"], meta["horizon"]
+    size = sum(cells.nbytes for cells in numbers.values())
+    shapes: list[tuple[int, ...]] = [(horizon,), (horizon, engine.EXPERTS)]
+    return engine.runner(numbers, length, horizon), size, shapes
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Whatever is raised inside is said of the model.
 
     Raises
     ------
+    UnreadableModel
+        For all but want of memory, and what the doors have a code for.
     MemoryError
     """
-    if isinstance(error, MemoryError):
-        raise error
-    bytes(ROOM)  # asks for it
-    if isinstance(error, DecodeError):
-        return unreadable("it is not an ONNX file")
-    return unreadable(_first_line(error))
+    try:
+        yield
+    except (PymlError, MemoryError):
+        raise
+    except Exception as error:
+        bytes(ROOM)  # asks for it: libraries raise the same errors where memory is missing
+        raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
 
 
-def _scorer(graph: onnx.ModelProto, trees: Remembering) -> Run:
-    """What runs the graph of a forest, which `limits.FOREST` describes.
-
-    Where ``again`` is fed beside ``features``, they may come again, and are remembered.
-    """
-    parts = {tensor.name: _cells(tensor) for tensor in graph.graph.initializer}
-
-    def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        readings = feeds["features"]
-        filled = np.where(np.isnan(readings), parts["fill"], readings)
-        depth = trees.sums(filled, again="again" in feeds)
-        with np.errstate(over="ignore"):
-            return [-np.exp(depth * parts["rate"])[:, None]]
-
-    return run
-
-
-def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
+def _answering(run: Run, shapes: list[tuple[int, ...]]) -> Run:
     """A graph's `run` that says so when what comes out is no answer.
 
-    Only a run shows all that a graph does: what fits together for one number of rows may
-    not for another, and weights that are numbers may overflow.
+    Weights that are numbers may overflow.
     """
 
-    def guarded(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        try:
+    def answering(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with guarded():
             found = run(feeds)
-        except Exception as error:
-            raise _because(error) from error
         rows = len(next(iter(feeds.values())))
         if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
             raise unreadable("an answer of another shape")
@@ -181,18 +173,13 @@ def _guarded(run: Run, shapes: list[tuple[int, ...]]) -> Run:
             raise unreadable("an answer that is no number")
         return found
 
-    return guarded
+    return answering
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else repr(error)
-
-
-def _meta(graph: onnx.ModelProto, kind: str) -> dict[str, Any]:
-    entries = [entry.value for entry in graph.metadata_props if entry.key == "pyml"]
-    if len(entries) != 1:
-        raise unreadable("its metadata is missing")
-    meta = json.loads(entries[0], parse_constant=_no_number)
+def _meta(text: str, kind: str) -> dict[str, Any]:
+    if text.count("[") + text.count("{") > MAX_LISTS:
+        raise unreadable(f"more than {MAX_LISTS} lists in its metadata")
+    meta = json.loads(text, parse_constant=_no_number)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise unreadable("its format is of another version")
     if meta.get("kind") != kind:
@@ -202,100 +189,3 @@ def _meta(graph: onnx.ModelProto, kind: str) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise unreadable(f"{name} in its metadata")
-
-
-def check(model: onnx.ModelProto) -> Trees | None:
-    """Refuse a graph with anything in it that the trainings never write; its trees, if any.
-
-    Raises
-    ------
-    UnreadableModel
-    """
-    graph = model.graph
-    if model.functions or graph.sparse_initializer or len(graph.node) > MAX_NODES:
-        raise unreadable("a graph of another shape")
-    elements, forest = 0, None
-    for tensor in graph.initializer:
-        elements += _tensor(tensor)
-    for node in graph.node:
-        if (node.domain, node.op_type) not in OPERATORS:
-            raise unreadable(f"operator {node.op_type}")
-        for attribute in node.attribute:
-            if attribute.HasField("g") or attribute.graphs or attribute.sparse_tensors:
-                raise unreadable(f"a graph inside operator {node.op_type}")
-            if attribute.HasField("t"):
-                elements += _tensor(attribute.t)
-        if node.op_type == "TreeEnsemble":
-            arrays = _tree_arrays(node)
-            forest = Trees.of(arrays)
-            if arrays["nodes_featureids"].max() >= _columns(graph):
-                raise unreadable("a tree on a feature that is not there")
-    if elements > MAX_ELEMENTS:
-        raise unreadable(f"{elements} numbers")
-    return forest
-
-
-def _columns(graph: onnx.GraphProto) -> int:
-    """Columns of a graph's input, which are those that its trees look at."""
-    shapes = [fed.type.tensor_type.shape.dim for fed in graph.input]
-    return int(shapes[0][1].dim_value) if list(map(len, shapes)) == [2] else 0
-
-
-def _tensor(tensor: onnx.TensorProto) -> int:
-    """Number of elements of a tensor whose data is inline and of the stated size."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise unreadable("data outside the file")
-    if any(size < 0 for size in tensor.dims) or len(tensor.dims) > 4:
-        raise unreadable(f"a tensor of shape {list(tensor.dims)}")
-    count = int(math.prod(tensor.dims))
-    if count > MAX_ELEMENTS:
-        raise unreadable(f"a tensor of shape {list(tensor.dims)}")
-    _cells(tensor)
-    return count
-
-
-# What onnx.numpy_helper writes of the types that the trainings use: little-endian bytes.
-CELLS: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "<f4",
-    onnx.TensorProto.DOUBLE: "<f8",
-    onnx.TensorProto.INT64: "<i8",
-    onnx.TensorProto.UINT8: "u1",
-}
-
-
-def _cells(tensor: onnx.TensorProto) -> NDArray[Any]:
-    """A tensor's elements; refuses one of another type, or whose shape and data disagree."""
-    kind, raw = CELLS.get(tensor.data_type), tensor.raw_data
-    if kind is None or len(raw) != math.prod(tensor.dims) * np.dtype(kind).itemsize:
-        raise unreadable(f"a tensor of type {tensor.data_type} and shape {list(tensor.dims)}")
-    return np.frombuffer(raw, kind).reshape(tuple(tensor.dims))
-
-
-# The attributes of trees, all of which the trainings write, and no other.
-TREE_INTS = {
-    "tree_roots", "nodes_featureids", "leaf_targetids",
-    "nodes_truenodeids", "nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs",
-}  # fmt: skip
-TREE_TENSORS = {
-    "nodes_modes": onnx.TensorProto.UINT8,
-    "nodes_splits": onnx.TensorProto.FLOAT,
-    "leaf_weights": onnx.TensorProto.FLOAT,
-}
-# One target, the sum over the trees, as it is.
-TREE_NUMBERS = {"n_targets": 1, "aggregate_function": 1, "post_transform": 0}
-
-
-def _tree_arrays(node: onnx.NodeProto) -> dict[str, NDArray[Any]]:
-    """The arrays among the attributes of trees; refuses attributes of another name or type."""
-    if sorted(a.name for a in node.attribute) != sorted({*TREE_INTS, *TREE_TENSORS, *TREE_NUMBERS}):
-        raise unreadable("trees with other attributes")
-    arrays = {}
-    for attribute in node.attribute:
-        name, kind = attribute.name, attribute.type
-        if name in TREE_INTS and kind == onnx.AttributeProto.INTS:
-            arrays[name] = np.array(attribute.ints, dtype=np.int64)
-        elif kind == onnx.AttributeProto.TENSOR and TREE_TENSORS.get(name) == attribute.t.data_type:
-            arrays[name] = _cells(attribute.t)
-        elif kind != onnx.AttributeProto.INT or TREE_NUMBERS.get(name) != attribute.i:
-            raise unreadable("trees with other attributes")
-    return arrays

@@ -1,6 +1,5 @@
 """The doors: what each function in SQL calls."""
 
-import json
 import math
 import os
 import platform
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyml import __version__, backend, blob, engine, limits, queries, series, store, training
+from pyml import __version__, backend, blob, limits, queries, series, store, training
 from pyml.backend import Row, document, rows
 from pyml.errors import BadArgument, ModelNotFound, PymlError
 from pyml.history import LONGEST_HOURS, Floats, bounds_of, enabled_metrics, iso, window
@@ -73,12 +72,20 @@ def store_model(
 ) -> dict[str, Any]:
     """Door of ``ml_store_model``."""
     _given(device=device, kind=kind, field=field, blob=data, about=about)
-    told = json.loads(about)
+    told = limits.parsed(about)
     if not limits.ABOUT(told):
         raise BadArgument(
             "about is of another form",
-            detail=f"It has {', '.join(limits.ABOUT_NAMES)}.",
+            detail=f"It has {', '.join(limits.ABOUT_NAMES)}; parameters of at most"
+            f" {limits.LONGEST_PARAMETERS} characters, figures and versions of"
+            f" {limits.LONGEST_FIGURES}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
+        )
+    if kind not in blob.MAX_BYTES:
+        raise BadArgument(
+            f"there is no kind {kind!r}",
+            detail=f"A model is a {' or an '.join(blob.MAX_BYTES)}.",
+            hint="SELECT DISTINCT kind FROM ml_model;",
         )
     model = store.telling(store.training_call(device, kind, field), None, blob.load, data, kind)
     said = model.meta["metric"]["name"] if kind == "lstm" else ""
@@ -197,10 +204,11 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     started = time.monotonic()
     _given(device=device, field=field, hours=hours, as_of=as_of)
     _within("hours", hours, 1, LONGEST_HOURS)
-    if not 1 <= len(field) <= limits.LONGEST_TEXT:
+    if not limits.path(field):
         raise BadArgument(
-            f"field has {len(field)} characters",
-            detail=f"A path or a metric's name has 1 to {limits.LONGEST_TEXT}.",
+            f"field has {len(field)} characters in {field.count('.') + 1} parts",
+            detail=f"A path or a metric's name has 1 to {limits.LONGEST_TEXT} characters, in"
+            f" {limits.MOST_PARTS} parts at most.",
             hint="SELECT name, path FROM ml_metric;",
         )
     row = backend.execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
@@ -231,7 +239,6 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
     ahead, held = look_ahead(device, field, horizon, LEVEL, None)
-    figures = backend.shown(held.figures)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     return {
         "device_uuid": device,
@@ -257,7 +264,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "interval_from": ahead.replayed,
             "last_reading": iso(ahead.last_time),
             "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
-            **{key: figures.get(key) for key in ("mae", "mase", "beats_naive", "coverage")},
+            **held.told(),
         },
     }
 
@@ -367,13 +374,7 @@ def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float
 
 @document
 def environment() -> dict[str, Any]:
-    """What this session's Python is made of, which has to load whatever scores.
-
-    Raises
-    ------
-    BrokenEnvironment
-    """
-    engine.runtime()
+    """What this session's Python is made of."""
     libraries = training.versions()
     return {
         "python": platform.python_version(),

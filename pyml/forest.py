@@ -6,7 +6,7 @@ and by how far they, and the farthest of them alone, have jumped; the forest giv
 score, which is lower at a sudden jump and in trouble that lasts; two thresholds, fixed when
 the model is trained, give the score a meaning.
 scikit-learn grows the trees and is imported by `fit` alone: what is stored is one ONNX
-graph, and scoring needs nothing but numpy and whatever runs that graph.
+graph, and scoring needs nothing but numpy, which walks its trees.
 """
 
 import math
@@ -19,14 +19,10 @@ from numpy.typing import NDArray
 
 from pyml.engine import Run
 from pyml.errors import NotEnoughData
-from pyml.limits import FOREST
-from pyml.messages import onnx
+from pyml.wire import Array, Numbers
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
-
-# Of the operators in `limits.FOREST`.
-OPSETS = {"": 17, "ai.onnx.ml": 5}
 
 # Trailing windows, in readings of a device that reports once a minute. Each gives a spread; the
 # first the level too (a single reading is noise: a mean of five gives a fifth fewer false alarms
@@ -103,16 +99,15 @@ class Fitted:
 
     Attributes
     ----------
-    graph : onnx.ModelProto
-        Input ``features`` float32 (n, F), NaN where missing; output ``score``
-        float32 (n, 1).
+    numbers : mapping of ndarray
+        What `trees.graph` takes.
     meta : dict
         JSON-able; what `describe`, `score` and `explain` need beside the graph.
     figures : dict
         JSON-able; what was measured on held-out blocks.
     """
 
-    graph: onnx.ModelProto
+    numbers: Numbers
     meta: dict[str, Any]
     figures: dict[str, Any]
 
@@ -196,7 +191,7 @@ def fit(
     meta: dict[str, Any] = {
         "names": [names[int(j)] for j in used],
         "interval": interval,
-        **_spans(interval),
+        **spans_of(interval),
         "scaling": [_scaling(column[np.isfinite(column)]) for column in values.T],
         "usual": [_usual(column[np.isfinite(column)], contamination) for column in values.T],
     }
@@ -214,7 +209,7 @@ def fit(
     offered = np.where(np.isnan(matrix), fill, matrix)[:, source]
     trees = _grow(offered, blocks, n_estimators, seed, pulse)
     paths = _paths(trees)
-    graph = _graph(trees, paths, blocks.rows, fill, source)
+    numbers = _numbers(trees, paths, blocks.rows, fill, source)
     pulse()
     shares = np.array([contamination, CRITICAL_SHARE * contamination])
     alone = _bounded(meta, described, blocks.unseen_scores(trees, paths, offered))
@@ -224,10 +219,10 @@ def fit(
     warning, critical = _limits(unseen, each, shares).tolist()
     meta |= {"warning": warning, "critical": critical}
     figures = _figures(blocks.parts(found), unseen, each, shares)
-    return Fitted(graph, meta, figures | {"features": matrix.shape[1]})
+    return Fitted(numbers, meta, figures | {"features": matrix.shape[1]})
 
 
-def _spans(interval: float) -> dict[str, Any]:
+def spans_of(interval: float) -> dict[str, Any]:
     """What `describe` and `score` look back over, of a device that reports so often in seconds."""
     slower = min(max(interval / 60.0, 1.0), SLOWEST)
     windows, before = (
@@ -828,38 +823,13 @@ def _tree_attributes(
     }
 
 
-def _graph(
+def _numbers(
     trees: Sequence[Any],
     paths: Sequence[Floats],
     rows: int,
     fill: Matrix,
     source: NDArray[np.intp],
-) -> onnx.ModelProto:
-    """Trees grown on `rows` each as a graph: fill, sum the path lengths, -2^(-depth / c)."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes = [helper.make_node(name, takes, gives) for name, takes, gives in FOREST]
-    ensemble = next(node for node in nodes if node.op_type == "TreeEnsemble")
-    ensemble.domain, ensemble.name = "ai.onnx.ml", "forest"
-    # Written field by field: helper.make_node looks at each of the many elements in Python.
-    for name, cells in _tree_attributes(trees, paths, source).items():
-        attribute = ensemble.attribute.add(name=name)
-        if name in ("nodes_modes", "nodes_splits", "leaf_weights"):
-            attribute.type = onnx.AttributeProto.TENSOR
-            attribute.t.CopyFrom(numpy_helper.from_array(cells, name))
-        else:
-            attribute.type = onnx.AttributeProto.INTS
-            attribute.ints.extend(cells.tolist())
-    ensemble.attribute.append(helper.make_attribute("n_targets", 1))
-    ensemble.attribute.append(helper.make_attribute("aggregate_function", 1))  # the sum
-    ensemble.attribute.append(helper.make_attribute("post_transform", 0))  # none
-    constants = {"fill": fill, "rate": _rate(len(trees), rows).astype(np.float32).reshape(1)}
-    graph = helper.make_graph(
-        nodes,
-        "forest",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(fill)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
-        [numpy_helper.from_array(cells, name) for name, cells in constants.items()],
-    )
-    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pyml")
+) -> dict[str, Array]:
+    """What `trees.graph` takes of trees that were grown on `rows` each."""
+    rate = _rate(len(trees), rows).astype(np.float32).reshape(1)
+    return _tree_attributes(trees, paths, source) | {"fill": fill, "rate": rate}

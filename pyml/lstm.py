@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from pyml.engine import Run, session
+from pyml.engine import Run, runner
 from pyml.errors import NotEnoughData
 from pyml.forecast import LEVELS, REPLAY, backtest, span
 from pyml.linear import Scale, choose_ridge, linear_path
-from pyml.messages import onnx
-from pyml.network import Part, Weights, graph_of, network_of, weights_of
+from pyml.network import Part, Weights, network_of, numbers_of, weights_of
 from pyml.windows import Floats, Places, Windows, ahead_of, origins
+from pyml.wire import Numbers
 
 Bounds = tuple[float | None, float | None]
 
@@ -55,10 +55,8 @@ class Fitted:
 
     Attributes
     ----------
-    graph : onnx.ModelProto
-        Input ``window`` float64 (n, sequence_length); outputs ``forecast`` float64
-        (n, horizon), the network's, and ``simple`` float64 (n, horizon, 4), the
-        simple forecasts beside it. All in the metric's own unit.
+    numbers : mapping of ndarray
+        What `engine.graph` and `engine.runner` take.
     meta : dict
         JSON-able: what `forecast` needs.
     figures : dict
@@ -66,16 +64,16 @@ class Fitted:
         has the smaller error on windows that neither has seen.
     """
 
-    graph: onnx.ModelProto
+    numbers: Numbers
     meta: dict[str, Any]
     figures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The model in force: its graph, its meta and how to run it."""
+    """The model in force: its numbers, its meta and how to run it."""
 
-    graph: onnx.ModelProto
+    numbers: Numbers
     meta: dict[str, Any]
     run: Run
 
@@ -194,7 +192,7 @@ def fit(
     network.load(start)
     start_error = stop.error()
     if previous is not None and _continues(previous, times[held_at[0]], sequence_length, horizon):
-        network.load(weights_of(previous.graph))
+        network.load(weights_of(previous.numbers))
         if stop.error() < start_error:
             start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
@@ -215,7 +213,7 @@ def fit(
         "seen_until": float(times[fit_at[-1] + horizon]),
     }
     pulse()
-    candidate = session(graph_of(best, scale, linear, sequence_length))
+    candidate = runner(numbers_of(best, scale, linear), sequence_length, horizon)
     pulse()
     figures = {
         "windows": len(at),
@@ -236,7 +234,7 @@ def fit(
         for i in range(min(most, epochs)):
             part.epoch(REFIT_RATE * (1 - i / most), rng, pulse)
     meta["seen_until"] = float(times[all_at[-1] + horizon])
-    return Fitted(graph_of(network.weights(), scale, linear, sequence_length), meta, figures)
+    return Fitted(numbers_of(network.weights(), scale, linear), meta, figures)
 
 
 def _descend(

@@ -1,15 +1,14 @@
-"""The network: an LSTM beside a plain layer, as Keras trains it and as ONNX runs it.
+"""The network: an LSTM beside a plain layer, as Keras trains it.
 
 It reads a window and the simple forecasts of it, sets the weights of these and adds a
-correction. The ONNX graph goes the whole path from raw window to forecast, so that
-forecasting needs numpy and onnxruntime only; TensorFlow is imported to train.
+correction. What is stored of it is the graph of `pyml.engine`; TensorFlow is imported to train.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,28 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.engine import CLIP, DENSE, EXPERTS, UNITS, patch_of
 from pyml.linear import Scale, regressors
-from pyml.messages import onnx
 from pyml.windows import Floats, Windows, spans
+from pyml.wire import Array, Numbers
 
 Weights = list[NDArray[np.float32]]
 
-UNITS = 24
-# Beside the LSTM one plain layer reads the same window: it learns within few epochs
-# what follows from a certain level, and the LSTM the rest.
-DENSE = 64
-# The LSTM reads the window in patches, as in Nie et al., "A Time Series is Worth 64
-# Words" (ICLR 2023): a fifth of the steps, so a fifth of the time, at no loss.
-PATCH = 5
-EXPERTS = 4  # last value, median of the last 12, linear path, median of the window
-CLIP = 6.0  # standard deviations: a level outside those seen says no more than "outside"
 BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What the network reads, made from raw windows; mirrored by `graph_of`.
+    """What the network reads, made from raw windows; mirrored by `engine.graph`.
 
     Attributes
     ----------
@@ -52,16 +43,12 @@ class _Inputs:
     experts: NDArray[np.float32]
 
 
-def _patch(length: int) -> int:
-    return PATCH if length >= 2 * PATCH else 1
-
-
 def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
     n, length = windows.behind.shape
     change = windows.from_last(windows.behind, scale.change)
     level = np.clip((windows.behind - scale.centre) / scale.spread, -CLIP, CLIP)
     step = np.arcsinh(np.diff(change, axis=1, prepend=change[:, :1]))
-    patch = _patch(length)
+    patch = patch_of(length)
     used = length - length % patch
     patches = np.concatenate(
         [c[:, -used:].reshape(n, -1, patch) for c in (level, np.arcsinh(change), step)], axis=2
@@ -112,7 +99,7 @@ class Network:
 
     def __init__(self, length: int, horizon: int) -> None:
         tf, keras = _keras()
-        patch = _patch(length)
+        patch = patch_of(length)
         steps = length // patch
         layers = keras.layers
         patches = keras.Input((steps, 3 * patch))
@@ -278,173 +265,33 @@ def _disorder(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([i, f, c, o], axis=-1)
 
 
-def graph_of(weights: Weights, scale: Scale, linear: Floats, length: int) -> onnx.ModelProto:
-    """The whole path from raw window to forecast.
-
-    Differences are taken in float64: a counter of bytes leaves float32 too few
-    digits. ONNX LSTM: https://onnx.ai/onnx/operators/onnx__LSTM.html
-    """
-    from onnx import TensorProto, checker, helper, numpy_helper
-
-    horizon = linear.shape[1]
-    patch = _patch(length)
-    used = length - length % patch
+def numbers_of(weights: Weights, scale: Scale, linear: Floats) -> dict[str, Array]:
+    """What `engine.graph` takes: the Keras weights, the scale and the linear path."""
     kernel, recurrent, bias, dense, dense_bias, gate, gate_bias, correct, correct_bias = weights
-    zeros = np.zeros_like(bias)
-    constants: dict[str, NDArray[Any]] = {
-        "centre": np.array(scale.centre),
-        "spread": np.array(scale.spread),
-        "change": np.array(scale.change),
+    numbers: dict[str, Array] = {
+        "centre": np.array([scale.centre]),
+        "spread": np.array([scale.spread]),
+        "change": np.array([scale.change]),
         "linear": linear.astype(np.float32),
         "lstm_kernel": _reorder(kernel).T[None],  # (1, 4 units, inputs)
         "lstm_recurrent": _reorder(recurrent).T[None],
-        "lstm_bias": np.concatenate([_reorder(bias), zeros])[None],
+        "lstm_bias": np.concatenate([_reorder(bias), np.zeros_like(bias)])[None],
         "dense": dense,
         "dense_bias": dense_bias,
         "gate": gate,
         "gate_bias": gate_bias,
         "correct": correct,
         "correct_bias": correct_bias,
-        "low": np.array(-CLIP, np.float32),
-        "high": np.array(CLIP, np.float32),
-        "nothing": np.array(0, np.float32),
-        "axis_1": np.array([1]),
-        "axis_2": np.array([2]),
-        "axis_0": np.array([0]),
-        "patch_shape": np.array([0, used // patch, patch]),
-        "flat_shape": np.array([0, 3 * used]),
-        "gate_shape": np.array([0, horizon, EXPERTS]),
-        "row_shape": np.array([0, horizon, 1]),
-        "one_shape": np.array([0, 1, 1]),
-        "flat_row": np.ones((1, horizon, 1), np.float32),
-        "zero": np.zeros(1, np.float32),
-        "one": np.ones(1, np.float32),
     }
-    nodes: list[onnx.NodeProto] = []
-
-    def add(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        outputs = ["", output] if op == "LSTM" else [output]  # only its last state
-        nodes.append(helper.make_node(op, inputs, outputs, **attributes))
-        return output
-
-    def columns(name: str, first: int, stop: int, output: str) -> str:
-        constants[f"{output}_first"], constants[f"{output}_stop"] = (
-            np.array([first]),
-            np.array([stop]),
-        )
-        return add("Slice", [name, f"{output}_first", f"{output}_stop", "axis_1"], output)
-
-    columns("window", length - 1, length, "last")  # (n, 1)
-    add("Sub", ["window", "last"], "moved")
-    add("Div", ["moved", "change"], "moved_scaled")
-    add("Cast", ["moved_scaled"], "delta", to=TensorProto.FLOAT)  # (n, length)
-    add("Sub", ["window", "centre"], "centred")
-    add("Div", ["centred", "spread"], "standard")
-    add("Cast", ["standard"], "standard32", to=TensorProto.FLOAT)
-    add("Clip", ["standard32", "low", "high"], "level")
-
-    # The k-th largest of the last m values, by TopK: medians of a few spans.
-    medians = {}
-    for span in sorted({*spans(length), min(12, length)}):
-        half = span // 2
-        constants[f"count_{span}"] = np.array([half + 1])
-        columns("delta", length - span, length, f"latest_{span}")
-        nodes.append(
-            helper.make_node(
-                "TopK",
-                [f"latest_{span}", f"count_{span}"],
-                [f"largest_{span}", f"places_{span}"],
-                axis=1,
-            )
-        )
-        columns(f"largest_{span}", half - 1 + span % 2, half + 1, f"around_{span}")
-        medians[span] = add("ReduceMean", [f"around_{span}", "axis_1"], f"median_{span}")
-    columns("delta", 0, length - 1, "lags")
-    add("Mul", [medians[length], "zero"], "nil")  # (n, 1)
-    add("Add", ["nil", "one"], "unit")
-    add("Concat", ["lags", *(medians[k] for k in spans(length)), "unit"], "regressors", axis=1)
-    add("MatMul", ["regressors", "linear"], "straight")  # (n, horizon)
-
-    def spread_out(name: str) -> str:
-        add("Reshape", [name, "one_shape"], f"{name}_cell")
-        return add("Mul", [f"{name}_cell", "flat_row"], f"{name}_row")  # (n, horizon, 1)
-
-    add("Reshape", ["straight", "row_shape"], "straight_row")
-    near, far = medians[min(12, length)], medians[length]
-    rows = [spread_out("nil"), spread_out(near), "straight_row"]
-    rows.append(f"{near}_row" if far == near else spread_out(far))
-    add("Concat", rows, "experts", axis=2)  # (n, horizon, EXPERTS)
-
-    add("Asinh", ["delta"], "bent")
-    columns("delta", 1, length, "later")
-    add("Sub", ["later", "lags"], "steps")
-    add("Concat", ["nil", "steps"], "step", axis=1)
-    add("Asinh", ["step"], "bent_step")
-    for name in ("level", "bent", "bent_step"):
-        columns(name, length - used, length, f"{name}_used")
-        add("Reshape", [f"{name}_used", "patch_shape"], f"{name}_patches")
-    add("Concat", ["level_patches", "bent_patches", "bent_step_patches"], "batch_first", axis=2)
-    add("Transpose", ["batch_first"], "patches", perm=[1, 0, 2])  # (steps, n, 3 patch)
-    add(
-        "LSTM",
-        ["patches", "lstm_kernel", "lstm_recurrent", "lstm_bias"],
-        "states",
-        hidden_size=UNITS,
-    )
-    add("Squeeze", ["states", "axis_0"], "read")  # (n, UNITS)
-    add("Reshape", ["batch_first", "flat_shape"], "flat")
-    add("MatMul", ["flat", "dense"], "dense_raw")
-    add("Add", ["dense_raw", "dense_bias"], "dense_sum")
-    add("Clip", ["dense_sum", "nothing"], "dense_state")
-    add("Concat", ["read", "dense_state"], "state", axis=1)  # (n, UNITS + DENSE)
-    add("MatMul", ["state", "gate"], "gate_raw")
-    add("Add", ["gate_raw", "gate_bias"], "gate_flat")
-    add("Reshape", ["gate_flat", "gate_shape"], "gate_logits")
-    add("Softmax", ["gate_logits"], "shares", axis=2)
-    add("Mul", ["shares", "experts"], "weighted")
-    add("ReduceSum", ["weighted", "axis_2"], "blend", keepdims=0)  # (n, horizon)
-    add("MatMul", ["state", "correct"], "correction_raw")
-    add("Add", ["correction_raw", "correct_bias"], "correction")
-    add("Add", ["blend", "correction"], "delta_ahead")
-    add("Cast", ["delta_ahead"], "delta_ahead64", to=TensorProto.DOUBLE)
-    add("Mul", ["delta_ahead64", "change"], "moved_ahead")
-    add("Add", ["moved_ahead", "last"], "forecast")
-    add("Cast", ["experts"], "experts64", to=TensorProto.DOUBLE)
-    add("Mul", ["experts64", "change"], "moved_simply")
-    add("Reshape", ["last", "one_shape"], "last_cell")
-    add("Add", ["moved_simply", "last_cell"], "simple")
-
-    graph = helper.make_graph(
-        nodes,
-        "pyml_lstm",
-        [helper.make_tensor_value_info("window", TensorProto.DOUBLE, ["n", length])],
-        [
-            helper.make_tensor_value_info("forecast", TensorProto.DOUBLE, ["n", horizon]),
-            helper.make_tensor_value_info("simple", TensorProto.DOUBLE, ["n", horizon, EXPERTS]),
-        ],
-        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in constants.items()],
-    )
-    # Opset 18 and IR 9 are read by every onnxruntime since 1.14.
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, producer_name="pyml"
-    )
-    checker.check_model(model)
-    return model
+    return numbers
 
 
-def weights_of(graph: onnx.ModelProto) -> Weights:
-    """The Keras weights that `graph_of` wrote."""
-    from onnx import numpy_helper
-
-    stored = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+def weights_of(numbers: Numbers) -> Weights:
+    """The Keras weights that `numbers_of` took."""
     return [
-        _disorder(stored["lstm_kernel"][0].T),
-        _disorder(stored["lstm_recurrent"][0].T),
-        _disorder(stored["lstm_bias"][0, : 4 * UNITS]),
-        stored["dense"],
-        stored["dense_bias"],
-        stored["gate"],
-        stored["gate_bias"],
-        stored["correct"],
-        stored["correct_bias"],
+        _disorder(numbers["lstm_kernel"][0].T),
+        _disorder(numbers["lstm_recurrent"][0].T),
+        _disorder(numbers["lstm_bias"][0, : 4 * UNITS]),
+        *(numbers[name] for name in ("dense", "dense_bias", "gate", "gate_bias")),
+        *(numbers[name] for name in ("correct", "correct_bias")),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyml import backend, drift, queries, series, store
+from pyml import backend, drift, limits, queries, series, store
 from pyml.errors import PymlError, UnreadableModel
 from pyml.history import Floats, History, series_of
 from pyml.scoring import SEVERITIES, judge, look_ahead
@@ -28,7 +28,8 @@ class Drift:
     """What a scan sees of the metrics of each model, beside what the training saw."""
 
     threshold: float
-    before: dict[str, Any]  # of the last scan: by model_id, as `drift.observe` gives it
+    until: float
+    before: Any  # of the last scan: by model_id, as `drift.observe` gives it
     seen: dict[str, Any] = field(default_factory=dict)
     drifted: list[int] = field(default_factory=list)
 
@@ -37,11 +38,15 @@ class Drift:
     ) -> dict[str, dict[str, float]]:
         """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
         key, known = str(held.model_id), held.model.meta["reference"]
-        seen = drift.observe(known, self.before.get(key), times, values)
-        if seen is None:
-            return {}
-        self.seen[key] = seen
-        judged, drifted = drift.judge(names, known, seen, self.threshold)
+        before = self.before.get(key) if isinstance(self.before, dict) else None
+        # What no scan has written is forgotten, and counting begins anew.
+        before = before if limits.seen(before, known, self.until) else None
+        with held.speaking():
+            seen = drift.observe(known, before, times, values)
+            if seen is None:
+                return {}
+            self.seen[key] = seen
+            judged, drifted = drift.judge(names, known, seen, self.threshold)
         if drifted:
             self.drifted.append(held.model_id)
         return judged
@@ -68,7 +73,8 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     failures: list[PymlError] = []
     readings = 0
     found: list[float] = []
-    moved = Drift(float(settings["drift_threshold"]), json.loads(state["seen"] or "{}"))
+    before = limits.parsed(state["seen"] or "{}")
+    moved = Drift(float(settings["drift_threshold"]), until, before)
     metrics: dict[str, Any] = {}
     span = 0.0
     try:

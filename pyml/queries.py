@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pyml import limits
+
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
 # more after it than a float64 tells apart.
 MOST_DIGITS = 40
@@ -58,9 +60,12 @@ BOUNDS = Query(
     ("text",),
 )
 
+# Of the figures what is told with a forecast.
 _HELD = (
-    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
-    " m.readings_used, m.figures::text AS figures, date_part('epoch', now()) AS now"
+    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at, m.readings_used,"
+    " jsonb_build_object("
+    + ", ".join(f"'{key}', m.figures -> '{key}'" for key in limits.TOLD)
+    + ")::text AS figures, date_part('epoch', now()) AS now"
 )
 
 CURRENT_MODEL = Query(

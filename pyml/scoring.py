@@ -65,7 +65,8 @@ class Judged:
         meta, run = self.held.model.meta, self.held.model.run
         told = meta | {"usual": backend.shown(np.array(meta["usual"])).tolist()}
         values = backend.shown(self.values)
-        return forest.explain(told, run, self.described, values, backend.pulse)
+        with self.held.speaking():
+            return forest.explain(told, run, self.described, values, backend.pulse)
 
 
 def judge(
@@ -87,8 +88,9 @@ def _judge(history: History, held: Held, device: str, since: float, until: float
     first = since - meta["lasting"] * meta["interval"]
     rows = np.flatnonzero((readings.times > first) & there)
     times = readings.times[rows]
-    described = forest.describe(meta, readings.times, values, rows)
-    scores = forest.score(meta, held.model.run, times, described, backend.pulse)
+    with held.speaking():
+        described = forest.describe(meta, readings.times, values, rows)
+        scores = forest.score(meta, held.model.run, times, described, backend.pulse)
     inside = slice(int(np.searchsorted(times, since, side="right")), None)
     values, described, scores = values[rows[inside]], described.of(inside), scores.of(inside)
     return Judged(held, times[inside], values, described, scores, readings)
@@ -127,9 +129,8 @@ def look_ahead(
         grid = read(last)
     if not len(grid.values):
         raise no_numbers(history, device, metric, until - back, until)
-    return (
-        forecast.forecast(
+    with held.speaking():
+        ahead = forecast.forecast(
             meta, held.model.run, grid.times, grid.values, horizon=horizon, level=level
-        ),
-        held,
-    )
+        )
+    return ahead, held

@@ -1,15 +1,14 @@
 """The stored models as a backend uses them: the one in force, kept ready; a new one, put there."""
 
-import functools
-import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pyml import backend, blob, queries, training
-from pyml.errors import ModelNotFound, UnreadableModel
+from pyml import backend, blob, limits, queries, training
+from pyml.errors import ModelNotFound, UnreadableModel, unreadable
 from pyml.history import History
 
 T = TypeVar("T")
@@ -26,11 +25,40 @@ class Held:
     model_id: int
     trained_at: float
     readings_used: int
-    figures: dict[str, Any]
+    figures: str
     model: blob.Model
+    hint: str
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Whatever is raised while the model is used is said of it, with what to do.
+
+        Raises
+        ------
+        UnreadableModel
+        """
+        try:
+            with blob.guarded():
+                yield
+        except UnreadableModel as error:
+            error.hint, error.model_id = self.hint, self.model_id
+            raise
+
+    def told(self) -> dict[str, Any]:
+        """What is told of the figures beside a forecast.
+
+        Raises
+        ------
+        UnreadableModel
+        """
+        figures = limits.parsed(self.figures)
+        with self.speaking():
+            if not limits.FIGURES(figures):
+                raise unreadable("figures of another form")
+        return dict(figures)
 
 
-_cache: OrderedDict[tuple[int, str], blob.Model] = OrderedDict()
+_cache: OrderedDict[tuple[int, str, str], blob.Model] = OrderedDict()
 
 
 def ready(model_id: int, sha256: str, kind: str) -> blob.Model:
@@ -38,7 +66,7 @@ def ready(model_id: int, sha256: str, kind: str) -> blob.Model:
 
     Rows never change, so that what is kept cannot be stale.
     """
-    key = (model_id, sha256)
+    key = (model_id, sha256, kind)
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
@@ -85,16 +113,17 @@ def held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
             detail="None was trained for it, or it was dropped.",
             hint=training_call(device, kind, field),
         )
-    told = functools.partial(telling, training_call(device, kind, field), row["model_id"])
-    model = told(ready, row["model_id"], row["sha256"], kind)
-    told(training.check_metrics, model.meta, kind, field, row["metrics"])
+    hint = training_call(device, kind, field)
+    model = telling(hint, row["model_id"], ready, row["model_id"], row["sha256"], kind)
+    telling(hint, row["model_id"], training.check_metrics, model.meta, kind, field, row["metrics"])
     return Held(
         float(row["now"]),
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
-        json.loads(row["figures"]),
-        replace(model, run=functools.partial(told, model.run)),
+        row["figures"],
+        model,
+        hint,
     )
 
 

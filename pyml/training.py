@@ -32,7 +32,7 @@ T = TypeVar("T")
 Poll = Callable[[], object]
 """Called several times a second by whoever waits for a training; what it raises ends that."""
 
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "tensorflow", "keras", "joblib")
+LIBRARIES = ("numpy", "scikit-learn", "tensorflow", "keras", "joblib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def train_forest(
         "reference": drift.reference(readings.times, values[:, used]),
     }
     return Trained(
-        blob.pack(fitted.graph, meta, "forest"),
+        blob.pack(fitted.numbers, meta, "forest"),
         readings.times,
         readings.rejected,
         parameters,
@@ -252,7 +252,7 @@ def train_lstm(
     }
     previous = None
     if in_force and in_force.meta.items() >= {**shape, "metric": asdict(metric)}.items():
-        previous = lstm.Previous(in_force.graph, in_force.meta, in_force.run)
+        previous = lstm.Previous(in_force.numbers, in_force.meta, in_force.run)
     try:
         fitted = _beside(
             lambda: network.prepare(**shape),
@@ -283,7 +283,7 @@ def train_lstm(
     }
     rejected = len(readings.times) + readings.rejected - usable
     return Trained(
-        blob.pack(fitted.graph, meta, "lstm") if fitted.figures["accepted"] else None,
+        blob.pack(fitted.numbers, meta, "lstm") if fitted.figures["accepted"] else None,
         grid.times,
         rejected,
         parameters,

@@ -1,12 +1,11 @@
-"""The trees of a forest: found in order, walked, and readings known again.
+"""The trees of a forest: their graph, as it is stored; found in order and walked.
 
 numpy walks them from level to level, all readings and trees at once. A day of readings takes
-3.3 ms, as long as onnxruntime takes; but a session of that takes as long to make as a thousand
-readings take to walk, of which a scan has a hundred, and it takes 40 ms to load.
+3.3 ms, as long as onnxruntime takes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import unreadable
+from pyml.wire import FLOAT, Graph, Node, Numbers
 
 Matrix = NDArray[np.float32]
 Places = NDArray[np.intp]
@@ -29,6 +29,62 @@ AT_ONCE = 1 << 14
 # (CPython 3.11: a key's head, a number, an entry).
 REMEMBERED = 2048
 ENTRY_BYTES = 140
+
+
+# The attributes of a TreeEnsemble that hold the trees, and the constants beside it.
+TREES = {
+    "tree_roots": "<i8",
+    "nodes_featureids": "<i8",
+    "nodes_modes": "|u1",
+    "nodes_splits": "<f4",
+    "nodes_truenodeids": "<i8",
+    "nodes_trueleafs": "<i8",
+    "nodes_falsenodeids": "<i8",
+    "nodes_falseleafs": "<i8",
+    "leaf_targetids": "<i8",
+    "leaf_weights": "<f4",
+}
+CONSTANTS = {"fill": "<f4", "rate": "<f4"}
+
+
+def graph(numbers: Numbers) -> Graph:
+    """From readings to scores: fill, sum the path lengths, -2^(-depth / c).
+
+    Parameters
+    ----------
+    numbers : mapping of ndarray
+        Of `TREES` and `CONSTANTS`; ``fill`` of shape (features,), ``rate`` of (1,).
+
+    Raises
+    ------
+    UnreadableModel
+        They have others.
+    """
+    for name, kind in (TREES | CONSTANTS).items():
+        cells = numbers.get(name)
+        if cells is None or cells.dtype.str != kind or cells.ndim != 1:
+            raise unreadable(f"no {name}")
+    if numbers["rate"].shape != (1,):
+        raise unreadable("no rate")
+    # One target, the sum over the trees, as it is.
+    sums = {"n_targets": 1, "aggregate_function": 1, "post_transform": 0}
+    ensemble = {name: numbers[name] for name in TREES} | sums
+    return Graph(
+        "forest",
+        [
+            Node("IsNaN", ["features"], ["missing"]),
+            Node("Where", ["missing", "fill", "features"], ["filled"]),
+            Node("TreeEnsemble", ["filled"], ["depth"], ensemble, "ai.onnx.ml", "forest"),
+            Node("Mul", ["depth", "rate"], ["exponent"]),
+            Node("Exp", ["exponent"], ["closeness"]),
+            Node("Neg", ["closeness"], ["score"]),
+        ],
+        {name: numbers[name] for name in CONSTANTS},
+        {"features": (FLOAT, numbers["fill"].shape)},
+        {"score": (FLOAT, (1,))},
+        {"": 17, "ai.onnx.ml": 5},
+        10,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +108,8 @@ class Trees:
     weight: Matrix
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trees":
-        """The trees of the attributes of an ONNX TreeEnsemble, by name.
+    def of(cls, numbers: Numbers) -> "Trees":
+        """The trees of a `graph`.
 
         Refuses what is no set of trees: each node and each leaf that is there has one way
         to it, from a node before it or as a root, so that nothing goes round in a circle
@@ -63,6 +119,7 @@ class Trees:
         ------
         UnreadableModel
         """
+        arrays = {name: numbers[name] for name in TREES}
         roots, feature, weights = (
             arrays[name] for name in ("tree_roots", "nodes_featureids", "leaf_weights")
         )
@@ -76,7 +133,7 @@ class Trees:
             raise unreadable("trees with nodes of another kind")
         if arrays["leaf_targetids"].any() or not np.isfinite(weights).all():
             raise unreadable("trees with other weights")
-        if (feature < 0).any():
+        if (feature < 0).any() or (feature >= len(numbers["fill"])).any():
             raise unreadable("a tree on a feature that is not there")
         child = np.stack([arrays["nodes_truenodeids"], arrays["nodes_falsenodeids"]])  # (2, nodes)
         ends = np.stack([arrays["nodes_trueleafs"], arrays["nodes_falseleafs"]])

@@ -7,6 +7,9 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 
+# onnxruntime, which tests compare with, else reports its use to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
 

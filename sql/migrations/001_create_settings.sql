@@ -45,6 +45,9 @@ CREATE TABLE ml_metric (
     upper_bound  float8,
     enabled      boolean NOT NULL DEFAULT true,
     built_in     boolean NOT NULL DEFAULT false,
+    -- Each part is a parameter of the statement that reads the history.
+    CHECK (length(path) - length(replace(path, '.', '')) < 32),
+    CHECK (length(divisor_path) - length(replace(divisor_path, '.', '')) < 32),
     CHECK (lower_bound < upper_bound),
     CHECK (divisor_path IS NULL OR kind = 'gauge')
 );

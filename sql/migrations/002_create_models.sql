@@ -17,7 +17,12 @@ CREATE TABLE ml_model (
     seconds           float8 NOT NULL,
     sha256            text NOT NULL,
     blob              bytea NOT NULL,
-    CHECK ((kind = 'forest') = (field = ''))
+    CHECK ((kind = 'forest') = (field = '')),
+    CHECK (isfinite(trained_at) AND isfinite(window_start) AND isfinite(window_end)),
+    -- Every reader of the models has to bear them.
+    CHECK (octet_length(parameters::text) <= 1048576),
+    CHECK (octet_length(figures::text) <= 65536),
+    CHECK (octet_length(versions::text) <= 65536)
 );
 COMMENT ON TABLE ml_model IS 'Trained models, one immutable row each; is_current marks the one in force for a device, kind and field.';
 COMMENT ON COLUMN ml_model.field IS 'The forecast field of an LSTM; empty for a forest.';
@@ -54,7 +59,7 @@ CREATE TABLE ml_run (
     model_id    bigint,
     sqlstate    text,
     error       text,
-    figures     jsonb
+    figures     jsonb CHECK (octet_length(figures::text) <= 65536)
 );
 COMMENT ON TABLE ml_run IS 'Each training attempt that was committed: device, outcome, error, seconds. Outcome kept: the new model was worse than the one in force, which stays.';
 COMMENT ON COLUMN ml_run.model_id IS 'The model that came of it.';

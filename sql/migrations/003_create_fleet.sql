@@ -58,7 +58,9 @@ CREATE TABLE ml_forecast_point (
     breach      float8,
     model_id    bigint NOT NULL,
     made_at     timestamptz NOT NULL,
-    PRIMARY KEY (device_uuid, "timestamp", field)
+    PRIMARY KEY (device_uuid, "timestamp", field),
+    -- Also of NaN, which is more than any number.
+    CHECK (abs(predicted) < 'Infinity' AND abs(lower) < 'Infinity' AND abs(upper) < 'Infinity')
 );
 COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
 COMMENT ON COLUMN ml_forecast_point.level IS 'Share of the values that lower to upper shall cover.';
@@ -77,7 +79,7 @@ CREATE TABLE ml_scan_state (
     late_rows   integer NOT NULL DEFAULT 0,
     readings    integer NOT NULL DEFAULT 0,
     anomalies   integer NOT NULL DEFAULT 0,
-    seen        jsonb,
+    seen        jsonb CHECK (octet_length(seen::text) <= 1048576),
     drift       jsonb,
     forecast_drift jsonb,
     drifted     bigint[] NOT NULL DEFAULT '{}',

@@ -1,16 +1,68 @@
-"""The network as Keras trains it, and as its ONNX graph runs it."""
+"""The network as Keras trains it, as numpy runs it and as an ONNX runtime does."""
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from pyml import engine
+from pyml import engine, wire
 from pyml.linear import Scale
-from pyml.network import Part, graph_of, network_of, weights_of
+from pyml.network import Part, network_of, numbers_of, weights_of
 from pyml.windows import Windows, origins, spans
 
+# Of all lengths and horizons that the settings allow, those at the edges of what they change:
+# patches, medians, even and odd spans, what is left over of a window.
+SHAPES = [
+    *((8, 1), (9, 288), (10, 2), (11, 3), (12, 12), (13, 1), (24, 7), (25, 5), (26, 4)),
+    *((49, 12), (50, 12), (51, 13), (100, 48), (128, 288), (255, 1), (499, 3), (500, 288)),
+]
 
-@pytest.mark.parametrize(("length", "horizon"), [(20, 4), (50, 12), (23, 5), (7, 2)])
-def test_the_graph_equals_keras(length, horizon):
+
+def drawn(length, horizon, seed=1):
+    """Numbers of a graph, as large as a training makes them."""
+    rng = np.random.default_rng(seed)
+    shapes = engine.shapes(length, horizon)
+    numbers = {
+        name: rng.normal(0, 0.3, shape).astype(kind) for name, (kind, shape) in shapes.items()
+    }
+    scale = {"centre": 1e9, "spread": 5e3, "change": 2e3}
+    return numbers | {name: np.array([number]) for name, number in scale.items()}
+
+
+def windows_of(length, rows, seed=2):
+    """Ends of a counter of bytes: float32 has too few digits for it."""
+    steps = np.random.default_rng(seed).normal(0, 1e3, (rows, length))
+    return 1e9 + np.cumsum(steps, axis=1)
+
+
+@pytest.mark.parametrize(("length", "horizon"), SHAPES)
+def test_an_onnx_runtime_gives_the_same(length, horizon):
+    numbers = drawn(length, horizon)
+    file = wire.written(engine.graph(numbers, length, horizon), "{}")
+    onnx.checker.check_model(onnx.ModelProto.FromString(file), full_check=True)
+    session = onnxruntime.InferenceSession(file)
+    for rows in (1, 101):
+        window = windows_of(length, rows)
+        wanted = session.run(None, {"window": window})
+        found = engine.runner(numbers, length, horizon)({"window": window})
+        for known, told in zip(wanted, found, strict=True):
+            assert (known.shape, known.dtype) == (told.shape, told.dtype)
+            change = float(numbers["change"][0])
+            size = np.abs(known - window[:, -1].reshape(-1, *[1] * (known.ndim - 1))).max()
+            np.testing.assert_allclose(told, known, rtol=0, atol=1e-5 * max(size, change))
+
+
+def test_what_is_written_is_what_the_library_writes():
+    """Byte for byte: the messages of onnx, parsed and written again, are the same file."""
+    for length, horizon in SHAPES:
+        file = wire.written(
+            engine.graph(drawn(length, horizon), length, horizon), '{"a": "\u2603"}'
+        )
+        assert onnx.ModelProto.FromString(file).SerializeToString() == file
+
+
+@pytest.mark.parametrize(("length", "horizon"), [(20, 4), (50, 12), (23, 5), (8, 2), (100, 48)])
+def test_it_equals_keras(length, horizon):
     rng = np.random.default_rng(1)
     network = network_of(length, horizon)
     weights = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in network.fresh(0)]
@@ -21,15 +73,33 @@ def test_the_graph_equals_keras(length, horizon):
     scale = Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(spans(length)), horizon))
     wanted = network(Part.of(network, windows, scale, linear))
-    run = engine.session(graph_of(weights, scale, linear, length))
+    run = engine.runner(numbers_of(weights, scale, linear), length, horizon)
     given = windows.from_last(run({"window": windows.behind})[0], scale.change)
     np.testing.assert_allclose(given, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "horizon"), [(8, 1), (50, 12), (200, 48)])
+def test_a_window_gives_the_same_bits_beside_any_others(length, horizon):
+    run = engine.runner(drawn(length, horizon), length, horizon)
+    window = windows_of(length, 700)
+    whole = run({"window": window})
+    for first, count in [(0, 1), (699, 1), (3, 2), (5, 15), (7, 16), (9, 17), (40, 101), (99, 601)]:
+        part = run({"window": window[first : first + count]})
+        for found, known in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(found, known[first : first + count])
+
+
+def test_no_windows_have_no_forecasts():
+    shapes = [
+        cells.shape for cells in engine.runner(drawn(50, 12), 50, 12)({"window": np.empty((0, 50))})
+    ]
+    assert shapes == [(0, 12), (0, 12, engine.EXPERTS)]
 
 
 def test_the_weights_survive_the_graph():
     network = network_of(20, 4)
     rng = np.random.default_rng(2)
     weights = [rng.normal(size=w.shape).astype(np.float32) for w in network.fresh(0)]
-    graph = graph_of(weights, Scale(0.0, 1.0, 1.0), np.zeros((25, 4)), 20)
-    for before, after in zip(weights, weights_of(graph), strict=True):
+    numbers = numbers_of(weights, Scale(0.0, 1.0, 1.0), np.zeros((25, 4)))
+    for before, after in zip(weights, weights_of(numbers), strict=True):
         np.testing.assert_array_equal(before, after)

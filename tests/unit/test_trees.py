@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from pyml import blob, forest, trees
 
 
-def scorer(graph):
-    columns = blob._columns(graph.graph)
-    return blob._scorer(graph, trees.Remembering(blob.check(graph), columns))
+def scorer(fitted):
+    return blob._forest(fitted.numbers, fitted.meta)[0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -33,13 +32,11 @@ def test_they_end_where_those_of_onnxruntime_end(rows, spread, rounded, count, s
     times = 60.0 * np.arange(rows)
     model = forest.fit(times, values, ["a"], contamination=0.1, n_estimators=count, seed=0)
     readings = (rng.normal(size=(50, model.figures["features"])) * size).astype(np.float32)
-    attributes = {a.name: a for node in model.graph.graph.node for a in node.attribute}
-    splits = np.frombuffer(attributes["nodes_splits"].t.raw_data, np.float32)
-    readings[:20] = rng.choice(splits, readings[:20].shape)
+    readings[:20] = rng.choice(model.numbers["nodes_splits"], readings[:20].shape)
     readings[rng.random(readings.shape) < 0.1] = np.nan
-    session = onnxruntime.InferenceSession(model.graph.SerializeToString())
+    session = onnxruntime.InferenceSession(blob.pack(model.numbers, model.meta, "forest"))
     (wanted,) = session.run(None, {"features": readings})
-    (found,) = scorer(model.graph)({"features": readings})
+    (found,) = scorer(model)({"features": readings})
     # The exponential functions of the two differ by a rounding, a leaf by far more.
     np.testing.assert_allclose(found, wanted, rtol=3e-7, atol=0)
 
@@ -59,7 +56,7 @@ def readings(model):
 
 @pytest.fixture(scope="module")
 def whole(model, readings):
-    run, some = scorer(model.graph), readings[:1500]
+    run, some = scorer(model), readings[:1500]
     return run, some, run({"features": some})[0]
 
 
@@ -95,7 +92,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def grown(model, readings):
-    return blob.check(model.graph), readings
+    return trees.Trees.of(model.numbers), readings
 
 
 def test_only_readings_that_are_new_are_walked(grown):
