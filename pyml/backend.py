@@ -10,11 +10,13 @@ import numpy as np
 import plpy
 
 from pyml import queries
-from pyml.errors import PymlError, translated
+from pyml.errors import BrokenEnvironment, PymlError, translated
 from pyml.history import History
 from pyml.queries import Query
 
 P = ParamSpec("P")
+# character_not_in_repertoire and untranslatable_character
+UNTRANSLATED = ("22021", "22P05")
 Row = tuple[Any, ...]
 
 
@@ -62,7 +64,8 @@ def _plain(value: Any) -> Any:
 
 
 # One for all: json.dumps makes an encoder at each call, which costs more than a row's numbers.
-_encoder = json.JSONEncoder(allow_nan=False, default=_plain)
+# Letters go as they are: an escape would have to be of the database's encoding.
+_encoder = json.JSONEncoder(allow_nan=False, default=_plain, ensure_ascii=False)
 
 
 def to_json(value: Any) -> str:
@@ -73,6 +76,13 @@ def to_json(value: Any) -> str:
 def _failure(error: Exception) -> dict[str, Any]:
     """An error as data: the door in SQL raises it without a Python traceback."""
     error = translated(error)
+    if getattr(error, "sqlstate", None) in UNTRANSLATED:
+        name = execute(queries.ENCODING)[0]["encoding"]
+        error = BrokenEnvironment(
+            f"a text of this database, whose encoding is {name}, is no text for Python",
+            detail=f"PostgreSQL says: {error}.",
+            hint="Correct that text, or move to a database of encoding UTF8.",
+        )
     if isinstance(error, PymlError):
         return error.told()
     data = getattr(error, "spidata", None) or (None, None, None)
@@ -107,7 +117,7 @@ def rows(width: int) -> Callable[[Callable[P, list[Row]]], Callable[P, list[Row]
             try:
                 return [(*row, None) for row in door(*args, **kwargs)]
             except (PymlError, plpy.SPIError, MemoryError) as error:
-                return [(*[None] * width, json.dumps(_failure(error)))]
+                return [(*[None] * width, to_json(_failure(error)))]
 
         return answer
 

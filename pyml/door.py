@@ -13,7 +13,7 @@ import numpy as np
 from pyml import __version__, backend, blob, engine, limits, queries, series, store, training
 from pyml.backend import Row, document, rows
 from pyml.errors import BadArgument, ModelNotFound, PymlError
-from pyml.history import LONGEST_HOURS, Floats, bounds_of, enabled_metrics, iso, window
+from pyml.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
 from pyml.scoring import SEVERITIES, judge, look_ahead, named
 
 if TYPE_CHECKING:
@@ -100,23 +100,24 @@ def store_model(
 
 @document
 def train_forest(
-    device: str, hours: int, as_of: str, contamination: float | None
+    device: str, hours: int | None, as_of: str, contamination: float | None
 ) -> dict[str, Any]:
     """Door of ``ml_train_forest``."""
     started = time.monotonic()
-    _given(device=device, hours=hours, as_of=as_of)
-    _within("hours", hours, 1, LONGEST_HOURS)
+    _given(device=device, as_of=as_of)
+    if hours is not None:
+        _within("hours", hours, 1, LONGEST_HOURS)
+    if contamination is not None:
+        _within("contamination", contamination, 0.0001, 0.2)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-    share = float(history.settings["contamination"]) if contamination is None else contamination
-    _within("contamination", share, 0.0001, 0.2)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     trained = training.train_forest(
         history,
-        enabled_metrics(backend.execute),
+        metrics_of(backend.execute, enabled=True),
         device,
         hours=hours,
         until=until,
-        contamination=share,
+        contamination=contamination,
         poll=backend.progress("training forest"),
     )
     return store.keep(device, "forest", "", trained, None, started)
@@ -135,11 +136,11 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     told = flagged[::-1][:max_anomalies]
     anomalies = [
         {
+            **named(meta["names"], judged.values[row]),  # first: no metric hides what follows
             "timestamp": iso(judged.times[row]),
             "is_anomaly": True,
             "anomaly_score": float(scores.anomaly_score[row]),
             "severity": SEVERITIES[scores.severity[row]],
-            **named(meta["names"], judged.values[row]),
             "reasons": why,
         }
         for row, why in zip(told, judged.reasons(told), strict=True)
@@ -196,11 +197,12 @@ def score(device: str, since: str, until: str) -> list[Row]:
 
 
 @document
-def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any]:
+def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
     started = time.monotonic()
-    _given(device=device, field=field, hours=hours, as_of=as_of)
-    _within("hours", hours, 1, LONGEST_HOURS)
+    _given(device=device, field=field, as_of=as_of)
+    if hours is not None:
+        _within("hours", hours, 1, LONGEST_HOURS)
     if not 1 <= len(field) <= limits.LONGEST_TEXT:
         raise BadArgument(
             f"field has {len(field)} characters",
@@ -211,7 +213,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     until = _finite("as_of", _moments(as_of, as_of)[1])
     trained = training.train_lstm(
         backend.history_of(row),
-        enabled_metrics(backend.execute),
+        metrics_of(backend.execute),
         device,
         field,
         hours=hours,
@@ -289,7 +291,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     session = backend.execute(queries.SESSION)[0]
     until = float(session["until"])
     since = until - hours * 3600
-    known = enabled_metrics(backend.execute)
+    known = metrics_of(backend.execute)
     metric, _, readings, values = window(history, device, since, until, field, known)
     marks: list[chart.Mark] = []
     ahead: chart.Ahead | None = None

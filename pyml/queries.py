@@ -27,25 +27,27 @@ _CONTEXT = (
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
-    "    array_agg(w.value ORDER BY w.value) FILTER (WHERE a.attname IS NULL) AS absent,"
+    '    array_agg(w.value ORDER BY w.value COLLATE "C")'
+    "     FILTER (WHERE a.attname IS NULL) AS absent,"
     "    min(format_type(a.atttypid, NULL))"
     "     FILTER (WHERE w.name = 'history_time_column') AS time_type"
     "   FROM ml_setting w LEFT JOIN pg_attribute a"
     "    ON a.attrelid = to_regclass(s.settings ->> 'history_table')"
     "     AND a.attname = w.value AND NOT a.attisdropped"
-    "   WHERE w.name LIKE 'history\\_%\\_column' AND w.value <> '') AS t) AS c"
+    "   WHERE w.name ~ '^history_.*_column$' AND w.value <> '') AS t) AS c"
 )
 
 CONTEXT = Query("SELECT c.* FROM" + _CONTEXT)
 
+# In the order of "C", whatever the database's collation: models are compared by it.
 METRICS = Query(
-    "SELECT name, path, divisor_path, scale, kind FROM ml_metric WHERE enabled ORDER BY name"
+    'SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"'
 )
 
 BOUNDS = Query(
     "SELECT lower_bound, upper_bound FROM ml_metric"
-    " WHERE (name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1) AND kind = 'gauge'"
-    " ORDER BY name = $1 DESC LIMIT 1",
+    " WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'"
+    ' ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1',
     ("text",),
 )
 
@@ -96,6 +98,8 @@ EPOCHS = Query(
     ("text", "text"),
 )
 
+ENCODING = Query("SELECT getdatabaseencoding() AS encoding")
+
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
 
 # ---- trainings outside the server ------------------------------------------------
@@ -118,7 +122,15 @@ READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 DUE = Query(
     "SELECT d.device_uuid::text AS device, d.kind, d.field"
     " FROM _ml_due(ARRAY(SELECT _ml_devices())) AS d"
-    " ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field"
+    ' ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"'
+)
+
+GIVEN = Query(
+    "SELECT (g.given -> 'hours')::int AS hours,"
+    " (g.given -> 'contamination')::float8 AS contamination"
+    " FROM _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1"
+    "   AND m.kind = $2 AND m.field = $3 AND m.is_current)) AS g (given)",
+    ("uuid", "text", "text"),
 )
 
 CLAIM = Query("SELECT _ml_claim($1, $2, $3) AS claimed", ("uuid", "text", "text"))
@@ -133,10 +145,10 @@ PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
 # ---- the scan ------------------------------------------------------------------
 
 SCAN_STATE = Query(
-    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until,"
+    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,"
     " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
     " ARRAY(SELECT l.field FROM ml_model l WHERE l.device_uuid = $1 AND l.kind = 'lstm'"
-    "       AND l.is_current ORDER BY l.field) AS fields,"
+    '       AND l.is_current ORDER BY l.field COLLATE "C") AS fields,'
     + _HELD
     + " FROM"
     + _CONTEXT
@@ -147,8 +159,7 @@ SCAN_STATE = Query(
 
 SCAN_UNCHANGED = Query(
     "UPDATE ml_scan_state SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,"
-    " outcome = CASE outcome WHEN 'failed' THEN outcome ELSE 'unchanged' END"
-    " WHERE device_uuid = $1",
+    " outcome = 'unchanged' WHERE device_uuid = $1",
     ("uuid",),
 )
 
@@ -239,7 +250,9 @@ def quoted(identifier: str) -> str:
 
 def literal(text: str) -> str:
     """Text as SQL takes it in quotes, for a statement that a person is to type."""
-    return "'" + text.replace("'", "''") + "'"
+    quoted = "'" + text.replace("'", "''") + "'"
+    # What a backslash means without E is up to standard_conforming_strings.
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
 
 
 def _source(
