@@ -20,8 +20,8 @@ from pyml.queries import Query
 P = ParamSpec("P")
 Row = tuple[Any, ...]
 
-UNTRANSLATABLE = "22P05"
-"""SQLSTATE of a character that another encoding does not have."""
+UNTRANSLATED = ("22021", "22P05")
+"""SQLSTATEs of a text that another encoding does not have."""
 
 
 # ---- statements ------------------------------------------------------------------
@@ -72,7 +72,7 @@ def notice(text: str) -> None:
     try:
         execute(queries.NOTICE, text)
     except plpy.SPIError as error:
-        if error.sqlstate != UNTRANSLATABLE:
+        if error.sqlstate not in UNTRANSLATED:
             raise
 
 
@@ -156,7 +156,8 @@ def _plain(value: Any) -> Any:
 
 
 # One for all: json.dumps makes an encoder at each call, which costs more than a row's numbers.
-_encoder = json.JSONEncoder(allow_nan=False, default=_plain)
+# Letters go as they are: an escape would have to be of the database's encoding.
+_encoder = json.JSONEncoder(allow_nan=False, default=_plain, ensure_ascii=False)
 
 
 def to_json(value: Any) -> str:
@@ -167,6 +168,13 @@ def to_json(value: Any) -> str:
 def _failure(error: Exception) -> dict[str, Any]:
     """An error as data: the door in SQL raises it without a Python traceback."""
     error = translated(error)
+    if getattr(error, "sqlstate", None) in UNTRANSLATED:
+        name = execute(queries.ENCODING)[0]["encoding"]
+        error = BrokenEnvironment(
+            f"a text of this database, whose encoding is {name}, is no text for Python",
+            detail=f"PostgreSQL says: {error}.",
+            hint="Correct that text, or move to a database of encoding UTF8.",
+        )
     if isinstance(error, PymlError):
         return error.told()
     data = getattr(error, "spidata", None) or (None, None, None)
@@ -207,7 +215,7 @@ def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Itera
                 for row in door(*args, **kwargs):
                     yield (*row, None)
             except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
-                yield (*[None] * width, json.dumps(_failure(error)))
+                yield (*[None] * width, to_json(_failure(error)))
 
         return answer
 

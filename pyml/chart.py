@@ -242,7 +242,8 @@ def _mark(frame: Frame, mark: Mark, zone: tzinfo) -> str:
 
 def _text(words: str) -> str:
     """Words as XML takes them, whatever is in them."""
-    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", words))
+    wrong = r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    return re.sub(wrong, "&#xfffd;", escape(words))  # in letters that any encoding has
 
 
 def _range(values: Floats, unit: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from pyml import __version__, backend, blob, limits, queries, series, store, training
 from pyml.backend import Row, document, rows
 from pyml.errors import BadArgument, ModelNotFound, PymlError
-from pyml.history import LONGEST_HOURS, Floats, bounds_of, enabled_metrics, iso, window
+from pyml.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
 from pyml.scoring import SEVERITIES, Judged, judge, look_ahead
 
 if TYPE_CHECKING:
@@ -107,23 +107,24 @@ def store_model(
 
 @document
 def train_forest(
-    device: str, hours: int, as_of: str, contamination: float | None
+    device: str, hours: int | None, as_of: str, contamination: float | None
 ) -> dict[str, Any]:
     """Door of ``ml_train_forest``."""
     started = time.monotonic()
-    _given(device=device, hours=hours, as_of=as_of)
-    _within("hours", hours, 1, LONGEST_HOURS)
+    _given(device=device, as_of=as_of)
+    if hours is not None:
+        _within("hours", hours, 1, LONGEST_HOURS)
+    if contamination is not None:
+        _within("contamination", contamination, 0.0001, 0.2)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-    share = float(history.settings["contamination"]) if contamination is None else contamination
-    _within("contamination", share, 0.0001, 0.2)
     until = _finite("as_of", _moments(as_of, as_of)[1])
     trained = training.train_forest(
         history,
-        enabled_metrics(backend.execute),
+        metrics_of(backend.execute, enabled=True),
         device,
         hours=hours,
         until=until,
-        contamination=share,
+        contamination=contamination,
         poll=backend.progress("training forest"),
     )
     answer: dict[str, Any] = backend.shown(store.keep(device, "forest", "", trained, None, started))
@@ -152,11 +153,11 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         told = judged.of(np.arange(len(judged.times))[::-1][: max_anomalies - len(anomalies)])
         anomalies += [
             {
+                **values,  # first: no metric hides what follows
                 "timestamp": iso(moment),
                 "is_anomaly": True,
                 "anomaly_score": score,
                 "severity": SEVERITIES[severity],
-                **values,
                 "reasons": why,
             }
             for (moment, score, severity, values), why in zip(
@@ -199,11 +200,12 @@ def score(device: str, since: str, until: str) -> Iterator[Row]:
 
 
 @document
-def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any]:
+def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
     started = time.monotonic()
-    _given(device=device, field=field, hours=hours, as_of=as_of)
-    _within("hours", hours, 1, LONGEST_HOURS)
+    _given(device=device, field=field, as_of=as_of)
+    if hours is not None:
+        _within("hours", hours, 1, LONGEST_HOURS)
     if not limits.path(field):
         raise BadArgument(
             f"field has {len(field)} characters in {field.count('.') + 1} parts",
@@ -215,7 +217,7 @@ def train_lstm(device: str, field: str, hours: int, as_of: str) -> dict[str, Any
     until = _finite("as_of", _moments(as_of, as_of)[1])
     trained = training.train_lstm(
         backend.history_of(row),
-        enabled_metrics(backend.execute),
+        metrics_of(backend.execute),
         device,
         field,
         hours=hours,
@@ -296,7 +298,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     session = backend.execute(queries.SESSION)[0]
     until = float(session["until"])
     since = until - hours * 3600
-    known = enabled_metrics(backend.execute)
+    known = metrics_of(backend.execute)
     metric, _, readings, values = window(history, device, since, until, field, known)
     marks: list[chart.Mark] = []
     ahead: chart.Ahead | None = None

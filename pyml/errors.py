@@ -100,7 +100,7 @@ def translated(error: Exception) -> Exception:
         return TooDeep(
             "calls or documents are nested too deeply",
             detail="Python goes no deeper.",
-            hint="SELECT value FROM ml_setting WHERE name = 'history_table';  -- does it call pyml?",
+            hint="SELECT value FROM ml_setting WHERE name = 'history_table';",
         )
     if not isinstance(error, MemoryError):
         return error

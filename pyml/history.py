@@ -201,9 +201,10 @@ def series_of(
     return readings, series.measure(readings, [metric], step)[:, 0]
 
 
-def enabled_metrics(execute: Execute) -> list[series.Metric]:
-    """The metrics that trainings use."""
-    return [series.Metric(**row) for row in execute(queries.METRICS)]
+def metrics_of(execute: Execute, *, enabled: bool = False) -> list[series.Metric]:
+    """All metrics, or those that are enabled for detection; in the order of their names."""
+    found = [dict(row) for row in execute(queries.METRICS)]
+    return [series.Metric(**row) for row in found if row.pop("enabled") or not enabled]
 
 
 def bounds_of(execute: Execute, field: str) -> tuple[float | None, float | None]:

@@ -26,7 +26,7 @@ from psycopg.rows import DictRow, dict_row
 
 from pyml import __version__, queries, training
 from pyml.errors import BrokenEnvironment, translated
-from pyml.history import Execute, History, bounds_of, enabled_metrics
+from pyml.history import Execute, History, bounds_of, metrics_of
 from pyml.queries import Query
 
 Connection = psycopg.Connection[DictRow]
@@ -62,9 +62,12 @@ def connection(dsn: str) -> Connection:
 @functools.cache
 def _typed(query: Query) -> str:
     """A statement whose parameters have the types that it says."""
-    return re.sub(
-        r"\$(\d+)", lambda found: f"{found[0]}::{query.types[int(found[1]) - 1]}", query.text
-    )
+
+    def typed(found: re.Match[str]) -> str:
+        return f"{found[0]}::{query.types[int(found[1]) - 1]}" if found[1] else found[0]
+
+    # What stands in quotes is a name or a text, whatever it looks like.
+    return re.sub(r"""\$(\d+)|"[^"]*"|'[^']*'""", typed, query.text)
 
 
 def _execute(conn: Connection, query: Query, *args: Any) -> list[DictRow]:
@@ -182,14 +185,11 @@ def _train(
     device, kind, field = model
     row = execute(queries.CURRENT_MODEL, *model)[0]
     history = History.of(row, read)
-    metrics = enabled_metrics(execute)
-    asked: dict[str, Any] = {
-        "hours": int(history.settings["training_hours"]),
-        "until": float(row["now"]),
-        "poll": poll,
-    }
+    metrics = metrics_of(execute, enabled=kind == "forest")
+    given = execute(queries.GIVEN, *model)[0]
+    asked: dict[str, Any] = {"hours": given["hours"], "until": float(row["now"]), "poll": poll}
     if kind == "forest":
-        share = float(history.settings["contamination"])
+        share = given["contamination"]
         trained = training.train_forest(history, metrics, device, contamination=share, **asked)
     else:
         trained = training.train_lstm(
@@ -209,7 +209,8 @@ def _train(
             *(*model, about["seconds"], "kept", row["model_id"], figures, None, None),
         )
         return "kept"
-    handed_in = json.dumps(about, allow_nan=False)
+    # Letters go as they are: an escape would have to be of the database's encoding.
+    handed_in = json.dumps(about, allow_nan=False, ensure_ascii=False)
     answer = execute(queries.STORE_MODEL, *model, trained.data, handed_in, row["model_id"])
     if not answer[0]["accepted"]:
         return "passed over"

@@ -67,7 +67,9 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - late
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
-    if mark is not None and newest == mark and len(arrived) == state["late_rows"]:
+    same = newest == mark and len(arrived) == state["late_rows"]
+    # What failed is tried again: it may be well by now, and may not.
+    if mark is not None and same and state["outcome"] != "failed":
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     failures: list[PymlError] = []

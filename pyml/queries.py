@@ -38,25 +38,27 @@ _CONTEXT = (
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
-    "    array_agg(w.value ORDER BY w.value) FILTER (WHERE a.attname IS NULL) AS absent,"
+    '    array_agg(w.value ORDER BY w.value COLLATE "C")'
+    "     FILTER (WHERE a.attname IS NULL) AS absent,"
     "    min(format_type(a.atttypid, NULL))"
     "     FILTER (WHERE w.name = 'history_time_column') AS time_type"
     "   FROM ml_setting w LEFT JOIN pg_attribute a"
     "    ON a.attrelid = to_regclass(s.settings ->> 'history_table')"
     "     AND a.attname = w.value AND NOT a.attisdropped"
-    "   WHERE w.name LIKE 'history\\_%\\_column' AND w.value <> '') AS t) AS c"
+    "   WHERE w.name ~ '^history_.*_column$' AND w.value <> '') AS t) AS c"
 )
 
 CONTEXT = Query("SELECT c.* FROM" + _CONTEXT)
 
+# In the order of "C", whatever the database's collation: models are compared by it.
 METRICS = Query(
-    "SELECT name, path, divisor_path, scale, kind FROM ml_metric WHERE enabled ORDER BY name"
+    'SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"'
 )
 
 BOUNDS = Query(
     "SELECT lower_bound, upper_bound FROM ml_metric"
-    " WHERE (name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1) AND kind = 'gauge'"
-    " ORDER BY name = $1 DESC LIMIT 1",
+    " WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'"
+    ' ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1',
     ("text",),
 )
 
@@ -103,6 +105,8 @@ EPOCHS = Query(
 # Nothing but a moment at which a cancel or a timeout is heard.
 PULSE = Query("SELECT true AS going_on")
 
+ENCODING = Query("SELECT getdatabaseencoding() AS encoding")
+
 SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
 
 NOTICE = Query("SELECT _ml_notice($1)", ("text",))
@@ -130,7 +134,15 @@ READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 DUE = Query(
     "SELECT d.device_uuid::text AS device, d.kind, d.field"
     " FROM _ml_due(ARRAY(SELECT _ml_devices())) AS d"
-    " ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field"
+    ' ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"'
+)
+
+GIVEN = Query(
+    "SELECT (g.given -> 'hours')::int AS hours,"
+    " (g.given -> 'contamination')::float8 AS contamination"
+    " FROM _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1"
+    "   AND m.kind = $2 AND m.field = $3 AND m.is_current)) AS g (given)",
+    ("uuid", "text", "text"),
 )
 
 CLAIM = Query("SELECT _ml_claim($1, $2, $3) AS claimed", ("uuid", "text", "text"))
@@ -146,7 +158,7 @@ PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
 
 # A field that nobody has configured is read by no one but who asks for it by name.
 SCAN_STATE = Query(
-    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until,"
+    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,"
     " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
     " ARRAY(SELECT l.field FROM ml_model l WHERE l.device_uuid = $1 AND l.kind = 'lstm'"
     "       AND l.is_current AND (l.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)"
@@ -155,7 +167,7 @@ SCAN_STATE = Query(
     "             WHERE o.device_uuid = $1)"
     "         OR EXISTS (SELECT FROM ml_metric k"
     "             WHERE l.field IN (k.name, k.path, k.divisor_path)))"
-    "       ORDER BY l.field) AS fields,"
+    '       ORDER BY l.field COLLATE "C") AS fields,'
     + _HELD
     + " FROM"
     + _CONTEXT
@@ -210,7 +222,9 @@ def quoted(identifier: str) -> str:
 
 def literal(text: str) -> str:
     """Text as SQL takes it in quotes, for a statement that a person is to type."""
-    return "'" + text.replace("'", "''") + "'"
+    quoted = "'" + text.replace("'", "''") + "'"
+    # What a backslash means without E is up to standard_conforming_strings.
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
 
 
 def _source(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pyml import backend, blob, limits, queries, training
 from pyml.errors import ModelNotFound, UnreadableModel, unreadable
-from pyml.history import History
+from pyml.history import History, metric_of, metrics_of
 
 T = TypeVar("T")
 
@@ -101,7 +101,26 @@ def in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
     UnreadableModel
     """
     row = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]
-    return backend.history_of(row), held(row, device, kind, field)
+    history = backend.history_of(row)
+    try:
+        return history, held(row, device, kind, field)
+    except ModelNotFound as error:
+        if kind == "lstm":
+            _no_number(error, history, device, field, float(row["now"]))
+        raise
+
+
+def _no_number(error: ModelNotFound, history: History, device: str, field: str, now: float) -> None:
+    """Where a field holds no number, a training is not what helps."""
+    metric = metric_of(field, metrics_of(backend.execute))
+    hours = int(history.settings["training_hours"])
+    types = history.types(device, now - hours * 3600, now, metric.path)
+    if "number" not in types:
+        found = ", ".join(f"{name} in {count} rows" for name, count in types.items())
+        error.detail = f"None can be trained: in the last {hours} hours it held no number." + (
+            f" Found: {found}." if found else " There were no readings."
+        )
+        error.hint = queries.newest_state(history.settings, history.table, device)
 
 
 def held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:

@@ -112,6 +112,11 @@ def _beside(
         ) from error
 
 
+def _given(**arguments: float | None) -> dict[str, Any]:
+    """The arguments that a person gave: a later training keeps to them, whatever the settings."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 # ---- Isolation Forest ----------------------------------------------------------
 
 
@@ -120,12 +125,17 @@ def train_forest(
     metrics: Sequence[series.Metric],
     device: str,
     *,
-    hours: int,
+    hours: int | None,
     until: float,
-    contamination: float,
+    contamination: float | None,
     poll: Poll,
 ) -> Trained:
     """Train an Isolation Forest on a device's last `hours` up to `until`.
+
+    Parameters
+    ----------
+    hours, contamination : optional
+        Where they are not given, the settings tell.
 
     Raises
     ------
@@ -134,6 +144,9 @@ def train_forest(
     NotEnoughData
     """
     settings = history.settings
+    given = _given(hours=hours, contamination=contamination)
+    hours = given.get("hours", int(settings["training_hours"]))
+    contamination = given.get("contamination", float(settings["contamination"]))
     if not 1 <= len(metrics) <= limits.MAX_METRICS:
         raise BadArgument(
             f"{len(metrics) or 'no'} metrics are enabled",
@@ -150,6 +163,7 @@ def train_forest(
         "n_estimators": int(settings["n_estimators"]),
         "seed": int(settings["seed"]),
         "hours": hours,
+        "given": given,
     }
     names = [metric.name for metric in metrics]
     fitted = _beside(
@@ -212,7 +226,7 @@ def train_lstm(
     device: str,
     field: str,
     *,
-    hours: int,
+    hours: int | None,
     until: float,
     bounds: tuple[float | None, float | None],
     in_force: blob.Model | None,
@@ -223,7 +237,9 @@ def train_lstm(
     Parameters
     ----------
     known : sequence of Metric
-        The metrics that are enabled.
+        All metrics, enabled for detection or not.
+    hours : int, optional
+        Where they are not given, the settings tell.
     bounds : tuple
         Least and greatest value of the field, where known.
     in_force : blob.Model or None
@@ -236,6 +252,8 @@ def train_lstm(
     from pyml import lstm, network
 
     settings = history.settings
+    given = _given(hours=hours)
+    hours = given.get("hours", int(settings["training_hours"]))
     since = until - hours * 3600
     metric, totals, readings, values = window(history, device, since, until, field, known)
     usable = int(np.isfinite(values).sum())
@@ -249,6 +267,7 @@ def train_lstm(
         "seed": int(settings["seed"]),
         "hours": hours,
         "metric": asdict(metric),
+        "given": given,
     }
     previous = None
     if in_force and in_force.meta.items() >= {**shape, "metric": asdict(metric)}.items():

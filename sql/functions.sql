@@ -67,6 +67,13 @@ DECLARE
     held jsonb;
 BEGIN
     @PYML_AT_HOME@
+    IF TG_OP IN ('DELETE', 'TRUNCATE') OR TG_OP = 'UPDATE' AND (NEW.name, NEW.kind, NEW.minimum, NEW.maximum)
+       IS DISTINCT FROM (OLD.name, OLD.kind, OLD.minimum, OLD.maximum) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'a setting is given another value, and nothing else',
+            DETAIL = 'Each function relies on all settings, and on their kinds and ranges.',
+            HINT = CASE TG_OP WHEN 'TRUNCATE' THEN format('UPDATE %I.ml_setting SET value = default_value;', TG_TABLE_SCHEMA)
+                ELSE format('UPDATE %I.ml_setting SET value = default_value WHERE name = %L;', TG_TABLE_SCHEMA, OLD.name) END;
+    END IF;
     IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM ml_setting s WHERE s.name = NEW.name) THEN
         -- A restored dump brings rows that CREATE EXTENSION has already made.
         UPDATE ml_setting s SET value = NEW.value WHERE s.name = NEW.name;
@@ -74,8 +81,9 @@ BEGIN
     END IF;
     BEGIN
         CASE NEW.kind
-            WHEN 'integer' THEN number := NEW.value::bigint;
-            WHEN 'number' THEN number := NEW.value::float8;
+            -- Kept as Python reads it too: PostgreSQL takes ' 1 ', and some servers 0x1p-6 and 1_000.
+            WHEN 'integer' THEN number := NEW.value::bigint; NEW.value := NEW.value::bigint;
+            WHEN 'number' THEN number := NEW.value::float8; NEW.value := number::numeric;
             WHEN 'json' THEN held := NEW.value::jsonb;
             WHEN 'table' THEN
                 IF array_length(parse_ident(NEW.value), 1) IS DISTINCT FROM 2 THEN
@@ -95,6 +103,11 @@ BEGIN
     END;
     IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
         wanted := 'a JSON array of fields';
+    ELSIF NEW.name = 'forecast_fields' AND EXISTS (SELECT FROM jsonb_array_elements_text(held) AS f (field)
+            WHERE f.field !~ '^[^.]+([.][^.]+)*$' OR length(f.field) > 1000) THEN
+        wanted := 'a JSON array of fields, each a dotted path or the name of a metric';
+    ELSIF NEW.name = 'forecast_limits' AND held @? 'strict $.* ? (@ > 1e15 || @ < -1e15)' THEN
+        wanted := 'a JSON object with a number from -1e15 to 1e15 for each field';
     ELSIF NEW.name = 'forecast_limits' AND (jsonb_typeof(held) <> 'object' OR held @? 'strict $.* ? (@.type() != "number")') THEN
         wanted := 'a JSON object with a number for each field';
     END IF;
@@ -111,18 +124,29 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION _ml_check_setting() IS 'Refuses a setting''s value that is of the wrong kind or out of range (ML004).';
+COMMENT ON FUNCTION _ml_check_setting() IS 'Refuses a setting''s value that is of the wrong kind or out of range (ML004), and that a setting goes.';
 
-CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE ON ml_setting
+CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE OR DELETE ON ml_setting
     FOR EACH ROW EXECUTE FUNCTION _ml_check_setting();
+CREATE OR REPLACE TRIGGER ml_setting_stay BEFORE TRUNCATE ON ml_setting
+    FOR EACH STATEMENT EXECUTE FUNCTION _ml_check_setting();
+-- Also where rows come by replication.
+ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_check;
+ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_stay;
 
 CREATE OR REPLACE FUNCTION _ml_keep_metric() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+DECLARE
+    wanted text;
 BEGIN
     @PYML_AT_HOME@
-    IF TG_OP = 'DELETE' THEN
+    IF TG_OP = 'TRUNCATE' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'metrics that come with the extension cannot be deleted',
+            DETAIL = 'They would come back with the next upgrade.',
+            HINT = format('DELETE FROM %I.ml_metric WHERE NOT built_in;', TG_TABLE_SCHEMA);
+    ELSIF TG_OP = 'DELETE' THEN
         IF OLD.built_in THEN
             RAISE EXCEPTION USING ERRCODE = 'ML004',
                 MESSAGE = format('metric %I comes with the extension and cannot be deleted', OLD.name),
@@ -132,7 +156,22 @@ BEGIN
         END IF;
         RETURN OLD;
     END IF;
-    IF NEW.built_in AND EXISTS (SELECT FROM ml_metric m WHERE m.name = NEW.name) THEN
+    wanted := CASE
+        WHEN NEW.name !~ '^[a-z][a-z0-9_]{0,62}$' THEN 'name has 1 to 63 of a to z, 0 to 9 and _, a letter first'
+        WHEN NEW.name = ANY ('{timestamp,is_anomaly,anomaly_score,severity,rarity,reasons}') THEN 'each anomaly in the answer of ml_detect has that key already'
+        WHEN NEW.path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.path) > 1000 THEN 'path has 1 to 1000 characters and no empty part between its dots'
+        WHEN NEW.divisor_path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.divisor_path) > 1000 THEN 'divisor_path has 1 to 1000 characters and no empty part between its dots'
+        WHEN NEW.scale = 0 OR NOT abs(NEW.scale) <= 1e12 THEN 'scale is not 0, and from -1e12 to 1e12'
+        WHEN NEW.kind NOT IN ('gauge', 'counter') THEN 'kind is gauge or counter'
+        WHEN NEW.kind = 'counter' AND NEW.divisor_path IS NOT NULL THEN 'a counter has no divisor_path'
+        WHEN NOT (abs(NEW.lower_bound) <= 1e15 AND abs(NEW.upper_bound) <= 1e15) THEN 'bounds are from -1e15 to 1e15'
+        WHEN NEW.lower_bound >= NEW.upper_bound THEN 'lower_bound is less than upper_bound' END;
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('metric %L cannot be as it is given', NEW.name),
+            DETAIL = format('Wanted: %s.', wanted),
+            HINT = format('INSERT INTO %I.ml_metric (name, path) VALUES (''room_temperature'', ''sensors.room.temperature'');', TG_TABLE_SCHEMA);
+    END IF;
+    IF TG_OP = 'INSERT' AND NEW.built_in AND EXISTS (SELECT FROM ml_metric m WHERE m.name = NEW.name) THEN
         -- A restored dump brings rows that CREATE EXTENSION has already made.
         UPDATE ml_metric m SET path = NEW.path, divisor_path = NEW.divisor_path,
             scale = NEW.scale, kind = NEW.kind, lower_bound = NEW.lower_bound,
@@ -143,10 +182,15 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION _ml_keep_metric() IS 'Keeps the metrics that come with the extension: they are disabled, not deleted.';
+COMMENT ON FUNCTION _ml_keep_metric() IS 'Refuses a metric that cannot be read (ML004), and keeps those that come with the extension: they are disabled, not deleted.';
 
-CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR DELETE ON ml_metric
+CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR UPDATE OR DELETE ON ml_metric
     FOR EACH ROW EXECUTE FUNCTION _ml_keep_metric();
+CREATE OR REPLACE TRIGGER ml_metric_stay BEFORE TRUNCATE ON ml_metric
+    FOR EACH STATEMENT EXECUTE FUNCTION _ml_keep_metric();
+-- Also where rows come by replication.
+ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
+ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
 
 -- What trainings and scans write ----------------------------------------------
 --
@@ -352,8 +396,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     IF outcome = 'unchanged' THEN
-        UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,
-            outcome = CASE s.outcome WHEN 'failed' THEN s.outcome ELSE 'unchanged' END
+        UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged'
         WHERE s.device_uuid = device;
         RETURN;
     END IF;
@@ -377,11 +420,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_train_forest(uuid, int, timestamptz, float8) IS 'The Python side of ml_train_forest.';
 
-CREATE OR REPLACE FUNCTION ml_train_forest(device uuid, hours int DEFAULT 168, as_of timestamptz DEFAULT now(), contamination float8 DEFAULT NULL) RETURNS jsonb
+CREATE OR REPLACE FUNCTION ml_train_forest(device uuid, hours int DEFAULT NULL, as_of timestamptz DEFAULT now(), contamination float8 DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_forest(device, hours, as_of, contamination)); END $$;
-COMMENT ON FUNCTION ml_train_forest(uuid, int, timestamptz, float8) IS 'Trains an Isolation Forest on the readings of the given hours up to as_of and puts it in force. Gives model_id, training_samples, features, contamination, held-out figures and seconds. Too few readings: ML001.';
+COMMENT ON FUNCTION ml_train_forest(uuid, int, timestamptz, float8) IS 'Trains an Isolation Forest on the readings of the last hours up to as_of and puts it in force. hours and contamination are those of the settings (training_hours, contamination) where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Gives model_id, training_samples, features, contamination, held-out figures and seconds. Too few readings: ML001.';
 
 CREATE OR REPLACE FUNCTION _ml_detect(device uuid, hours int, max_anomalies int) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -432,11 +475,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_train_lstm(uuid, text, int, timestamptz) IS 'The Python side of ml_train_lstm.';
 
-CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT 168, as_of timestamptz DEFAULT now()) RETURNS jsonb
+CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system.cpuUsage', hours int DEFAULT NULL, as_of timestamptz DEFAULT now()) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
-COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the hours up to as_of. It is put in force unless the one in force is better on held-out data. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
+COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the last hours up to as_of. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -526,7 +569,7 @@ BEGIN
             'readings_used', m.readings_used, 'readings_rejected', m.readings_rejected,
             'parameters', m.parameters, 'figures', m.figures, 'versions', m.versions,
             'seconds', m.seconds, 'bytes', octet_length(m.blob), 'sha256', m.sha256)
-        ORDER BY m.is_current DESC, m.kind, m.field, m.model_id DESC)
+        ORDER BY m.is_current DESC, m.kind COLLATE "C", m.field COLLATE "C", m.model_id DESC)
     INTO models FROM ml_model m WHERE m.device_uuid = device;
     IF models IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', device),
@@ -536,7 +579,7 @@ BEGIN
     RETURN jsonb_build_object('device_uuid', device, 'models', models);
 END
 $$;
-COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. None: ML002.';
+COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. parameters.given holds the arguments that were given to the training, by which ml_retrain trains again; the others follow the settings. None: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_rollback(model_id bigint) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -614,12 +657,12 @@ DECLARE
     kind text;
 BEGIN
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
-    SELECT string_agg(s.value, ', ' ORDER BY s.value) FILTER (WHERE a.attname IS NULL),
+    SELECT string_agg(s.value, ', ' ORDER BY s.value COLLATE "C") FILTER (WHERE a.attname IS NULL),
            min(format_type(a.atttypid, NULL)) FILTER (WHERE s.name = 'history_time_column')
     INTO absent, kind
     FROM ml_setting s LEFT JOIN pg_attribute a
         ON a.attrelid = to_regclass(setting ->> 'history_table') AND a.attname = s.value AND NOT a.attisdropped
-    WHERE s.name LIKE 'history\_%\_column' AND s.value <> '';
+    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
     IF absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
             DETAIL = format('The table does not exist, or has no column %s.', absent),
@@ -645,6 +688,8 @@ DECLARE
     h record;
     metric record;
     complete text;
+    since timestamptz;
+    types text;
     -- A number as float8; NULL for anything else and for what no sensor measured. Objects,
     -- arrays and booleans are greater than any number, strings and null are less.
     number CONSTANT text := $number$CASE WHEN %1$s BETWEEN '-1e-300' AND '1e-300' THEN 0 WHEN %1$s BETWEEN '-1e15' AND '1e15' THEN (%1$s)::float8 END$number$;
@@ -662,15 +707,15 @@ BEGIN
     IF NOT FOUND THEN
         SELECT field AS path, NULL::text AS divisor_path, 1::float8 AS scale, 'gauge' AS kind INTO metric;
     END IF;
-    -- A total of 0 says that the whole collection failed.
+    -- A value of 0 beside a total of 0 says that the whole collection failed.
     SELECT coalesce(string_agg(DISTINCT format($total$%s #> %L IS DISTINCT FROM '0'$total$, h.state, string_to_array(m.divisor_path, '.')), ' AND '), 'true')
-    INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL AND m.enabled;
+    INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL;
     -- The window's bounds are converted to the column's type, so that its index is used.
     RETURN QUERY EXECUTE format($query$
         WITH found AS MATERIALIZED ( -- so that each value is looked for once
             SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
             FROM %3$s
-            WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND %2$s
+            WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND (%9$s #> $3 IS DISTINCT FROM '0' OR %2$s)
         ), number AS MATERIALIZED (
             SELECT t, %10$s AS value, %11$s AS total FROM found
         ), reading AS ( -- of a total that is next to nothing, no share
@@ -697,9 +742,29 @@ BEGIN
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
         h.state, format(number, 'value'), format(number, 'total'))
     USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    since := now() - make_interval(hours => hours);
+    EXECUTE format($query$
+        SELECT string_agg(format('%%s in %%s rows', t.type, t.rows), ', ' ORDER BY t.rows DESC, t.type COLLATE "C")
+        FROM (SELECT coalesce(jsonb_typeof(%1$s #> $2), 'missing') AS type, count(*) AS rows
+              FROM %2$s WHERE %3$s = $1 AND %4$s AND %5$s > %6$s AND %5$s <= %7$s GROUP BY 1) AS t$query$,
+        h.state, h.source, h.device, h.shadow, h.moment,
+        CASE WHEN h.zoned THEN '$3' ELSE format('($3 AT TIME ZONE %L)', h.zone) END,
+        CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END)
+    INTO types USING device, string_to_array(metric.path, '.'), since;
+    RAISE EXCEPTION USING
+        ERRCODE = CASE WHEN types IS NULL THEN 'ML001' ELSE 'ML003' END,
+        MESSAGE = CASE WHEN types IS NULL THEN format('device %s has no readings in the window', device)
+            ELSE format('field %s holds no usable number', metric.path) END,
+        DETAIL = coalesce('Found: ' || types || '.',
+            format('Looked in %s from %s to %s.', split_part(h.source, ' AS h', 1), since, now())),
+        HINT = format('SELECT jsonb_pretty(%s) FROM %s WHERE %s = %L AND %s ORDER BY %s DESC LIMIT 1;',
+            h.state, h.source, h.device, device, h.shadow, h.moment);
 END
 $$;
-COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a dotted path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous.';
+COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a dotted path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. No number there: ML003; no readings: ML001.';
 
 -- The fleet ------------------------------------------------------------------
 
@@ -844,7 +909,7 @@ BEGIN
     IF NOT _ml_try_lock('retain', '') THEN
         RETURN;
     END IF;
-    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name LIKE '%\_days';
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '_days$';
     DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
     DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
     DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
@@ -903,14 +968,18 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     s jsonb;
-    metrics jsonb;
+    metrics jsonb; -- each by its name
+    detected jsonb; -- those that are enabled, in the order in which a forest has them
     forest jsonb;
     lstm jsonb;
     longest interval;
+    digest CONSTANT text := _ml_asked();
 BEGIN
     SELECT jsonb_object_agg(t.name, t.value) INTO s FROM ml_setting t;
-    SELECT jsonb_object_agg(m.name, jsonb_build_object('name', m.name, 'path', m.path, 'divisor_path', m.divisor_path,
-        'scale', m.scale, 'kind', m.kind)) INTO metrics FROM ml_metric m WHERE m.enabled;
+    SELECT jsonb_object_agg(m.name, m.entry), jsonb_agg(m.entry ORDER BY m.name COLLATE "C") FILTER (WHERE m.enabled)
+    INTO metrics, detected
+    FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
+              'scale', k.scale, 'kind', k.kind) AS entry FROM ml_metric k) AS m;
     forest := jsonb_build_object('contamination', (s ->> 'contamination')::float8,
         'n_estimators', (s ->> 'n_estimators')::int, 'seed', (s ->> 'seed')::int);
     lstm := jsonb_build_object('sequence_length', (s ->> 'sequence_length')::int,
@@ -918,7 +987,7 @@ BEGIN
     longest := make_interval(hours => (s ->> 'retrain_hours')::int);
     RETURN QUERY
     WITH wanted AS (
-        SELECT d.device, 'forest' AS kind, '' AS field FROM unnest(devices) AS d (device) WHERE metrics IS NOT NULL
+        SELECT d.device, 'forest' AS kind, '' AS field FROM unnest(devices) AS d (device) WHERE detected IS NOT NULL
         UNION ALL
         SELECT d.device, 'lstm', f.name
         FROM unnest(devices) AS d (device)
@@ -928,9 +997,9 @@ BEGIN
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    w.kind = 'forest' AND (NOT m.parameters @> forest OR m.parameters -> 'metrics'
-                        IS DISTINCT FROM (SELECT jsonb_agg(e.value ORDER BY e.key COLLATE "C") FROM jsonb_each(metrics) AS e))
-                    OR w.kind = 'lstm' AND (NOT m.parameters @> lstm OR metrics ? w.field
+                    w.kind = 'forest' AND (NOT m.parameters @> (forest || _ml_given(m.parameters))
+                        OR m.parameters -> 'metrics' IS DISTINCT FROM detected)
+                    OR w.kind = 'lstm' AND (NOT m.parameters @> (lstm || _ml_given(m.parameters)) OR metrics ? w.field
                         AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
@@ -946,7 +1015,8 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT count(*)::int AS times, max(r.started_at) AS last FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome = 'failed'
-              AND r.started_at > coalesce(done.started_at, '-infinity')) AS failed
+              AND r.started_at > coalesce(done.started_at, '-infinity')
+              AND r.asked IS NOT DISTINCT FROM digest) AS failed
     )
     SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
     WHERE j.reason IS NOT NULL
@@ -954,7 +1024,43 @@ BEGIN
       AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp());
 END
 $$;
-COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time.';
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change.';
+
+CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    -- A model may come from elsewhere: what no training would take is not there.
+    SELECT coalesce(jsonb_object_agg(g.key, g.value), '{}')
+    FROM jsonb_each(CASE jsonb_typeof($1 -> 'given') WHEN 'object' THEN $1 -> 'given' END) AS g
+    WHERE g.key = 'hours' AND g.value BETWEEN '1' AND '87840' OR g.key = 'contamination' AND g.value BETWEEN '0.0001' AND '0.2'
+$$;
+COMMENT ON FUNCTION _ml_given(jsonb) IS 'Of a model''s parameters the arguments that a person gave to its training, which are not those of the settings.';
+
+CREATE OR REPLACE FUNCTION _ml_asked() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT md5(concat(
+        (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
+         WHERE s.name ~ '^history_' OR s.name = ANY ('{contamination,n_estimators,min_training_samples,sequence_length,forecast_horizon,epochs,seed,training_hours}')),
+        (SELECT string_agg(to_jsonb(m)::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
+$$;
+COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by.';
+
+CREATE OR REPLACE FUNCTION _ml_note_asked() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    NEW.asked := coalesce(NEW.asked, _ml_asked()); -- a restored dump brings its own
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_note_asked() IS 'Notes of a failed training what it was asked for.';
+
+CREATE OR REPLACE TRIGGER ml_run_asked BEFORE INSERT ON ml_run
+    FOR EACH ROW WHEN (NEW.outcome = 'failed') EXECUTE FUNCTION _ml_note_asked();
 
 CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -976,7 +1082,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     begun CONSTANT timestamptz := clock_timestamp();
-    hours int;
+    given jsonb;
     answer jsonb;
     code text;
     words text;
@@ -984,9 +1090,12 @@ BEGIN
     IF NOT _ml_claim(device, kind, field) THEN
         RETURN 'passed over';
     END IF;
-    SELECT s.value::int INTO hours FROM ml_setting s WHERE s.name = 'training_hours';
+    SELECT _ml_given(m.parameters) INTO given FROM ml_model m
+    WHERE m.device_uuid = device AND m.kind = _ml_retrain_one.kind AND m.field = _ml_retrain_one.field AND m.is_current;
     BEGIN
-        answer := CASE kind WHEN 'forest' THEN ml_train_forest(device, hours) ELSE ml_train_lstm(device, field, hours) END;
+        answer := CASE kind
+            WHEN 'forest' THEN ml_train_forest(device, (given -> 'hours')::int, contamination => (given -> 'contamination')::float8)
+            ELSE ml_train_lstm(device, field, (given -> 'hours')::int) END;
         PERFORM _ml_prune(device, kind, field);
         RETURN CASE WHEN answer -> 'accepted' = 'false' THEN 'kept' ELSE 'trained' END;
     EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
@@ -1016,14 +1125,19 @@ BEGIN
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
+    IF minutes < 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('minutes %s is out of range', minutes),
+            DETAIL = 'It has to be 0 or more; no training is begun after so many minutes.',
+            HINT = 'CALL ml_retrain(minutes => 60);';
+    END IF;
     IF NOT _ml_slot_is_free('retrain', slot) THEN
         RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;
         RETURN;
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
-    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field), '{}'),
-           array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field),
-           array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field)
+    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
+           array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
+           array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
     INTO devices, kinds, fields FROM _ml_due(devices) AS d;
     job := _ml_begin_job('retrain', slot, cardinality(devices));
     COMMIT;
@@ -1041,7 +1155,7 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
 
 -- The schedule ---------------------------------------------------------------
 
@@ -1087,10 +1201,13 @@ RETURNS TABLE (job text, schedule text, command text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+DECLARE
+    cron CONSTANT text := '^[[:space:]]*([^[:space:]]+[[:space:]]+){4}[^[:space:]]+[[:space:]]*$';
 BEGIN
     @PYML_AT_HOME@
     IF scan IS NULL OR retrain IS NULL OR workers IS NULL OR workers NOT BETWEEN 1 AND 64
-       OR NOT (scan ~ '^\s*(\S+\s+){4}\S+\s*$' AND retrain ~ '^\s*(\S+\s+){4}\S+\s*$') THEN
+       -- No backslashes: what they mean in a literal is up to standard_conforming_strings.
+       OR NOT (scan ~ cron AND retrain ~ cron) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule',
             DETAIL = format('scan %L and retrain %L have to be five fields, as in cron; workers (%s) from 1 to 64.', scan, retrain, workers),
             HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
@@ -1260,6 +1377,10 @@ DECLARE
     member record;
 BEGIN
     @PYML_AT_HOME@
+    IF role IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'role is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT rolname FROM pg_roles ORDER BY rolname;';
+    END IF;
     IF level IS NULL OR level NOT IN ('read', 'train') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
             DETAIL = 'The levels are read (score, forecast, look) and train (the same, and train, scan, roll back, forget).',

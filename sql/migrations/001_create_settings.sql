@@ -9,7 +9,7 @@ CREATE TABLE ml_setting (
     default_value text NOT NULL,
     meaning     text NOT NULL
 );
-COMMENT ON TABLE ml_setting IS 'One row a setting: name, value and what it means. Change one with UPDATE ml_setting SET value = … WHERE name = …; a value out of range is refused (ML004).';
+COMMENT ON TABLE ml_setting IS 'One row a setting: name, value and what it means. Change one with UPDATE ml_setting SET value = ''...'' WHERE name = ''...''; a value out of range is refused (ML004).';
 COMMENT ON COLUMN ml_setting.value IS 'The value in force, as text.';
 COMMENT ON COLUMN ml_setting.kind IS 'How the value is read and checked.';
 COMMENT ON COLUMN ml_setting.minimum IS 'Smallest value allowed, for numbers.';
@@ -51,14 +51,14 @@ CREATE TABLE ml_metric (
     CHECK (lower_bound < upper_bound),
     CHECK (divisor_path IS NULL OR kind = 'gauge')
 );
-COMMENT ON TABLE ml_metric IS 'What makes up the matrix of an Isolation Forest, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
+COMMENT ON TABLE ml_metric IS 'What detection looks at, and what forecasts and z scores may be asked for by name, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
 COMMENT ON COLUMN ml_metric.path IS 'Dotted path in the reported state, for instance system.cpuUsage.';
 COMMENT ON COLUMN ml_metric.divisor_path IS 'Dotted path of the total that the value is divided by; a total of 0 marks a failed collection.';
 COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';
 COMMENT ON COLUMN ml_metric.kind IS 'gauge: the value itself; counter: it grows until it resets, and its rate per second is used.';
-COMMENT ON COLUMN ml_metric.lower_bound IS 'Least value possible, where known: forecasts are clipped to it.';
-COMMENT ON COLUMN ml_metric.upper_bound IS 'Greatest value possible, where known: forecasts are clipped to it.';
-COMMENT ON COLUMN ml_metric.enabled IS 'Whether trainings use it.';
+COMMENT ON COLUMN ml_metric.lower_bound IS 'Least value possible (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.upper_bound IS 'Greatest value possible (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.enabled IS 'Whether detection (the Isolation Forest) uses it. Forecasts and z scores may name any metric, enabled or not.';
 COMMENT ON COLUMN ml_metric.built_in IS 'Comes with the extension; disable rather than delete it.';
 
 INSERT INTO ml_metric (name, path, divisor_path, scale, kind, lower_bound, upper_bound, built_in) VALUES

@@ -59,11 +59,13 @@ CREATE TABLE ml_run (
     model_id    bigint,
     sqlstate    text,
     error       text,
-    figures     jsonb CHECK (octet_length(figures::text) <= 65536)
+    figures     jsonb CHECK (octet_length(figures::text) <= 65536),
+    asked       text
 );
 COMMENT ON TABLE ml_run IS 'Each training attempt that was committed: device, outcome, error, seconds. Outcome kept: the new model was worse than the one in force, which stays.';
 COMMENT ON COLUMN ml_run.model_id IS 'The model that came of it.';
 COMMENT ON COLUMN ml_run.figures IS 'What was measured on held-out data.';
+COMMENT ON COLUMN ml_run.asked IS 'Of a failed attempt a digest of the settings and metrics then: one for others does not have to wait.';
 
 CREATE INDEX ml_run_device ON ml_run (device_uuid, kind, field, started_at DESC);
 CREATE INDEX ml_run_recent ON ml_run (started_at DESC);

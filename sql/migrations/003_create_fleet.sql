@@ -3,7 +3,7 @@
 INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
 SELECT name, kind, minimum, maximum, default_value, default_value, meaning
 FROM (VALUES
-    ('training_hours', 'integer', 1::float8, 87840::float8, '168', 'Hours of history that ml_retrain trains on.'),
+    ('training_hours', 'integer', 1::float8, 87840::float8, '168', 'Hours of history that trainings use where none are given.'),
     ('retrain_hours', 'integer', 1, 8760, '24', 'Age in hours after which ml_retrain trains a model anew.'),
     ('models_kept', 'integer', 1, 1000, '3', 'Models kept for a device, kind and field; ml_retrain prunes older ones, never the one in force.'),
     ('forecast_fields', 'json', NULL, NULL, '["system.cpuUsage"]', 'Fields with a forecast of their own, for each device without a row in ml_device_forecast.'),
@@ -20,7 +20,7 @@ FROM (VALUES
 
 CREATE TABLE ml_device_forecast (
     device_uuid uuid PRIMARY KEY,
-    fields      text[] NOT NULL CHECK (array_position(fields, NULL) IS NULL)
+    fields      text[] NOT NULL CHECK (array_position(fields, NULL) IS NULL AND '' <> ALL (fields))
 );
 COMMENT ON TABLE ml_device_forecast IS 'Forecast fields of single devices, in place of the setting forecast_fields; an empty array means none.';
 

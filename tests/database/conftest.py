@@ -1,11 +1,16 @@
 """Devices for the tests of the doors, written with SQL as an agent's rows arrive."""
 
-from collections.abc import Callable
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 Device = str
+HISTORY = Path(__file__).parents[2] / "demo" / "history.sql"
+_numbers = itertools.count()
 
 # A day's rhythm with noise that depends on the row's number alone, so that a test is repeatable.
 ROWS = """
@@ -76,3 +81,33 @@ def refused(db: psycopg.Connection) -> Callable[..., psycopg.errors.Diagnostic]:
         return said
 
     return diagnosis
+
+
+@pytest.fixture(scope="module")
+def make_database(_server_is_known: None) -> Iterator[Callable[[str], str]]:
+    """Make a database with options of its own, the user's tables and the extension; its dsn."""
+    server = psycopg.conninfo.make_conninfo(
+        host=os.environ["PYML_TEST_HOST"],
+        port=os.environ["PYML_TEST_PORT"],
+        user=os.environ["PYML_TEST_USER"],
+        dbname="postgres",
+        client_encoding="UTF8",
+    )
+    made: list[str] = []
+
+    def make(options: str) -> str:
+        name = f"pyml_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(server, autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name} {options}".encode())
+        made.append(name)
+        dsn = psycopg.conninfo.make_conninfo(server, dbname=name)
+        if "TEMPLATE template0" in options:
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                conn.execute(HISTORY.read_bytes())
+                conn.execute("CREATE EXTENSION pyml CASCADE")
+        return dsn
+
+    yield make
+    with psycopg.connect(server, autocommit=True) as admin:
+        for name in made:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

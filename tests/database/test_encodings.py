@@ -1,0 +1,75 @@
+"""Databases of other encodings than UTF-8."""
+
+import psycopg
+import pytest
+
+import install
+
+FIELD = "\u5ba4\u6e29"  # room temperature
+PUT = """
+UPDATE device_shadow_history
+SET reported_state = reported_state
+    || jsonb_build_object(%s::text, reported_state #> '{system,temperature}')
+"""
+
+
+@pytest.fixture(scope="module", params=["EUC_JP", "SQL_ASCII", "LATIN1"])
+def encoded(request, make_database):
+    """A database of another encoding."""
+    return request.param, make_database(f"ENCODING '{request.param}' LOCALE 'C' TEMPLATE template0")
+
+
+@pytest.fixture
+def db(encoded):
+    with psycopg.connect(encoded[1], autocommit=True) as conn:
+        yield conn
+        conn.execute("TRUNCATE devices CASCADE")
+        conn.execute("DELETE FROM ml_metric WHERE NOT built_in")
+        conn.execute("TRUNCATE ml_model, ml_run, ml_anomaly, ml_scan_state")
+        conn.execute("UPDATE ml_setting SET value = default_value")
+
+
+@pytest.fixture
+def dsn(encoded, db):
+    return encoded[1]
+
+
+def test_the_script_is_of_ascii_alone(tmp_path):
+    """Whatever else it had, an encoding without it would refuse."""
+    for name, text in install.extension_files(tmp_path).items():
+        strange = [line for line in text.splitlines() if not line.isascii()]
+        assert strange == [], name
+
+
+def test_the_whole_path(db, one, encoded, device):
+    field = "temp\u00e9rature" if encoded[0] == "LATIN1" else FIELD
+    db.execute(PUT, [field])
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', %s)", [field])
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    fields = "UPDATE ml_setting SET value = jsonb_build_array(%s::text) WHERE name = %s"
+    db.execute(fields, [field, "forecast_fields"])
+    db.execute("CALL ml_retrain()")
+    assert db.execute("SELECT error FROM ml_run WHERE outcome <> 'trained'").fetchall() == []
+    assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid])", device) == 0
+    db.execute("CALL ml_scan()")
+    assert db.execute("SELECT outcome, error FROM ml_scan_state").fetchall() == [("scanned", None)]
+    assert "room" in one("SELECT ml_detect(%s)", device)["model_info"]["features"]
+    assert one("SELECT ml_forecast(%s, %s)", device, field)["field"] == field
+    assert one("SELECT count(*) FROM ml_zscore(%s, %s)", device, field) == 3000
+    assert field in one("SELECT ml_chart(%s, %s)", device, field)
+    assert one("SELECT ml_train_lstm(%s, %s)", device, field)["field"] == field
+    assert one("SELECT DISTINCT field FROM ml_forecasts") == field
+    assert one("SELECT count(*) FROM ml_doctor() WHERE check_name = 'python' AND ok") == 1
+
+
+CALLS = {
+    "SELECT ml_train_lstm(%s, %s)": "ML003",
+    "SELECT ml_zscore(%s, %s)": "ML003",
+    "SELECT ml_forecast(%s, %s)": "ML002",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_mistake_is_told_in_its_letters(refused, encoded, device, call):
+    field = "caf\u00e9" if encoded[0] == "LATIN1" else FIELD
+    assert field in refused(call, device, field, sqlstate=CALLS[call]).message_primary
