@@ -117,7 +117,7 @@ READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 
 DUE = Query(
     "SELECT d.device_uuid::text AS device, d.kind, d.field"
-    " FROM _ml_due(ARRAY(SELECT _ml_devices())) AS d"
+    " FROM _ml_due(ARRAY(SELECT _ml_fleet())) AS d"
     " ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind, d.field"
 )
 
@@ -147,6 +147,7 @@ SCAN_STATE = Query(
 
 SCAN_UNCHANGED = Query(
     "UPDATE ml_scan_state SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,"
+    " retired_at = NULL,"
     " outcome = CASE outcome WHEN 'failed' THEN outcome ELSE 'unchanged' END"
     " WHERE device_uuid = $1",
     ("uuid",),
@@ -162,7 +163,7 @@ SCAN_DONE = Query(
     " watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows,"
     " readings = EXCLUDED.readings, anomalies = EXCLUDED.anomalies,"
     " seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,"
-    " drifted = EXCLUDED.drifted, last_reading = EXCLUDED.last_reading",
+    " drifted = EXCLUDED.drifted, last_reading = EXCLUDED.last_reading, retired_at = NULL",
     (
         *("uuid", "text", "text", "float8", "int", "int", "int"),
         *("jsonb", "jsonb", "jsonb", "bigint[]", "float8"),
