@@ -1189,18 +1189,25 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'clock';
-    ok := seen.error IS NOT NULL OR seen.ahead = '{}';
-    hours := round(extract(epoch FROM seen.ahead[(cardinality(seen.ahead) + 1) / 2]) / 3600);
-    detail := CASE WHEN seen.error IS NOT NULL THEN 'not looked at'
-        WHEN ok THEN 'no reading lies in the future'
-        ELSE format('%s of %s devices have readings in the future, up to %s ahead', cardinality(seen.ahead), seen.devices,
-            date_trunc('minute', seen.ahead[cardinality(seen.ahead)])) END;
-    -- Most of them ahead by as many hours: that is a zone, not a clock.
-    fix := CASE WHEN ok THEN NULL
-        WHEN seen.zone = 'UTC' AND 2 * cardinality(seen.ahead) > seen.devices AND hours BETWEEN 1 AND 14 THEN
-            format('UPDATE @extschema@.ml_setting SET value = ''Etc/GMT-%s'' WHERE name = ''history_time_zone''; -- or by its name, such as Europe/Berlin', hours)
-        ELSE format('SELECT %1$s, max(%2$s) FROM %3$s WHERE %2$s > %4$s GROUP BY 1; -- set these clocks right', h.device, h.moment, h.source,
-            CASE WHEN h.zoned THEN 'now()' ELSE format('now() AT TIME ZONE %L', h.zone) END) END;
+    ok := true;
+    fix := NULL;
+    IF seen.error IS NOT NULL THEN
+        detail := 'not looked at, since the history cannot be';
+    ELSIF seen.ahead = '{}' THEN
+        detail := 'no reading lies in the future';
+    ELSE
+        ok := false;
+        detail := format('%s of %s devices have readings in the future, up to %s ahead', cardinality(seen.ahead), seen.devices,
+            date_trunc('minute', seen.ahead[cardinality(seen.ahead)]));
+        hours := round(extract(epoch FROM seen.ahead[(cardinality(seen.ahead) + 1) / 2]) / 3600);
+        IF seen.zone = 'UTC' AND 2 * cardinality(seen.ahead) > seen.devices AND hours BETWEEN 1 AND 14 THEN
+            -- Most of them, by as many hours: that is a zone, not a clock.
+            fix := format('UPDATE @extschema@.ml_setting SET value = ''Etc/GMT-%s'' WHERE name = ''history_time_zone''; -- or by its name, such as Europe/Berlin', hours);
+        ELSE
+            fix := format('SELECT %1$s, max(%2$s) FROM %3$s WHERE %2$s > %4$s GROUP BY 1; -- set these clocks right', h.device, h.moment, h.source,
+                CASE WHEN h.zoned THEN 'now()' ELSE format('now() AT TIME ZONE %L', h.zone) END);
+        END IF;
+    END IF;
     RETURN NEXT;
 END
 $$;

