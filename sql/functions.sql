@@ -1219,6 +1219,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     jobs record;
+    seen record;
     words text;
     failed bigint;
     total bigint;
@@ -1243,17 +1244,21 @@ BEGIN
                       AND d.jobid IN (SELECT j.jobid FROM cron.job j WHERE j.active AND j.database = current_database()
                                       AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%'))
                     ORDER BY d.jobid, d.runid DESC) AS r WHERE r.status = 'failed'$query$ INTO words;
-            ok := coalesce(jobs.whole, false) AND words IS NULL;
-            detail := CASE WHEN words IS NOT NULL THEN format('the last run of a job failed: %s', words)
-                ELSE coalesce(jobs.told, 'no job calls ml_scan and ml_retrain') END;
-            fix := CASE WHEN words IS NOT NULL THEN 'SELECT command, status, return_message FROM cron.job_run_details ORDER BY runid DESC LIMIT 10;'
-                WHEN NOT ok THEN fix END;
-            RETURN NEXT;
+            IF words IS NOT NULL THEN
+                ok := false;
+                detail := format('the last run of a job failed: %s', words);
+                fix := 'SELECT command, status, return_message FROM cron.job_run_details ORDER BY runid DESC LIMIT 10;';
+                RETURN NEXT;
+            ELSIF jobs.whole THEN
+                ok := true;
+                detail := jobs.told;
+                fix := NULL;
+                RETURN NEXT;
+            END IF;
         END IF;
-    EXCEPTION WHEN insufficient_privilege THEN
-        check_name := 'schedule';
+    EXCEPTION WHEN insufficient_privilege THEN -- whoever may not see the jobs sees their calls
     END;
-    IF detail IS NULL THEN -- what calls them is elsewhere, and is known by its calls
+    IF detail IS NULL THEN -- what calls them is known by its calls
         SELECT count(DISTINCT j.kind) = 2, string_agg(DISTINCT 'ml_' || j.kind, ', ') INTO ok, detail
         FROM ml_job j WHERE j.started_at > now() - interval '1 day';
         detail := CASE WHEN ok THEN 'ml_scan and ml_retrain were called within a day'
@@ -1268,11 +1273,17 @@ BEGIN
     ok := total > 0 AND newest > now() - interval '1 hour' AND oldest > now() - interval '1 day';
     detail := CASE WHEN total = 0 THEN 'no device was ever scanned'
         ELSE format('%s devices, the latest %s ago, the oldest %s ago', total, date_trunc('second', now() - newest), date_trunc('second', now() - oldest)) END;
-    IF total = 0 AND (SELECT s.rows_read = 0 FROM _ml_sample() AS s) THEN
-        ok := true;
-        detail := 'the history has no rows yet';
-    END IF;
     fix := CASE WHEN NOT ok THEN 'CALL @extschema@.ml_scan();' END;
+    IF total = 0 THEN
+        SELECT * INTO seen FROM _ml_sample();
+        IF seen.error IS NOT NULL THEN
+            fix := 'SELECT name, value FROM @extschema@.ml_setting WHERE name LIKE ''history%'';';
+        ELSIF seen.rows_read = 0 THEN
+            ok := true;
+            detail := 'the history has no rows yet';
+            fix := NULL;
+        END IF;
+    END IF;
     RETURN NEXT;
 
     check_name := 'devices';
@@ -1394,7 +1405,7 @@ BEGIN
 
     check_name := 'privileges';
     SELECT string_agg(d.name, ', ') INTO missing
-    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run')) AS d (name)
+    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job')) AS d (name)
     WHERE NOT has_table_privilege(format('%s.%I', '@extschema@', d.name), 'SELECT');
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)

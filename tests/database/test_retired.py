@@ -54,8 +54,9 @@ def test_a_device_that_was_trained_and_never_scanned_leaves_them_too(db, one, ad
 
 def test_a_device_that_comes_back_is_there_again_with_its_model(db, one, pair):
     stays, goes = pair
-    db.execute("CREATE TABLE kept AS SELECT * FROM device_shadow_history WHERE device_uuid = %s",
-               [goes])
+    db.execute(
+        "CREATE TABLE kept AS SELECT * FROM device_shadow_history WHERE device_uuid = %s", [goes]
+    )
     db.execute("DELETE FROM device_shadow_history WHERE device_uuid = %s", [goes])
     db.execute("CALL ml_scan()")
     assert one(STATUS) == [stays]

@@ -129,7 +129,7 @@ def test_the_doctor_sees_the_schedule_and_a_job_that_fails(home, db):
     )
     try:
         ok, detail, fix = home.execute(ask).fetchone()
-        assert (ok, detail) == (False, "no job calls ml_scan and ml_retrain")
+        assert (ok, detail) == (False, "within a day nobody has called ml_scan or ml_retrain")
         home.execute(fix)
         ok, detail, fix = home.execute(ask).fetchone()
         assert (ok, fix) == (True, None)

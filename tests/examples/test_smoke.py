@@ -21,7 +21,9 @@ def test_it_goes_from_health_to_a_forecast(fleet):
         tables = sum("-+-" in line for line in lines)
         assert sum("|" in line for line in lines) >= tables + least, sections[name]
     well = sections["Is all well?"]
-    assert well.count("| ok ") + well.count("| NO ") == fleet.ask("SELECT count(*) FROM ml_doctor()")
+    assert well.count("| ok ") + well.count("| NO ") == fleet.ask(
+        "SELECT count(*) FROM ml_doctor()"
+    )
 
 
 def test_without_a_device_it_says_how(fleet):
