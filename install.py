@@ -950,9 +950,22 @@ def connect(options: argparse.Namespace) -> tuple[Server, dict[str, Any]]:
             wrong.append(f"{facts['user']} is no superuser, and only one may add an extension")
         except Failure as failure:
             wrong.append(str(failure))
+    if absent := re.search(r'FATAL: +database "(.+)" does not exist', "; ".join(wrong)):
+        raise Failure(f'database "{absent[1]}" does not exist', create_database(absent[1], dsn))
     script = shlex.join(["python3", str(HERE / "install.py"), options.command])
     fix = f"pg_lsclusters; {script} 'host=… dbname=… user=postgres'"
     raise Failure("; ".join(dict.fromkeys(wrong)), fix)
+
+
+def create_database(name: str, dsn: str) -> str:
+    """The command that makes a database on the server that a connection string leads to."""
+    options = []
+    if "=" in dsn or "@" in dsn or re.match(r"postgres(ql)?://[^/]", dsn):  # not this machine's own
+        other = re.sub(r"^(postgres(?:ql)?://[^/]*)/[^?]*", r"\1/postgres", dsn)
+        other = other if "://" in dsn else f"{dsn} dbname=postgres"
+        options = [f"--maintenance-db={other}"]
+    user = ["sudo", "-u", "postgres"] if IS_ROOT and not options else []
+    return shlex.join([*user, "createdb", *options, name])
 
 
 def require_plpython(server: Server, facts: Mapping[str, Any]) -> None:
@@ -1102,6 +1115,12 @@ def command_install(options: argparse.Namespace) -> int:
         print(f"  {'ok' if ok == 't' else 'NO':<4}{name:<16}{detail}")
         if ok != "t":
             print(f"      {'':<14}→ {fix}")
+    if not upgrading:
+        print(f"""
+What comes next, in psql, where the history has readings:
+  CALL {schema}.ml_retrain();              -- train a model for each device
+  CALL {schema}.ml_scan();                 -- find what is anomalous, and forecast
+  SELECT * FROM {schema}.ml_schedule();    -- do both again and again""")
     return 0
 
 
@@ -1111,23 +1130,61 @@ def environments(root: Path) -> list[Environment]:
     return sorted(found, key=lambda one: one.stamp.stat().st_mtime)
 
 
+# What a DROP EXTENSION takes along, as a person counts it.
+LOSSES = """
+SELECT concat_ws(', ', (SELECT count(*) FROM {0}.ml_model) || ' models',
+    (SELECT count(*) FROM {0}.ml_anomaly) || ' logged anomalies',
+    (SELECT count(*) FROM {0}.ml_setting WHERE value <> default_value) || ' changed settings',
+    (SELECT count(*) FROM {0}.ml_metric WHERE NOT built_in) || ' metrics of your own')
+"""
+
+
+def confirm_drop(server: Server, facts: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Say what a drop takes along, and ask.
+
+    Raises
+    ------
+    Failure
+        The answer is no, or there is nobody to ask.
+    """
+    home = server.ask("SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pyml'")
+    losses = "its models and settings"
+    with contextlib.suppress(Failure):  # a release with other tables
+        losses = server.ask(LOSSES.format(home))
+    say(
+        f"this drops pyml {facts['installed']} from database {facts['database']}, and with it "
+        f"{losses}; tables that pyml only reads stay"
+    )
+    if options.yes:
+        return
+    command = shlex.join(["python3", str(HERE / "install.py"), *sys.argv[1:], "--yes"])
+    if not sys.stdin.isatty():
+        raise Failure("nothing was dropped, since nobody can be asked here", command)
+    print("Drop it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure("nothing was dropped", command)
+
+
 def command_uninstall(options: argparse.Namespace) -> int:
     """Take the extension out of a database, and off the disk when no other one uses it."""
     server, facts = connect(options)
+    if facts["standby"]:
+        raise Failure("this server is a read-only standby", "run this against its primary first")
+    user = f"{facts['database']} of {facts['system']}"
+    root, directory = server_root(options), Path(facts["sharedir"]) / "extension"
+    # Whatever could be refused is refused before anything is lost.
+    places = [environment.path for environment in environments(root)]
+    for place in [*places, *([root] if places else []), *([directory] * any_file(directory))]:
+        if not os.access(place, os.W_OK):
+            raise Failure(f"nothing was dropped: no right to write in {place}", privileged())
     if facts["installed"]:
-        say(
-            f"dropping pyml {facts['installed']}, its models and settings, from "
-            f"database {facts['database']}; tables that pyml only reads stay"
-        )
+        confirm_drop(server, facts, options)
         server.ask("DROP EXTENSION pyml")
+        say("dropped")
     else:
         say(f"database {facts['database']} has no pyml")
-    user = f"{facts['database']} of {facts['system']}"
-    directory = Path(facts["sharedir"]) / "extension"
-    for environment in environments(server_root(options)):
+    for environment in environments(root):
         users = set(environment.state().get("users", [])) - {user}
-        if not os.access(environment.path, os.W_OK):
-            raise Failure(f"the files in {environment.path} stay: no right to write", privileged())
         environment.record(users=sorted(users))
         if users:
             say(f"{environment.path} stays: used by {', '.join(sorted(users))}")
@@ -1140,7 +1197,7 @@ def command_uninstall(options: argparse.Namespace) -> int:
     left = sorted(path for path in directory.glob("pyml--*.sql") if path.stem.count("--") == 1)
     if not options.into:
         with contextlib.suppress(OSError):  # not empty, or never made
-            server_root(options).rmdir()
+            root.rmdir()
     control = directory / "pyml.control"
     if control.exists() and not left:
         control.unlink()
@@ -1148,6 +1205,11 @@ def command_uninstall(options: argparse.Namespace) -> int:
         default = f"default_version = '{left[-1].stem.split('--')[1]}'"
         write(control, re.sub("default_version = .*", default, control.read_text()))
     return 0
+
+
+def any_file(directory: Path) -> bool:
+    """Whether a server's extension directory holds a file of pyml's."""
+    return any(directory.glob("pyml*"))
 
 
 # The command line ---------------------------------------------------------------------
@@ -1193,6 +1255,8 @@ def main() -> int:
             )
         if name == "install":
             each.add_argument("--schema", help="the schema to create it in")
+        if name == "uninstall":
+            each.add_argument("--yes", action="store_true", help="drop the models without asking")
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
         parser.error(f"unknown arguments: {shlex.join(rest)}")

@@ -133,7 +133,7 @@ READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 
 DUE = Query(
     "SELECT d.device_uuid::text AS device, d.kind, d.field"
-    " FROM _ml_due(ARRAY(SELECT _ml_devices())) AS d"
+    " FROM _ml_due(ARRAY(SELECT _ml_fleet())) AS d"
     ' ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"'
 )
 

@@ -133,6 +133,7 @@ CREATE OR REPLACE TRIGGER ml_setting_stay BEFORE TRUNCATE ON ml_setting
 -- Also where rows come by replication.
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_check;
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_stay;
+COMMENT ON TRIGGER ml_setting_check ON ml_setting IS 'Checks each value (ML004).';
 
 CREATE OR REPLACE FUNCTION _ml_keep_metric() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -385,7 +386,7 @@ BEGIN
     ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate,
         error = EXCLUDED.error, watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows, readings = EXCLUDED.readings,
         anomalies = EXCLUDED.anomalies, seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,
-        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading;
+        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading, retired_at = NULL;
 END
 $$;
 COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8) IS 'Writes where the scan of a device stands.';
@@ -396,7 +397,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     IF outcome = 'unchanged' THEN
-        UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged'
+        UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged', retired_at = NULL
         WHERE s.device_uuid = device;
         RETURN;
     END IF;
@@ -404,10 +405,32 @@ BEGIN
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error)
     VALUES (device, clock_timestamp(), 'failed', code, words)
     ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = 'failed',
-        sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error, readings = 0, anomalies = 0;
+        sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error, readings = 0, anomalies = 0, retired_at = NULL;
 END
 $$;
 COMMENT ON FUNCTION _ml_note_scan(uuid, text, text, text) IS 'Writes that a scan found nothing new (unchanged) or came to nothing (failed).';
+COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Keeps the metrics that come with the extension.';
+
+CREATE OR REPLACE FUNCTION _ml_put_retired(devices uuid[]) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    WITH dropped AS (
+        DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY ($1)
+            AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current)
+    )
+    INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)
+    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest($1) AS g (device)
+    WHERE EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = g.device AND m.is_current)
+    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity'
+$$;
+COMMENT ON FUNCTION _ml_put_retired(uuid[]) IS 'Retires devices that the history no longer holds.';
+
+CREATE OR REPLACE FUNCTION _ml_put_unretired(device uuid) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = $1 AND s.retired_at IS NOT NULL $$;
+COMMENT ON FUNCTION _ml_put_unretired(uuid) IS 'Ends the retirement of a device.';
 
 -- Isolation Forest -----------------------------------------------------------
 
@@ -639,11 +662,15 @@ BEGIN
         SELECT k.task, k.what FROM ml_lock k WHERE k.task IN ('scan', 'retrain', 'model')
           AND (k.what = device::text OR k.what > device || '/' AND k.what < device || '0') FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
+    IF device IS NOT NULL THEN
+        INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
+        VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
+    END IF;
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'forecast_points', points);
 END
 $$;
-COMMENT ON FUNCTION ml_forget(uuid) IS 'Drops a device''s models, training runs, anomalies and forecasts. Gives how many of each. The history stays.';
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';
 
 -- Z scores -------------------------------------------------------------------
 
@@ -788,6 +815,84 @@ END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
 
+CREATE OR REPLACE FUNCTION _ml_fleet() RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    RETURN QUERY EXECUTE format($query$
+        SELECT d.device FROM _ml_devices() AS d (device)
+        LEFT JOIN ml_scan_state s ON s.device_uuid = d.device AND s.retired_at IS NOT NULL
+        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.device AND %3$s > %4$s)
+        ORDER BY 1$query$, h.source, h.device, h.moment,
+        CASE WHEN h.zoned THEN 's.retired_at' ELSE format('(s.retired_at AT TIME ZONE %L)', h.zone) END);
+END
+$$;
+COMMENT ON FUNCTION _ml_fleet() IS 'The devices to scan and to train: those that the history holds, but for retired ones that have not reported since.';
+
+CREATE OR REPLACE FUNCTION _ml_name_device(device uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+    known boolean;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1)', h.source, h.device) INTO known USING device;
+    IF NOT known THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', device),
+            DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
+            HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+    END IF;
+    PERFORM _ml_put_unretired(device);
+END
+$$;
+COMMENT ON FUNCTION _ml_name_device(uuid) IS 'Refuses a device that the history does not hold (ML002); ends the retirement of one that it holds.';
+
+CREATE OR REPLACE FUNCTION _ml_retire_absent() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    -- A role that sees only some rows cannot tell which devices are gone.
+    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')) THEN
+        RETURN;
+    END IF;
+    PERFORM _ml_put_retired(ARRAY(
+        SELECT s.device_uuid FROM ml_scan_state s
+        UNION
+        SELECT m.device_uuid FROM ml_model m WHERE m.is_current
+        EXCEPT
+        SELECT d.device FROM _ml_devices() AS d (device)));
+END
+$$;
+COMMENT ON FUNCTION _ml_retire_absent() IS 'Retires the devices that the history no longer holds: they leave the views at once, their models wait for them to come back until ml_forget drops them.';
+
+CREATE OR REPLACE PROCEDURE _ml_commit(INOUT refused boolean)
+LANGUAGE plpython3u SECURITY INVOKER
+AS $$
+    try: plpy.commit()
+    except plpy.spiexceptions.InvalidTransactionTermination: return (True,)
+    return (False,)
+$$;
+COMMENT ON PROCEDURE _ml_commit(boolean) IS 'Commits, or gives true where the call runs inside a transaction block. PL/pgSQL has no way to catch that.';
+
+CREATE OR REPLACE FUNCTION _ml_refuse_block(task text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction', MESSAGE = format('%s cannot run inside a transaction block', task),
+        DETAIL = 'It commits as it goes, so that a statement that is sent along with others, or a function that calls it, cannot hold it.',
+        HINT = format('ROLLBACK; -- then, as a statement of its own: CALL %s.%s();', '@extschema@', task);
+END
+$$;
+COMMENT ON FUNCTION _ml_refuse_block(text) IS 'Refuses a procedure that commits inside a transaction block (25001).';
+
 CREATE OR REPLACE FUNCTION _ml_begin_job(kind text, slot int, total int) RETURNS ml_job
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -930,16 +1035,24 @@ DECLARE
     devices pg_catalog.uuid[];
     one pg_catalog.uuid;
     job pg_catalog.record;
+    refused pg_catalog.bool;
 BEGIN
-    COMMIT; -- at once, so that a call within a transaction is refused before any work
+    @PYML_AT_HOME@
+    CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
+    IF refused THEN
+        PERFORM _ml_refuse_block('ml_scan');
+    END IF;
     IF NOT _ml_slot_is_free('scan', slot) THEN
         RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
         RETURN;
     END IF;
-    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
+    IF device IS NOT NULL THEN
+        PERFORM _ml_name_device(device);
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
     job := _ml_begin_job('scan', slot, cardinality(devices));
     COMMIT;
     FOREACH one IN ARRAY devices LOOP
@@ -953,12 +1066,15 @@ BEGIN
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
+    IF device IS NULL THEN
+        PERFORM _ml_retire_absent();
+    END IF;
     PERFORM _ml_retain();
     PERFORM _ml_note_job(job, true);
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
 
 -- Retraining -----------------------------------------------------------------
 
@@ -1120,11 +1236,16 @@ DECLARE
     kinds pg_catalog.text[];
     fields pg_catalog.text[];
     job pg_catalog.record;
+    refused pg_catalog.bool;
 BEGIN
-    COMMIT; -- at once, so that a call within a transaction is refused before any work
+    @PYML_AT_HOME@
+    CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
     -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
+    IF refused THEN
+        PERFORM _ml_refuse_block('ml_retrain');
+    END IF;
     IF minutes < 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('minutes %s is out of range', minutes),
             DETAIL = 'It has to be 0 or more; no training is begun after so many minutes.',
@@ -1134,7 +1255,10 @@ BEGIN
         RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;
         RETURN;
     END IF;
-    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_devices()) ELSE ARRAY[device] END;
+    IF device IS NOT NULL THEN
+        PERFORM _ml_name_device(device);
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
     SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
            array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
            array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
@@ -1172,6 +1296,31 @@ AS $body$
 $body$;
 COMMENT ON FUNCTION _ml_jobs(text, text, int) IS 'The jobs that ml_schedule puts on pg_cron.';
 
+CREATE OR REPLACE FUNCTION _ml_cron_fix() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    loaded text[];
+BEGIN
+    IF NOT pg_has_role('pg_read_all_settings', 'USAGE') THEN
+        RETURN format('GRANT pg_read_all_settings TO %I;', current_user);
+    END IF;
+    loaded := ARRAY(SELECT trim(' "' FROM l.name) FROM unnest(string_to_array(current_setting('shared_preload_libraries'), ','))
+                    WITH ORDINALITY AS l (name, place) WHERE trim(l.name) <> '' ORDER BY l.place);
+    IF 'pg_cron' = ANY (loaded) THEN
+        RETURN NULL;
+    ELSIF NOT EXISTS (SELECT FROM pg_available_extensions e WHERE e.name = 'pg_cron') THEN
+        -- To preload what is not installed would keep the server from starting.
+        RETURN format('sudo apt-get install postgresql-%s-cron', current_setting('server_version_num')::int / 10000);
+    END IF;
+    RETURN format('ALTER SYSTEM SET shared_preload_libraries = %s; -- then restart the server',
+        (SELECT string_agg(quote_literal(l.name), ', ' ORDER BY l.place)
+         FROM unnest(loaded || 'pg_cron'::text) WITH ORDINALITY AS l (name, place)));
+END
+$$;
+COMMENT ON FUNCTION _ml_cron_fix() IS 'The next step to load pg_cron: its package, then its place among the libraries that the server preloads already; NULL where it is loaded.';
+
 CREATE OR REPLACE FUNCTION _ml_require_cron(instead text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -1184,7 +1333,7 @@ BEGIN
     ELSIF home IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is not loaded',
             DETAIL = 'It has to be among shared_preload_libraries; a systemd timer or cron can call ml_scan and ml_retrain instead.',
-            HINT = 'ALTER SYSTEM SET shared_preload_libraries = ''pg_cron''; -- then restart the server';
+            HINT = coalesce(_ml_cron_fix(), 'SELECT * FROM ml_doctor();');
     ELSIF home = current_database() THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is loaded, but its extension is not created',
             DETAIL = 'It belongs into this database.', HINT = 'CREATE EXTENSION pg_cron;';
@@ -1253,6 +1402,268 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_environment() IS 'Interpreter, package path and library versions of this session''s Python.';
 
+CREATE OR REPLACE FUNCTION _ml_doctor_index(history regclass, device_column smallint, time_column smallint)
+RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    device name;
+    moment name;
+    views boolean;
+    below oid[];
+    place text;
+    partitioned boolean;
+BEGIN
+    check_name := 'index';
+    SELECT a.attname INTO device FROM pg_attribute a WHERE a.attrelid = history AND a.attnum = device_column;
+    SELECT a.attname INTO moment FROM pg_attribute a WHERE a.attrelid = history AND a.attnum = time_column;
+    IF device IS NULL OR moment IS NULL THEN
+        ok := false;
+        detail := 'not looked for: there is no such table, or it lacks a column';
+        fix := 'SELECT name, value FROM @extschema@.ml_setting WHERE name LIKE ''history%'';';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    WITH RECURSIVE found (relation) AS (
+        SELECT history::oid
+        UNION
+        SELECT d.refobjid FROM found f JOIN pg_class v ON v.oid = f.relation AND v.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    )
+    SELECT array_agg(c.oid) FILTER (WHERE c.relkind IN ('r', 'p', 'm')), bool_or(c.oid = history AND c.relkind NOT IN ('r', 'p', 'm'))
+    INTO below, views FROM found f JOIN pg_class c ON c.oid = f.relation;
+    SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'p' INTO place, partitioned
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = CASE WHEN views AND (cardinality(below) <> 1 OR below IS NULL) THEN history ELSE below[1] END;
+    IF views THEN
+        SELECT min(a.attnum) FILTER (WHERE a.attname = device), min(a.attnum) FILTER (WHERE a.attname = moment)
+        INTO device_column, time_column FROM pg_attribute a
+        WHERE a.attrelid = below[1] AND cardinality(below) = 1 AND NOT a.attisdropped;
+        IF device_column IS NULL OR time_column IS NULL THEN
+            ok := true;
+            detail := format('cannot be told, since %s is no table: EXPLAIN SELECT FROM %s WHERE %I = (a device) AND %I > (a time) tells', history, history, device, moment);
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    ok := EXISTS (SELECT FROM pg_index i WHERE i.indrelid = below[1] AND i.indisvalid AND i.indpred IS NULL
+        AND i.indkey[0] = device_column AND time_column = ANY (i.indkey));
+    detail := CASE WHEN ok THEN format('an index%s leads with the device and has the time', CASE WHEN views THEN ' of ' || place END)
+        ELSE format('no index of %s on the device and the time: every call would read the whole table', place) END;
+    fix := CASE WHEN NOT ok AND partitioned THEN
+            format('CREATE INDEX ON %s (%I, %I DESC); -- writes wait for it: there is no CONCURRENTLY for a partitioned table', place, device, moment)
+        WHEN NOT ok THEN format('CREATE INDEX CONCURRENTLY ON %s (%I, %I DESC);', place, device, moment) END;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION _ml_doctor_index(regclass, smallint, smallint) IS 'The doctor''s row on the index of the history, or of the table below where it is a view.';
+
+CREATE OR REPLACE FUNCTION _ml_sample(OUT devices int, OUT rows_read int, OUT readings int, OUT absent text[], OUT ahead interval[], OUT zone text, OUT error text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+    rows_of text;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    zone := CASE WHEN NOT h.zoned THEN h.zone END;
+    -- With the index the newest rows of some devices; without it, any rows.
+    rows_of := CASE WHEN (SELECT i.ok AND i.detail LIKE 'an index%' FROM ml_setting s, to_regclass(s.value) AS t (oid),
+            _ml_doctor_index(t.oid, (SELECT a.attnum FROM pg_attribute a JOIN ml_setting c ON c.name = 'history_device_column' AND c.value = a.attname WHERE a.attrelid = t.oid),
+                                    (SELECT a.attnum FROM pg_attribute a JOIN ml_setting c ON c.name = 'history_time_column' AND c.value = a.attname WHERE a.attrelid = t.oid)) AS i
+            WHERE s.name = 'history_table')
+        THEN format($part$
+            WITH RECURSIVE found (device, n) AS (
+                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
+                UNION ALL
+                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
+                FROM found f WHERE f.device IS NOT NULL AND f.n < 100
+            ) SELECT r.* FROM found f CROSS JOIN LATERAL (
+                SELECT h.* FROM %2$s WHERE %1$s = f.device ORDER BY %3$s DESC LIMIT 10) AS r$part$, h.device, h.source, h.moment)
+        ELSE format('SELECT h.* FROM %s LIMIT 1000', h.source) END;
+    EXECUTE format($query$
+        WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
+            SELECT %2$s AS device, %3$s AS t, %4$s::jsonb AS state FROM h WHERE %5$s
+        )
+        SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
+            ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND NOT EXISTS (
+                SELECT FROM reading r WHERE jsonb_typeof(r.state #> string_to_array(m.path, '.')) = 'number')
+                AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL) ORDER BY m.name),
+            ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
+                  HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
+        rows_of, h.device, CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, h.state, h.shadow)
+    INTO devices, rows_read, readings, absent, ahead;
+EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
+    error := SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them.';
+
+CREATE OR REPLACE FUNCTION _ml_doctor_history() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    seen record;
+    h record;
+    enabled bigint;
+    hours int;
+BEGIN
+    SELECT count(*) INTO enabled FROM ml_metric m WHERE m.enabled;
+    SELECT * INTO seen FROM _ml_sample();
+    IF seen.error IS NULL THEN
+        SELECT * INTO h FROM _ml_history();
+    END IF;
+
+    check_name := 'metrics';
+    ok := false;
+    IF enabled = 0 THEN
+        detail := 'every metric is disabled: no forest can be trained';
+        fix := 'UPDATE @extschema@.ml_metric SET enabled = true WHERE built_in;';
+    ELSIF seen.error IS NOT NULL THEN
+        detail := format('the history cannot be looked at: %s', seen.error);
+        fix := 'SELECT name, value FROM @extschema@.ml_setting WHERE name LIKE ''history%'';';
+    ELSIF seen.rows_read = 0 THEN
+        ok := true;
+        detail := format('%s enabled; the history has no rows yet', enabled);
+        fix := NULL;
+    ELSIF seen.readings = 0 THEN
+        detail := format('none of %s rows looked at is a reading: %s', seen.rows_read, h.shadow);
+        fix := format('SELECT %s, count(*) FROM (SELECT * FROM %s LIMIT 1000) AS h GROUP BY 1;',
+            (SELECT 'h.' || quote_ident(s.value) FROM ml_setting s WHERE s.name = 'history_shadow_column'), h.source);
+    ELSIF seen.absent <> '{}' THEN
+        detail := format('no number in %s readings of %s devices: %s', seen.readings, seen.devices,
+            (SELECT string_agg(format('%s (%s)', m.name, m.path), ', ' ORDER BY m.name) FROM ml_metric m WHERE m.name = ANY (seen.absent)));
+        fix := format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
+            (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)));
+    ELSE
+        ok := true;
+        detail := format('%s enabled, each with numbers in %s readings of %s devices', enabled, seen.readings, seen.devices);
+        fix := NULL;
+    END IF;
+    RETURN NEXT;
+
+    check_name := 'clock';
+    ok := true;
+    fix := NULL;
+    IF seen.error IS NOT NULL THEN
+        detail := 'not looked at, since the history cannot be';
+    ELSIF seen.ahead = '{}' THEN
+        detail := 'no reading lies in the future';
+    ELSE
+        ok := false;
+        detail := format('%s of %s devices have readings in the future, up to %s ahead', cardinality(seen.ahead), seen.devices,
+            date_trunc('minute', seen.ahead[cardinality(seen.ahead)]));
+        hours := round(extract(epoch FROM seen.ahead[(cardinality(seen.ahead) + 1) / 2]) / 3600);
+        IF seen.zone = 'UTC' AND 2 * cardinality(seen.ahead) > seen.devices AND hours BETWEEN 1 AND 14 THEN
+            -- Most of them, by as many hours: that is a zone, not a clock.
+            fix := format('UPDATE @extschema@.ml_setting SET value = ''Etc/GMT-%s'' WHERE name = ''history_time_zone''; -- or by its name, such as Europe/Berlin', hours);
+        ELSE
+            fix := format('SELECT %1$s, max(%2$s) FROM %3$s WHERE %2$s > %4$s GROUP BY 1; -- set these clocks right', h.device, h.moment, h.source,
+                CASE WHEN h.zoned THEN 'now()' ELSE format('now() AT TIME ZONE %L', h.zone) END);
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION _ml_doctor_history() IS 'The doctor''s rows on what the history holds: metrics that find no number, clocks that are ahead.';
+
+CREATE OR REPLACE FUNCTION _ml_doctor_work() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    jobs record;
+    seen record;
+    words text;
+    failed bigint;
+    total bigint;
+    oldest timestamptz;
+    newest timestamptz;
+    untrained boolean;
+BEGIN
+    check_name := 'schedule';
+    fix := 'SELECT * FROM @extschema@.ml_schedule();';
+    BEGIN
+        IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
+            EXECUTE $query$
+                SELECT string_agg(format('%s (%s)', j.command, j.schedule), ', ' ORDER BY j.jobid) AS told,
+                       bool_or(j.command LIKE '%ml\_scan(%') AND bool_or(j.command LIKE '%ml\_retrain(%') AS whole
+                FROM cron.job j WHERE j.active AND j.database = current_database()
+                  AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%')$query$ INTO jobs;
+            -- How the last run of each ended, among the server's last thousand.
+            EXECUTE $query$
+                SELECT min(r.return_message) FROM (
+                    SELECT DISTINCT ON (d.jobid) d.status, d.return_message FROM cron.job_run_details d
+                    WHERE d.runid > (SELECT max(m.runid) - 1000 FROM cron.job_run_details m) AND d.status IN ('succeeded', 'failed')
+                      AND d.jobid IN (SELECT j.jobid FROM cron.job j WHERE j.active AND j.database = current_database()
+                                      AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%'))
+                    ORDER BY d.jobid, d.runid DESC) AS r WHERE r.status = 'failed'$query$ INTO words;
+            IF words IS NOT NULL THEN
+                ok := false;
+                detail := format('the last run of a job failed: %s', words);
+                fix := 'SELECT command, status, return_message FROM cron.job_run_details ORDER BY runid DESC LIMIT 10;';
+                RETURN NEXT;
+            ELSIF jobs.whole THEN
+                ok := true;
+                detail := jobs.told;
+                fix := NULL;
+                RETURN NEXT;
+            END IF;
+        END IF;
+    EXCEPTION WHEN insufficient_privilege THEN -- whoever may not see the jobs sees their calls
+    END;
+    IF detail IS NULL THEN -- what calls them is known by its calls
+        SELECT count(DISTINCT j.kind) = 2, string_agg(DISTINCT 'ml_' || j.kind, ', ') INTO ok, detail
+        FROM ml_job j WHERE j.started_at > now() - interval '1 day';
+        detail := CASE WHEN ok THEN 'ml_scan and ml_retrain were called within a day'
+            ELSE format('within a day nobody has called %s', CASE detail WHEN 'ml_scan' THEN 'ml_retrain' WHEN 'ml_retrain' THEN 'ml_scan' ELSE 'ml_scan or ml_retrain' END) END;
+        fix := CASE WHEN NOT ok THEN fix END;
+        RETURN NEXT;
+    END IF;
+
+    check_name := 'scans';
+    SELECT count(*), count(*) FILTER (WHERE s.outcome = 'failed'), min(s.scanned_at), max(s.scanned_at), bool_and(s.sqlstate = 'ML002') FILTER (WHERE s.outcome = 'failed')
+    INTO total, failed, oldest, newest, untrained FROM ml_scan_state s WHERE s.retired_at IS NULL;
+    ok := total > 0 AND newest > now() - interval '1 hour' AND oldest > now() - interval '1 day';
+    detail := CASE WHEN total = 0 THEN 'no device was ever scanned'
+        ELSE format('%s devices, the latest %s ago, the oldest %s ago', total, date_trunc('second', now() - newest), date_trunc('second', now() - oldest)) END;
+    fix := CASE WHEN NOT ok THEN 'CALL @extschema@.ml_scan();' END;
+    IF total = 0 THEN
+        SELECT * INTO seen FROM _ml_sample();
+        IF seen.error IS NOT NULL THEN
+            fix := 'SELECT name, value FROM @extschema@.ml_setting WHERE name LIKE ''history%'';';
+        ELSIF seen.rows_read = 0 THEN
+            ok := true;
+            detail := 'the history has no rows yet';
+            fix := NULL;
+        END IF;
+    END IF;
+    RETURN NEXT;
+
+    check_name := 'devices';
+    ok := failed = 0;
+    SELECT format('%s of %s fail; the last: %s: %s', failed, total, s.device_uuid, s.error) INTO detail
+    FROM ml_scan_state s WHERE s.retired_at IS NULL AND s.outcome = 'failed' ORDER BY s.scanned_at DESC LIMIT 1;
+    detail := coalesce(detail, format('%s scanned, none fails', total));
+    fix := CASE WHEN ok THEN NULL WHEN untrained THEN 'CALL @extschema@.ml_retrain();'
+        ELSE 'SELECT device_uuid, sqlstate, error FROM @extschema@.ml_device_status WHERE scan_outcome = ''failed'';' END;
+    RETURN NEXT;
+
+    check_name := 'trainings';
+    SELECT count(*), (array_agg(format('%s: %s', r.device_uuid, r.error) ORDER BY r.started_at DESC))[1] INTO failed, words
+    FROM ml_run r WHERE r.outcome = 'failed' AND r.started_at > now() - interval '1 day'
+      AND NOT EXISTS (SELECT FROM ml_run l WHERE l.device_uuid = r.device_uuid AND l.kind = r.kind AND l.field = r.field AND l.started_at > r.started_at);
+    ok := failed = 0;
+    detail := CASE WHEN ok THEN 'none failed within a day' ELSE format('%s models could not be trained; the last: %s', failed, words) END;
+    fix := CASE WHEN NOT ok THEN 'SELECT device_uuid, kind, field, error FROM @extschema@.ml_runs WHERE outcome = ''failed'' LIMIT 20;' END;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION _ml_doctor_work() IS 'The doctor''s rows on what shall go on by itself: the schedule, scans, failing devices and trainings.';
+
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -1319,14 +1730,7 @@ BEGIN
     END IF;
     RETURN NEXT;
 
-    check_name := 'index';
-    ok := EXISTS (SELECT FROM pg_index i WHERE i.indrelid = history AND i.indisvalid AND i.indpred IS NULL
-        AND i.indkey[0] = device_column AND time_column = ANY (i.indkey));
-    detail := CASE WHEN ok THEN 'an index leads with the device and has the time'
-        ELSE 'no index on the device and the time: every call would read the whole table' END;
-    fix := CASE WHEN NOT ok THEN format('CREATE INDEX ON %s (%I, %I DESC);', coalesce(history::text, setting ->> 'history_table'),
-        setting ->> 'history_device_column', setting ->> 'history_time_column') END;
-    RETURN NEXT;
+    RETURN QUERY SELECT * FROM _ml_doctor_index(history, device_column, time_column);
 
     check_name := 'pg_cron';
     IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
@@ -1338,10 +1742,12 @@ BEGIN
         detail := format('not in this database, and %s may not see whether it is in another', current_user);
         fix := format('GRANT pg_read_all_settings TO %I;', current_user);
     ELSE
-        ok := current_setting('cron.database_name', true) IS NOT NULL;
+        fix := _ml_cron_fix();
+        ok := fix IS NULL AND current_setting('cron.database_name', true) <> current_database();
         detail := CASE WHEN ok THEN format('runs in database %s', current_setting('cron.database_name'))
+            WHEN fix IS NULL THEN 'loaded, but its extension is not created'
             ELSE 'not loaded: nothing is scanned or retrained by itself' END;
-        fix := CASE WHEN NOT ok THEN $fix$ALTER SYSTEM SET shared_preload_libraries = 'pg_cron'; -- then restart the server$fix$ END;
+        fix := CASE WHEN NOT ok THEN coalesce(fix, 'CREATE EXTENSION pg_cron;') END;
     END IF;
     RETURN NEXT;
 
@@ -1357,16 +1763,21 @@ BEGIN
 
     check_name := 'privileges';
     SELECT string_agg(d.name, ', ') INTO missing
-    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run')) AS d (name)
+    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job')) AS d (name)
     WHERE NOT has_table_privilege(format('%s.%I', '@extschema@', d.name), 'SELECT');
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
         ELSE format('%s may not read %s', current_user, missing) END;
     fix := CASE WHEN NOT ok THEN format('SELECT ml_grant(%L, ''read'');', current_user) END;
     RETURN NEXT;
+
+    IF ok THEN
+        RETURN QUERY SELECT * FROM _ml_doctor_history();
+        RETURN QUERY SELECT * FROM _ml_doctor_work();
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION ml_doctor() IS 'One row a check of what pyml stands on: Python, its libraries, the history table, its index, pg_cron, privileges. fix is the statement or command that helps.';
+COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices and trainings. fix is the statement or command that helps. Of the history it reads a small sample.';
 
 CREATE OR REPLACE FUNCTION ml_grant(role name, level text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -1395,7 +1806,7 @@ BEGIN
         SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
                CASE WHEN p.prorettype <> 'trigger'::regtype
                      AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
-                     AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_due'))
+                     AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_fleet', '_ml_due'))
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass

@@ -18,6 +18,23 @@ LEFT JOIN LATERAL (
       AND r.started_at > m.trained_at AND r.outcome <> 'trained'
     ORDER BY r.started_at DESC LIMIT 1) AS refused ON m.is_current;
 COMMENT ON VIEW ml_models IS 'Each stored model without its blob: what it was trained on, what was measured, whether it is in force, and the last attempt to replace it that came to nothing, with the reason.';
+COMMENT ON COLUMN ml_models.model_id IS 'The model''s number.';
+COMMENT ON COLUMN ml_models.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest) or lstm (a forecast).';
+COMMENT ON COLUMN ml_models.field IS 'The forecast field; NULL for a forest.';
+COMMENT ON COLUMN ml_models.is_current IS 'Whether it is the model in force.';
+COMMENT ON COLUMN ml_models.trained_at IS 'When it was stored.';
+COMMENT ON COLUMN ml_models.window_start IS 'Time of the first reading trained on.';
+COMMENT ON COLUMN ml_models.window_end IS 'Time of the last reading trained on.';
+COMMENT ON COLUMN ml_models.readings_used IS 'Readings trained on.';
+COMMENT ON COLUMN ml_models.readings_rejected IS 'Rows of the window without one usable number.';
+COMMENT ON COLUMN ml_models.parameters IS 'Settings, metrics and seed of the training.';
+COMMENT ON COLUMN ml_models.figures IS 'What was measured on data held out from the fit.';
+COMMENT ON COLUMN ml_models.versions IS 'Versions of the libraries that trained it.';
+COMMENT ON COLUMN ml_models.seconds IS 'How long the training took.';
+COMMENT ON COLUMN ml_models.bytes IS 'Size of the stored model.';
+COMMENT ON COLUMN ml_models.refused_at IS 'When the last attempt to replace it began, if that came to nothing.';
+COMMENT ON COLUMN ml_models.refused_why IS 'Why it came to nothing.';
 
 -- Ordered as the index has them, so that for the latest few no others are read.
 CREATE OR REPLACE VIEW ml_anomalies AS
@@ -34,6 +51,16 @@ FROM ml_anomaly a
 GROUP BY a."timestamp", a.device_uuid
 ORDER BY a."timestamp" DESC, a.device_uuid;
 COMMENT ON VIEW ml_anomalies IS 'The log of anomalies, one row a device and time, whichever tiers spoke. anomaly_score is the forest''s (lower is more anomalous); forecast_score minus the distance from the forecast in half widths of its interval.';
+COMMENT ON COLUMN ml_anomalies.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_anomalies."timestamp" IS 'Time of the reading.';
+COMMENT ON COLUMN ml_anomalies.tiers IS 'Who spoke: forest, lstm or both.';
+COMMENT ON COLUMN ml_anomalies.severity IS 'The worse of what they said: warning or critical.';
+COMMENT ON COLUMN ml_anomalies.anomaly_score IS 'The forest''s score, lower is more anomalous; NULL where it did not speak.';
+COMMENT ON COLUMN ml_anomalies.forecast_score IS 'Minus the distance from the forecast in half widths of its interval; NULL where the value lay inside.';
+COMMENT ON COLUMN ml_anomalies.metrics IS 'The values at that time.';
+COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began that it belongs to.';
+COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 
 CREATE OR REPLACE VIEW ml_incidents AS
 SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_at,
@@ -46,33 +73,58 @@ FROM ml_anomaly a
 GROUP BY a.incident_at, a.device_uuid
 ORDER BY a.incident_at DESC, a.device_uuid;
 COMMENT ON VIEW ml_incidents IS 'Neighbouring anomalies of a device as one event: from when to when, how bad, which metric leads, how many readings.';
+COMMENT ON COLUMN ml_incidents.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_incidents.started_at IS 'Time of its first anomaly.';
+COMMENT ON COLUMN ml_incidents.ended_at IS 'Time of its last anomaly.';
+COMMENT ON COLUMN ml_incidents.severity IS 'The worst of its anomalies: warning or critical.';
+COMMENT ON COLUMN ml_incidents.worst_score IS 'The lowest score, of the forest where that spoke.';
+COMMENT ON COLUMN ml_incidents.leading_metric IS 'The first reason of its worst anomaly.';
+COMMENT ON COLUMN ml_incidents.readings IS 'How many readings were anomalous.';
+COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm or both.';
 
 CREATE OR REPLACE VIEW ml_forecasts AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
        p.upper AS confidence_upper, p.level, p.model_id, p.made_at
 FROM ml_scan_state s
-JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading;
+JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
+WHERE s.retired_at IS NULL;
 COMMENT ON VIEW ml_forecasts IS 'The latest forecast of each device and field: what is expected after its last reading. Earlier ones stay in ml_forecast_point, beside what came.';
+COMMENT ON COLUMN ml_forecasts.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_forecasts.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_forecasts."timestamp" IS 'The time that is forecast.';
+COMMENT ON COLUMN ml_forecasts.predicted_value IS 'The forecast value.';
+COMMENT ON COLUMN ml_forecasts.confidence_lower IS 'Lower end of the interval.';
+COMMENT ON COLUMN ml_forecasts.confidence_upper IS 'Upper end of the interval.';
+COMMENT ON COLUMN ml_forecasts.level IS 'Share of the values that the interval shall cover.';
+COMMENT ON COLUMN ml_forecasts.model_id IS 'The model that made the forecast.';
+COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
 
 CREATE OR REPLACE VIEW ml_breaches AS
 SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,
        max(p.predicted) AS worst_predicted, max(p.made_at) AS made_at
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
-WHERE p.breach IS NOT NULL
+WHERE p.breach IS NOT NULL AND s.retired_at IS NULL
 GROUP BY p.device_uuid, p.field;
 COMMENT ON VIEW ml_breaches IS 'Which forecast reaches its limit (setting forecast_limits), and when it first does.';
+COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit.';
+COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.';
+COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The greatest value that is forecast.';
+COMMENT ON COLUMN ml_breaches.made_at IS 'When the forecast was made.';
 
 CREATE OR REPLACE VIEW ml_device_status AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
        d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error, d.drifted, d.drift, d.forecast_drift,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
-        WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h
+        WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h,
+       coalesce(d.last_reading_at < now() - interval '1 hour', false) AS silent
 FROM (
     SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
            s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift
-    FROM ml_scan_state s
+    FROM ml_scan_state s WHERE s.retired_at IS NULL
     UNION ALL
     SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb
     FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
@@ -82,7 +134,23 @@ CROSS JOIN LATERAL (
            min(c.trained_at) FILTER (WHERE c.kind = 'forest') AS forest_trained_at,
            count(*) FILTER (WHERE c.kind = 'lstm') AS forecast_models, min(c.trained_at) AS oldest_model_at
     FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
-COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, and the last day''s anomalies.';
+COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, the last day''s anomalies, and whether it is silent. Retired devices are left out.';
+COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_device_status.forest_model_id IS 'The forest in force; NULL where there is none.';
+COMMENT ON COLUMN ml_device_status.forest_trained_at IS 'When that was trained.';
+COMMENT ON COLUMN ml_device_status.forecast_models IS 'How many fields have a forecast model in force.';
+COMMENT ON COLUMN ml_device_status.oldest_model_at IS 'When the oldest of all these was trained.';
+COMMENT ON COLUMN ml_device_status.last_reading_at IS 'Time of the last reading that a scan saw.';
+COMMENT ON COLUMN ml_device_status.scanned_at IS 'When the device was last scanned.';
+COMMENT ON COLUMN ml_device_status.scan_outcome IS 'Of the last scan: scanned, unchanged (nothing new came) or failed.';
+COMMENT ON COLUMN ml_device_status.sqlstate IS 'SQLSTATE of the last scan''s error; NULL where there was none.';
+COMMENT ON COLUMN ml_device_status.error IS 'The error''s message.';
+COMMENT ON COLUMN ml_device_status.drifted IS 'Whether a metric is beyond its limit against the training.';
+COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the forest its population stability index against the training, and the limit for it.';
+COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own.';
+COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.';
+COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
+COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';
 
 CREATE OR REPLACE VIEW ml_fleet_health AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
@@ -92,9 +160,9 @@ SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan
 FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.outcome = 'failed') AS failing,
            count(*) FILTER (WHERE t.sqlstate = 'ML002') AS without_model, count(*) FILTER (WHERE t.drifted <> '{}') AS drifted,
-           count(*) FILTER (WHERE t.last_reading < t.scanned_at - interval '1 hour') AS silent,
+           count(*) FILTER (WHERE t.last_reading < now() - interval '1 hour') AS silent,
            min(t.scanned_at) AS oldest_scan_at, max(t.last_reading) AS last_reading_at
-    FROM ml_scan_state t) AS s,
+    FROM ml_scan_state t WHERE t.retired_at IS NULL) AS s,
 (
     SELECT coalesce(sum(d.readings), 0)::bigint AS anomalies_24h, coalesce(sum(d.critical), 0)::bigint AS critical_24h,
            count(*) AS devices_with_anomalies_24h
@@ -103,7 +171,19 @@ FROM (
                 FROM ml_anomaly l WHERE l."timestamp" > now() - interval '24 hours'
                 GROUP BY l.device_uuid, l."timestamp") AS r
           GROUP BY r.device_uuid) AS d) AS a;
-COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: devices scanned, failing, without a model, drifted, silent for an hour; the last day''s anomalies and trainings.';
+COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: devices scanned, failing, without a model, drifted, silent for an hour; the last day''s anomalies and trainings. Retired devices are left out.';
+COMMENT ON COLUMN ml_fleet_health.devices IS 'Devices that were scanned.';
+COMMENT ON COLUMN ml_fleet_health.failing IS 'Those whose last scan failed.';
+COMMENT ON COLUMN ml_fleet_health.without_model IS 'Those that have no model.';
+COMMENT ON COLUMN ml_fleet_health.drifted IS 'Those with a metric beyond its limit against the training.';
+COMMENT ON COLUMN ml_fleet_health.silent IS 'Those whose last reading is more than an hour ago.';
+COMMENT ON COLUMN ml_fleet_health.oldest_scan_at IS 'When the device was scanned that has waited longest.';
+COMMENT ON COLUMN ml_fleet_health.last_reading_at IS 'Time of the latest reading of all.';
+COMMENT ON COLUMN ml_fleet_health.anomalies_24h IS 'Anomalous readings within 24 hours.';
+COMMENT ON COLUMN ml_fleet_health.critical_24h IS 'Critical ones among them.';
+COMMENT ON COLUMN ml_fleet_health.devices_with_anomalies_24h IS 'Devices that they are of.';
+COMMENT ON COLUMN ml_fleet_health.trainings_24h IS 'Trainings within 24 hours that did not fail.';
+COMMENT ON COLUMN ml_fleet_health.failed_trainings_24h IS 'Trainings within 24 hours that failed.';
 
 CREATE OR REPLACE VIEW ml_runs AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,
@@ -111,6 +191,17 @@ SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_
 FROM ml_run r
 ORDER BY r.started_at DESC;
 COMMENT ON VIEW ml_runs IS 'Training attempts, the latest first.';
+COMMENT ON COLUMN ml_runs.run_id IS 'The attempt''s number.';
+COMMENT ON COLUMN ml_runs.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_runs.kind IS 'forest or lstm.';
+COMMENT ON COLUMN ml_runs.field IS 'The forecast field; NULL for a forest.';
+COMMENT ON COLUMN ml_runs.started_at IS 'When it began.';
+COMMENT ON COLUMN ml_runs.seconds IS 'How long it took.';
+COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better) or failed.';
+COMMENT ON COLUMN ml_runs.model_id IS 'The model that came of it, or was kept.';
+COMMENT ON COLUMN ml_runs.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
+COMMENT ON COLUMN ml_runs.error IS 'The error''s message.';
+COMMENT ON COLUMN ml_runs.figures IS 'What was measured on held-out data.';
 
 CREATE OR REPLACE VIEW ml_jobs AS
 SELECT j.job_id, j.kind, j.slot, j.pid, j.started_at, j.updated_at, j.finished_at, j.total, j.done, j.failed, j.passed_over,
@@ -120,3 +211,16 @@ SELECT j.job_id, j.kind, j.slot, j.pid, j.started_at, j.updated_at, j.finished_a
 FROM ml_job j
 ORDER BY j.started_at DESC;
 COMMENT ON VIEW ml_jobs IS 'Calls of ml_scan and ml_retrain, the latest first: how far each has come, how fast, and about how long it still takes.';
+COMMENT ON COLUMN ml_jobs.job_id IS 'The call''s number.';
+COMMENT ON COLUMN ml_jobs.kind IS 'scan or retrain.';
+COMMENT ON COLUMN ml_jobs.slot IS 'Which scheduled worker it is; NULL for a call by hand.';
+COMMENT ON COLUMN ml_jobs.pid IS 'The backend''s process id.';
+COMMENT ON COLUMN ml_jobs.started_at IS 'When the call began.';
+COMMENT ON COLUMN ml_jobs.updated_at IS 'When it last told how far it was.';
+COMMENT ON COLUMN ml_jobs.finished_at IS 'When it ended; NULL while it goes on, or where it was cut short.';
+COMMENT ON COLUMN ml_jobs.total IS 'Devices (of a scan) or models (of a retraining) to treat.';
+COMMENT ON COLUMN ml_jobs.done IS 'Treated without an error.';
+COMMENT ON COLUMN ml_jobs.failed IS 'Treated with an error.';
+COMMENT ON COLUMN ml_jobs.passed_over IS 'Left to another caller, who has done it or is at it.';
+COMMENT ON COLUMN ml_jobs.per_second IS 'Treated each second.';
+COMMENT ON COLUMN ml_jobs.time_left IS 'About how long it still takes.';

@@ -10,11 +10,13 @@ CREATE TABLE ml_setting (
     meaning     text NOT NULL
 );
 COMMENT ON TABLE ml_setting IS 'One row a setting: name, value and what it means. Change one with UPDATE ml_setting SET value = ''...'' WHERE name = ''...''; a value out of range is refused (ML004).';
+COMMENT ON COLUMN ml_setting.name IS 'What the setting is called.';
 COMMENT ON COLUMN ml_setting.value IS 'The value in force, as text.';
 COMMENT ON COLUMN ml_setting.kind IS 'How the value is read and checked.';
 COMMENT ON COLUMN ml_setting.minimum IS 'Smallest value allowed, for numbers.';
 COMMENT ON COLUMN ml_setting.maximum IS 'Largest value allowed, for numbers.';
 COMMENT ON COLUMN ml_setting.default_value IS 'The value as installed.';
+COMMENT ON COLUMN ml_setting.meaning IS 'What it does.';
 
 INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
 SELECT name, kind, minimum, maximum, default_value, default_value, meaning
@@ -52,6 +54,7 @@ CREATE TABLE ml_metric (
     CHECK (divisor_path IS NULL OR kind = 'gauge')
 );
 COMMENT ON TABLE ml_metric IS 'What detection looks at, and what forecasts and z scores may be asked for by name, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
+COMMENT ON COLUMN ml_metric.name IS 'What the metric is called in answers.';
 COMMENT ON COLUMN ml_metric.path IS 'Dotted path in the reported state, for instance system.cpuUsage.';
 COMMENT ON COLUMN ml_metric.divisor_path IS 'Dotted path of the total that the value is divided by; a total of 0 marks a failed collection.';
 COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';

@@ -25,6 +25,11 @@ CREATE TABLE ml_model (
     CHECK (octet_length(versions::text) <= 65536)
 );
 COMMENT ON TABLE ml_model IS 'Trained models, one immutable row each; is_current marks the one in force for a device, kind and field.';
+COMMENT ON COLUMN ml_model.model_id IS 'The model''s number; later trainings have greater ones.';
+COMMENT ON COLUMN ml_model.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_model.kind IS 'forest (Isolation Forest) or lstm (a forecast).';
+COMMENT ON COLUMN ml_model.is_current IS 'Whether it is the model in force for its device, kind and field.';
+COMMENT ON COLUMN ml_model.trained_at IS 'When it was stored.';
 COMMENT ON COLUMN ml_model.field IS 'The forecast field of an LSTM; empty for a forest.';
 COMMENT ON COLUMN ml_model.window_start IS 'Time of the first reading trained on.';
 COMMENT ON COLUMN ml_model.window_end IS 'Time of the last reading trained on.';
@@ -63,6 +68,15 @@ CREATE TABLE ml_run (
     asked       text
 );
 COMMENT ON TABLE ml_run IS 'Each training attempt that was committed: device, outcome, error, seconds. Outcome kept: the new model was worse than the one in force, which stays.';
+COMMENT ON COLUMN ml_run.run_id IS 'The attempt''s number.';
+COMMENT ON COLUMN ml_run.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_run.kind IS 'forest or lstm.';
+COMMENT ON COLUMN ml_run.field IS 'The forecast field of an LSTM; empty for a forest.';
+COMMENT ON COLUMN ml_run.started_at IS 'When it began.';
+COMMENT ON COLUMN ml_run.seconds IS 'How long it took.';
+COMMENT ON COLUMN ml_run.outcome IS 'trained, kept (the model in force was better) or failed.';
+COMMENT ON COLUMN ml_run.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
+COMMENT ON COLUMN ml_run.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_run.model_id IS 'The model that came of it.';
 COMMENT ON COLUMN ml_run.figures IS 'What was measured on held-out data.';
 COMMENT ON COLUMN ml_run.asked IS 'Of a failed attempt a digest of the settings and metrics then: one for others does not have to wait.';

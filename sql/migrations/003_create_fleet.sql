@@ -23,6 +23,8 @@ CREATE TABLE ml_device_forecast (
     fields      text[] NOT NULL CHECK (array_position(fields, NULL) IS NULL AND '' <> ALL (fields))
 );
 COMMENT ON TABLE ml_device_forecast IS 'Forecast fields of single devices, in place of the setting forecast_fields; an empty array means none.';
+COMMENT ON COLUMN ml_device_forecast.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_device_forecast.fields IS 'Dotted paths or names of metrics.';
 
 CREATE TABLE ml_anomaly (
     device_uuid uuid NOT NULL,
@@ -38,6 +40,11 @@ CREATE TABLE ml_anomaly (
     PRIMARY KEY (device_uuid, "timestamp", tier)
 );
 COMMENT ON TABLE ml_anomaly IS 'The log of anomalies that ml_scan found, one row a device, time and tier.';
+COMMENT ON COLUMN ml_anomaly.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_anomaly."timestamp" IS 'Time of the reading.';
+COMMENT ON COLUMN ml_anomaly.severity IS 'warning or critical.';
+COMMENT ON COLUMN ml_anomaly.model_id IS 'The model that judged it.';
+COMMENT ON COLUMN ml_anomaly.detected_at IS 'When a scan found it.';
 COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke: forest (Isolation Forest) or lstm (the value lies outside the interval that was forecast).';
 COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. forest: as ml_score gives it. lstm: minus the distance from the forecast, in half widths of its interval.';
 COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
@@ -63,6 +70,14 @@ CREATE TABLE ml_forecast_point (
     CHECK (abs(predicted) < 'Infinity' AND abs(lower) < 'Infinity' AND abs(upper) < 'Infinity')
 );
 COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
+COMMENT ON COLUMN ml_forecast_point.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_forecast_point."timestamp" IS 'The time that is forecast.';
+COMMENT ON COLUMN ml_forecast_point.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_forecast_point.predicted IS 'The forecast value.';
+COMMENT ON COLUMN ml_forecast_point.lower IS 'Lower end of the interval.';
+COMMENT ON COLUMN ml_forecast_point.upper IS 'Upper end of the interval.';
+COMMENT ON COLUMN ml_forecast_point.model_id IS 'The model that made the forecast.';
+COMMENT ON COLUMN ml_forecast_point.made_at IS 'When it was made.';
 COMMENT ON COLUMN ml_forecast_point.level IS 'Share of the values that lower to upper shall cover.';
 COMMENT ON COLUMN ml_forecast_point.breach IS 'The limit that predicted reaches, NULL where it reaches none.';
 
@@ -83,9 +98,14 @@ CREATE TABLE ml_scan_state (
     drift       jsonb,
     forecast_drift jsonb,
     drifted     bigint[] NOT NULL DEFAULT '{}',
-    unreadable  bigint[] NOT NULL DEFAULT '{}'
+    unreadable  bigint[] NOT NULL DEFAULT '{}',
+    retired_at  timestamptz
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
+COMMENT ON COLUMN ml_scan_state.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_scan_state.scanned_at IS 'When the device was last scanned.';
+COMMENT ON COLUMN ml_scan_state.sqlstate IS 'SQLSTATE of the last scan''s error; NULL where there was none.';
+COMMENT ON COLUMN ml_scan_state.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_scan_state.outcome IS 'Of the last scan: scanned, unchanged (nothing new came) or failed.';
 COMMENT ON COLUMN ml_scan_state.last_reading IS 'Time of the newest row.';
 COMMENT ON COLUMN ml_scan_state.watermark IS 'Time of the newest reading that was scored.';
@@ -97,6 +117,7 @@ COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the forest its popu
 COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own.';
 COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
+COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';
 
 CREATE TABLE ml_job (
     job_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -112,6 +133,15 @@ CREATE TABLE ml_job (
     passed_over integer NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE ml_job IS 'Each call of ml_scan and ml_retrain and how far it has come, about a second behind.';
+COMMENT ON COLUMN ml_job.job_id IS 'The call''s number.';
+COMMENT ON COLUMN ml_job.kind IS 'scan or retrain.';
+COMMENT ON COLUMN ml_job.pid IS 'The backend''s process id.';
+COMMENT ON COLUMN ml_job.started_at IS 'When the call began.';
+COMMENT ON COLUMN ml_job.updated_at IS 'When this row was last written.';
+COMMENT ON COLUMN ml_job.finished_at IS 'When it ended; NULL while it goes on, or where it was cut short.';
+COMMENT ON COLUMN ml_job.total IS 'Devices (of a scan) or models (of a retraining) to treat.';
+COMMENT ON COLUMN ml_job.done IS 'Treated without an error.';
+COMMENT ON COLUMN ml_job.failed IS 'Treated with an error.';
 COMMENT ON COLUMN ml_job.slot IS 'Which scheduled worker it is.';
 COMMENT ON COLUMN ml_job.passed_over IS 'Left to another caller, who has done it or is at it.';
 

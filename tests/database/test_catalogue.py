@@ -9,12 +9,13 @@ import pytest
 
 FUNCTIONS = (Path(__file__).parents[2] / "sql" / "functions.sql").read_text()
 # A procedure that commits cannot carry a SET clause.
-COMMITTING = {"ml_scan", "ml_retrain"}
+COMMITTING = {"ml_scan", "ml_retrain", "_ml_commit"}
 # What writes for a role that may train: none reads the history or runs anything of its caller's.
 WRITING = {
     *("ml_rollback", "ml_forget", "_ml_put_model", "_ml_put_run", "_ml_prune", "_ml_retain"),
     *("_ml_put_anomalies", "_ml_join_incidents", "_ml_put_forecast", "_ml_put_scan"),
     *("_ml_note_scan", "_ml_begin_job", "_ml_note_job", "_ml_lock", "_ml_try_lock"),
+    *("_ml_put_retired", "_ml_put_unretired"),
 }
 
 ROUTINES = """
@@ -53,6 +54,29 @@ def relations(db: psycopg.Connection) -> list[Any]:
 def test_every_object_has_a_comment(routines: list[Any], relations: list[Any]) -> None:
     described = [*routines, *(one for one in relations if one.relkind in "rvm")]
     assert [one.name for one in described if not one.comment] == []
+
+
+COLUMNS = """
+SELECT c.relname || '.' || a.attname, d.description
+FROM pg_depend m JOIN pg_class c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_description d ON d.classoid = m.classid AND d.objoid = c.oid AND d.objsubid = a.attnum
+WHERE m.deptype = 'e' AND m.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pyml')
+  AND c.relkind IN ('r', 'v', 'm')
+UNION ALL
+SELECT t.tgname, d.description
+FROM pg_depend m JOIN pg_trigger t ON m.classid = 'pg_class'::regclass AND t.tgrelid = m.objid
+LEFT JOIN pg_description d ON d.classoid = 'pg_trigger'::regclass AND d.objoid = t.oid
+WHERE m.deptype = 'e' AND m.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pyml')
+  AND NOT t.tgisinternal
+"""
+
+
+def test_every_column_and_trigger_has_a_comment(db: psycopg.Connection) -> None:
+    found = dict(db.execute(COLUMNS).fetchall())
+    assert {"ml_model.blob", "ml_device_status.silent", "ml_setting_check"} <= set(found)
+    assert [name for name, comment in found.items() if not comment] == []
+    assert [name for name, comment in found.items() if not comment.isascii()] == []
 
 
 def test_every_function_pins_its_search_path(routines: list[Any]) -> None:

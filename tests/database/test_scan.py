@@ -154,7 +154,7 @@ def test_progress_is_noted_each_second_and_told_each_ten(db, one):
 
 
 def test_a_call_within_a_transaction_is_refused_before_any_work(db, one, trained):
-    with pytest.raises(psycopg.errors.InvalidTransactionTermination), db.transaction():
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction), db.transaction():
         db.execute("CALL ml_scan()")
     assert one("SELECT count(*) FROM ml_scan_state") == 0
 

@@ -114,3 +114,32 @@ def test_a_run_queued_behind_the_last_one_is_passed_over(db, one, add_device):
     assert free is False
     db.execute("UPDATE ml_job SET finished_at = finished_at - interval '1 minute'")
     assert one("SELECT _ml_slot_is_free('scan', 1)") is True
+
+
+def test_the_doctor_sees_the_schedule_and_a_job_that_fails(home, db):
+    home.execute("DROP SCHEMA IF EXISTS pyml_seen CASCADE")
+    home.execute("CREATE SCHEMA pyml_seen")
+    home.execute("CREATE EXTENSION IF NOT EXISTS plpython3u")
+    home.execute("CREATE EXTENSION pyml SCHEMA pyml_seen")
+    ask = "SELECT ok, detail, fix FROM pyml_seen.ml_doctor() WHERE check_name = 'schedule'"
+    ended = (
+        "INSERT INTO cron.job_run_details (jobid, runid, database, username, command, status,"
+        " return_message) SELECT jobid, nextval('cron.runid_seq'), database, username, command,"
+        " %s, %s FROM cron.job WHERE jobname LIKE 'pyml scan%%' AND database = current_database()"
+    )
+    try:
+        ok, detail, fix = home.execute(ask).fetchone()
+        assert (ok, detail) == (False, "within a day nobody has called ml_scan or ml_retrain")
+        home.execute(fix)
+        ok, detail, fix = home.execute(ask).fetchone()
+        assert (ok, fix) == (True, None)
+        assert "CALL pyml_seen.ml_scan(slot => 1) (*/5 * * * *)" in detail
+        home.execute(ended, ["failed", "ERROR: no such schema"])
+        ok, detail, fix = home.execute(ask).fetchone()
+        assert (ok, detail) == (False, "the last run of a job failed: ERROR: no such schema")
+        assert "ERROR: no such schema" in [row[2] for row in home.execute(fix)]
+        home.execute(ended, ["succeeded", "CALL"])
+        assert home.execute(ask).fetchone()[0] is True
+    finally:
+        home.execute("SELECT pyml_seen.ml_unschedule()")
+        home.execute("DROP SCHEMA pyml_seen CASCADE")

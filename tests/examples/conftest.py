@@ -39,6 +39,7 @@ class Fleet:
 
     dsn: str
     environment: dict[str, str]
+    template: str
     smoked: subprocess.CompletedProcess | None = None
 
     def smoke(self, *options: str) -> subprocess.CompletedProcess:
@@ -65,7 +66,8 @@ def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
         dsn = psycopg.conninfo.make_conninfo(**where, dbname=name)
         sample_fleet.load(dsn, days=2)
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
-        made = Fleet(dsn, {names[k]: v for k, v in where.items()} | {"PGDATABASE": name})
+        environment = {names[k]: v for k, v in where.items()} | {"PGDATABASE": name}
+        made = Fleet(dsn, environment, _server.template_dbname)
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute(PREPARE)
             made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models

@@ -219,6 +219,51 @@ def test_the_privileges_that_the_readme_names_are_enough(db, serve):
         db.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
+# ---- a fleet without names ---------------------------------------------------------
+
+ROWS = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %s, jsonb_build_object('system', jsonb_build_object('cpuUsage', i * 7919 %% 101)),
+       now() AT TIME ZONE 'UTC' - i * interval '1 minute' FROM generate_series(0, 300) AS i
+"""
+WITHOUT = {
+    "no table": "SELECT",
+    "a table of another shape": "CREATE TABLE devices (id int)",
+    "ids of another type": "CREATE TABLE devices (uuid text, name text)",
+    "a table that is not for the server": "CREATE TABLE devices (uuid uuid, name text)",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT)
+def test_names_are_optional(fleet, serve, what):
+    """Then a device is called by its uuid, on every route that has a name."""
+    database = fleet.environment["PGDATABASE"] + "_nameless"
+    there = psycopg.conninfo.make_conninfo(fleet.dsn, dbname=database)
+    role = "pyml_nameless"
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {database} TEMPLATE {fleet.template}")
+        try:
+            with psycopg.connect(there, autocommit=True) as db:
+                db.execute("DROP TABLE devices CASCADE")
+                db.execute(ROWS, [NOBODY])
+                db.execute(f"{WITHOUT[what]}; CREATE ROLE {role} LOGIN")
+                db.execute(f"SELECT ml_grant('{role}', 'read')")
+                db.execute(f"GRANT SELECT ON device_shadow_history TO {role}")
+                db.execute("SELECT ml_train_forest(%s, hours => 10)", [NOBODY])
+                db.execute("CALL ml_scan()")
+            with serve(**fleet.environment | {"PGDATABASE": database, "PGUSER": role}) as address:
+                for path in ("/fleet/health", "/fleet/alerts"):
+                    assert ask(address, path)[0] == 200
+                status, body = ask(address, "/fleet")
+                assert (status, [one["name"] for one in body["devices"]]) == (200, [NOBODY])
+                status, body = ask(address, f"/devices/{NOBODY}")
+                assert (status, body["device"]["name"]) == (200, NOBODY)
+        finally:
+            with psycopg.connect(there, autocommit=True) as db:
+                db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+            conn.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+
 # ---- connections -------------------------------------------------------------------
 
 

@@ -44,6 +44,12 @@ class Person:
             **({"extra_groups": []} if other else {}),
         )
 
+    def control(self, what: str) -> str:
+        """Start or stop their server; gives how to connect to it."""
+        done = self.python("-c", START, self.checkout, self.home, what)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Ask their server."""
         dsn = self.dsn.replace("/postgres?", f"/{database}?")
@@ -104,14 +110,12 @@ def settle() -> Iterator[Callable[[str], Person]]:
         (home / "opt").mkdir()
         if os.geteuid() == 0:
             shutil.chown(home / "opt", name)
-        started = person.python("-c", START, person.checkout, home, "start")
-        assert started.returncode == 0, started.stderr
-        person.dsn = started.stdout.strip()
+        person.dsn = person.control("start")
         return person
 
     yield settle
     for person in people:
-        person.python("-c", START, person.checkout, person.home, "stop")
+        person.control("stop")
         shutil.rmtree(person.home)
 
 

@@ -59,6 +59,8 @@ def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
     assert re.search(r"ok +python ", first.stdout)
     assert re.search(r"ok +libraries ", first.stdout)
     assert "relation" not in first.stdout.lower()
+    for step in ("CALL public.ml_retrain();", "CALL public.ml_scan();", "public.ml_schedule();"):
+        assert step in first.stdout
     assert person.sql(INSTALLED) == VERSION
 
     before = {path: path.stat().st_mtime_ns for path in person.files()}
@@ -70,15 +72,15 @@ def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
     other = person.dsn.replace("/postgres?", "/other?")
     person.sql("CREATE DATABASE other")
     assert person.run("install", other, *place, "--schema", "ml").returncode == 0
-    assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == "7"
+    assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == "13"
 
     into = place[:2]
-    gone = person.run("uninstall", person.dsn, *into)
+    gone = person.run("uninstall", person.dsn, *into, "--yes")
     assert gone.returncode == 0, gone.stderr
     assert "used by other of" in gone.stderr
     assert person.sql(INSTALLED) == ""
     assert person.sql(INSTALLED, "other") == VERSION
-    assert person.run("uninstall", other, *into).returncode == 0
+    assert person.run("uninstall", other, *into, "--yes").returncode == 0
     assert person.sql("SELECT x FROM kept") == "1"
     person.sql("DROP TABLE kept")
     person.sql("DROP DATABASE other")
@@ -138,7 +140,7 @@ def test_upgrade(admin: Person, libraries: str, releases: tuple[Path, Path]) -> 
     first.write_text(first.read_text() + "-- changed\n")
     failed(admin.run("install", admin.dsn, *into, checkout=new), "release 1.0.0 has shipped", "git")
 
-    assert admin.run("uninstall", admin.dsn, *into, checkout=old).returncode == 0
+    assert admin.run("uninstall", admin.dsn, *into, "--yes", checkout=old).returncode == 0
     assert admin.files() == set()
 
 
@@ -233,8 +235,8 @@ def test_upgrade_with_data_in_place(
         found, expected = (db.execute(MEMBERS + CATALOGUE).fetchone()[0] for db in (one, other))
     assert found.splitlines() == expected.splitlines()
 
-    assert admin.run("uninstall", fresh, *into, checkout=new).returncode == 0
-    assert admin.run("uninstall", admin.dsn, *into, checkout=new).returncode == 0
+    assert admin.run("uninstall", fresh, *into, "--yes", checkout=new).returncode == 0
+    assert admin.run("uninstall", admin.dsn, *into, "--yes", checkout=new).returncode == 0
     admin.sql("DROP DATABASE fresh")
     admin.sql("DROP OWNED BY reader; DROP ROLE reader; DROP TABLE device_shadow_history, devices")
     assert admin.files() == set()
@@ -313,3 +315,91 @@ def test_a_failing_script_leaves_nothing(admin: Person, libraries: str) -> None:
     failed(admin.run("install", admin.dsn, *into, checkout=broken), "division by zero", "")
     assert admin.files() == set()
     assert admin.sql(EXTENSIONS) == before
+
+
+# ---- what uninstall takes along ------------------------------------------------------
+
+
+@pytest.fixture
+def lived_in(admin: Person, libraries: str) -> Iterator[list[str]]:
+    """A database with something to lose; gives the options of its place."""
+    place = ["--into", str(admin.home / "opt")]
+    done = admin.run("install", admin.dsn, *place, "--libraries", libraries)
+    assert done.returncode == 0, done.stderr
+    admin.sql("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
+    admin.sql("INSERT INTO ml_metric (name, path) VALUES ('mine', 'a.b'), ('other', 'a.c')")
+    yield place
+    assert admin.run("uninstall", admin.dsn, *place, "--yes").returncode == 0
+    assert admin.files() == set()
+
+
+LOST = "0 models, 0 logged anomalies, 1 changed settings, 2 metrics of your own"
+
+
+def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:
+    files = admin.files()
+    done = admin.run("uninstall", admin.dsn, *lived_in)
+    failed(done, "nothing was dropped", "--yes")
+    assert LOST in done.stderr
+    assert admin.sql(INSTALLED) == VERSION
+    assert admin.files() == files
+
+
+@pytest.mark.parametrize("answer", ["n", "", "y"])
+def test_a_person_at_a_terminal_is_asked(admin: Person, lived_in: list[str], answer: str) -> None:
+    ours, theirs = os.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    command = [sys._base_executable, admin.checkout / "install.py", "uninstall", admin.dsn]
+    done = subprocess.run([*command, *lived_in], stdin=theirs, capture_output=True, text=True)
+    os.close(ours)
+    os.close(theirs)
+    assert "Drop it? [y/N]" in done.stderr
+    assert LOST in done.stderr
+    assert done.returncode == (answer != "y")
+    assert admin.sql(INSTALLED) == ("" if answer == "y" else VERSION)
+
+
+def test_uninstall_finds_out_about_permissions_first(user: Person, libraries: str) -> None:
+    place = ["--into", str(user.home / "opt")]
+    assert user.run("install", user.dsn, *place, "--libraries", libraries).returncode == 0
+    files = user.files()
+    for directory in (user.extension, user.home / "opt", user.home / "opt" / VERSION):
+        directory.chmod(0o555)
+        done = user.run("uninstall", user.dsn, *place, "--yes")
+        directory.chmod(0o755)
+        failed(done, f"nothing was dropped: no right to write in {directory}", "sudo python3")
+        assert user.sql(INSTALLED) == VERSION
+        assert user.files() == files
+    assert user.run("uninstall", user.dsn, *place, "--yes").returncode == 0
+    assert user.files() == set()
+
+
+def test_a_database_that_does_not_exist(admin: Person) -> None:
+    dsn = admin.dsn.replace("/postgres?", "/absent?")
+    for command in ("install", "uninstall"):
+        done = admin.run(command, dsn)
+        failed(done, 'database "absent" does not exist', "createdb")
+    fix = done.stderr.partition("fix:")[2].strip()
+    made = subprocess.run(fix, shell=True, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    admin.sql("DROP DATABASE absent")
+
+
+def test_where_pg_cron_is_missing_its_package_comes_first(
+    admin: Person, lived_in: list[str]
+) -> None:
+    """To preload what is not there would keep the server from starting."""
+    control = admin.extension / "pg_cron.control"
+    if not control.exists():
+        pytest.skip("this machine has no pg_cron")
+    admin.sql("ALTER SYSTEM SET shared_preload_libraries = 'auto_explain'")
+    admin.control("stop")
+    admin.control("start")
+    target = control.readlink()
+    control.unlink()
+    fix = admin.sql("SELECT fix FROM ml_doctor() WHERE check_name = 'pg_cron'")
+    control.symlink_to(target)
+    admin.sql("ALTER SYSTEM RESET shared_preload_libraries")
+    admin.control("stop")
+    admin.control("start")
+    assert re.fullmatch(r"sudo apt-get install postgresql-\d+-cron", fix)

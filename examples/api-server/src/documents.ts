@@ -188,6 +188,7 @@ export const Device = object({
   forest_trained_at: nullable(Time),
   oldest_model_at: nullable(Time),
   forecast_models: Type.Integer(),
+  silent: Type.Boolean({ description: "No reading for an hour." }),
   drifted: Type.Boolean(),
   drifted_metrics: Type.Array(Type.String()),
 });

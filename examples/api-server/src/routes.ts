@@ -26,6 +26,17 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
   const read = <T>(request: FastifyRequest, statement: Statement) =>
     reads.document<T>(statement, request.gone);
 
+  // Names are optional, and a table of them may be made at any time: asked once a minute.
+  let asked = -Infinity;
+  let named = false;
+  const names = async (request: FastifyRequest) => {
+    if (Date.now() - asked > 60_000) {
+      named = await read<boolean>(request, statements.NAMES);
+      asked = Date.now();
+    }
+    return named;
+  };
+
   app.post(
     "/ml/anomalies/train/:uuid",
     {
@@ -146,7 +157,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     },
     async (request) => {
       const { uuid } = request.params;
-      const statement = statements.device(uuid, request.query.field, request.query.hours);
+      const statement = statements.device(await names(request), uuid, request.query.field, request.query.hours);
       const found = await read<documents.DevicePage>(request, statement);
       return found ?? missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
     },
@@ -155,19 +166,19 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
   app.get(
     "/fleet",
     { schema: shown("Every device, the last day's incidents and what is foretold", documents.Fleet) },
-    (request) => read<documents.Fleet>(request, statements.fleet()),
+    async (request) => read<documents.Fleet>(request, statements.fleet(await names(request))),
   );
 
   app.get(
     "/fleet/health",
     { schema: shown("The fleet in one document", documents.FleetHealth) },
-    (request) => read<documents.FleetHealth>(request, statements.fleetHealth()),
+    async (request) => read<documents.FleetHealth>(request, statements.fleetHealth(await names(request))),
   );
 
   app.get(
     "/fleet/alerts",
     { schema: shown("Devices to look at, and why", documents.FleetAlerts) },
-    (request) => read<documents.FleetAlerts>(request, statements.fleetAlerts()),
+    async (request) => read<documents.FleetAlerts>(request, statements.fleetAlerts(await names(request))),
   );
 
   app.get(

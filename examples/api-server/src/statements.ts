@@ -2,15 +2,25 @@
 
 import type { Statement } from "./database.js";
 
+/** Whether there is a table of names, as the role of the server sees it. */
+export const NAMES: Statement = {
+  text: `SELECT to_jsonb(count(*) = 2) AS document FROM pg_attribute a
+    WHERE a.attrelid = to_regclass('devices') AND NOT a.attisdropped
+      AND (a.attname = 'uuid' AND a.atttypid = 'uuid'::regtype OR a.attname = 'name')
+      AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')`,
+  values: [],
+};
+
 /**
  * Each device with its status, and its incidents of the last day; `$1` narrows it to one.
  *
- * An incident is open while the next anomaly would join it.
+ * An incident is open while the next anomaly would join it. Without a table of names a
+ * device is called by its uuid.
  */
-const FLEET = `
+const fleetOf = (names: boolean) => `
 WITH named AS (
-  SELECT s.*, coalesce(d.name, s.device_uuid::text) AS name
-  FROM ml_device_status s LEFT JOIN devices d ON d.uuid = s.device_uuid
+  SELECT s.*, ${names ? "coalesce(d.name::text, s.device_uuid::text)" : "s.device_uuid::text"} AS name
+  FROM ml_device_status s${names ? " LEFT JOIN devices d ON d.uuid = s.device_uuid" : ""}
   WHERE $1::uuid IS NULL OR s.device_uuid = $1
 ), incident AS (
   SELECT i.device_uuid, n.name, i.started_at, i.ended_at,
@@ -29,13 +39,13 @@ WITH named AS (
          CASE WHEN i.critical THEN 'critical'
               WHEN n.scan_outcome = 'failed' AND n.sqlstate <> 'ML002' THEN 'failing'
               WHEN i.open > 0 OR b.breaches > 0 THEN 'warning'
-              WHEN n.last_reading_at < n.scanned_at - interval '1 hour' THEN 'silent'
+              WHEN n.silent THEN 'silent'
               WHEN n.forest_model_id IS NULL THEN 'untrained'
               ELSE 'ok' END AS status,
          n.error, coalesce(i.open, 0) AS open_incidents, coalesce(i.incidents, 0) AS incidents_24h,
          n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
          n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.forest_trained_at, n.oldest_model_at,
-         n.forecast_models, coalesce(n.drifted, false) AS drifted,
+         n.forecast_models, n.silent, coalesce(n.drifted, false) AS drifted,
          ARRAY(SELECT m.key FROM jsonb_each(n.drift) AS m
                WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
                ORDER BY m.key) AS drifted_metrics
@@ -63,13 +73,13 @@ const HEALTH = `
 const INCIDENTS = `(SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.started_at DESC, i.name), '[]') FROM incident i)`;
 const BREACHES = `(SELECT coalesce(jsonb_agg(to_jsonb(b) ORDER BY b.breach_at, b.name), '[]') FROM breach b)`;
 
-export function fleetHealth(): Statement {
-  return { text: `${FLEET} SELECT (${HEALTH}) AS document`, values: [null] };
+export function fleetHealth(names: boolean): Statement {
+  return { text: `${fleetOf(names)} SELECT (${HEALTH}) AS document`, values: [null] };
 }
 
-export function fleet(): Statement {
+export function fleet(names: boolean): Statement {
   return {
-    text: `${FLEET} SELECT jsonb_build_object('health', (${HEALTH}),
+    text: `${fleetOf(names)} SELECT jsonb_build_object('health', (${HEALTH}),
       'devices', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position(
         ARRAY['critical', 'failing', 'warning', 'silent', 'untrained', 'ok'], f.status), f.name), '[]') FROM fleet f),
       'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}) AS document`,
@@ -78,9 +88,9 @@ export function fleet(): Statement {
 }
 
 /** Devices that somebody should look at, each with its reasons in words. */
-export function fleetAlerts(): Statement {
+export function fleetAlerts(names: boolean): Statement {
   return {
-    text: `${FLEET}, alert AS (
+    text: `${fleetOf(names)}, alert AS (
       SELECT device_uuid, name, severity, started_at AS at,
              format('Anomaly since %s: %s', to_char(started_at, 'HH24:MI TZ'), coalesce(leading_metric, 'several metrics')) AS told
       FROM incident WHERE open
@@ -94,7 +104,7 @@ export function fleetAlerts(): Statement {
       UNION ALL
       SELECT device_uuid, name, 'warning', last_reading_at,
              format('No reading since %s', to_char(last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
-      FROM fleet WHERE last_reading_at < scanned_at - interval '1 hour'
+      FROM fleet WHERE silent
     ), device AS (
       SELECT device_uuid, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
       FROM alert GROUP BY device_uuid, name
@@ -108,10 +118,10 @@ export function fleetAlerts(): Statement {
 }
 
 /** Everything that the page of one device shows; null for a device that pyml knows nothing of. */
-export function device(uuid: string, field: string, hours: number): Statement {
+export function device(names: boolean, uuid: string, field: string, hours: number): Statement {
   return {
     // The same numbers may be asked for by a metric's name and by its path.
-    text: `${FLEET}, alias AS (
+    text: `${fleetOf(names)}, alias AS (
       SELECT $2 AS field UNION
       SELECT CASE WHEN m.name = $2 THEN m.path ELSE m.name END FROM ml_metric m
       WHERE $2 IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
@@ -181,7 +191,8 @@ export function health(): Statement {
   return {
     text: `SELECT jsonb_build_object(
       'status', CASE WHEN bool_and(ok) THEN 'ok'
-        WHEN bool_and(ok OR check_name IN ('index', 'pg_cron')) THEN 'degraded' ELSE 'down' END,
+        WHEN bool_and(ok OR check_name NOT IN ('python', 'libraries', 'history table', 'schema', 'privileges'))
+        THEN 'degraded' ELSE 'down' END,
       'checks', jsonb_agg(jsonb_build_object('check', check_name, 'ok', ok, 'detail', detail, 'fix', fix))) AS document
     FROM ml_doctor()`,
     values: [],
