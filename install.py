@@ -821,6 +821,12 @@ def find_plproxy(postgres: Postgres) -> None:
         apt_install([f"postgresql-{postgres.major}-plproxy"], why)
 
 
+def find_strace() -> None:
+    """What shows whom a session calls and which files it writes."""
+    if not shutil.which("strace"):
+        apt_install(["strace"], "that nothing is reported is tested with strace, which is not here")
+
+
 def command_test(options: argparse.Namespace) -> int:
     """Run the suite against a private server."""
     with private("test") as (cluster, environment):
@@ -828,7 +834,8 @@ def command_test(options: argparse.Namespace) -> int:
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
-    for need in (find_node, find_browser, lambda: find_plproxy(cluster.postgres)):
+    needs = (find_node, find_browser, find_strace, lambda: find_plproxy(cluster.postgres))
+    for need in needs:
         try:
             need()
         except Failure as failure:
@@ -1032,8 +1039,9 @@ def put_extension(
             say(f"writing {directory / name}")
             undo.callback(restore, directory / name, before)
             write(directory / name, text)
+    silent = "os.environ['ORT_DISABLE_TELEMETRY'] = '1'"
     paths = f"sys.path.insert(0, {str(environment.site)!r}); import numpy, onnx, onnxruntime"
-    in_server(server, f"import sys; {paths}", "'well'")
+    in_server(server, f"import os, sys; {silent}; {paths}", "'well'")
     return environment
 
 

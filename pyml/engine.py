@@ -1,5 +1,6 @@
 """What runs a graph: onnxruntime, set up for a process that is one of many."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ def runtime() -> Any:
     BrokenEnvironment
         It cannot be loaded.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it sends its maker what it is used for
     try:
         with deaf():  # it starts a thread when it is imported
             import onnxruntime

@@ -7,6 +7,8 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime is what tests compare with
+
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
 
