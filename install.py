@@ -824,6 +824,12 @@ def find_plproxy(postgres: Postgres) -> None:
         apt_install([f"postgresql-{postgres.major}-plproxy"], why)
 
 
+def find_strace() -> None:
+    """What shows whom a session calls and which files it writes."""
+    if not shutil.which("strace"):
+        apt_install(["strace"], "that nothing is reported is tested with strace, which is not here")
+
+
 def command_test(options: argparse.Namespace) -> int:
     """Run the suite against a private server."""
     with private("test") as (cluster, environment):
@@ -831,7 +837,8 @@ def command_test(options: argparse.Namespace) -> int:
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
-    for need in (find_node, find_browser, lambda: find_plproxy(cluster.postgres)):
+    needs = (find_node, find_browser, find_strace, lambda: find_plproxy(cluster.postgres))
+    for need in needs:
         try:
             need()
         except Failure as failure:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ Weights = list[NDArray[np.float32]]
 
 BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
+# Keras reads and writes a file in the home directory, or in /tmp, where anybody may have put
+# one; a part of TensorFlow tries whether it can write to /tmp. None of this is needed.
+NO_HOME = {"KERAS_HOME": os.devnull, "TEST_TMPDIR": os.devnull}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,23 @@ def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
 def _apart() -> Iterator[None]:
     """Import libraries whose symbols neither meet the server's nor are met by them.
 
-    TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
+    Nor do they read or write anybody's home directory. TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
     PostgreSQL's JIT with another. Whichever came second would call into the first, and crash.
     """
     # TensorFlow keeps its symbols to itself where it has no such module.
     sys.modules["tensorflow.python.pywrap_dlopen_global_flags"] = None  # type: ignore[assignment]
     flags = sys.getdlopenflags()
     sys.setdlopenflags(flags | os.RTLD_DEEPBIND)  # its own come before the process'
+    before = {name: os.environ.get(name) for name in NO_HOME}
+    os.environ.update(NO_HOME)
     try:
         yield
     finally:
         sys.setdlopenflags(flags)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +132,8 @@ class Network:
 
         def train(patches: Any, experts: Any, targets: Any, batches: Any) -> None:
             variables = self.model.trainable_variables
-            for b in tf.range(tf.shape(batches)[0]):
+
+            def step(b: Any) -> list[Any]:
                 rows = batches[b]
                 with tf.GradientTape() as tape:
                     out = self.model(
@@ -132,8 +142,14 @@ class Network:
                     loss = tf.reduce_mean(tf.abs(tf.gather(targets, rows) - out))
                 gradients = tape.gradient(loss, variables)
                 self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+                return [b + 1]
 
-        self._train = tf.function(
+            tf.while_loop(lambda b: b < tf.shape(batches)[0], step, [0])
+
+        # Without AutoGraph, which writes the code that it makes to files in /tmp, and leaves
+        # them there when a backend ends.
+        function = partial(tf.function, autograph=False)
+        self._train = function(
             train,
             input_signature=[
                 *shapes,
@@ -141,7 +157,7 @@ class Network:
                 tf.TensorSpec((None, None), tf.int32),
             ],
         )
-        self._call = tf.function(lambda p, e: self.model([p, e]), input_signature=shapes)
+        self._call = function(lambda p, e: self.model([p, e]), input_signature=shapes)
 
         sizes = [int(np.prod(shape)) for shape in self._shapes]
 
@@ -151,7 +167,7 @@ class Network:
                 variable.assign(tf.reshape(value, variable.shape))
 
         # In one call of one array: each of its own takes as long as half a batch.
-        self._load = tf.function(load, input_signature=[tf.TensorSpec((sum(sizes),), f32)])
+        self._load = function(load, input_signature=[tf.TensorSpec((sum(sizes),), f32)])
         # Traced and run here, where the first run optimizes the graph: a training is then
         # in short steps from its start.
         nothing = [tf.zeros((1, *spec.shape[1:])) for spec in shapes]

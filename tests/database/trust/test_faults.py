@@ -36,9 +36,10 @@ BEFORE = """
 UPDATE ml_model SET trained_at = trained_at - interval '2 days' WHERE device_uuid = '{device}';
 UPDATE ml_run SET started_at = started_at - interval '2 days' WHERE device_uuid = '{device}';
 INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
-SELECT device_uuid, reported_state, clock_timestamp() AT TIME ZONE 'UTC'
-FROM device_shadow_history WHERE id IN (
-    SELECT max(id) - 60 FROM device_shadow_history GROUP BY device_uuid);
+SELECT d.uuid, h.reported_state, clock_timestamp() AT TIME ZONE 'UTC'
+FROM devices d, LATERAL (
+    SELECT * FROM device_shadow_history WHERE device_uuid = d.uuid
+    ORDER BY "timestamp" DESC OFFSET 60 LIMIT 1) h;
 """
 HALVES = {
     "devices without one model in force of each kind": """
@@ -197,8 +198,11 @@ class Fleet:
     def _cancel(self, session, moment):
         return self._told(session, moment, "SELECT pg_cancel_backend(%s)")
 
+    @contextlib.contextmanager
     def _terminate(self, session, moment):
-        return self._told(session, moment, "SELECT pg_terminate_backend(%s)")
+        with self._told(session, moment, "SELECT pg_terminate_backend(%s)") as inject:
+            yield inject
+        session.close()  # it may not know yet, where the work was done before
 
     @contextlib.contextmanager
     def _kill_9(self, session, moment):
