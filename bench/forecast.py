@@ -33,10 +33,12 @@ import recordings
 import timing
 from numpy.typing import NDArray
 
-from pyml import forecast, lstm, series
-from pyml.engine import Run, runner
-from pyml.network import prepare
-from pyml.windows import origins
+from pyml import lstm
+from pyml.forecasters import forecast
+from pyml.forecasters.inference import Run, runner
+from pyml.forecasters.network import prepare
+from pyml.forecasters.windows import origins
+from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
 

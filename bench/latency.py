@@ -42,7 +42,9 @@ from timing import (
     table,
 )
 
-from pyml import forecast, forest, series
+from pyml import forest
+from pyml.forecasters import forecast
+from pyml.telemetry import series
 
 SERVICE = Path(__file__).parent / "service"
 PORT = 8753

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.engine import Run
 from pyml.errors import NotEnoughData
-from pyml.wire import Array, Numbers
+from pyml.forecasters.inference import Run
+from pyml.models.wire import Array, Numbers
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

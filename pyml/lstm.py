@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from pyml.engine import Run, runner
 from pyml.errors import NotEnoughData
-from pyml.forecast import LEVELS, REPLAY, backtest, span
-from pyml.linear import Scale, choose_ridge, linear_path
-from pyml.network import Part, Weights, network_of, numbers_of, weights_of
-from pyml.windows import Floats, Places, Windows, ahead_of, origins
-from pyml.wire import Numbers
+from pyml.forecasters.forecast import LEVELS, REPLAY, backtest, span
+from pyml.forecasters.inference import Run, runner
+from pyml.forecasters.linear import Scale, choose_ridge, linear_path
+from pyml.forecasters.network import Part, Weights, network_of, numbers_of, weights_of
+from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
+from pyml.models.wire import Numbers
 
 Bounds = tuple[float | None, float | None]
 
@@ -56,7 +56,7 @@ class Fitted:
     Attributes
     ----------
     numbers : mapping of ndarray
-        What `engine.graph` and `engine.runner` take.
+        What `inference.graph` and `inference.runner` take.
     meta : dict
         JSON-able: what `forecast` needs.
     figures : dict

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pyml import blob, drift, forest, limits, queries, series, worker
+from pyml import background, forest, queries
+from pyml.detectors import drift
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -17,7 +18,9 @@ from pyml.errors import (
     NotEnoughData,
     UnreadableModel,
 )
-from pyml.history import (
+from pyml.models import blob, limits
+from pyml.telemetry import series
+from pyml.telemetry.history import (
     LONGEST_HOURS,
     Execute,
     Floats,
@@ -102,8 +105,8 @@ def _beside(
         A library is missing.
     """
     try:
-        worker.prepare(prepare, poll)
-        return worker.run(work, poll)
+        background.prepare(prepare, poll)
+        return background.run(work, poll)
     except ImportError as error:
         raise BrokenEnvironment(
             f"a library for training cannot be loaded: {error}",
@@ -249,7 +252,8 @@ def train_lstm(
     ------
     NotEnoughData, UnknownField
     """
-    from pyml import lstm, network
+    from pyml import lstm
+    from pyml.forecasters import network
 
     settings = history.settings
     given = _given(hours=hours)
@@ -294,7 +298,7 @@ def train_lstm(
         error.hint = f"SELECT ml_train_lstm('{device}', {named}, hours => {wider});"
         raise
     finally:
-        worker.trim()
+        background.trim()
     meta = fitted.meta | {
         "metric": asdict(metric),
         "totals": totals,

@@ -557,7 +557,7 @@ CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, bl
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_store_model(device, kind, field, blob, about, replaces)); END $$;
-COMMENT ON FUNCTION ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'Puts a model in force that pyml.fleet has trained outside the server, if the one in force is still replaces (NULL: none). field is empty for a forest; about is what else a row of ml_model holds: window_start and window_end in seconds since 1970, readings_used, readings_rejected, parameters, figures, versions, seconds. Gives model_id, of the model now in force, and accepted. A blob that no training writes: ML005.';
+COMMENT ON FUNCTION ml_store_model(uuid, text, text, bytea, jsonb, bigint) IS 'Puts a model in force that pyml.workers.fleet has trained outside the server, if the one in force is still replaces (NULL: none). field is empty for a forest; about is what else a row of ml_model holds: window_start and window_end in seconds since 1970, readings_used, readings_rejected, parameters, figures, versions, seconds. Gives model_id, of the model now in force, and accepted. A blob that no training writes: ML005.';
 
 -- The picture ----------------------------------------------------------------
 

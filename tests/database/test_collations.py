@@ -5,7 +5,7 @@ import json
 import psycopg
 import pytest
 
-from pyml import outside
+from pyml.workers import job
 
 # What compares or sorts texts, once more in such a database: `db` is another one here.
 from .test_forecast import test_a_metrics_name_is_a_field
@@ -77,8 +77,8 @@ def test_what_was_trained_is_not_due_again(db, dsn, one, device, where):
     if where == "backend":
         db.execute("CALL ml_retrain(%s)", [device])
     else:
-        assert outside.retrain_one(dsn, None, device, "forest", "")[1] == "trained"
-        outside.connection(dsn).close()
+        assert job.retrain_one(dsn, None, device, "forest", "")[1] == "trained"
+        job.connection(dsn).close()
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid])", device) == 0
     names = [metric["name"] for metric in one("SELECT parameters -> 'metrics' FROM ml_model")]
     assert names == sorted(names)

@@ -1,4 +1,4 @@
-"""pyml.fleet: the same work, from outside the server."""
+"""pyml.workers.fleet: the same work, from outside the server."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psycopg
 
-from pyml import outside
-from pyml.fleet import retrain
+from pyml.workers import job
+from pyml.workers.fleet import retrain
 
 ROOT = Path(__file__).parents[2]
 
 
-def fleet(*args, start=("-m", "pyml.fleet")):
+def fleet(*args, start=("-m", "pyml.workers.fleet")):
     return subprocess.run(
         [sys.executable, *start, *args],
         cwd=ROOT,
@@ -64,7 +64,7 @@ def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device
         assert other.execute("SELECT _ml_claim(%s, 'forest', '')", [device]).fetchone() == (True,)
         assert not one("SELECT _ml_claim(%s, 'forest', '')", device)
         driver.start()
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.fleet%%'"
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.workers.fleet%%'"
         while one(asked) < 2:  # the driver, and a worker that is passing over
             driver.join(0.05)
     driver.join(60)
@@ -76,7 +76,7 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     device = add_device(readings=300)
     ran = []
     model = (device, "forest", "")
-    worker = threading.Thread(target=lambda: ran.append(outside.retrain_one(dsn, None, *model)))
+    worker = threading.Thread(target=lambda: ran.append(job.retrain_one(dsn, None, *model)))
     with psycopg.connect(dsn) as hand:
         hand.execute("SELECT ml_train_forest(%s)", [device])
         worker.start()
@@ -84,7 +84,7 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
         while not one(waits):  # it has trained, and comes to store
             worker.join(0.05)
     worker.join(60)
-    outside.connection(dsn).close()
+    job.connection(dsn).close()
     assert ran == [(model, "passed over", "")]
     assert one("SELECT count(*) FROM ml_model") == 1
 
@@ -100,7 +100,7 @@ def test_what_was_stored_without_a_word_is_done(db, dsn, one, add_device, capsys
         return []
 
     assert retrain(dsn, None, lambda: nullcontext(silent)) == {"passed over": 1}
-    outside.connection(dsn).close()
+    job.connection(dsn).close()
     assert "1/1 0 failed" in capsys.readouterr().err
     assert one("SELECT count(*) FROM ml_model") == 1
 
@@ -109,16 +109,18 @@ def test_want_of_memory_is_recorded_as_the_server_would(dsn, one, add_device, mo
     def starve(*args, **kwargs):
         raise MemoryError("Unable to allocate 2.00 GiB")
 
-    monkeypatch.setattr(outside.training, "train_forest", starve)
+    monkeypatch.setattr(job.training, "train_forest", starve)
     model = (add_device(readings=300), "forest", "")
-    assert outside.retrain_one(dsn, None, *model) == (model, "failed", "")
-    outside.connection(dsn).close()
+    assert job.retrain_one(dsn, None, *model) == (model, "failed", "")
+    job.connection(dsn).close()
     assert one("SELECT sqlstate FROM ml_run") == "53200"
 
 
 def test_a_backend_that_is_not_there_says_what_to_install(db, dsn, add_device):
     add_device(readings=300)
-    code = "import sys; sys.modules['distributed'] = None; from pyml.fleet import main; main()"
+    code = (
+        "import sys; sys.modules['distributed'] = None; from pyml.workers.fleet import main; main()"
+    )
     there = ("--backend", "dask", "--scheduler", "tcp://127.0.0.1:1", "--dsn", dsn)
     ran = fleet("retrain", *there, start=("-c", code))
     assert ran.returncode == 1

@@ -1,4 +1,4 @@
-"""pyml.fleet over Dask: whatever gets lost, each device has one new model."""
+"""pyml.workers.fleet over Dask: whatever gets lost, each device has one new model."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ CLAIMS = """
 SELECT a.pid, split_part(a.application_name, ' ', 3)::int AS worker
 FROM pg_stat_activity a
 WHERE a.backend_xid IS NOT NULL AND a.datname = current_database()
-  AND a.state = 'idle in transaction' AND a.application_name LIKE 'pyml.fleet %' AND a.backend_xmin IS NULL
+  AND a.state = 'idle in transaction' AND a.application_name LIKE 'pyml.workers.fleet %' AND a.backend_xmin IS NULL
 """
 
 

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pyml import blob, drift, engine, forest, series
+from pyml import forest
+from pyml.detectors import drift
 from pyml.errors import UnreadableModel
+from pyml.forecasters import inference
+from pyml.models import blob
+from pyml.telemetry import series
 
 FORECAST = Path(__file__).parents[1] / "database" / "trust" / "formats" / "lstm-1.onnx"
 
@@ -337,7 +341,7 @@ def test_what_no_training_writes_beside_the_graph_is_refused(packed, alter, kind
 def _structure() -> list[str]:
     """What every forecast of this length and horizon has, by name."""
     model = onnx.ModelProto.FromString(FORECAST.read_bytes())
-    return [t.name for t in model.graph.initializer if t.name not in engine.shapes(50, 12)]
+    return [t.name for t in model.graph.initializer if t.name not in inference.shapes(50, 12)]
 
 
 @pytest.mark.parametrize("name", _structure())
@@ -353,7 +357,7 @@ def test_a_forecast_with_another_structure_is_refused(name):
 def test_a_forecast_of_other_numbers_is_a_model():
     model = onnx.ModelProto.FromString(FORECAST.read_bytes())
     for tensor in model.graph.initializer:
-        if tensor.name in engine.shapes(50, 12):
+        if tensor.name in inference.shapes(50, 12):
             cells = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(cells * 2, tensor.name))
     loaded = blob.load(model.SerializeToString(), "lstm")

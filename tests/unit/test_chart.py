@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml import chart
+from pyml.server import chart
 
 DAY = 86400
 START = datetime(2026, 3, 28, 9, 37, tzinfo=UTC).timestamp()

@@ -9,8 +9,10 @@ import pytest
 from sklearn.ensemble import IsolationForest
 from sklearn.ensemble._iforest import _average_path_length
 
-from pyml import blob, forest, series
+from pyml import forest
 from pyml.errors import NotEnoughData
+from pyml.models import blob
+from pyml.telemetry import series
 
 NAMES = ["cpu", "memory", "received"]
 

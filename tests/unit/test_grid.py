@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml.series import FILL, regular
+from pyml.telemetry.series import FILL, regular
 
 
 def test_a_regular_series_is_untouched():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyml import history
+from pyml.telemetry import history
 
 # Microseconds since 2000 of PostgreSQL's first and last moment, and what its own
 # date_part('epoch', …) says of them.

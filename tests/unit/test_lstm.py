@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyml import blob, engine, forecast, lstm
+from pyml import lstm
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.windows import ahead_of, behind_of, origins
+from pyml.forecasters import forecast, inference
+from pyml.forecasters.windows import ahead_of, behind_of, origins
+from pyml.models import blob
 
 INTERVAL = 300.0
 SMALL = {"interval": INTERVAL, "sequence_length": 20, "horizon": 4, "epochs": 3}
@@ -26,7 +28,7 @@ def telemetry(n, seed=0):
 
 
 def run_of(fitted):
-    return engine.runner(fitted.numbers, fitted.meta["sequence_length"], fitted.meta["horizon"])
+    return inference.runner(fitted.numbers, fitted.meta["sequence_length"], fitted.meta["horizon"])
 
 
 def packed(fitted):
@@ -341,7 +343,7 @@ def test_forecasting_needs_numpy_alone(tmp_path, series, fitted):
         f"d = np.load({str(tmp_path / 's.npz')!r})\n"
         f"m = json.load(open({str(tmp_path / 'm.json')!r}))\n"
         f"n = dict(np.load({str(tmp_path / 'n.npz')!r}))\n"
-        "run = engine.runner(n, m['sequence_length'], m['horizon'])\n"
+        "run = inference.runner(n, m['sequence_length'], m['horizon'])\n"
         "forecast.forecast(m, run, d['times'], d['values'])\n"
         "known = {'tensorflow', 'keras', 'sklearn', 'scipy', 'pandas', 'onnx', 'google.protobuf'}\n"
         "assert not known & set(sys.modules)\n"

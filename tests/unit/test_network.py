@@ -5,10 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from pyml import engine, wire
-from pyml.linear import Scale
-from pyml.network import Part, network_of, numbers_of, weights_of
-from pyml.windows import Windows, origins, spans
+from pyml.forecasters import inference
+from pyml.forecasters.linear import Scale
+from pyml.forecasters.network import Part, network_of, numbers_of, weights_of
+from pyml.forecasters.windows import Windows, origins, spans
+from pyml.models import wire
 
 # Of all lengths and horizons that the settings allow, those at the edges of what they change:
 # patches, medians, even and odd spans, what is left over of a window.
@@ -21,7 +22,7 @@ SHAPES = [
 def drawn(length, horizon, seed=1):
     """Numbers of a graph, as large as a training makes them."""
     rng = np.random.default_rng(seed)
-    shapes = engine.shapes(length, horizon)
+    shapes = inference.shapes(length, horizon)
     numbers = {
         name: rng.normal(0, 0.3, shape).astype(kind) for name, (kind, shape) in shapes.items()
     }
@@ -38,13 +39,13 @@ def windows_of(length, rows, seed=2):
 @pytest.mark.parametrize(("length", "horizon"), SHAPES)
 def test_an_onnx_runtime_gives_the_same(length, horizon):
     numbers = drawn(length, horizon)
-    file = wire.written(engine.graph(numbers, length, horizon), "{}")
+    file = wire.written(inference.graph(numbers, length, horizon), "{}")
     onnx.checker.check_model(onnx.ModelProto.FromString(file), full_check=True)
     session = onnxruntime.InferenceSession(file)
     for rows in (1, 101):
         window = windows_of(length, rows)
         wanted = session.run(None, {"window": window})
-        found = engine.runner(numbers, length, horizon)({"window": window})
+        found = inference.runner(numbers, length, horizon)({"window": window})
         for known, told in zip(wanted, found, strict=True):
             assert (known.shape, known.dtype) == (told.shape, told.dtype)
             change = float(numbers["change"][0])
@@ -56,7 +57,7 @@ def test_what_is_written_is_what_the_library_writes():
     """Byte for byte: the messages of onnx, parsed and written again, are the same file."""
     for length, horizon in SHAPES:
         file = wire.written(
-            engine.graph(drawn(length, horizon), length, horizon), '{"a": "\u2603"}'
+            inference.graph(drawn(length, horizon), length, horizon), '{"a": "\u2603"}'
         )
         assert onnx.ModelProto.FromString(file).SerializeToString() == file
 
@@ -73,14 +74,14 @@ def test_it_equals_keras(length, horizon):
     scale = Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(spans(length)), horizon))
     wanted = network(Part.of(network, windows, scale, linear))
-    run = engine.runner(numbers_of(weights, scale, linear), length, horizon)
+    run = inference.runner(numbers_of(weights, scale, linear), length, horizon)
     given = windows.from_last(run({"window": windows.behind})[0], scale.change)
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "horizon"), [(8, 1), (50, 12), (200, 48)])
 def test_a_window_gives_the_same_bits_beside_any_others(length, horizon):
-    run = engine.runner(drawn(length, horizon), length, horizon)
+    run = inference.runner(drawn(length, horizon), length, horizon)
     window = windows_of(length, 700)
     whole = run({"window": window})
     for first, count in [(0, 1), (699, 1), (3, 2), (5, 15), (7, 16), (9, 17), (40, 101), (99, 601)]:
@@ -91,9 +92,10 @@ def test_a_window_gives_the_same_bits_beside_any_others(length, horizon):
 
 def test_no_windows_have_no_forecasts():
     shapes = [
-        cells.shape for cells in engine.runner(drawn(50, 12), 50, 12)({"window": np.empty((0, 50))})
+        cells.shape
+        for cells in inference.runner(drawn(50, 12), 50, 12)({"window": np.empty((0, 50))})
     ]
-    assert shapes == [(0, 12), (0, 12, engine.EXPERTS)]
+    assert shapes == [(0, 12), (0, 12, inference.EXPERTS)]
 
 
 def test_the_weights_survive_the_graph():

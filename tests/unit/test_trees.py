@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyml import blob, forest, trees
+from pyml import forest
+from pyml.models import blob, trees
 
 
 def scorer(fitted):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyml import worker
+from pyml import background
 
 
 class Cancelled(Exception):
@@ -14,12 +14,12 @@ class Cancelled(Exception):
 
 
 def test_the_result_comes_back():
-    assert worker.run(lambda pulse: 42, lambda: None) == 42
+    assert background.run(lambda pulse: 42, lambda: None) == 42
 
 
 def test_an_error_of_the_work_comes_back():
     with pytest.raises(ZeroDivisionError):
-        worker.run(lambda pulse: 1 / 0, lambda: None)
+        background.run(lambda pulse: 1 / 0, lambda: None)
 
 
 def test_the_caller_polls_while_the_work_rests():
@@ -30,7 +30,7 @@ def test_the_caller_polls_while_the_work_rests():
             pulse()
         return "done"
 
-    assert worker.run(work, lambda: polls.append(threading.current_thread())) == "done"
+    assert background.run(work, lambda: polls.append(threading.current_thread())) == "done"
     assert len(polls) >= 10
     assert set(polls) == {threading.main_thread()}
 
@@ -48,7 +48,7 @@ def test_what_the_poll_raises_stops_the_work():
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        worker.run(work, poll)
+        background.run(work, poll)
     count = len(reached)
     time.sleep(0.05)
     assert len(reached) == count
@@ -65,7 +65,7 @@ def test_a_cancel_during_a_long_call_waits_for_its_end():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        worker.run(work, poll)
+        background.run(work, poll)
 
 
 def test_the_work_takes_no_signal():
@@ -77,14 +77,14 @@ def test_the_work_takes_no_signal():
         return signal.pthread_sigmask(signal.SIG_BLOCK, []), inner[0]
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    for mask in worker.run(work, lambda: None):
+    for mask in background.run(work, lambda: None):
         assert {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP} <= mask
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_preparing_ends_before_the_call_does():
     done = []
-    worker.prepare(lambda: done.append(1), lambda: None)
+    background.prepare(lambda: done.append(1), lambda: None)
     assert done == [1]
 
 
@@ -99,13 +99,13 @@ def test_preparing_goes_on_when_its_caller_gives_up_and_the_next_waits_for_it():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        worker.prepare(slow, give_up)
+        background.prepare(slow, give_up)
     assert order == []
     release.set()
-    worker.prepare(lambda: order.append("second"), lambda: None)
+    background.prepare(lambda: order.append("second"), lambda: None)
     assert order == ["first", "second"]
 
 
 def test_an_error_while_preparing_comes_back():
     with pytest.raises(ZeroDivisionError):
-        worker.prepare(lambda: 1 / 0, lambda: None)
+        background.prepare(lambda: 1 / 0, lambda: None)

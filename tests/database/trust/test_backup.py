@@ -8,7 +8,7 @@ import time
 import psycopg
 import pytest
 
-from pyml import outside
+from pyml.workers import job
 
 from ..conftest import ROWS
 from .conftest import newest, put_model
@@ -150,7 +150,7 @@ def check_that_a_worker_reads_there(dsn, there):
             time.sleep(0.05)
         copy.execute("SELECT pg_wal_replay_pause()")
         db.execute(ROWS, {"device": device, "readings": 50, "interval": 7})
-        outcome = outside.retrain_one(dsn, there, device, "forest", "")
+        outcome = job.retrain_one(dsn, there, device, "forest", "")
         assert outcome == ((device, "forest", ""), "trained", "")
         used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s"
         assert db.execute(used, [device]).fetchone() == (300,)

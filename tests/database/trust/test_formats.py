@@ -4,14 +4,14 @@
 
 writes those of the present format anew: for a change of what a training stores
 before any release has stored it. After a release a new format gets a new number
-(`pyml.blob.FORMAT`) and files of its own; the old ones stay as they are.
+(`pyml.models.blob.FORMAT`) and files of its own; the old ones stay as they are.
 """
 
 import json
 
 import pytest
 
-from pyml.blob import FORMAT
+from pyml.models.blob import FORMAT
 
 from .conftest import FORMATS, put_model
 

@@ -197,7 +197,7 @@ def test_a_history_whose_columns_change_under_the_session(survivor):
 
 SAY = """
 CREATE FUNCTION say(words text) RETURNS text LANGUAGE plpython3u AS $$
-    from pyml import backend
+    from pyml.server import backend
     try: backend.notice(chr(CODE) if words == 'odd' else words)
     except plpy.SPIError: return 'refused'
     return 'told'

@@ -7,7 +7,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pyml import outside
+from pyml.workers import job
 
 from .conftest import LEVELS
 
@@ -140,11 +140,11 @@ def test_a_worker_of_the_fleet_needs_the_level_train(dsn, one, roles, add_device
     for level in ("nobody", "read"):
         there = make_conninfo(dsn, user=roles[level])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            outside.retrain_one(there, None, *model)
-        outside.connection(there).close()
+            job.retrain_one(there, None, *model)
+        job.connection(there).close()
     there = make_conninfo(dsn, user=roles["train"])
-    assert outside.retrain_one(there, None, *model) == (model, "trained", "")
-    outside.connection(there).close()
+    assert job.retrain_one(there, None, *model) == (model, "trained", "")
+    job.connection(there).close()
     assert one("SELECT count(*) FROM ml_model") == 1
 
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pyml import outside
+from pyml.workers import job
 
 from .conftest import newest, put_model
 from .test_privileges import READ, TRAIN
@@ -151,8 +151,8 @@ def test_a_rename_is_told_of_and_undone_by_the_hint(db, home):
 def test_a_worker_outside_the_server_is_refused_too(db, dsn, impostor):
     there = make_conninfo(dsn)
     with pytest.raises(psycopg.Error) as caught:
-        outside.retrain_one(there, None, impostor, "forest", "")
-    outside.connection(there).close()
+        job.retrain_one(there, None, impostor, "forest", "")
+    job.connection(there).close()
     assert caught.value.sqlstate == "ML006"
     assert db.execute("TABLE seen").fetchall() == []
 

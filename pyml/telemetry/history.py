@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml import queries, series
+from pyml import queries
 from pyml.errors import BrokenEnvironment, NotEnoughData, PymlError, UnknownField
+from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
 Execute = Callable[..., Any]

@@ -1,7 +1,7 @@
 """The network: an LSTM beside a plain layer, as Keras trains it.
 
 It reads a window and the simple forecasts of it, sets the weights of these and adds a
-correction. What is stored of it is the graph of `pyml.engine`; TensorFlow is imported to train.
+correction. What is stored of it is the graph of `pyml.forecasters.inference`; TensorFlow is imported to train.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.engine import CLIP, DENSE, EXPERTS, UNITS, patch_of
-from pyml.linear import Scale, regressors
-from pyml.windows import Floats, Windows, spans
-from pyml.wire import Array, Numbers
+from pyml.forecasters.inference import CLIP, DENSE, EXPERTS, UNITS, patch_of
+from pyml.forecasters.linear import Scale, regressors
+from pyml.forecasters.windows import Floats, Windows, spans
+from pyml.models.wire import Array, Numbers
 
 Weights = list[NDArray[np.float32]]
 
@@ -33,7 +33,7 @@ NO_HOME = {"KERAS_HOME": os.devnull, "TEST_TMPDIR": os.devnull}
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What the network reads, made from raw windows; mirrored by `engine.graph`.
+    """What the network reads, made from raw windows; mirrored by `inference.graph`.
 
     Attributes
     ----------
@@ -282,7 +282,7 @@ def _disorder(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def numbers_of(weights: Weights, scale: Scale, linear: Floats) -> dict[str, Array]:
-    """What `engine.graph` takes: the Keras weights, the scale and the linear path."""
+    """What `inference.graph` takes: the Keras weights, the scale and the linear path."""
     kernel, recurrent, bias, dense, dense_bias, gate, gate_bias, correct, correct_bias = weights
     numbers: dict[str, Array] = {
         "centre": np.array([scale.centre]),

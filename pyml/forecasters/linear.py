@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyml.windows import Floats, Windows
+from pyml.forecasters.windows import Floats, Windows
 
 # IRLS iterations; each fit starts from the one before. More of them move the error by less than
 # a thousandth.

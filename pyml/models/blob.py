@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml import engine, forest, limits, trees, wire
-from pyml.engine import Run
+from pyml import forest
 from pyml.errors import PymlError, unreadable
-from pyml.trees import Remembering, Trees
-from pyml.wire import Graph, Numbers
+from pyml.forecasters import inference
+from pyml.forecasters.inference import Run
+from pyml.models import limits, trees, wire
+from pyml.models.trees import Remembering, Trees
+from pyml.models.wire import Graph, Numbers
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
@@ -69,7 +71,7 @@ def pack(numbers: Numbers, meta: dict[str, Any], kind: str) -> bytes:
 def _graph(numbers: Numbers, meta: dict[str, Any], kind: str) -> Graph:
     if kind == "forest":
         return trees.graph(numbers)
-    return engine.graph(numbers, meta["sequence_length"], meta["horizon"])
+    return inference.graph(numbers, meta["sequence_length"], meta["horizon"])
 
 
 def _numbers(file: wire.File) -> Numbers:
@@ -134,8 +136,8 @@ def _forest(numbers: Numbers, meta: dict[str, Any]) -> Made:
 def _lstm(numbers: Numbers, meta: dict[str, Any]) -> Made:
     length, horizon = meta["sequence_length"], meta["horizon"]
     size = sum(cells.nbytes for cells in numbers.values())
-    shapes: list[tuple[int, ...]] = [(horizon,), (horizon, engine.EXPERTS)]
-    return engine.runner(numbers, length, horizon), size, shapes
+    shapes: list[tuple[int, ...]] = [(horizon,), (horizon, inference.EXPERTS)]
+    return inference.runner(numbers, length, horizon), size, shapes
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import unreadable
-from pyml.wire import FLOAT, Graph, Node, Numbers
+from pyml.models.wire import FLOAT, Graph, Node, Numbers
 
 Matrix = NDArray[np.float32]
 Places = NDArray[np.intp]

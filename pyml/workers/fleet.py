@@ -1,7 +1,7 @@
 """Many devices at once, trained outside the server: as many cores as there are.
 
-    python3 -m pyml.fleet retrain --jobs 4 --dsn "dbname=fleet"
-    python3 -m pyml.fleet retrain --backend dask --scheduler tcp://head:8786 --replica "host=copy"
+    python3 -m pyml.workers.fleet retrain --jobs 4 --dsn "dbname=fleet"
+    python3 -m pyml.workers.fleet retrain --backend dask --scheduler tcp://head:8786 --replica "host=copy"
 
 Workers train, the server hands out what is due and stores what comes back. Its locks hand
 out the work, so that workers, sessions in psql and pg_cron can all be at it at once.
@@ -24,7 +24,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError
-from pyml.outside import LOST, Model, at_home, connection, retrain_one
+from pyml.workers.job import LOST, Model, at_home, connection, retrain_one
 
 BACKENDS = ("loky", "dask", "spark")
 # Outcomes after which a model is not tried again in the same call.
@@ -183,7 +183,7 @@ def retrain(
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python3 -m pyml.fleet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m pyml.workers.fleet", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser("retrain", help="train what is due")

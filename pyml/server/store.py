@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pyml import backend, blob, limits, queries, training
+from pyml import queries, training
 from pyml.errors import ModelNotFound, UnreadableModel, unreadable
-from pyml.history import History, metric_of, metrics_of
+from pyml.models import blob, limits
+from pyml.server import backend
+from pyml.telemetry.history import History, metric_of, metrics_of
 
 T = TypeVar("T")
 

@@ -50,7 +50,7 @@ def enter(version: str, site: str) -> Doors:
                 f"It was loaded from {np.__file__} before pyml was.",
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
-        from pyml import door, patrol
+        from pyml.server import api, scan
     except Exception as error:  # whatever a library that is not whole may raise
         return _shut(
             f"pyml cannot be loaded: {error}",
@@ -58,16 +58,16 @@ def enter(version: str, site: str) -> Doors:
             "SELECT * FROM ml_doctor();",
         )
     return Doors(
-        door.train_forest,
-        door.detect,
-        door.score,
-        door.train_lstm,
-        door.store_model,
-        door.forecast,
-        door.predict,
-        door.draw,
-        patrol.scan,
-        door.environment,
+        api.train_forest,
+        api.detect,
+        api.score,
+        api.train_lstm,
+        api.store_model,
+        api.forecast,
+        api.predict,
+        api.draw,
+        scan.scan,
+        api.environment,
     )
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml import backend, forest, series, store
-from pyml.history import Floats, History, measured, no_numbers, series_of
-from pyml.store import Held
+from pyml import forest
+from pyml.server import backend, store
+from pyml.server.store import Held
+from pyml.telemetry import series
+from pyml.telemetry.history import Floats, History, measured, no_numbers, series_of
 
 if TYPE_CHECKING:
-    from pyml import forecast
+    from pyml.forecasters import forecast
 
 SEVERITIES = ("none", "warning", "critical")
 # Intervals, a week of minutes: a longer window is judged in pieces of as many, so that a
@@ -107,7 +109,7 @@ def look_ahead(
     device: str, field: str, horizon: int | None, level: float, until: float | None
 ) -> "tuple[forecast.Forecast, Held]":
     """A forecast of one field from the last reading up to a moment or now, and its model."""
-    from pyml import forecast
+    from pyml.forecasters import forecast
 
     history, held = store.in_force(device, "lstm", field)
     until = held.now if until is None else until

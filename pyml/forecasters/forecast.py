@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.engine import Run
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.windows import Floats, Places, ahead_of, behind_of, origins
+from pyml.forecasters.inference import Run
+from pyml.forecasters.windows import Floats, Places, ahead_of, behind_of, origins
 
 FITTED = 2  # experts from this index on are fitted in the training, as the network is
 # Steps back whose origins are replayed, one of every EVERY: errors of neighbours are nearly the

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyml import __version__, backend, blob, limits, queries, series, store, training
-from pyml.backend import Row, document, rows
+from pyml import __version__, queries, training
 from pyml.errors import BadArgument, ModelNotFound, PymlError
-from pyml.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
-from pyml.scoring import SEVERITIES, Judged, judge, look_ahead
+from pyml.models import blob, limits
+from pyml.server import backend, store
+from pyml.server.backend import Row, document, rows
+from pyml.server.scoring import SEVERITIES, Judged, judge, look_ahead
+from pyml.telemetry import series
+from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
 
 if TYPE_CHECKING:
-    from pyml import chart
+    from pyml.server import chart
 
 # Share of the values that a forecast's interval shall cover where none is asked for.
 LEVEL = 0.9
@@ -290,7 +293,7 @@ def predict(
 @document
 def draw(device: str, field: str, hours: int) -> dict[str, Any]:
     """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
-    from pyml import chart
+    from pyml.server import chart
 
     _given(device=device, field=field, hours=hours)
     _within("hours", hours, 1, LONGEST_HOURS)
@@ -334,7 +337,7 @@ def _marks(
     device: str, since: float, until: float, at: Floats, values: Floats
 ) -> "list[chart.Mark]":
     """What the forest in force flags, at the value that the picture has nearest to it."""
-    from pyml import chart
+    from pyml.server import chart
 
     history, held = store.in_force(device, "forest")
     known = np.isfinite(values)
@@ -357,7 +360,7 @@ def _marks(
 
 def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> "chart.Ahead":
     """The forecast of a field, whichever of its names the model was trained under."""
-    from pyml import chart
+    from pyml.server import chart
 
     plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}

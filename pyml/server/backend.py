@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError, translated
-from pyml.history import History
 from pyml.queries import Query
+from pyml.telemetry.history import History
 
 P = ParamSpec("P")
 Row = tuple[Any, ...]

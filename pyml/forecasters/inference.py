@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import unreadable
-from pyml.windows import spans
-from pyml.wire import DOUBLE, FLOAT, Graph, Node, Numbers
+from pyml.forecasters.windows import spans
+from pyml.models.wire import DOUBLE, FLOAT, Graph, Node, Numbers
 
 Single = NDArray[np.float32]
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]

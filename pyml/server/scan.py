@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from pyml import backend, drift, limits, queries, series, store
+from pyml import queries
+from pyml.detectors import drift
 from pyml.errors import PymlError, UnreadableModel
-from pyml.history import Floats, History, series_of
-from pyml.scoring import SEVERITIES, judge, look_ahead
-from pyml.store import Held
+from pyml.models import limits
+from pyml.server import backend, store
+from pyml.server.scoring import SEVERITIES, judge, look_ahead
+from pyml.server.store import Held
+from pyml.telemetry import series
+from pyml.telemetry.history import Floats, History, series_of
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0

@@ -26,8 +26,8 @@ from psycopg.rows import DictRow, dict_row
 
 from pyml import __version__, queries, training
 from pyml.errors import BrokenEnvironment, translated
-from pyml.history import Execute, History, bounds_of, metrics_of
 from pyml.queries import Query
+from pyml.telemetry.history import Execute, History, bounds_of, metrics_of
 
 Connection = psycopg.Connection[DictRow]
 Model = tuple[str, str, str]
@@ -50,7 +50,7 @@ def connection(dsn: str) -> Connection:
         held = _connections[key] = psycopg.connect(
             dsn,
             autocommit=True,
-            application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
+            application_name=f"pyml.workers.fleet {platform.node()} {os.getpid()}",
             row_factory=dict_row,
             cursor_factory=psycopg.RawCursor,
         )
