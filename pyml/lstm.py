@@ -12,94 +12,154 @@ a long gap a single NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pyml.errors import NotEnoughData
-from pyml.forecasters.forecast import LEVELS, REPLAY, backtest, span
-from pyml.forecasters.inference import Run, runner
+from pyml.forecasters import inference
+from pyml.forecasters.base import (
+    FORECASTERS,
+    Bounds,
+    Fitted,
+    Forecast,
+    Forecaster,
+    Previous,
+    Pulse,
+)
+from pyml.forecasters.forecast import LEVELS, backtest, forecast, span
 from pyml.forecasters.linear import Scale, choose_ridge, linear_path
-from pyml.forecasters.network import Part, Weights, network_of, numbers_of, weights_of
+from pyml.forecasters.network import Part, Weights, network_of, numbers_of, prepare, weights_of
+from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
-from pyml.models.wire import Numbers
+from pyml.models.blob import Run, Runner
+from pyml.models.wire import Graph, Numbers
+from pyml.telemetry.series import Grid
 
-Bounds = tuple[float | None, float | None]
-
-RATE, WARM_RATE, REFIT_RATE = 5e-3, 2e-3, 1e-3
-PATIENCE, WARM_PATIENCE = 5, 4
-# Least relative gain of an epoch for early stopping. It saves a quarter of the time at the same
-# error on 44 series.
-MIN_DELTA = 0.003
-WARM_EPOCHS = 5  # at most; the next training goes on from there. 4 to 8 give the same error
-HALVE_AFTER = 3
-# Decay of the average of weights over epochs (Polyak and Juditsky, 1992): the same accuracy in
-# fewer epochs.
-AVERAGE = 0.7
-REFIT_EPOCHS, WARM_REFIT_EPOCHS = 5, 3
-MAX_WINDOWS = 12_000  # more take time and hardly help; a week of minutes has 10,019
-# Shares of the windows for early stopping, and held out for the figures.
-STOP_SHARE = HELD_SHARE = 0.1
-MIN_FIT, MIN_PART = 12, 8
-JUDGED = 250  # held-out windows that the figures come from at most, evenly spread
-FLOOR = 0.2  # least spread of a window, in usual changes over the horizon
-MAX_INFLATION = 3.0
 DAY = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A trained model.
+@FORECASTERS.register
+class LSTM(Forecaster[Model]):
+    """The LSTM.
 
-    Attributes
+    Its graph takes ``window``, float64 (n, sequence_length), and gives ``forecast``, float64
+    (n, horizon), the network's, and ``simple``, float64 (n, horizon, 4), the simple forecasts
+    beside it; all in the metric's own unit.
+
+    Parameters
     ----------
-    numbers : mapping of ndarray
-        What `inference.graph` and `inference.runner` take.
-    meta : dict
-        JSON-able: what `forecast` needs.
-    figures : dict
-        JSON-able: held-out errors and coverage. ``accepted`` is false if the previous model
-        has the smaller error on windows that neither has seen.
+    parameters : Parameters
     """
 
-    numbers: Numbers
-    meta: dict[str, Any]
-    figures: dict[str, Any]
+    kind = "lstm"
+    settings: ClassVar = {
+        "sequence_length": ("sequence_length", int),
+        "horizon": ("forecast_horizon", int),
+        "epochs": ("epochs", int),
+        "seed": ("seed", int),
+    }
+    shape = ("sequence_length", "horizon")
+    max_bytes = 2 << 20  # the longest window and horizon take 1.7 MB
+
+    def __init__(self, parameters: Parameters = PARAMETERS) -> None:
+        self.parameters = parameters
+
+    def load(self, settings: Mapping[str, Any]) -> None:
+        """Load TensorFlow, and make the network."""
+        prepare(settings["sequence_length"], settings["horizon"])
+
+    def fit(
+        self,
+        series: Grid,
+        settings: Mapping[str, Any],
+        bounds: Bounds,
+        previous: Previous[Model] | None,
+        pulse: Pulse,
+    ) -> Fitted[Model]:
+        """Train on one metric's history.
+
+        The windows are cut by time into a part to fit on, a part that chooses the ridge penalty
+        and the epoch, and a part held out for the figures. Then the training goes on over all
+        windows but the last ``parameters.replay``. These stay unseen, so that the first intervals
+        rest on out-of-sample errors.
+
+        Parameters
+        ----------
+        series : Grid
+        settings : mapping
+            ``sequence_length`` and ``horizon``: values read and values forecast; ``epochs``: passes
+            over the data, at most; ``seed``.
+        bounds : tuple of float or None
+        previous : Previous or None
+            The new model is compared with it. If it has not seen what is held out now, training
+            starts from its weights.
+        pulse : callable
+
+        Raises
+        ------
+        NotEnoughData
+            Too few windows without a gap, or a constant series.
+        """
+        return _fit(series, bounds, previous, self.parameters, pulse, **settings)
+
+    def lookback(self, model: Model) -> float:
+        """Seconds before the last reading that a forecast wants to see."""
+        return model.lookback(self.parameters)
+
+    def forecast(
+        self, model: Model, run: Run, series: Grid, horizon: int | None, level: float
+    ) -> Forecast:
+        """Average the network and the simple forecasts, with an interval from recent errors."""
+        return forecast(
+            model,
+            run,
+            series.times,
+            series.values,
+            horizon=horizon,
+            level=level,
+            parameters=self.parameters,
+        )
+
+    def of_json(self, meta: dict[str, Any]) -> Model | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+        return Model.of_json(meta)
+
+    def graph(self, numbers: Numbers, model: Model) -> Graph:
+        """The whole path from raw window to forecast."""
+        return inference.graph(numbers, model.sequence_length, model.horizon)
+
+    def runner(self, numbers: Numbers, model: Model) -> Runner:
+        """The same in numpy."""
+        return inference.runner(numbers, model.sequence_length, model.horizon)
 
 
-@dataclass(frozen=True, slots=True)
-class Previous:
-    """The model in force: its numbers, its meta and how to run it."""
-
-    numbers: Numbers
-    meta: dict[str, Any]
-    run: Run
-
-
-def _split(at: Places, horizon: int) -> list[Places]:
+def _split(at: Places, horizon: int, p: Parameters) -> list[Places]:
     """Origins for fitting, for early stopping and to hold out, in this order of time.
 
     No target of one part lies in the next. Only where the history is too short for that may
     targets of the first two parts overlap.
     """
-    held = max(MIN_PART, int(HELD_SHARE * len(at)))
-    stop = max(MIN_PART, int(STOP_SHARE * len(at)))
+    held = max(p.least_part, int(p.held_share * len(at)))
+    stop = max(p.least_part, int(p.stop_share * len(at)))
     held_at, rest = at[-held:], at[:-held]
     rest = rest[rest <= held_at[0] - horizon]
     stop_at, fit_at = rest[-stop:], rest[:-stop]
     apart = fit_at[fit_at <= stop_at[:1].sum() - horizon]
-    if len(apart) >= 4 * MIN_FIT:
+    if len(apart) >= 4 * p.least_fit:
         fit_at = apart
     return [fit_at, stop_at, held_at]
 
 
-def _thin(at: Places) -> Places:
-    return at[:: -(-len(at) // MAX_WINDOWS)]
+def _thin(at: Places, most: int) -> Places:
+    return at[:: -(-len(at) // most)]
 
 
-def _check(values: Floats, at: Places, length: int, horizon: int, interval: float) -> None:
+def _check(
+    values: Floats, at: Places, length: int, horizon: int, interval: float, p: Parameters
+) -> None:
     known = values[~np.isnan(values)]
     if len(known) and np.ptp(known) == 0:
         raise NotEnoughData(
@@ -107,7 +167,7 @@ def _check(values: Floats, at: Places, length: int, horizon: int, interval: floa
             detail=f"All {len(known)} readings are {known[0]:g}.",
             hint="Train on a longer history (hours => ...), or forecast another field.",
         )
-    least = MIN_FIT + 2 * MIN_PART + horizon - 1
+    least = p.least_fit + 2 * p.least_part + horizon - 1
     if len(at) < least:
         needed = (least + length + horizon - 1) * interval
         raise NotEnoughData(
@@ -120,68 +180,33 @@ def _check(values: Floats, at: Places, length: int, horizon: int, interval: floa
         )
 
 
-def fit(
-    times: Floats,
-    values: Floats,
+def _fit(
+    series: Grid,
+    bounds: Bounds,
+    previous: Previous[Model] | None,
+    p: Parameters,
+    pulse: Pulse,
     *,
-    interval: float,
-    sequence_length: int = 50,
-    horizon: int = 12,
-    epochs: int = 50,
-    seed: int = 0,
-    bounds: Bounds = (None, None),
-    previous: Previous | None = None,
-    pulse: Callable[[], None] = lambda: None,
-) -> Fitted:
-    """Train on one metric's history.
-
-    The windows are cut by time into a part to fit on, a part that chooses the ridge penalty and
-    the epoch, and a part held out for the figures. Then the training goes on over all windows
-    but the last `REPLAY`. These stay unseen, so that the first intervals rest on out-of-sample
-    errors.
-
-    Parameters
-    ----------
-    times, values : ndarray of float64, shape (n,)
-        A series on the grid: seconds, and NaN at a long gap.
-    interval : float
-        Seconds between neighbours.
-    sequence_length, horizon : int
-        Values read and values forecast.
-    epochs : int
-        Passes over the data, at most.
-    seed : int
-        The same data and seed give the same bytes.
-    bounds : pair of float or None
-        Range of possible values, where known.
-    previous : Previous, optional
-        The current model. The new one is compared with it. If it has not seen what is held out
-        now, training starts from its weights.
-    pulse : callable
-        Called several times a second. What it raises ends the training.
-
-    Returns
-    -------
-    Fitted
-
-    Raises
-    ------
-    NotEnoughData
-        Too few windows without a gap, or a constant series.
-    """
+    sequence_length: int,
+    horizon: int,
+    epochs: int,
+    seed: int,
+) -> Fitted[Model]:
+    """`LSTM.fit`, its settings by name."""
+    times, values, interval = series.times, series.values, series.interval
     at = origins(values, sequence_length, horizon)
-    _check(values, at, sequence_length, horizon, interval)
-    fit_at, stop_at, held_at = _split(at, horizon)
-    fit_at = _thin(fit_at)
+    _check(values, at, sequence_length, horizon, interval, p)
+    fit_at, stop_at, held_at = _split(at, horizon, p)
+    fit_at = _thin(fit_at, p.most_windows)
     # The stored model sees all windows but those that its first intervals need.
-    all_at = _thin(at[at <= at[-min(REPLAY, len(held_at))] - horizon])
+    all_at = _thin(at[at <= at[-min(p.replay, len(held_at))] - horizon], p.most_windows)
     pulse()
     windows = Windows.cut(values, at, sequence_length, horizon)
     pulse()
     to_fit, to_stop = windows.of(fit_at), windows.of(stop_at)
     scale = Scale.of(to_fit)
-    ridge, linear = choose_ridge(scale, to_fit, to_stop, pulse)
-    linear = linear_path(scale, to_fit, ridge, pulse, linear)
+    ridge, linear = choose_ridge(scale, to_fit, to_stop, p, pulse)
+    linear = linear_path(scale, to_fit, ridge, p, pulse, linear)
 
     pulse()
     network = network_of(sequence_length, horizon)
@@ -198,22 +223,22 @@ def fit(
     rng = np.random.default_rng(seed)
     pulse()
     part = Part.of(network, to_fit, scale, linear)
-    best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, pulse)
+    best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, p, pulse)
 
     # The figures are of weights fitted before the held-out part began. The windows for early
     # stopping count as unseen, since they only chose penalty and epoch.
     network.load(best)
-    meta: dict[str, Any] = {
-        "sequence_length": sequence_length,
-        "horizon": horizon,
-        "interval": interval,
-        "bounds": list(bounds),
-        "floor": FLOOR * scale.change,
-        "inflation": float(np.clip(stop.error() / max(part.error(), 1e-9), 1, MAX_INFLATION)),
-        "seen_until": float(times[fit_at[-1] + horizon]),
-    }
+    model = Model(
+        sequence_length=sequence_length,
+        horizon=horizon,
+        interval=interval,
+        bounds=bounds,
+        floor=p.floor * scale.change,
+        inflation=float(np.clip(stop.error() / max(part.error(), 1e-9), 1, p.most_inflation)),
+        seen_until=float(times[fit_at[-1] + horizon]),
+    )
     pulse()
-    candidate = runner(numbers_of(best, scale, linear), sequence_length, horizon)
+    candidate = inference.runner(numbers_of(best, scale, linear), sequence_length, horizon).run
     pulse()
     figures = {
         "windows": len(at),
@@ -221,20 +246,20 @@ def fit(
         "epochs": epoch,
         "best_epoch": best_epoch,
         "warm": warm,
-        **_measured(meta, candidate, previous, times, values, held_at, pulse),
+        **_measured(model, candidate, previous, times, values, held_at, p, pulse),
     }
 
     to_refit = windows.of(all_at)
-    linear = linear_path(scale, to_refit, ridge, pulse, linear)
+    linear = linear_path(scale, to_refit, ridge, p, pulse, linear)
     network.reset(best)
     pulse()
     if best_epoch or warm:
         part = Part.of(network, to_refit, scale, linear)
-        most = WARM_REFIT_EPOCHS if warm else REFIT_EPOCHS
+        most = p.warm_refit_epochs if warm else p.refit_epochs
         for i in range(min(most, epochs)):
-            part.epoch(REFIT_RATE * (1 - i / most), rng, pulse)
-    meta["seen_until"] = float(times[all_at[-1] + horizon])
-    return Fitted(numbers_of(network.weights(), scale, linear), meta, figures)
+            part.epoch(p.refit_rate * (1 - i / most), p.batch, rng, pulse)
+    model = replace(model, seen_until=float(times[all_at[-1] + horizon]))
+    return Fitted(numbers_of(network.weights(), scale, linear), model, figures)
 
 
 def _descend(
@@ -245,6 +270,7 @@ def _descend(
     epochs: int,
     warm: bool,
     rng: np.random.Generator,
+    p: Parameters,
     pulse: Callable[[], None],
 ) -> tuple[Weights, int, int]:
     """Train until the error on the stopping part no longer falls.
@@ -259,52 +285,53 @@ def _descend(
     network = part.network
     network.reset(start)
     best, best_error, best_epoch, average = start, start_error, 0, start
-    rate, patience = (WARM_RATE, WARM_PATIENCE) if warm else (RATE, PATIENCE)
-    most = min(epochs, WARM_EPOCHS) if warm else epochs
+    rate, patience = (p.warm_rate, p.warm_patience) if warm else (p.rate, p.patience)
+    most = min(epochs, p.warm_epochs) if warm else epochs
     waited = epoch = 0
     while epoch < most and waited < patience:
         epoch += 1
-        part.epoch(rate, rng, pulse)
+        part.epoch(rate, p.batch, rng, pulse)
         here = network.weights()
         # The random weights of a cold start do not enter the average.
-        keep = AVERAGE if warm or epoch > 1 else 0.0
+        keep = p.averaging if warm or epoch > 1 else 0.0
         average = [keep * a + np.float32(1 - keep) * h for a, h in zip(average, here, strict=True)]
         network.load(average)
         error = stop.error()
         network.load(here)
-        waited = 0 if error < best_error * (1 - MIN_DELTA) else waited + 1
+        waited = 0 if error < best_error * (1 - p.least_progress) else waited + 1
         if error < best_error:
             best, best_error, best_epoch = average, error, epoch
-        elif waited % HALVE_AFTER == 0:
+        elif waited % p.halve_after == 0:
             rate /= 2
     return best, best_epoch, epoch
 
 
-def _continues(previous: Previous, held_from: float, length: int, horizon: int) -> bool:
+def _continues(previous: Previous[Model], held_from: float, length: int, horizon: int) -> bool:
     """Whether training may start from `previous`: same shape, held-out part unseen."""
-    meta = previous.meta
-    same = (meta["sequence_length"], meta["horizon"]) == (length, horizon)
-    return same and meta["seen_until"] <= held_from
+    model = previous.model
+    same = (model.sequence_length, model.horizon) == (length, horizon)
+    return same and model.seen_until <= held_from
 
 
 def _measured(
-    meta: dict[str, Any],
+    model: Model,
     run: Run,
-    previous: Previous | None,
+    previous: Previous[Model] | None,
     times: Floats,
     values: Floats,
     held_at: Places,
+    p: Parameters,
     pulse: Callable[[], None],
 ) -> dict[str, Any]:
     """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
-    at = held_at[:: -(-len(held_at) // JUDGED)]
-    truth = ahead_of(values, at, meta["horizon"])
+    at = held_at[:: -(-len(held_at) // p.measured)]
+    truth = ahead_of(values, at, model.horizon)
     pulse()
-    predicted, half = backtest(meta, run, times, values, at)
+    predicted, half = backtest(model, run, times, values, at, parameters=p)
     pulse()
     error = np.abs(truth - predicted)
     mae, naive = float(error.mean()), float(np.abs(truth - values[at][:, None]).mean())
-    seasonal = _seasonal_mae(times, values, at, truth, meta["interval"])
+    seasonal = _seasonal_mae(times, values, at, truth, model.interval)
     steps = np.abs(np.diff(values[: held_at[0] + 1]))
     usual = float(np.nanmean(steps))
     return {
@@ -321,28 +348,29 @@ def _measured(
         "interval_width": {
             str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
         },
-        **_compared(previous, times, values, at, error),
+        **_compared(previous, times, values, at, error, p),
     }
 
 
 def _compared(
-    previous: Previous | None,
+    previous: Previous[Model] | None,
     times: Floats,
     values: Floats,
     at: Places,
     error: Floats,
+    p: Parameters,
 ) -> dict[str, Any]:
     """Errors of the new and of the current model, on windows that neither has seen."""
     figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
     if previous is None:
         return figures
-    length, horizon = previous.meta["sequence_length"], previous.meta["horizon"]
-    unseen = times[at] >= previous.meta["seen_until"]
+    length, horizon = previous.model.sequence_length, previous.model.horizon
+    unseen = times[at] >= previous.model.seen_until
     unseen &= np.isin(at, origins(values, length, horizon))
-    if unseen.sum() < MIN_PART:
+    if unseen.sum() < p.least_part:
         return figures
     steps = min(horizon, error.shape[1])
-    predicted, _ = backtest(previous.meta, previous.run, times, values, at[unseen], ())
+    predicted, _ = backtest(previous.model, previous.run, times, values, at[unseen], (), p)
     before = float(np.abs(ahead_of(values, at[unseen], steps) - predicted[:, :steps]).mean())
     now = float(error[unseen, :steps].mean())
     return {

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyml.models import limits
+from pyml.forms import MOST_PARTS
 
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
 # more after it than a float64 tells apart.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyml import background, forest, queries
-from pyml.detectors import drift
+from pyml.telemetry import drift
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,

@@ -11,59 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters.inference import Run
+from pyml.forecasters.base import Forecast
+from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import Floats, Places, ahead_of, behind_of, origins
+from pyml.models.blob import Run
 
-FITTED = 2  # experts from this index on are fitted in the training, as the network is
-# Steps back whose origins are replayed, one of every EVERY: errors of neighbours are nearly the
-# same. EVERY is even, so that on a machine that alternates the replay is in step with the
-# forecast. Fewer than MIN_REPLAY origins that training has not seen are too few.
-REPLAY, EVERY, MIN_REPLAY = 400, 4, 30
-# An expert with a tenth more error over the replay has exp(-SHARPNESS / 10) times the weight.
-SHARPNESS = 20.0
-# Prior weight of the network over that of a simple forecast.
-PRIOR = 3.0
-# Cross-validation: each part of the replay is averaged with weights from the other parts, since
-# errors on the data that chose the weights are too small.
-FOLDS = 4
-# Half-life of an error in the weights, in steps.
-HALF_LIFE = 200
-# Power of the spread by which errors are scaled: below 1, since after a jump the spread stays
-# wide for longer than the errors do.
-SPREADING = 0.75
+FITTED = 2  # the experts from here on were fitted, as the network is
 LEVELS = (0.8, 0.9, 0.95)
-# Intervals that cover a tenth less than they should widen later ones by exp(GAIN / 10).
-GAIN = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """A forecast of h steps.
-
-    Attributes
-    ----------
-    times : ndarray of float64, shape (h,)
-        Seconds since the epoch; they continue the device's own grid.
-    predicted, lower, upper : ndarray of float64, shape (h,)
-        In the metric's unit; ``lower <= predicted <= upper``.
-    last_time : float
-        Time of the last reading, from which the forecast goes on.
-    replayed : int
-        Number of past forecasts whose errors gave the interval.
-    """
-
-    times: Floats
-    predicted: Floats
-    lower: Floats
-    upper: Floats
-    last_time: float
-    replayed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +55,13 @@ class _Replay:
         )
 
 
-def _before(known: Places, at: int, horizon: int) -> Places:
+def _before(known: Places, at: int, horizon: int, p: Parameters) -> Places:
     """Indices into `known` of the origins that a forecast from `at` replays.
 
     Their truth is known at `at`.
     """
-    first, stop = np.searchsorted(known, [at - horizon - REPLAY, at - horizon], side="right")
-    rows: Places = first + np.flatnonzero((at - horizon - known[first:stop]) % EVERY == 0)
+    first, stop = np.searchsorted(known, [at - horizon - p.replay, at - horizon], side="right")
+    rows: Places = first + np.flatnonzero((at - horizon - known[first:stop]) % p.every == 0)
     return rows
 
 
@@ -111,7 +70,7 @@ def _said(run: Run, behind: Floats) -> Floats:
     return np.concatenate([simple, network[:, :, None]], axis=2)
 
 
-def _spread(meta: dict[str, Any], behind: Floats, said: Floats) -> Floats:
+def _spread(model: Model, behind: Floats, said: Floats) -> Floats:
     """Relative size of errors at each origin, shape (n, 1).
 
     The geometric mean of five weak predictors of it: standard deviation of the window, of its
@@ -124,25 +83,25 @@ def _spread(meta: dict[str, Any], behind: Floats, said: Floats) -> Floats:
         said.std(axis=2).mean(axis=1),
         np.abs(said[:, :, -1] - behind[:, -1:]).mean(axis=1),
     ]
-    spread: Floats = np.exp(np.log(np.array(sizes) + meta["floor"]).mean(axis=0))
+    spread: Floats = np.exp(np.log(np.array(sizes) + model.floor).mean(axis=0))
     return spread[:, None]
 
 
 def _replay(
-    meta: dict[str, Any], said: Floats, behind: Floats, truth: Floats, seen: NDArray[np.bool_]
+    model: Model, said: Floats, behind: Floats, truth: Floats, seen: NDArray[np.bool_]
 ) -> _Replay:
     errors = np.abs(said - truth[:, :, None])
-    errors[:, :, FITTED:][seen] *= meta["inflation"]
-    return _Replay(said, errors, truth, _spread(meta, behind, said), seen)
+    errors[:, :, FITTED:][seen] *= model.inflation
+    return _Replay(said, errors, truth, _spread(model, behind, said), seen)
 
 
-def _recent(replay: _Replay) -> _Replay:
+def _recent(replay: _Replay, p: Parameters) -> _Replay:
     """The origins that training has not seen; all of them where those are too few."""
     unseen = np.flatnonzero(~replay.seen)
-    return replay.of(unseen) if len(unseen) >= MIN_REPLAY else replay
+    return replay.of(unseen) if len(unseen) >= p.least_replay else replay
 
 
-def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
+def _quantiles(scores: Floats, levels: Sequence[float], p: Parameters) -> Floats:
     """Conformal quantiles of each column, shape (q, horizon).
 
     For n independent scores it is the (n + 1) level-th smallest (Angelopoulos and Bates,
@@ -153,7 +112,7 @@ def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
     lies in the middle, which is taken.
     """
     n, horizon = scores.shape
-    alike = np.maximum(np.arange(1, horizon + 1) / EVERY, 1)
+    alike = np.maximum(np.arange(1, horizon + 1) / p.every, 1)
     place = np.clip(np.multiply.outer(levels, n + (1 + alike) / 2), 1, n) - 1
     below = place.astype(np.int64)
     rest, step, ordered = place - below, np.arange(horizon), np.sort(scores, axis=0)
@@ -161,7 +120,7 @@ def _quantiles(scores: Floats, levels: Sequence[float]) -> Floats:
     return np.asarray(least + rest * (more - least))
 
 
-def _tracked(scores: Floats) -> float:
+def _tracked(scores: Floats, p: Parameters) -> float:
     """Correction factor for the interval's width from tracking past coverage.
 
     Goes through past forecasts in order of time, one a horizon, with `scores` (n, horizon).
@@ -171,16 +130,21 @@ def _tracked(scores: Floats) -> float:
     Prediction", 2023). One factor for all steps and levels: the interval of a higher level
     contains that of a lower one.
     """
-    usual, wider = _quantiles(scores, LEVELS), 0.0
-    apart = -(-scores.shape[1] // EVERY)
+    usual, wider = _quantiles(scores, LEVELS, p), 0.0
+    apart = -(-scores.shape[1] // p.every)
     for score in scores[(len(scores) - 1) % apart :: apart]:
         covered = np.count_nonzero(score <= usual * math.exp(wider)) / usual.size
-        wider += GAIN * (sum(LEVELS) / len(LEVELS) - covered)
+        wider += p.gain * (sum(LEVELS) / len(LEVELS) - covered)
     return math.exp(wider)
 
 
 def _conclude(
-    meta: dict[str, Any], past: _Replay, now: Floats, spread: Floats, levels: Sequence[float]
+    model: Model,
+    p: Parameters,
+    past: _Replay,
+    now: Floats,
+    spread: Floats,
+    levels: Sequence[float],
 ) -> tuple[Floats, Floats]:
     """Average the experts by their recent errors; the average's errors give the interval.
 
@@ -207,48 +171,50 @@ def _conclude(
     if not len(past.truth):
         return now[:, -1], np.full((len(levels), len(now)), 2 * spread[0])
     n = len(past.truth)
-    first = np.arange(FOLDS) * n // FOLDS if n >= MIN_REPLAY else np.zeros(1, np.int64)
-    recency = 0.5 ** (EVERY / HALF_LIFE * np.arange(n)[::-1, None, None])
+    first = np.arange(p.folds) * n // p.folds if n >= p.least_replay else np.zeros(1, np.int64)
+    recency = 0.5 ** (p.every / p.half_life * np.arange(n)[::-1, None, None])
     part = np.add.reduceat(past.errors * recency, first, axis=0)  # (folds, horizon, EXPERTS + 1)
     total = part.sum(axis=0)
-    share = _shares(total)
+    share = _shares(total, p)
     predicted = (now * share).sum(axis=1)
     if not levels:
         return predicted, np.empty((0, len(now)))
-    others = _shares(total - part) if len(first) > 1 else share[None]
+    others = _shares(total - part, p) if len(first) > 1 else share[None]
     own = np.repeat(others, np.diff(first, append=n), axis=0)
     error = np.abs(past.truth - (past.said * own).sum(axis=2))
-    error[past.seen] *= meta["inflation"]
-    scores = error / past.spread**SPREADING
-    half = _quantiles(scores, levels) * _tracked(scores) * spread**SPREADING
+    error[past.seen] *= model.inflation
+    scores = error / past.spread**p.spreading
+    half = _quantiles(scores, levels, p) * _tracked(scores, p) * spread**p.spreading
     return predicted, half
 
 
-def _shares(errors: Floats) -> Floats:
+def _shares(errors: Floats, p: Parameters) -> Floats:
     """Weights of the experts at each step, from sums of errors (..., horizon, EXPERTS + 1)."""
     mean = (errors + errors.mean(axis=-2, keepdims=True)) / 2
     least = np.maximum(mean.min(axis=-1, keepdims=True), np.finfo(float).tiny)
     with np.errstate(over="ignore"):  # where one expert has no error at all
-        share: Floats = np.exp(-SHARPNESS * (mean / least - 1))
-    share[..., -1] *= PRIOR
+        share: Floats = np.exp(-p.sharpness * (mean / least - 1))
+    share[..., -1] *= p.prior
     share /= share.sum(axis=-1, keepdims=True)
     return share
 
 
 def backtest(
-    meta: dict[str, Any],
+    model: Model,
     run: Run,
     times: Floats,
     values: Floats,
     at: Places,
     levels: Sequence[float] = LEVELS,
+    parameters: Parameters = PARAMETERS,
 ) -> tuple[Floats, Floats]:
     """Forecast from many origins as `forecast` would have, each from what was known there.
 
     Parameters
     ----------
-    meta, run
-        The model.
+    model : Model
+    run : callable
+        What runs its graph.
     times, values : ndarray of float64, shape (n,)
         A series on the grid.
     at : ndarray of int64, shape (k,)
@@ -261,18 +227,21 @@ def backtest(
     half : ndarray of float64, shape (k, q, horizon)
         Half-widths of the intervals.
     """
-    length, horizon = meta["sequence_length"], meta["horizon"]
+    p = parameters
+    length, horizon = model.sequence_length, model.horizon
     known = origins(values, length, horizon)
-    known = known[(known > at[0] - horizon - REPLAY) & (known <= at[-1] - horizon)]
+    known = known[(known > at[0] - horizon - p.replay) & (known <= at[-1] - horizon)]
     behind = behind_of(values, known, length)
-    seen = times[known] < meta["seen_until"]
+    seen = times[known] < model.seen_until
     said = _said(run, behind)
-    past = _replay(meta, said, behind, ahead_of(values, known, horizon), seen)
+    past = _replay(model, said, behind, ahead_of(values, known, horizon), seen)
     here = behind_of(values, at, length)
     now = _said(run, here)
-    spread = _spread(meta, here, now)
+    spread = _spread(model, here, now)
     told = [
-        _conclude(meta, _recent(past.of(_before(known, a, horizon))), now[i], spread[i], levels)
+        _conclude(
+            model, p, _recent(past.of(_before(known, a, horizon, p)), p), now[i], spread[i], levels
+        )
         for i, a in enumerate(at)
     ]
     return np.array([p for p, _ in told]), np.array([h for _, h in told])
@@ -283,33 +252,29 @@ def span(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours" if seconds >= 7200 else f"{seconds / 60:.0f} minutes"
 
 
-def lookback(meta: dict[str, Any]) -> float:
-    """How far back `forecast` reads, in seconds before the last reading."""
-    steps = meta["sequence_length"] + meta["horizon"] + REPLAY
-    return float(steps * meta["interval"])
-
-
 def forecast(
-    meta: dict[str, Any],
+    model: Model,
     run: Run,
     times: Floats,
     values: Floats,
     *,
     horizon: int | None = None,
     level: float = 0.9,
+    parameters: Parameters = PARAMETERS,
 ) -> Forecast:
     """Forecast the steps after the last reading.
 
     The interval is split conformal for each step ahead, on the errors that this model makes
-    over the last `REPLAY` origins, in units of the spread at each. So its width follows recent
-    errors, not those of the training.
+    over the last ``parameters.replay`` origins, in units of the spread at each. So its width
+    follows recent errors, not those of the training.
 
     Parameters
     ----------
-    meta, run
-        The model; `run` takes ``{"window": (n, sequence_length)}``.
+    model : Model
+    run : callable
+        What runs its graph; it takes ``{"window": (n, sequence_length)}``.
     times, values : ndarray of float64, shape (n,)
-        A series on the model's own interval, `lookback` seconds of it if possible.
+        A series on the model's own interval, ``model.lookback()`` seconds of it if possible.
     horizon : int, optional
         Steps ahead, at most as many as the model was trained for.
     level : float
@@ -326,7 +291,7 @@ def forecast(
     NotEnoughData
         Fewer steps than one window.
     """
-    most = meta["horizon"]
+    p, most = parameters, model.horizon
     steps = most if horizon is None else horizon
     if not 1 <= steps <= most:
         raise BadArgument(
@@ -341,27 +306,28 @@ def forecast(
             detail="It is the share of the values that the interval shall cover.",
             hint="Use level => 0.9, the default.",
         )
-    length, interval = meta["sequence_length"], meta["interval"]
+    length, interval = model.sequence_length, model.interval
     if len(values) < length or np.isnan(values).all():
         raise NotEnoughData(
             f"{int((~np.isnan(values)).sum())} recent readings; a forecast continues {length}",
             detail=f"One reading in {interval:g} s is expected, "
-            f"{span(lookback(meta))} of them are read.",
+            f"{span(model.lookback(p))} of them are read.",
             hint="Wait for more readings, or train anew with ml_train_lstm.",
         )
     known = origins(values, length, most)
-    known = known[_before(known, len(values) - 1, most)]
+    known = known[_before(known, len(values) - 1, most, p)]
     window = values[-length:]
     if np.isnan(window).any():  # a long gap just now: bridged, for want of better
         there = ~np.isnan(window)
         window = np.interp(np.arange(length), np.flatnonzero(there), window[there])
     behind = np.vstack([behind_of(values, known, length), window])
     said = _said(run, behind)
-    spread = _spread(meta, behind[-1:], said[-1:])[0]
-    seen = times[known] < meta["seen_until"]
-    past = _recent(_replay(meta, said[:-1], behind[:-1], ahead_of(values, known, most), seen))
-    predicted, half = _conclude(meta, past, said[-1], spread, [level])
-    low, high = meta["bounds"]
+    spread = _spread(model, behind[-1:], said[-1:])[0]
+    seen = times[known] < model.seen_until
+    replayed = _replay(model, said[:-1], behind[:-1], ahead_of(values, known, most), seen)
+    past = _recent(replayed, p)
+    predicted, half = _conclude(model, p, past, said[-1], spread, [level])
+    low, high = model.bounds
     centre = np.clip(predicted, low, high)[:steps]
     return Forecast(
         times[-1] + interval * np.arange(1, steps + 1),

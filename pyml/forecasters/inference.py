@@ -4,7 +4,7 @@ A few hundred windows go through an LSTM of 24 units in a millisecond or two. Th
 the whole path from raw window to forecast, so that any ONNX runtime can run what is stored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from pyml.errors import unreadable
 from pyml.forecasters.windows import spans
+from pyml.models.blob import Runner
 from pyml.models.wire import DOUBLE, FLOAT, Graph, Node, Numbers
 
 Single = NDArray[np.float32]
-Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
-"""Runs a graph: input name -> array, to the outputs in order."""
-
 UNITS = 24
 # Beside the LSTM one plain layer reads the same window: it learns within few epochs
 # what follows from a certain level, and the LSTM the rest.
@@ -197,7 +195,7 @@ def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
     )
 
 
-def runner(numbers: Numbers, length: int, horizon: int) -> Run:
+def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
     """What computes the same as `graph`, in the same order.
 
     Parameters
@@ -207,7 +205,7 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Run:
 
     Returns
     -------
-    Run
+    Runner
         Of ``window``, float64 (n, length): ``forecast``, float64 (n, horizon), and
         ``simple``, float64 (n, horizon, EXPERTS).
     """
@@ -272,7 +270,8 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Run:
             parts = [some(full[at : at + AT_ONCE]) for at in starts]
         return [np.concatenate(each)[: len(window)] for each in zip(*parts, strict=True)]
 
-    return run
+    size = sum(cells.nbytes for cells in numbers.values())
+    return Runner(run, size, [(horizon,), (horizon, EXPERTS)])
 
 
 def _median(cells: Single) -> Single:

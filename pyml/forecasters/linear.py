@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyml.forecasters.recurrent import Parameters
 from pyml.forecasters.windows import Floats, Windows
-
-# IRLS iterations; each fit starts from the one before. More of them move the error by less than
-# a thousandth.
-ROUNDS = 4
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# Lags are clipped here, in usual changes; larger ones exhaust float32. Recordings reach 60.
-REACH = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +37,36 @@ def linear_path(
     scale: Scale,
     windows: Windows,
     ridge: float,
+    p: Parameters,
     pulse: Callable[[], None],
     start: Floats | None = None,
 ) -> Floats:
     """Fit the linear path to some windows; weights of shape (inputs, horizon)."""
-    lags = np.clip(regressors(windows, scale), -REACH, REACH)
-    targets = np.clip(windows.from_last(windows.ahead, scale.change), -REACH, REACH)
-    return _least_absolute(lags, targets, ridge, start, pulse)
+    lags = np.clip(regressors(windows, scale), -p.reach, p.reach)
+    targets = np.clip(windows.from_last(windows.ahead, scale.change), -p.reach, p.reach)
+    return _least_absolute(lags, targets, ridge, start, p.rounds, pulse)
 
 
 def choose_ridge(
-    scale: Scale, to_fit: Windows, to_stop: Windows, pulse: Callable[[], None]
+    scale: Scale, to_fit: Windows, to_stop: Windows, p: Parameters, pulse: Callable[[], None]
 ) -> tuple[float, Floats]:
     """Ridge penalty with the least absolute error on `to_stop`, and the path fitted with it."""
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
     checks = regressors(to_stop, scale)
     wanted = to_stop.from_last(to_stop.ahead, scale.change)
-    paths = [linear_path(scale, some, ridge, pulse) for ridge in RIDGES]
+    paths = [linear_path(scale, some, ridge, p, pulse) for ridge in p.ridges]
     errors = [np.abs(wanted - checks @ weights).mean() for weights in paths]
     best = int(np.argmin(errors))
-    return RIDGES[best], paths[best]
+    return p.ridges[best], paths[best]
 
 
 def _least_absolute(
-    inputs: Floats, targets: Floats, ridge: float, start: Floats | None, pulse: Callable[[], None]
+    inputs: Floats,
+    targets: Floats,
+    ridge: float,
+    start: Floats | None,
+    rounds: int,
+    pulse: Callable[[], None],
 ) -> Floats:
     """Linear map of least absolute error, by iteratively reweighted least squares.
 
@@ -79,6 +79,8 @@ def _least_absolute(
         Penalty on the squared weights for each window; next to none on the intercept.
     start : ndarray of float64, shape (f, h), optional
         Weights to start from, fitted to similar windows.
+    rounds : int
+        IRLS iterations.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def _least_absolute(
         weights = np.linalg.solve(rows @ rows.T + penalty, rows @ targets.T)
     else:
         weights = start.copy()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         pulse()
         error = np.abs(targets - weights.T.astype(np.float32) @ rows)
         floor = np.maximum(0.1 * np.median(error, axis=1, keepdims=True), 1e-3)

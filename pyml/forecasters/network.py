@@ -1,7 +1,8 @@
 """The network: an LSTM beside a plain layer, as Keras trains it.
 
 It reads a window and the simple forecasts of it, sets the weights of these and adds a
-correction. What is stored of it is the graph of `pyml.forecasters.inference`; TensorFlow is imported to train.
+correction. What is stored of it is the graph of `pyml.forecasters.inference`; TensorFlow is
+imported to train.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pyml.models.wire import Array, Numbers
 
 Weights = list[NDArray[np.float32]]
 
-BATCH = 256
 CHUNK = 8  # batches between two calls of pulse: some 20 ms
 # Keras reads and writes a file in the home directory, or in /tmp, where anybody may have put
 # one; a part of TensorFlow tries whether it can write to /tmp. None of this is needed.
@@ -67,8 +67,9 @@ def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
 def _apart() -> Iterator[None]:
     """Import libraries whose symbols neither meet the server's nor are met by them.
 
-    Nor do they read or write anybody's home directory. TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
-    PostgreSQL's JIT with another. Whichever came second would call into the first, and crash.
+    TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
+    PostgreSQL's JIT with another. Whichever came second would call into the first, and crash. Nor
+    do these libraries read or write anybody's home directory.
     """
     # TensorFlow keeps its symbols to itself where it has no such module.
     sys.modules["tensorflow.python.pywrap_dlopen_global_flags"] = None  # type: ignore[assignment]
@@ -247,10 +248,12 @@ class Part:
         """Mean absolute error, in units of a usual change."""
         return float(np.abs(self.targets.numpy() - self.network(self)).mean())
 
-    def epoch(self, rate: float, rng: np.random.Generator, pulse: Callable[[], None]) -> None:
+    def epoch(
+        self, rate: float, batch: int, rng: np.random.Generator, pulse: Callable[[], None]
+    ) -> None:
         """Each window once, in random order."""
         n = len(self.targets)
-        size = min(BATCH, n)
+        size = min(batch, n)
         rows = rng.permutation(n)[: n - n % size].reshape(-1, size).astype(np.int32)
         for first in range(0, len(rows), CHUNK):
             pulse()

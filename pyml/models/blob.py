@@ -1,47 +1,82 @@
 """A model <-> the bytes that are stored: one ONNX file, checked before it is used.
 
 Whoever can write to the models table must not thereby own the server, nor stop it. So nothing
-here unpickles, and no library parses: a stored model has one of two known shapes, and is,
-byte for byte, what is written of its numbers and its metadata.
+here unpickles, and no library parses: a stored model has the shape that its owner, a detector or
+a forecaster, gives it, and is, byte for byte, what is written of its numbers and its metadata.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml import forest
 from pyml.errors import PymlError, unreadable
-from pyml.forecasters import inference
-from pyml.forecasters.inference import Run
-from pyml.models import limits, trees, wire
-from pyml.models.trees import Remembering, Trees
+from pyml.models import wire
 from pyml.models.wire import Graph, Numbers
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
 FORMAT = 1
 
-# A thousand trees take 5 MB; an LSTM of the longest window and horizon 1.7 MB.
-MAX_BYTES = {"forest": 8 << 20, "lstm": 2 << 20}
 # Lists and objects in its metadata; those of 200 metrics have 2,500.
 MAX_LISTS = 50_000
 # A process that cannot have so many more bytes has none for a model either.
 ROOM = 32 << 20
 
+M = TypeVar("M")
+Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
+"""Runs a graph: input name -> array, to the outputs in order."""
+
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Runner:
+    """What runs a graph.
+
+    Attributes
+    ----------
+    run : Run
+    size : int
+        About how many bytes of memory it takes.
+    shapes : sequence of tuple
+        The shape of each output for one row of the input.
+    """
+
+    run: Run
+    size: int
+    shapes: list[tuple[int, ...]]
+
+
+class Owner(Protocol[M]):
+    """Who knows what a kind of model is made of."""
+
+    kind: ClassVar[str]
+    max_bytes: ClassVar[int]
+
+    def to_json(self, model: M) -> dict[str, Any]:
+        """The metadata: one flat object."""
+
+    def of_json(self, meta: dict[str, Any]) -> M | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+
+    def graph(self, numbers: Numbers, model: M) -> Graph:
+        """The graph of these numbers."""
+
+    def runner(self, numbers: Numbers, model: M) -> Runner:
+        """What computes the same as `graph`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model(Generic[M]):
     """A stored model, ready to score.
 
     Attributes
     ----------
-    meta : dict
-        What the module that trained it needs to score.
+    knows : M
+        What its owner needs beside the graph.
     run : callable
         Feeds arrays by input name, gives the list of outputs.
     data : bytes
@@ -50,7 +85,7 @@ class Model:
         About how many bytes of memory it takes.
     """
 
-    meta: dict[str, Any]
+    knows: M
     run: Run
     data: bytes
     size: int
@@ -61,32 +96,22 @@ class Model:
         return _numbers(wire.read(self.data))
 
 
-def pack(numbers: Numbers, meta: dict[str, Any], kind: str) -> bytes:
-    """The bytes to store: the graph with `meta` in its metadata; same input, same bytes."""
-    told = {**meta, "format": FORMAT, "kind": kind}
-    text = json.dumps(told, sort_keys=True, allow_nan=False)
-    return wire.written(_graph(numbers, meta, kind), text)
+def pack(owner: Owner[M], numbers: Numbers, model: M) -> bytes:
+    """The bytes to store: the graph with the metadata; same input, same bytes."""
+    meta = {**owner.to_json(model), "format": FORMAT, "kind": owner.kind}
+    text = json.dumps(meta, sort_keys=True, allow_nan=False)
+    return wire.written(owner.graph(numbers, model), text)
 
 
-def _graph(numbers: Numbers, meta: dict[str, Any], kind: str) -> Graph:
-    if kind == "forest":
-        return trees.graph(numbers)
-    return inference.graph(numbers, meta["sequence_length"], meta["horizon"])
-
-
-def _numbers(file: wire.File) -> Numbers:
-    return file.attributes() | file.tensors()
-
-
-def load(data: bytes, kind: str) -> Model:
+def load(owner: Owner[M], data: bytes) -> Model[M]:
     """Check stored bytes and make of them what scores.
 
     Parameters
     ----------
+    owner : Owner
+        Of the kind that the model has to be.
     data : bytes
         What `pack` gave.
-    kind : {'forest', 'lstm'}
-        What the model has to be.
 
     Raises
     ------
@@ -94,50 +119,18 @@ def load(data: bytes, kind: str) -> Model:
         If anything in it is not as `pack` and the trainings make it.
     MemoryError
     """
-    if len(data) > MAX_BYTES[kind]:
-        raise unreadable(f"{len(data)} bytes are more than {MAX_BYTES[kind]}")
+    if len(data) > owner.max_bytes:
+        raise unreadable(f"{len(data)} bytes are more than {owner.max_bytes}")
     with guarded():
         file = wire.read(data)
-        meta = _meta(file.meta, kind)
-        if wrong := limits.fault(kind, meta):
-            raise unreadable(wrong)
+        model = owner.of_json(_meta(file.meta, owner.kind))
+        if model is None:
+            raise unreadable("metadata of another form")
         numbers = _numbers(file)
-        if wire.written(_graph(numbers, meta, kind), file.meta) != data:
+        if wire.written(owner.graph(numbers, model), file.meta) != data:
             raise unreadable("a graph of another shape")
-        make = _forest if kind == "forest" else _lstm
-        run, size, shapes = make(numbers, meta)
-        return Model(meta, _answering(run, shapes), data, size + len(data))
-
-
-Made = tuple[Run, int, list[tuple[int, ...]]]
-"""What scores, about how many bytes it takes, and the shapes of what it gives for a row."""
-
-
-def _forest(numbers: Numbers, meta: dict[str, Any]) -> Made:
-    spans = forest.spans_of(meta["interval"])
-    if any(meta[name] != value for name, value in spans.items()):
-        raise unreadable("spans of another interval")
-    width = len(meta["names"]) * (1 + len(meta["windows"])) + 3
-    if numbers["fill"].shape != (width,):
-        raise unreadable(f"{len(numbers['fill'])} features")
-    wood = Remembering(Trees.of(numbers), width)
-    fill, rate = numbers["fill"], numbers["rate"]
-
-    def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Where ``again`` is fed beside ``features``, they may come again, and are remembered."""
-        readings = feeds["features"]
-        depth = wood.sums(np.where(np.isnan(readings), fill, readings), again="again" in feeds)
-        with np.errstate(over="ignore"):
-            return [-np.exp(depth * rate)[:, None]]
-
-    return run, wood.size, [(1,)]
-
-
-def _lstm(numbers: Numbers, meta: dict[str, Any]) -> Made:
-    length, horizon = meta["sequence_length"], meta["horizon"]
-    size = sum(cells.nbytes for cells in numbers.values())
-    shapes: list[tuple[int, ...]] = [(horizon,), (horizon, inference.EXPERTS)]
-    return inference.runner(numbers, length, horizon), size, shapes
+        runner = owner.runner(numbers, model)
+        return Model(model, _answering(runner), data, runner.size + len(data))
 
 
 @contextmanager
@@ -159,17 +152,21 @@ def guarded() -> Iterator[None]:
         raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
 
 
-def _answering(run: Run, shapes: list[tuple[int, ...]]) -> Run:
-    """A graph's `run` that says so when what comes out is no answer.
+def _numbers(file: wire.File) -> Numbers:
+    return file.attributes() | file.tensors()
+
+
+def _answering(runner: Runner) -> Run:
+    """A graph's run that says so when what comes out is no answer.
 
     Weights that are numbers may overflow.
     """
 
     def answering(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         with guarded():
-            found = run(feeds)
+            found = runner.run(feeds)
         rows = len(next(iter(feeds.values())))
-        if [cells.shape for cells in found] != [(rows, *shape) for shape in shapes]:
+        if [cells.shape for cells in found] != [(rows, *shape) for shape in runner.shapes]:
             raise unreadable("an answer of another shape")
         if not all(np.isfinite(cells).all() for cells in found):
             raise unreadable("an answer that is no number")
@@ -182,9 +179,9 @@ def _meta(text: str, kind: str) -> dict[str, Any]:
     if text.count("[") + text.count("{") > MAX_LISTS:
         raise unreadable(f"more than {MAX_LISTS} lists in its metadata")
     meta = json.loads(text, parse_constant=_no_number)
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if not isinstance(meta, dict) or meta.pop("format", None) != FORMAT:
         raise unreadable("its format is of another version")
-    if meta.get("kind") != kind:
+    if meta.pop("kind", None) != kind:
         raise unreadable(f"it is not a model of kind {kind}")
     return meta
 

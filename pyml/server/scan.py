@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors import drift
+from pyml.telemetry import drift
 from pyml.errors import PymlError, UnreadableModel
 from pyml.models import limits
 from pyml.server import backend, store

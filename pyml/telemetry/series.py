@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.forms import maybe, number, path, record, text
+
 Floats = NDArray[np.float64]
 
 # A reading nearer to the one before it than this share of the interval repeats it
@@ -49,6 +51,16 @@ class Metric:
     divisor_path: str | None
     scale: float
     kind: Literal["gauge", "counter"]
+
+
+IS_METRIC = record(
+    name=text,
+    path=path,
+    divisor_path=maybe(path),
+    scale=number(),
+    kind=lambda value: value in ("gauge", "counter"),
+)
+"""Whether a value is a `Metric` as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pyml import forest
-from pyml.detectors import drift
+from pyml.telemetry import drift
 from pyml.errors import UnreadableModel
 from pyml.forecasters import inference
 from pyml.models import blob

@@ -5,10 +5,13 @@ into the same bins. Some metrics differ from day to day in the training already 
 fills up), so each metric has a limit of its own.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pyml.forms import listed, number, record
 
 Floats = NDArray[np.float64]
 
@@ -122,3 +125,30 @@ def judge(
             limit = max(threshold, MARGIN * one["usual"])
             found[name] = {"index": round(index, 3), "limit": round(limit, 3)}
     return found, any(one["index"] > one["limit"] for one in found.values())
+
+
+# ---- forms -----------------------------------------------------------------------
+
+_REFERENCES = listed(
+    record(edges=listed(number(), 1), counts=listed(number(0), 1), usual=number()), 1
+)
+_SEEN = record(until=number(), counts=listed(listed(number(0), 1)))
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value is what `reference` gives: edges of bins increase, with counts around them."""
+    return _REFERENCES(value) and all(
+        len(one["counts"]) - len(one["edges"]) == 2
+        and all(a < b for a, b in itertools.pairwise(one["edges"]))
+        and sum(one["counts"]) > 0
+        for one in value
+    )
+
+
+def is_seen(value: Any, known: list[dict[str, Any]], until: float) -> bool:
+    """Whether `observe` up to a moment can go on from a value."""
+    return (
+        _SEEN(value)
+        and value["until"] <= until
+        and list(map(len, value["counts"])) == [len(one["counts"]) for one in known]
+    )

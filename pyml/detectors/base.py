@@ -1,0 +1,251 @@
+"""The contract of a detector: signals in, judged readings and reasons out.
+
+A detector is one class in a file of its own, marked ``@DETECTORS.register``. Trainings, the store,
+scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.forms import SOME, YEAR, Form, listed, number, text
+from pyml.models.blob import Run, Runner
+from pyml.models.wire import Graph, Numbers
+from pyml.registry import Registry
+from pyml.telemetry.drift import is_reference
+from pyml.telemetry.series import IS_METRIC, Metric
+
+Floats = NDArray[np.float64]
+Pulse = Callable[[], None]
+"""Called several times a second during long work; what it raises ends that."""
+Reason = dict[str, Any]
+
+NORMAL, WARNING, CRITICAL = 0, 1, 2
+SEVERITIES = ("none", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """A device's metrics over time; n readings, m metrics.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds since the Unix epoch, strictly increasing.
+    values : ndarray of float64, shape (n, m)
+        In the metrics' units; NaN where missing.
+    names : tuple of str, length m
+        The metrics' names.
+    """
+
+    times: Floats
+    values: Floats
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What every stored detector knows; m metrics. A detector's model adds its own fields.
+
+    Attributes
+    ----------
+    names : tuple of str, length m
+        The metrics, in the order of their columns.
+    interval : float
+        Seconds between two readings of the training.
+    metrics : tuple of Metric, length m
+        What to read for each; set by `knowing`.
+    reference : tuple of dict, length m
+        What the training saw of each (`pyml.telemetry.drift.reference`); set by `knowing`.
+    """
+
+    names: tuple[str, ...]
+    interval: float
+    metrics: tuple[Metric, ...] = ()
+    reference: tuple[dict[str, Any], ...] = ()
+
+    def knowing(self, metrics: Sequence[Metric], reference: Sequence[dict[str, Any]]) -> Self:
+        """The same, with what to read and what the training saw of it."""
+        return replace(self, metrics=tuple(metrics), reference=tuple(reference))
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form: one flat object."""
+        return asdict(self)
+
+    @staticmethod
+    def plain(meta: dict[str, Any]) -> dict[str, Any]:
+        """What JSON kept of `to_json`, with the fields of `Known` as they were."""
+        return meta | {
+            "names": tuple(meta["names"]),
+            "metrics": tuple(Metric(**entry) for entry in meta["metrics"]),
+            "reference": tuple(meta["reference"]),
+        }
+
+    def well_known(self) -> bool:
+        """Whether the fields of `Known` fit together."""
+        return tuple(metric.name for metric in self.metrics) == self.names and len(
+            set(self.names)
+        ) == len(self.names) == len(self.reference)
+
+
+KNOWN: dict[str, Form] = {
+    "names": listed(text, 1),
+    "interval": number(SOME, YEAR),
+    "metrics": listed(IS_METRIC, 1),
+    "reference": is_reference,
+}
+"""Forms of the fields of `Known`."""
+
+M = TypeVar("M", bound=Known)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted(Generic[M]):
+    """A trained detector.
+
+    Attributes
+    ----------
+    numbers : mapping of ndarray
+        Of the graph, where there is one.
+    model : M
+        All else that scoring needs. ``model.names`` are the metrics that it uses, in the order in
+        which `Detector.detect` expects their columns.
+    figures : dict
+        JSON-able: what was measured on held-out readings.
+    """
+
+    numbers: Numbers
+    model: M
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a detector says of n readings.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+    values : ndarray of float64, shape (n, m)
+    scores : ndarray of float64, shape (n,)
+        Negative; lower is more anomalous.
+    severity : ndarray of int8, shape (n,)
+        `NORMAL`, `WARNING` or `CRITICAL`.
+    evidence : object
+        What the detector needs to explain these readings; it has ``of(rows)`` for some of them.
+    """
+
+    times: Floats
+    values: Floats
+    scores: Floats
+    severity: NDArray[np.int8]
+    evidence: Any = None
+
+    def of(self, rows: NDArray[np.intp] | slice) -> "Detection":
+        """Some of the readings."""
+        return Detection(
+            self.times[rows],
+            self.values[rows],
+            self.scores[rows],
+            self.severity[rows],
+            None if self.evidence is None else self.evidence.of(rows),
+        )
+
+
+class Detector(ABC, Generic[M]):
+    """Finds readings that are not as usual.
+
+    Attributes
+    ----------
+    kind : str
+        Its name, in ``ml_model.kind`` and ``ml_anomaly.tier``.
+    settings : mapping of str to tuple
+        What its training takes: parameter -> the setting's name and the type. A change of such a
+        setting makes the models due.
+    max_bytes : int
+        A stored model is no longer.
+    """
+
+    kind: ClassVar[str]
+    settings: ClassVar[Mapping[str, tuple[str, type]]] = {}
+    max_bytes: ClassVar[int] = 1 << 20
+
+    def training_call(self, device: str) -> str:
+        """The statement that trains it, for a person to type."""
+        return f"CALL ml_retrain('{device}');"
+
+    def load(self) -> None:
+        """Import the libraries that `fit` needs; it then starts at once."""
+
+    @abstractmethod
+    def fit(self, signals: Signals, settings: Mapping[str, Any], pulse: Pulse) -> Fitted[M]:
+        """Train on one device; the same input gives the same bytes.
+
+        Parameters
+        ----------
+        signals : Signals
+            May hold anomalies.
+        settings : mapping
+            Values of `settings`, by parameter.
+        pulse : callable
+
+        Raises
+        ------
+        NotEnoughData
+        """
+
+    @abstractmethod
+    def lookback(self, model: M) -> float:
+        """Seconds before a reading that its score depends on."""
+
+    @abstractmethod
+    def detect(self, model: M, run: Run, signals: Signals, since: float, pulse: Pulse) -> Detection:
+        """Judge the readings after `since`; those before are what it looks back on.
+
+        Causal: a reading's score depends on readings up to its own, no older than `lookback`.
+
+        Parameters
+        ----------
+        model : M
+        run : callable
+            Runs the graph, where there is one.
+        signals : Signals
+            Whose columns are those of ``model.names``.
+        since : float
+            Seconds since the Unix epoch.
+        pulse : callable
+        """
+
+    @abstractmethod
+    def explain(self, model: M, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
+        """Say why readings are not as usual.
+
+        Returns
+        -------
+        list of list of dict
+            For each reading its metrics, the most important first:
+            ``metric, value, usual_low, usual_high, contribution``.
+        """
+
+    def to_json(self, model: M) -> dict[str, Any]:
+        """The stored form: one flat object."""
+        return model.to_json()
+
+    @abstractmethod
+    def of_json(self, meta: dict[str, Any]) -> M | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+
+    def graph(self, numbers: Numbers, model: M) -> Graph:
+        """The graph of these numbers; here that of a detector whose model says all."""
+        return Graph(self.kind, [], {}, {}, {}, {"": 18}, 9)
+
+    def runner(self, numbers: Numbers, model: M) -> Runner:
+        """What computes the same as `graph`."""
+        return Runner(lambda feeds: [], 0, [])
+
+
+DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")

@@ -1,0 +1,269 @@
+"""The contract of a forecaster: one signal in, its next steps with an interval out.
+
+A forecaster is one class in a file of its own, marked ``@FORECASTERS.register``. Trainings, the
+store, scans, workers and the checks of `tests/unit/test_forecasters.py` find it by its kind.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, text, truth
+from pyml.models.blob import Run, Runner
+from pyml.models.wire import Graph, Numbers
+from pyml.queries import literal
+from pyml.registry import Registry
+from pyml.telemetry.drift import is_reference
+from pyml.telemetry.series import IS_METRIC, Grid, Metric
+
+Floats = NDArray[np.float64]
+Bounds = tuple[float | None, float | None]
+Pulse = Callable[[], None]
+"""Called several times a second during long work; what it raises ends that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What comes next.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (h,)
+        Seconds; they continue the device's own grid.
+    predicted, lower, upper : ndarray of float64, shape (h,)
+        In the metric's unit; ``lower <= predicted <= upper``.
+    last_time : float
+        Time of the last reading, which the forecast continues.
+    replayed : int
+        Past forecasts whose errors made the interval.
+    """
+
+    times: Floats
+    predicted: Floats
+    lower: Floats
+    upper: Floats
+    last_time: float
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What every stored forecast knows. A forecaster's model adds its own fields.
+
+    Attributes
+    ----------
+    horizon : int
+        Steps that it forecasts at most.
+    interval : float
+        Seconds between two steps.
+    bounds : tuple of float or None
+        Range that the field cannot leave, where known.
+    metric : Metric or None
+        What to read; set by `knowing`.
+    totals : tuple of str
+        Paths of totals, a zero at which marks a failed collection; set by `knowing`.
+    reference : tuple of dict, length 1
+        What the training saw (`pyml.telemetry.drift.reference`); set by `knowing`.
+    """
+
+    horizon: int
+    interval: float
+    bounds: Bounds
+    metric: Metric | None = None
+    totals: tuple[str, ...] = ()
+    reference: tuple[dict[str, Any], ...] = ()
+
+    def knowing(
+        self, metric: Metric, totals: Sequence[str], reference: Sequence[dict[str, Any]]
+    ) -> Self:
+        """The same, with what to read and what the training saw of it."""
+        return replace(self, metric=metric, totals=tuple(totals), reference=tuple(reference))
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form: one flat object."""
+        return asdict(self)
+
+    @staticmethod
+    def plain(meta: dict[str, Any]) -> dict[str, Any]:
+        """What JSON kept of `to_json`, with the fields of `Known` as they were."""
+        return meta | {
+            "bounds": tuple(meta["bounds"]),
+            "metric": Metric(**meta["metric"]),
+            "totals": tuple(meta["totals"]),
+            "reference": tuple(meta["reference"]),
+        }
+
+    def well_known(self) -> bool:
+        """Whether the fields of `Known` fit together."""
+        low, high = self.bounds
+        return len(self.reference) == 1 and (low is None or high is None or low < high)
+
+
+MAX_HORIZON = 288  # as the setting has it
+KNOWN: dict[str, Form] = {
+    "horizon": lambda value: type(value) is int and 1 <= value <= MAX_HORIZON,
+    "interval": number(SOME, YEAR),
+    "bounds": listed(maybe(number()), 2, 2),
+    "metric": IS_METRIC,
+    "totals": listed(path),
+    "reference": is_reference,
+}
+"""Forms of the fields of `Known`."""
+
+
+def _is_coverage(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and len(value) <= 10
+        and all(text(level) and number(0, 1)(share) for level, share in value.items())
+    )
+
+
+IS_FIGURES = record(
+    mae=maybe(number(0)),
+    mase=maybe(number(0)),
+    beats_naive=maybe(truth),
+    coverage=maybe(_is_coverage),
+)
+"""Of a training's figures, what a forecast's document has."""
+
+M = TypeVar("M", bound=Known)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted(Generic[M]):
+    """A trained forecaster.
+
+    Attributes
+    ----------
+    numbers : mapping of ndarray
+        Of the graph, where there is one.
+    model : M
+        All else that a forecast needs.
+    figures : dict
+        JSON-able: what was measured on held-out data. ``mae``, ``mase``, ``beats_naive`` and
+        ``coverage`` are shown with forecasts; ``accepted`` is false where the current model does
+        better on what neither has seen, and stays.
+    """
+
+    numbers: Numbers
+    model: M
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Previous(Generic[M]):
+    """The current model, for a training to start from and to be compared with."""
+
+    numbers: Numbers
+    model: M
+    run: Run
+
+
+class Forecaster(ABC, Generic[M]):
+    """Forecasts one signal.
+
+    Attributes
+    ----------
+    kind : str
+        Its name, in ``ml_model.kind`` and ``ml_anomaly.tier``.
+    settings : mapping of str to tuple
+        What its training takes: parameter -> the setting's name and the type. A change of such a
+        setting makes the models due.
+    shape : sequence of str
+        Those parameters that a current model has to share for a training to start from it.
+    max_bytes : int
+        A stored model is no longer.
+    """
+
+    kind: ClassVar[str]
+    settings: ClassVar[Mapping[str, tuple[str, type]]] = {}
+    shape: ClassVar[Sequence[str]] = ()
+    max_bytes: ClassVar[int] = 1 << 20
+
+    def training_call(self, device: str, field: str) -> str:
+        """The statement that trains it, for a person to type."""
+        return f"SELECT ml_train_lstm('{device}', {literal(field)});"
+
+    def load(self, settings: Mapping[str, Any]) -> None:
+        """Import the libraries that `fit` needs; it then starts at once."""
+
+    @abstractmethod
+    def fit(
+        self,
+        series: Grid,
+        settings: Mapping[str, Any],
+        bounds: Bounds,
+        previous: Previous[M] | None,
+        pulse: Pulse,
+    ) -> Fitted[M]:
+        """Train on one signal; the same input gives the same bytes.
+
+        Parameters
+        ----------
+        series : Grid
+            Neighbours one interval apart; NaN at a long gap.
+        settings : mapping
+            Values of `settings`, by parameter.
+        bounds : tuple of float or None
+            Range of possible values, where known.
+        previous : Previous or None
+            The current model, where it has the same `shape`.
+        pulse : callable
+
+        Raises
+        ------
+        NotEnoughData
+        """
+
+    @abstractmethod
+    def lookback(self, model: M) -> float:
+        """Seconds before the last reading that a forecast wants to see."""
+
+    @abstractmethod
+    def forecast(
+        self, model: M, run: Run, series: Grid, horizon: int | None, level: float
+    ) -> Forecast:
+        """Forecast what comes after the last reading.
+
+        Parameters
+        ----------
+        model : M
+        run : callable
+            Runs the graph, where there is one.
+        series : Grid
+            On the model's own interval, `lookback` seconds of it if possible.
+        horizon : int or None
+            Steps ahead, at most those that the model was trained for, which None stands for.
+        level : float
+            Share of the values that the interval shall cover.
+
+        Raises
+        ------
+        BadArgument
+            A horizon or level outside its range.
+        NotEnoughData
+        """
+
+    def to_json(self, model: M) -> dict[str, Any]:
+        """The stored form: one flat object."""
+        return model.to_json()
+
+    @abstractmethod
+    def of_json(self, meta: dict[str, Any]) -> M | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+
+    def graph(self, numbers: Numbers, model: M) -> Graph:
+        """The graph of these numbers; here that of a forecaster whose model says all."""
+        return Graph(self.kind, [], {}, {}, {}, {"": 18}, 9)
+
+    def runner(self, numbers: Numbers, model: M) -> Runner:
+        """What computes the same as `graph`."""
+        return Runner(lambda feeds: [], 0, [])
+
+
+FORECASTERS: Registry[Forecaster[Any]] = Registry("pyml.forecasters", "pyml.lstm")
