@@ -1,9 +1,10 @@
 -- Every view and its COMMENT. Re-runnable: replaced whole at each upgrade.
 --
 -- Plain reads: no model runs behind a view, and a condition on the device or the
--- time reaches an index of the table below.
+-- time reaches an index of the table below. They read as whoever asks, so that row-level
+-- security on the tables holds for them too.
 
-CREATE OR REPLACE VIEW ml_models AS
+CREATE OR REPLACE VIEW ml_models WITH (security_invoker = true) AS
 SELECT m.model_id, m.device_uuid, m.kind, nullif(m.field, '') AS field, m.is_current, m.trained_at,
        m.window_start, m.window_end, m.readings_used, m.readings_rejected, m.parameters, m.figures,
        m.versions, m.seconds, octet_length(m.blob) AS bytes,
@@ -20,7 +21,7 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW ml_models IS 'Each stored model without its blob: what it was trained on, what was measured, whether it is in force, and the last attempt to replace it that came to nothing, with the reason.';
 
 -- Ordered as the index has them, so that for the latest few no others are read.
-CREATE OR REPLACE VIEW ml_anomalies AS
+CREATE OR REPLACE VIEW ml_anomalies WITH (security_invoker = true) AS
 SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
        min(a.score) FILTER (WHERE a.tier = 'forest') AS anomaly_score,
@@ -35,7 +36,7 @@ GROUP BY a."timestamp", a.device_uuid
 ORDER BY a."timestamp" DESC, a.device_uuid;
 COMMENT ON VIEW ml_anomalies IS 'The log of anomalies, one row a device and time, whichever tiers spoke. anomaly_score is the forest''s (lower is more anomalous); forecast_score minus the distance from the forecast in half widths of its interval.';
 
-CREATE OR REPLACE VIEW ml_incidents AS
+CREATE OR REPLACE VIEW ml_incidents WITH (security_invoker = true) AS
 SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_at,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
        coalesce(min(a.score) FILTER (WHERE a.tier = 'forest'), min(a.score)) AS worst_score,
@@ -47,14 +48,14 @@ GROUP BY a.incident_at, a.device_uuid
 ORDER BY a.incident_at DESC, a.device_uuid;
 COMMENT ON VIEW ml_incidents IS 'Neighbouring anomalies of a device as one event: from when to when, how bad, which metric leads, how many readings.';
 
-CREATE OR REPLACE VIEW ml_forecasts AS
+CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
        p.upper AS confidence_upper, p.level, p.model_id, p.made_at
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading;
 COMMENT ON VIEW ml_forecasts IS 'The latest forecast of each device and field: what is expected after its last reading. Earlier ones stay in ml_forecast_point, beside what came.';
 
-CREATE OR REPLACE VIEW ml_breaches AS
+CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,
        max(p.predicted) AS worst_predicted, max(p.made_at) AS made_at
 FROM ml_scan_state s
@@ -63,7 +64,7 @@ WHERE p.breach IS NOT NULL
 GROUP BY p.device_uuid, p.field;
 COMMENT ON VIEW ml_breaches IS 'Which forecast reaches its limit (setting forecast_limits), and when it first does.';
 
-CREATE OR REPLACE VIEW ml_device_status AS
+CREATE OR REPLACE VIEW ml_device_status WITH (security_invoker = true) AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
        d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error, d.drifted, d.drift, d.forecast_drift,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
@@ -84,7 +85,7 @@ CROSS JOIN LATERAL (
     FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, and the last day''s anomalies.';
 
-CREATE OR REPLACE VIEW ml_fleet_health AS
+CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
        a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome <> 'failed') AS trainings_24h,
@@ -105,14 +106,14 @@ FROM (
           GROUP BY r.device_uuid) AS d) AS a;
 COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: devices scanned, failing, without a model, drifted, silent for an hour; the last day''s anomalies and trainings.';
 
-CREATE OR REPLACE VIEW ml_runs AS
+CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,
        r.model_id, r.sqlstate, r.error, r.figures
 FROM ml_run r
 ORDER BY r.started_at DESC;
 COMMENT ON VIEW ml_runs IS 'Training attempts, the latest first.';
 
-CREATE OR REPLACE VIEW ml_jobs AS
+CREATE OR REPLACE VIEW ml_jobs WITH (security_invoker = true) AS
 SELECT j.job_id, j.kind, j.slot, j.pid, j.started_at, j.updated_at, j.finished_at, j.total, j.done, j.failed, j.passed_over,
        round(((j.done + j.failed) / greatest(extract(epoch FROM j.updated_at - j.started_at), 0.001))::numeric, 2) AS per_second,
        CASE WHEN j.finished_at IS NULL AND j.done + j.failed > 0 THEN

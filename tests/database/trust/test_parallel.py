@@ -32,7 +32,8 @@ DOORS = (
 # What makes PostgreSQL use workers wherever it may.
 PARALLEL = (
     "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;"
-    " SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0; SET max_parallel_workers_per_gather = 2"
+    " SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;"
+    " SET max_parallel_workers_per_gather = 2"
 )
 # The whole fleet in one statement, as a dashboard asks.
 FLEET = """
