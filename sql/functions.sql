@@ -1663,6 +1663,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_doctor_work() IS 'The doctor''s rows on what shall go on by itself: the schedule, scans, failing devices and trainings.';
+CREATE OR REPLACE FUNCTION _ml_device_tables() RETURNS TABLE (held regclass, secured_by text)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT c.oid::regclass, CASE WHEN c.relrowsecurity THEN obj_description(p.oid, 'pg_policy') END
+    FROM pg_extension e
+    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'device_uuid' AND NOT a.attisdropped
+    LEFT JOIN pg_policy p ON p.polrelid = c.oid AND p.polname = 'pyml_devices'
+    WHERE e.extname = 'pyml' ORDER BY c.relname
+$$;
+COMMENT ON FUNCTION _ml_device_tables() IS 'The extension''s tables that name a device, and the condition that ml_row_security has put on each.';
 
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -1775,6 +1788,15 @@ BEGIN
         RETURN QUERY SELECT * FROM _ml_doctor_history();
         RETURN QUERY SELECT * FROM _ml_doctor_work();
     END IF;
+    check_name := 'row security';
+    SELECT string_agg(t.held::text, ', ') INTO missing FROM _ml_device_tables() AS t
+    WHERE t.secured_by IS DISTINCT FROM nullif(setting ->> 'row_security', '');
+    ok := missing IS NULL;
+    detail := CASE WHEN NOT ok THEN format('the condition in setting row_security is not the one on %s: a restored dump brings no policies', missing)
+        WHEN setting ->> 'row_security' = '' THEN 'not asked for: who may read a table reads the rows of every device'
+        ELSE 'each role sees the devices that the setting row_security gives it' END;
+    fix := CASE WHEN NOT ok THEN 'SELECT ml_row_security();' END;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices and trainings. fix is the statement or command that helps. Of the history it reads a small sample.';
@@ -1805,7 +1827,7 @@ BEGIN
     FOR member IN
         SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
                CASE WHEN p.prorettype <> 'trigger'::regtype
-                     AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
+                     AND p.proname NOT IN ('ml_grant', 'ml_row_security', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
                      AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_fleet', '_ml_due'))
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
@@ -1826,6 +1848,38 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
+
+CREATE OR REPLACE FUNCTION ml_row_security(condition text DEFAULT NULL) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+    held regclass;
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_setting s SET value = condition WHERE s.name = 'row_security' AND condition IS NOT NULL;
+    SELECT s.value INTO wanted FROM ml_setting s WHERE s.name = 'row_security';
+    FOR held IN SELECT t.held FROM _ml_device_tables() AS t LOOP
+        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', held);
+        IF wanted <> '' THEN
+            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', held, wanted);
+            EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', held, wanted);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', held);
+            RETURN NEXT held::text;
+        ELSIF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = held) THEN
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', held);
+        END IF;
+    END LOOP;
+EXCEPTION
+    WHEN insufficient_privilege THEN RAISE;
+    WHEN syntax_error_or_access_rule_violation OR data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no condition on device_uuid',
+            DETAIL = format('PostgreSQL says: %s. Tables and functions have to be named with their schema.', SQLERRM),
+            HINT = 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
+END
+$$;
+COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the rows of pyml''s tables and views for which the condition on device_uuid holds: one policy, pyml_devices, on each table that names a device. The condition is kept in the setting row_security; without an argument it is applied again, as after a restore, since pg_dump leaves out policies on an extension''s tables. An empty one takes the policies away. Gives the tables. No such condition: ML004.';
 
 -- No door is open to everybody; ml_grant opens them. Only what is still open is touched: what a
 -- script of the extension changes counts as the extension's own, and pg_dump would

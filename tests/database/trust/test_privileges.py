@@ -63,6 +63,7 @@ TRAIN = (
 )
 ADMINISTER = (
     "SELECT ml_grant(current_user, 'train')",
+    "SELECT ml_row_security('true')",
     "SELECT * FROM ml_schedule()",
     "SELECT * FROM ml_unschedule()",
     "UPDATE ml_setting SET value = '0.2' WHERE name = 'contamination'",
