@@ -161,10 +161,11 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     LOOP -- until whoever makes or drops the row has ended
         PERFORM FROM ml_lock l WHERE l.task = _ml_lock.task AND l.what = _ml_lock.what FOR UPDATE;
         EXIT WHEN FOUND;
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         EXIT WHEN FOUND;
     END LOOP;
 END
@@ -176,6 +177,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '10ms'
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     PERFORM FROM ml_lock l WHERE l.task = _ml_try_lock.task AND l.what = _ml_try_lock.what FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
         RETURN true;
@@ -184,7 +186,7 @@ BEGIN
     END IF;
     BEGIN
         -- Where another session has made the same row and not yet ended, this waits for it.
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         RETURN FOUND;
     EXCEPTION WHEN lock_not_available OR serialization_failure THEN
         RETURN false;
@@ -206,6 +208,7 @@ AS $$
 DECLARE
     made bigint;
 BEGIN
+    -- PYML_AT_HOME
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND window_start BETWEEN -2e11 AND 9e12 AND window_end BETWEEN -2e11 AND 9e12 AND used >= 0 AND rejected >= 0
         AND jsonb_typeof(parameters) = 'object' AND jsonb_typeof(figures) = 'object' AND jsonb_typeof(versions) = 'object'
@@ -230,6 +233,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
@@ -241,13 +245,16 @@ $$;
 COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
 
 CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    -- PYML_AT_HOME
     DELETE FROM ml_model m
     WHERE m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND NOT m.is_current
       AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2
-          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'))
+          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'));
+END
 $$;
 COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
 
@@ -256,6 +263,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     PERFORM _ml_well_formed(device IS NOT NULL AND tier IN ('forest', 'lstm') AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
@@ -270,9 +278,11 @@ $$;
 COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
 
 CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    -- PYML_AT_HOME
     -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
     -- incident before it, where that is near enough. Joined by the place of a row, since by its key
     -- the planner, where it expects few, would go through all of one side for each of the other.
@@ -287,7 +297,8 @@ AS $$
             THEN b.timestamp END AS opens
         FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)
         WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w
-     WHERE a.ctid = w.place AND a.incident_at <> w.began
+     WHERE a.ctid = w.place AND a.incident_at <> w.began;
+END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
@@ -296,6 +307,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     PERFORM _ml_well_formed(device IS NOT NULL AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
         AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
         AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
@@ -317,6 +329,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(seen) = 'object' AND jsonb_typeof(coalesce(drift, '{}')) = 'object'
         AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
         AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
@@ -339,6 +352,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    -- PYML_AT_HOME
     IF outcome = 'unchanged' THEN
         UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0,
             outcome = CASE s.outcome WHEN 'failed' THEN s.outcome ELSE 'unchanged' END
@@ -531,6 +545,7 @@ DECLARE
     wanted record;
     before bigint;
 BEGIN
+    -- PYML_AT_HOME
     SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = ml_rollback.model_id;
     IF FOUND THEN
         PERFORM _ml_lock_model(wanted.device_uuid, wanted.kind, wanted.field);
@@ -560,6 +575,7 @@ DECLARE
     anomalies bigint;
     points bigint;
 BEGIN
+    -- PYML_AT_HOME
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM _ml_lock('scan', device::text);
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -576,8 +592,7 @@ BEGIN
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
     -- But for what a training holds just now, which is not waited for.
     DELETE FROM ml_lock l USING (
-        SELECT k.task, k.what FROM ml_lock k WHERE k.task IN ('scan', 'retrain', 'model')
-          AND (k.what = device::text OR k.what > device || '/' AND k.what < device || '0') FOR UPDATE SKIP LOCKED) AS free
+        SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'forecast_points', points);
@@ -712,6 +727,7 @@ AS $$
 DECLARE
     job ml_job;
 BEGIN
+    -- PYML_AT_HOME
     INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.* INTO job;
     RETURN job;
 END
@@ -743,6 +759,7 @@ DECLARE
     elapsed interval;
     treated CONSTANT int := job.done + job.failed;
 BEGIN
+    -- PYML_AT_HOME
     job.updated_at := clock_timestamp();
     job.finished_at := CASE WHEN finished THEN job.updated_at END;
     UPDATE ml_job j SET done = job.done, failed = job.failed, passed_over = job.passed_over, updated_at = job.updated_at, finished_at = job.finished_at
@@ -823,6 +840,7 @@ AS $$
 DECLARE
     setting jsonb;
 BEGIN
+    -- PYML_AT_HOME
     IF NOT _ml_try_lock('retain', '') THEN
         RETURN;
     END IF;

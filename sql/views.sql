@@ -120,3 +120,12 @@ SELECT j.job_id, j.kind, j.slot, j.pid, j.started_at, j.updated_at, j.finished_a
 FROM ml_job j
 ORDER BY j.started_at DESC;
 COMMENT ON VIEW ml_jobs IS 'Calls of ml_scan and ml_retrain, the latest first: how far each has come, how fast, and about how long it still takes.';
+
+-- A lock of a row is no row of pg_locks; but it names the transaction that took it.
+CREATE OR REPLACE VIEW ml_locks AS
+SELECT l.task, l.what, l.device_uuid, k.pid, a.usename AS role, a.application_name, a.xact_start AS since
+FROM ml_lock l
+JOIN pg_locks k ON k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock' AND k.transactionid = l.xmax
+LEFT JOIN pg_stat_activity a ON a.pid = k.pid
+ORDER BY l.task, l.what;
+COMMENT ON VIEW ml_locks IS 'What scans and trainings hold just now, and which session (pid) has it; since shows to who may see that session. What is held for the first time ever is not shown.';
