@@ -225,7 +225,9 @@ WRONG = {
     ),
     "a model's seconds": MODEL.format("forest", "", 0, "'{}'", "'NaN'", "'x'"),
     "an empty model": MODEL.format("forest", "", 0, "'{}'", 1, "''"),
-    "a large model": MODEL.format("forest", "", 0, "'{}'", 1, "convert_to(repeat('a', 9<<20), 'UTF8')"),
+    "a large model": MODEL.format(
+        "forest", "", 0, "'{}'", 1, "convert_to(repeat('a', 9<<20), 'UTF8')"
+    ),
     "a run that trained": "_ml_put_run(%(d)s, 'forest', '', 1, 'trained', 1, '{}', NULL, NULL)",
     "a run's seconds": "_ml_put_run(%(d)s, 'forest', '', -1, 'kept', 1, '{}', NULL, NULL)",
     "a run's code": "_ml_put_run(%(d)s, 'forest', '', 1, 'failed', NULL, NULL, 'no', 'x')",
@@ -240,7 +242,8 @@ WRONG = {
     " '{1}')",
     "a forecast of the past": "_ml_put_forecast(%(d)s, 'a', 0.9, 1, 1, 5, '{1}', '{1}', '{1}',"
     " '{1}')",
-    "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}', 0)",
+    "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}',"
+    " 0)",
     "no watermark": "_ml_put_scan(%(d)s, NULL, NULL, 'NaN', 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
     " 0)",
     "a scan's outcome": "_ml_note_scan(%(d)s, 'fine', '00000', 'x')",

@@ -144,7 +144,7 @@ def test_a_scan_passes_over_what_another_session_has(db, dsn, one, add_modelled)
 
 
 def test_any_number_of_devices_is_forgotten_in_one_statement(db, dsn, long):
-    """The server's table of locks has room for some 7,000; these would be 9,000, as advisory ones."""
+    """The server's table of locks has room for some 7,000; these would be 9,000 of them."""
     count = 20_000 if long else 3_000
     new = "INSERT INTO devices SELECT gen_random_uuid(), 'x' FROM generate_series(1, %s)"
     db.execute(new, [count])
