@@ -174,7 +174,7 @@ COMMENT ON FUNCTION _ml_lock(text, text) IS 'Waits for a task and takes it until
 
 CREATE OR REPLACE FUNCTION _ml_try_lock(task text, what text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '10ms'
+SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '100ms'
 AS $$
 BEGIN
     -- PYML_AT_HOME
@@ -185,7 +185,7 @@ BEGIN
         RETURN false;
     END IF;
     BEGIN
-        -- Where another session has made the same row and not yet ended, this waits for it.
+        -- Waits, but not for long, where another session has made the same row and not yet ended.
         INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         RETURN FOUND;
     EXCEPTION WHEN lock_not_available OR serialization_failure THEN
@@ -437,7 +437,7 @@ CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
-COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the hours up to as_of. It is put in force unless the one in force is better on held-out data. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
+COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the hours up to as_of. It is put in force unless the one in force is better on held-out data. Scans follow it if the field is in forecast_fields or ml_device_forecast, or a name or path in ml_metric. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL RESTRICTED SECURITY INVOKER
@@ -576,6 +576,10 @@ DECLARE
     points bigint;
 BEGIN
     -- PYML_AT_HOME
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+    END IF;
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM _ml_lock('scan', device::text);
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -1035,7 +1039,7 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, drifted, or not to be scored (ML005) in the last scan; the oldest first. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time. Begins no training after the given minutes. slot numbers a scheduled worker.';
 
 -- The schedule ---------------------------------------------------------------
 
