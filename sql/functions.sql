@@ -218,10 +218,11 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     LOOP -- until whoever makes or drops the row has ended
         PERFORM FROM ml_lock l WHERE l.task = _ml_lock.task AND l.what = _ml_lock.what FOR UPDATE;
         EXIT WHEN FOUND;
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         EXIT WHEN FOUND;
     END LOOP;
 END
@@ -230,9 +231,10 @@ COMMENT ON FUNCTION _ml_lock(text, text) IS 'Waits for a task and takes it until
 
 CREATE OR REPLACE FUNCTION _ml_try_lock(task text, what text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '10ms'
+SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '100ms'
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM FROM ml_lock l WHERE l.task = _ml_try_lock.task AND l.what = _ml_try_lock.what FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
         RETURN true;
@@ -240,8 +242,8 @@ BEGIN
         RETURN false;
     END IF;
     BEGIN
-        -- Where another session has made the same row and not yet ended, this waits for it.
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        -- Waits, but not for long, where another session has made the same row and not yet ended.
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         RETURN FOUND;
     EXCEPTION WHEN lock_not_available OR serialization_failure THEN
         RETURN false;
@@ -263,6 +265,7 @@ AS $$
 DECLARE
     made bigint;
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND window_start BETWEEN -2e11 AND 9e12 AND window_end BETWEEN -2e11 AND 9e12 AND used >= 0 AND rejected >= 0
         AND jsonb_typeof(parameters) = 'object' AND jsonb_typeof(figures) = 'object' AND jsonb_typeof(versions) = 'object'
@@ -287,6 +290,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
@@ -298,13 +302,16 @@ $$;
 COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
 
 CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     DELETE FROM ml_model m
     WHERE m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND NOT m.is_current
       AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2
-          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'))
+          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'));
+END
 $$;
 COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
 
@@ -313,6 +320,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND tier IN ('forest', 'lstm') AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
@@ -327,9 +335,11 @@ $$;
 COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
 
 CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
     -- incident before it, where that is near enough. Joined by the place of a row, since by its key
     -- the planner, where it expects few, would go through all of one side for each of the other.
@@ -344,7 +354,8 @@ AS $$
             THEN b.timestamp END AS opens
         FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)
         WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w
-     WHERE a.ctid = w.place AND a.incident_at <> w.began
+     WHERE a.ctid = w.place AND a.incident_at <> w.began;
+END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
@@ -353,6 +364,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
         AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
         AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
@@ -374,6 +386,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(seen) = 'object' AND jsonb_typeof(coalesce(drift, '{}')) = 'object'
         AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
         AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
@@ -396,6 +409,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     IF outcome = 'unchanged' THEN
         UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged', retired_at = NULL
         WHERE s.device_uuid = device;
@@ -412,24 +426,30 @@ COMMENT ON FUNCTION _ml_note_scan(uuid, text, text, text) IS 'Writes that a scan
 COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Keeps the metrics that come with the extension.';
 
 CREATE OR REPLACE FUNCTION _ml_put_retired(devices uuid[]) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    WITH dropped AS (
-        DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY ($1)
-            AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current)
-    )
+BEGIN
+    @PYML_AT_HOME@
+    DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
+        AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)
-    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest($1) AS g (device)
+    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest(devices) AS g (device)
     WHERE EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = g.device AND m.is_current)
-    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity'
+    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity';
+END
 $$;
 COMMENT ON FUNCTION _ml_put_retired(uuid[]) IS 'Retires devices that the history no longer holds.';
 
 CREATE OR REPLACE FUNCTION _ml_put_unretired(device uuid) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = $1 AND s.retired_at IS NOT NULL $$;
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = device AND s.retired_at IS NOT NULL;
+END
+$$;
 COMMENT ON FUNCTION _ml_put_unretired(uuid) IS 'Ends the retirement of a device.';
 
 -- Isolation Forest -----------------------------------------------------------
@@ -502,7 +522,7 @@ CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
-COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the last hours up to as_of. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
+COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the last hours up to as_of. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Scans follow it if the field is in forecast_fields or ml_device_forecast, or a name or path in ml_metric. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -643,6 +663,10 @@ DECLARE
     points bigint;
 BEGIN
     @PYML_AT_HOME@
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+    END IF;
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM _ml_lock('scan', device::text);
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -659,13 +683,10 @@ BEGIN
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
     -- But for what a training holds just now, which is not waited for.
     DELETE FROM ml_lock l USING (
-        SELECT k.task, k.what FROM ml_lock k WHERE k.task IN ('scan', 'retrain', 'model')
-          AND (k.what = device::text OR k.what > device || '/' AND k.what < device || '0') FOR UPDATE SKIP LOCKED) AS free
+        SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
-    IF device IS NOT NULL THEN
-        INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
-        VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
-    END IF;
+    INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
+    VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'forecast_points', points);
 END
@@ -900,6 +921,7 @@ AS $$
 DECLARE
     job ml_job;
 BEGIN
+    @PYML_AT_HOME@
     INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.* INTO job;
     RETURN job;
 END
@@ -931,6 +953,7 @@ DECLARE
     elapsed interval;
     treated CONSTANT int := job.done + job.failed;
 BEGIN
+    @PYML_AT_HOME@
     job.updated_at := clock_timestamp();
     job.finished_at := CASE WHEN finished THEN job.updated_at END;
     UPDATE ml_job j SET done = job.done, failed = job.failed, passed_over = job.passed_over, updated_at = job.updated_at, finished_at = job.finished_at
@@ -1011,6 +1034,7 @@ AS $$
 DECLARE
     setting jsonb;
 BEGIN
+    @PYML_AT_HOME@
     IF NOT _ml_try_lock('retain', '') THEN
         RETURN;
     END IF;
@@ -1279,7 +1303,7 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, drifted, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
 
 -- The schedule ---------------------------------------------------------------
 

@@ -225,3 +225,19 @@ COMMENT ON COLUMN ml_jobs.failed IS 'Treated with an error.';
 COMMENT ON COLUMN ml_jobs.passed_over IS 'Left to another caller, who has done it or is at it.';
 COMMENT ON COLUMN ml_jobs.per_second IS 'Treated each second.';
 COMMENT ON COLUMN ml_jobs.time_left IS 'About how long it still takes.';
+
+-- A lock of a row is no row of pg_locks; but it names the transaction that took it.
+CREATE OR REPLACE VIEW ml_locks WITH (security_invoker) AS
+SELECT l.task, l.what, l.device_uuid, k.pid, a.usename AS role, a.application_name, a.xact_start AS since
+FROM ml_lock l
+JOIN pg_locks k ON k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock' AND k.transactionid = l.xmax
+LEFT JOIN pg_stat_activity a ON a.pid = k.pid
+ORDER BY l.task, l.what;
+COMMENT ON VIEW ml_locks IS 'What scans and trainings hold just now, and which session (pid) has it; since shows to who may see that session. What is held for the first time ever is not shown.';
+COMMENT ON COLUMN ml_locks.task IS 'scan, retrain, model, or what else is held.';
+COMMENT ON COLUMN ml_locks.what IS 'Of what: a device, or a device, kind and field.';
+COMMENT ON COLUMN ml_locks.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_locks.pid IS 'The backend that holds it.';
+COMMENT ON COLUMN ml_locks.role IS 'Whose session it is.';
+COMMENT ON COLUMN ml_locks.application_name IS 'What the session calls itself.';
+COMMENT ON COLUMN ml_locks.since IS 'When its transaction began.';

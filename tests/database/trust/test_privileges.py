@@ -49,6 +49,7 @@ READ = (
     "SELECT * FROM ml_fleet_health",
     "SELECT * FROM ml_runs",
     "SELECT * FROM ml_jobs",
+    "SELECT * FROM ml_locks",
 )
 TRAIN = (
     "SELECT ml_train_forest('{device}')",
