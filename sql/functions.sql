@@ -487,7 +487,7 @@ BEGIN
                CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
         FROM judged ORDER BY t
         $query$,
-        CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
+        CASE WHEN h.zoned THEN h.moment || '::timestamptz' ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
         h.state, format(number, 'value'), format(number, 'total'))
@@ -513,7 +513,7 @@ BEGIN
             UNION ALL
             SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
             FROM found WHERE found.device IS NOT NULL
-        ) SELECT device FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+        ) SELECT device::uuid FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
 END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';

@@ -187,7 +187,7 @@ def test_whole_numbers_are_shown_in_full(db, one, device):
         "UPDATE device_shadow_history SET reported_state ="
         " jsonb_set(reported_state, '{system,temperature}', to_jsonb(1764335227123 + id))"
     )
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    put_model(db, device, newest("forest"))
     same = one(
         "SELECT bool_and((s.metrics ->> 'temperature')::numeric"
         "    = (h.reported_state #>> '{system,temperature}')::numeric)"

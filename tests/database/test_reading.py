@@ -8,6 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from .trust.conftest import newest, put_model
+
 AT = "now() AT TIME ZONE 'UTC' - interval '30.5 minutes'"
 COPY = """
 INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,
@@ -158,7 +160,7 @@ def _typed(db: psycopg.Connection, **columns: str) -> None:
 def test_a_column_of_another_type_is_refused_and_put_right(
     db, one, refused, device, column, value, found
 ):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    put_model(db, device, newest("forest"))
     expected = one("SELECT ml_detect(%s)", device)["analyzed_points"]
     _typed(db, **{column: value})
     for call in (
@@ -186,7 +188,7 @@ def test_a_column_of_another_type_is_refused_and_put_right(
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
 @pytest.mark.parametrize("time", ["timestamptz", "timestamp"])
 def test_a_domain_is_read_as_what_it_is_made_of(db, dsn, one, device, time, zone):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    put_model(db, device, newest("forest"))
     db.execute(
         f"CREATE DOMAIN moment AS {time};"
         "CREATE DOMAIN instant AS moment CHECK (VALUE IS NOT NULL);"
@@ -196,7 +198,7 @@ def test_a_domain_is_read_as_what_it_is_made_of(db, dsn, one, device, time, zone
     score = "SELECT * FROM ml_score(%s, %s, %s)"
     window = [device, one("SELECT (now() - interval '2 hours')::text"), one("SELECT now()::text")]
     expected = db.execute(score, window).fetchall()
-    zscores = "SELECT * FROM ml_zscore(%s, 'cpu_usage', hours => 100)"
+    zscores = "SELECT timestamp, value FROM ml_zscore(%s, 'cpu_usage', hours => 100)"
     expected_zscores = db.execute(zscores, [device]).fetchall()
     _typed(
         db,
@@ -210,3 +212,4 @@ def test_a_domain_is_read_as_what_it_is_made_of(db, dsn, one, device, time, zone
         assert len(expected) == 120
         assert other.execute(score, window).fetchall() == expected
         assert other.execute(zscores, [device]).fetchall() == expected_zscores
+        assert other.execute("SELECT _ml_devices()::text").fetchall() == [(device,)]
