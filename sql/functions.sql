@@ -695,6 +695,34 @@ COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, trai
 
 -- Z scores -------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION _ml_history_columns() RETURNS TABLE (setting text, name text, type text, fault text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.name, s.value, format_type(base.oid, NULL), CASE WHEN CASE s.name
+            WHEN 'history_device_column' THEN base.oid = 'uuid'::regtype
+            WHEN 'history_time_column' THEN base.oid IN ('timestamp'::regtype, 'timestamptz'::regtype)
+            WHEN 'history_state_column' THEN base.oid = 'jsonb'::regtype
+            ELSE base.typcategory = 'S' END THEN NULL
+        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), CASE s.name
+            WHEN 'history_device_column' THEN 'uuid' WHEN 'history_time_column' THEN 'timestamp or timestamptz'
+            WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END) END
+    FROM ml_setting s
+    LEFT JOIN pg_attribute a ON a.attname = s.value AND NOT a.attisdropped
+        AND a.attrelid = to_regclass((SELECT t.value FROM ml_setting t WHERE t.name = 'history_table'))
+    LEFT JOIN LATERAL ( -- what a domain, or a domain over one, is made of
+        WITH RECURSIVE made_of (oid, kind, below, typcategory) AS (
+            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM pg_type t WHERE t.oid = a.atttypid
+            UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM made_of m JOIN pg_type t ON t.oid = m.below
+        ) SELECT m.oid, m.typcategory FROM made_of m WHERE m.kind <> 'd') AS base ON true
+    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
+END
+$$;
+COMMENT ON FUNCTION _ml_history_columns() IS 'The history''s columns, one row a setting: the name, the type (of a domain its base type; NULL where the table lacks the column), and what is wrong with the type.';
+
 CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, moment text, shadow text, state text, zone text, zoned boolean)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -702,19 +730,21 @@ AS $$
 DECLARE
     setting jsonb;
     absent text;
+    fault text;
     kind text;
 BEGIN
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
-    SELECT string_agg(s.value, ', ' ORDER BY s.value COLLATE "C") FILTER (WHERE a.attname IS NULL),
-           min(format_type(a.atttypid, NULL)) FILTER (WHERE s.name = 'history_time_column')
-    INTO absent, kind
-    FROM ml_setting s LEFT JOIN pg_attribute a
-        ON a.attrelid = to_regclass(setting ->> 'history_table') AND a.attname = s.value AND NOT a.attisdropped
-    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
+    SELECT string_agg(c.name, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NULL),
+           string_agg(c.fault, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NOT NULL),
+           min(c.type) FILTER (WHERE c.setting = 'history_time_column')
+    INTO absent, fault, kind FROM _ml_history_columns() AS c;
     IF absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
             DETAIL = format('The table does not exist, or has no column %s.', absent),
             HINT = 'SELECT * FROM ml_doctor();';
+    ELSIF fault IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('the history in %s cannot be read', setting ->> 'history_table'),
+            DETAIL = format('There, %s.', fault), HINT = 'SELECT * FROM ml_doctor();';
     END IF;
     RETURN QUERY SELECT
         (SELECT string_agg(quote_ident(p), '.') FROM unnest(parse_ident(setting ->> 'history_table')) AS p) || ' AS h',
@@ -785,7 +815,7 @@ BEGIN
                CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
         FROM judged ORDER BY t
         $query$,
-        CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
+        CASE WHEN h.zoned THEN h.moment || '::timestamptz' ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
         h.state, format(number, 'value'), format(number, 'total'))
@@ -831,7 +861,7 @@ BEGIN
             UNION ALL
             SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
             FROM found WHERE found.device IS NOT NULL
-        ) SELECT device FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+        ) SELECT device::uuid FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
 END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
@@ -1068,6 +1098,10 @@ BEGIN
     @PYML_AT_HOME@
     IF refused THEN
         PERFORM _ml_refuse_block('ml_scan');
+    END IF;
+    IF NOT isfinite(as_of) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'as_of is infinite', DETAIL = 'It has to be a moment in time.',
+            HINT = 'CALL ml_scan(); -- or with as_of => a moment of the past';
     END IF;
     IF NOT _ml_slot_is_free('scan', slot) THEN
         RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
@@ -1712,6 +1746,8 @@ DECLARE
     device_column smallint;
     time_column smallint;
     missing text;
+    mistyped text;
+    cast_it text;
 BEGIN
     @PYML_AT_HOME@
     check_name := 'python';
@@ -1748,6 +1784,10 @@ BEGIN
         LEFT JOIN pg_attribute a ON a.attrelid = history AND a.attname = c.name AND NOT a.attisdropped
         WHERE c.name IS NOT NULL
     ) AS w;
+    SELECT string_agg(c.fault, ', ' ORDER BY c.name),
+           string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', c.name, CASE c.setting WHEN 'history_device_column' THEN 'uuid'
+               WHEN 'history_time_column' THEN 'timestamptz' WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END), ', ' ORDER BY c.name)
+    INTO mistyped, cast_it FROM _ml_history_columns() AS c WHERE c.type IS NOT NULL AND c.fault IS NOT NULL;
     IF history IS NULL THEN
         ok := false;
         detail := format('%s does not exist', setting ->> 'history_table');
@@ -1756,6 +1796,10 @@ BEGIN
         ok := false;
         detail := format('%s has no column %s', history, missing);
         fix := $fix$SELECT name, value FROM ml_setting WHERE name LIKE 'history%column';$fix$;
+    ELSIF mistyped IS NOT NULL THEN
+        ok := false;
+        detail := format('in %s, %s', history, mistyped);
+        fix := format('ALTER TABLE %s %s; -- or let history_table name a view that casts', history, cast_it);
     ELSIF NOT has_table_privilege(history, 'SELECT') THEN
         ok := false;
         detail := format('%s may not read %s', current_user, history);
