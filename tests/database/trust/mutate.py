@@ -434,4 +434,5 @@ def _chain(node: onnx.NodeProto, length: int, copies: int = 1) -> None:
             del attribute.ints[:]
             attribute.ints.extend(ints[attribute.name].tolist())
         elif attribute.name in tensors:
-            attribute.t.CopyFrom(numpy_helper.from_array(tensors[attribute.name]))
+            cells = tensors[attribute.name]
+            attribute.t.CopyFrom(numpy_helper.from_array(cells, attribute.name))
