@@ -34,10 +34,12 @@ $$
 """
 
 
-def put_model(db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None) -> int:
-    """Put a committed model in force for a device, or other bytes in its place; its id."""
+def put_model(
+    db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None, **changes: object
+) -> int:
+    """Put a committed model in force for a device, or other bytes or columns of it; its id."""
     data = path.read_bytes() if blob is None else blob
-    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"])
+    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"] | changes)
     digest = hashlib.sha256(data).hexdigest()
     return db.execute(PUT, [device, digest, data, row]).fetchone()[0]
 

@@ -14,7 +14,7 @@ SIGNALS = {
     *(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE),
 }
-SCORING, TRAINING = 2, 16
+SCORING, TRAINING = 1, 16
 
 
 def masks(pid: int) -> dict[int, int]:
