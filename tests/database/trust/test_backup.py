@@ -110,6 +110,25 @@ def test_a_dump_comes_back_in_another_schema(server, primary):
     assert answers(server.dsn("moved"), device, "telemetry") == answers(dsn, device)
 
 
+def held(dsn):
+    """The settings and metrics that count."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        settings = db.execute("SELECT name, value FROM ml_setting ORDER BY name").fetchall()
+        metrics = db.execute("SELECT * FROM ml_metric ORDER BY name").fetchall()
+    return settings, metrics
+
+
+def test_a_dump_of_the_data_alone_comes_back(server, primary):
+    """Into a database that has the extension already, with rows of the same names."""
+    dsn, device = primary
+    dump = server.cluster.place / "data.dump"
+    run(server, "pg_dump", "-Fc", "-a", "-f", dump, dsn)
+    there = server.database("data_alone")
+    run(server, "pg_restore", "--exit-on-error", "-a", "-d", there, dump)
+    assert held(there) == held(dsn)
+    assert answers(there, device) == answers(dsn, device)
+
+
 def test_a_standby_answers_and_a_copy_of_the_files_goes_on(server, primary):
     dsn, device = primary
     place = server.cluster.place / "standby"
@@ -154,25 +173,6 @@ def check_that_a_worker_reads_there(dsn, there):
         assert outcome == ((device, "forest", ""), "trained", "")
         used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s"
         assert db.execute(used, [device]).fetchone() == (300,)
-
-
-def held(dsn):
-    """The settings and metrics that count."""
-    with psycopg.connect(dsn, autocommit=True) as db:
-        settings = db.execute("SELECT name, value FROM ml_setting ORDER BY name").fetchall()
-        metrics = db.execute("SELECT * FROM ml_metric ORDER BY name").fetchall()
-    return settings, metrics
-
-
-def test_a_dump_of_the_data_alone_comes_back(server, primary):
-    """Into a database that has the extension already, with rows of the same names."""
-    dsn, device = primary
-    dump = server.cluster.place / "data.dump"
-    run(server, "pg_dump", "-Fc", "-a", "-f", dump, dsn)
-    there = server.database("data_alone")
-    run(server, "pg_restore", "--exit-on-error", "-a", "-d", there, dump)
-    assert held(there) == held(dsn)
-    assert answers(there, device) == answers(dsn, device)
 
 
 def test_settings_and_metrics_are_replicated(server, primary):
