@@ -53,6 +53,25 @@ def test_what_it_stores_is_what_a_door_would_have_stored(db, dsn, add_device):
     assert db.execute(said).fetchall() == outside
 
 
+def test_columns_that_look_like_parameters(db, dsn, one, add_device):
+    device = add_device(readings=300)
+    db.execute(
+        'CREATE VIEW odd AS SELECT device_uuid AS "$1", "timestamp" AS "at$2", reported_state'
+        """ AS "state$1 ""$3", shadow_name FROM device_shadow_history"""
+    )
+    for name, value in {
+        "history_table": "public.odd",
+        "history_device_column": "$1",
+        "history_time_column": "at$2",
+        "history_state_column": 'state$1 "$3',
+    }.items():
+        db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [value, name])
+    model = (device, "forest", "")
+    assert outside.retrain_one(dsn, None, *model) == (model, "trained", "")
+    outside.connection(dsn).close()
+    assert one("SELECT ml_detect(%s)", device)["analyzed_points"] > 0
+
+
 def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device):
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     device = add_device(readings=300)

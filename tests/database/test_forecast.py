@@ -72,6 +72,34 @@ def test_a_metrics_name_is_a_field(db, one, device):
         assert 30 < predicted < 60
 
 
+def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device):
+    """Traffic comes in bursts and is nothing between them: an interval would reach below 0."""
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute(
+        "UPDATE device_shadow_history h SET reported_state = jsonb_set(reported_state,"
+        " '{system,network,rxBytes}', to_jsonb(s.total)) FROM (SELECT id, sum(CASE WHEN id % 7 < 2"
+        ' THEN 60000 ELSE 0 END) OVER (ORDER BY "timestamp") AS total'
+        " FROM device_shadow_history) AS s WHERE s.id = h.id"
+    )
+    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    lows = "SELECT min({}) FROM ml_predict(%s, 'network_receive_rate', level => 0.99)"
+    assert one(lows.format("confidence_lower"), device) >= 0
+    assert one(lows.format("predicted_value"), device) >= 0
+    db.execute("DELETE FROM ml_model")
+    db.execute("UPDATE ml_metric SET lower_bound = NULL WHERE name = 'network_receive_rate'")
+    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    assert one(lows.format("confidence_lower"), device) < 0
+
+
+@pytest.mark.parametrize("field", ["system.cpuUsag", "health.status"])
+def test_a_training_is_not_advised_where_it_would_fail(db, refused, device, field):
+    said = refused("SELECT ml_forecast(%s, %s)", device, field, sqlstate="ML002")
+    assert "held no number" in said.message_detail
+    assert "healthy" in db.execute(said.message_hint).fetchone()[0]
+    said = refused("SELECT ml_forecast(%s, 'system.temperature')", device, sqlstate="ML002")
+    assert "ml_train_lstm" in said.message_hint
+
+
 def test_as_of_sees_nothing_later(db, trained):
     past = (
         "SELECT * FROM ml_predict(%s, 'system.cpuUsage',"

@@ -111,6 +111,27 @@ def test_a_device_without_a_model_stops_nobody(db, one, trained, add_device):
     assert state(db, others[0])[:2] == ("scanned", None)
 
 
+def test_an_error_is_gone_once_a_scan_goes_well(db, one, trained):
+    """Also where nothing new has come since."""
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
+    db.execute("SELECT ml_train_lstm(%s)", [trained])
+    good = one("SELECT blob FROM ml_model WHERE kind = 'lstm'")
+    db.execute("UPDATE ml_model SET blob = 'x' WHERE kind = 'lstm'")
+    db.execute("CALL ml_scan()")
+    for _ in range(2):  # it is still so, and is still told
+        assert state(db, trained)[:2] == ("failed", "ML005")
+        db.execute("CALL ml_scan()")
+    before = one("SELECT count(*) FROM ml_anomaly")
+    db.execute("UPDATE ml_model SET blob = %s WHERE kind = 'lstm'", [good])
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[:2] == ("scanned", None)
+    assert one("SELECT error FROM ml_scan_state") is None
+    assert one("SELECT count(*) FROM ml_forecasts") == 12
+    assert one("SELECT count(*) FROM ml_anomaly") == before
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[0] == "unchanged"
+
+
 def test_a_broken_model_stops_nobody(db, trained, add_device):
     other = add_device(readings=300)
     db.execute("SELECT ml_train_forest(%s)", [other])
