@@ -947,22 +947,23 @@ def connect(options: argparse.Namespace) -> tuple[Server, dict[str, Any]]:
             wrong.append(f"{facts['user']} is no superuser, and only one may add an extension")
         except Failure as failure:
             wrong.append(str(failure))
-    if absent := re.search(r'FATAL: +database "(.+)" does not exist', "; ".join(wrong)):
-        raise Failure(f'database "{absent[1]}" does not exist', create_database(absent[1], dsn))
+    if absent := re.search(r'FATAL: +database "(.+?)" does not exist', "; ".join(wrong)):
+        program = ["createdb", absent[1]] if options.command == "install" else ["psql", "-l"]
+        raise Failure(f'database "{absent[1]}" does not exist', on_the_same_server(program, dsn))
     script = shlex.join(["python3", str(HERE / "install.py"), options.command])
     fix = f"pg_lsclusters; {script} 'host=… dbname=… user=postgres'"
     raise Failure("; ".join(dict.fromkeys(wrong)), fix)
 
 
-def create_database(name: str, dsn: str) -> str:
-    """The command that makes a database on the server that a connection string leads to."""
-    options = []
-    if "=" in dsn or "@" in dsn or re.match(r"postgres(ql)?://[^/]", dsn):  # not this machine's own
-        other = re.sub(r"^(postgres(?:ql)?://[^/]*)/[^?]*", r"\1/postgres", dsn)
-        other = other if "://" in dsn else f"{dsn} dbname=postgres"
-        options = [f"--maintenance-db={other}"]
-    user = ["sudo", "-u", "postgres"] if IS_ROOT and not options else []
-    return shlex.join([*user, "createdb", *options, name])
+def on_the_same_server(program: Sequence[str], dsn: str) -> str:
+    """A command of PostgreSQL's for the server that a connection string leads to."""
+    if not dsn or re.fullmatch(r"\w+|postgres(ql)?:///\w*", dsn):  # the one that is found unasked
+        return shlex.join([*(["sudo", "-u", "postgres"] if IS_ROOT else []), *program])
+    other = f"{dsn} dbname=postgres"
+    if "://" in dsn:
+        other = re.sub(r"^(postgres(?:ql)?://[^/?]*)(/[^?]*)?", r"\1/postgres", dsn)
+    option = "-d" if program[0] == "psql" else "--maintenance-db"
+    return shlex.join([program[0], option, other, *program[1:]])
 
 
 def require_plpython(server: Server, facts: Mapping[str, Any]) -> None:
@@ -1105,13 +1106,12 @@ def command_install(options: argparse.Namespace) -> int:
     schema = server.ask(
         "SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pyml'"
     )
-    rows = server.ask(f"SELECT check_name, ok, detail, fix FROM {schema}.ml_doctor()").splitlines()
+    rows = server.ask_json(f"SELECT json_agg(d) FROM {schema}.ml_doctor() AS d")
     print(f"pyml {new} in database {database}, package in {environment.site}")
     for row in rows:
-        name, ok, detail, fix = row.split("|", 3)
-        print(f"  {'ok' if ok == 't' else 'NO':<4}{name:<16}{detail}")
-        if ok != "t":
-            print(f"      {'':<14}→ {fix}")
+        print(f"  {'ok' if row['ok'] else 'NO':<4}{row['check_name']:<16}{row['detail']}")
+        if not row["ok"]:
+            print(f"      {'':<14}→ {row['fix']}")
     if not upgrading:
         print(f"""
 What comes next, in psql, where the history has readings:

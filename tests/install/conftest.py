@@ -54,7 +54,9 @@ class Person:
         """Ask their server."""
         dsn = self.dsn.replace("/postgres?", f"/{database}?")
         command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", dsn, "-c", statement]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     @property
     def extension(self) -> Path:
