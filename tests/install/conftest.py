@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("install.py", "pyproject.toml", "requirements*.lock", "pyml", "sql", "demo")
+SHIPPED = ("install.py", "installer", "pyproject.toml", "requirements*.lock", "pyml", "sql", "demo")
 
 
 @dataclass
@@ -73,8 +73,9 @@ START = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import install
-cluster = install.Cluster(Path(sys.argv[2]), "server", install.find_postgres())
+from installer.cluster import Cluster
+from installer.postgres import find_postgres
+cluster = Cluster(Path(sys.argv[2]), "server", find_postgres())
 getattr(cluster, sys.argv[3])()
 print(cluster.dsn("postgres"))
 """

@@ -421,7 +421,8 @@ SERVERS = {  # what is given, and what createdb is told then
 @pytest.mark.parametrize("dsn", SERVERS)
 def test_a_database_is_made_where_it_is_looked_for(admin: Person, dsn: str) -> None:
     ask = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import install as i; i.IS_ROOT = False;"
-        "print(i.on_the_same_server(['createdb', 'absent'], sys.argv[2]))"
+        "import sys; sys.path.insert(0, sys.argv[1]); from installer import reach;"
+        "reach.IS_ROOT = False;"
+        "print(reach.on_the_same_server(['createdb', 'absent'], sys.argv[2]))"
     )
     assert admin.python("-c", ask, admin.checkout, dsn).stdout == f"createdb {SERVERS[dsn]}absent\n"
