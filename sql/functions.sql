@@ -538,7 +538,8 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     -- A role that sees only some rows cannot tell which devices are gone.
-    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')) THEN
+    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table'))
+       OR NOT _ml_try_lock('retire', '') THEN -- or another worker is at it
         RETURN;
     END IF;
     WITH gone AS MATERIALIZED (
