@@ -910,7 +910,8 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     -- A role that sees only some rows cannot tell which devices are gone.
-    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')) THEN
+    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table'))
+       OR NOT _ml_try_lock('retire', '') THEN -- or another worker is at it
         RETURN;
     END IF;
     PERFORM _ml_put_retired(ARRAY(
@@ -1594,8 +1595,10 @@ BEGIN
     ELSIF seen.absent <> '{}' THEN
         detail := format('no number in %s readings of %s devices: %s', seen.readings, seen.devices,
             (SELECT string_agg(format('%s (%s)', m.name, m.path), ', ' ORDER BY m.name) FROM ml_metric m WHERE m.name = ANY (seen.absent)));
-        fix := format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
-            (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)));
+        fix := CASE WHEN cardinality(seen.absent) < enabled THEN format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
+                (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)))
+            ELSE format('SELECT %s FROM %s LIMIT 1; -- then, for each field that counts: INSERT INTO @extschema@.ml_metric (name, path) VALUES (''its_name'', ''its.path'');',
+                h.state, h.source) END;
     ELSE
         ok := true;
         detail := format('%s enabled, each with numbers in %s readings of %s devices', enabled, seen.readings, seen.devices);
@@ -1696,6 +1699,10 @@ BEGIN
         ELSIF seen.rows_read = 0 THEN
             ok := true;
             detail := 'the history has no rows yet';
+            fix := NULL;
+        ELSIF seen.devices <= (SELECT count(*) FROM ml_scan_state s WHERE s.retired_at IS NOT NULL) THEN
+            ok := true;
+            detail := 'every device is retired';
             fix := NULL;
         END IF;
     END IF;

@@ -139,6 +139,14 @@ def test_a_device_is_created_once_and_keeps_its_name(db, start):
     assert db.execute("SELECT uuid, name FROM devices").fetchall() == [(DEVICE, "first")]
 
 
+def test_a_fleet_without_names_gets_readings_too(db, start):
+    db.execute("DROP TABLE devices CASCADE")
+    program = start()
+    until(lambda: rows(db) >= 2)
+    end(program)
+    assert program.returncode == 0
+
+
 def test_sigterm_ends_it_cleanly(db, start):
     program = start()
     until(lambda: rows(db) >= 2)
@@ -213,7 +221,7 @@ def test_a_refusal_ends_it(db, start):
 
 def test_the_privileges_that_the_readme_names_are_enough(db, start):
     readme = PROGRAM.with_name("README.md").read_text()
-    grants = re.findall(r"^GRANT .*;$", readme, re.MULTILINE)
+    grants = re.findall(r"^GRANT .*;", readme, re.MULTILINE)
     assert len(grants) == 3
     role = f"agent_{db.info.dbname}"
     db.execute(f'CREATE ROLE "{role}" LOGIN')

@@ -12,7 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import install
+from installer.cluster import Cluster, home
+from installer.postgres import find_postgres
+from installer.process import HERE
 
 LEVELS = ("nobody", "read", "train")
 FORMATS = Path(__file__).with_name("formats")
@@ -89,9 +91,7 @@ class Server:
     """A server of our own, to be hurt: shares its programs with the tests' server, no data."""
 
     def __init__(self, name: str) -> None:
-        self.cluster = install.Cluster(
-            install.home(), f"{name}-{os.getpid()}", install.find_postgres()
-        )
+        self.cluster = Cluster(home(), f"{name}-{os.getpid()}", find_postgres())
         self.cluster.start()
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             for setting in ("fsync", "synchronous_commit"):  # nobody cuts the power
@@ -107,7 +107,7 @@ class Server:
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {name}")
         with psycopg.connect(self.dsn(name), autocommit=True) as conn:
-            conn.execute((install.HERE / "demo/history.sql").read_bytes())
+            conn.execute((HERE / "demo/history.sql").read_bytes())
             conn.execute("CREATE EXTENSION pyml CASCADE")
         return self.dsn(name)
 
