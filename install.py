@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import functools
 import glob
@@ -694,16 +695,21 @@ def private(name: str) -> Iterator[tuple[Cluster, Environment]]:
         ) from error
     with locked(root / "lock"):
         cluster = Cluster(root, name, find_postgres())
-        server = cluster.start()
-        python, series = find_python(server)
-        environment = Environment(root / f"python-{series}", series)
-        environment.build(python, HERE / "requirements.lock")
-        if environment.state().get("package") != digest(HERE / "pyml"):
-            environment.put_package()
-            environment.record(package=digest(HERE / "pyml"))
-        for file, text in extension_files(environment.site).items():
-            write(cluster.sharedir / "extension" / file, text)
-        yield cluster, environment
+        try:
+            server = cluster.start()
+            python, series = find_python(server)
+            environment = Environment(root / f"python-{series}", series)
+            environment.build(python, HERE / "requirements.lock")
+            if environment.state().get("package") != digest(HERE / "pyml"):
+                environment.put_package()
+                environment.record(package=digest(HERE / "pyml"))
+            for file, text in extension_files(environment.site).items():
+                write(cluster.sharedir / "extension" / file, text)
+            yield cluster, environment
+        except BaseException:
+            if name == "test":
+                leave(cluster)
+            raise
 
 
 # The demo -----------------------------------------------------------------------------
@@ -827,41 +833,135 @@ def find_strace() -> None:
         apt_install(["strace"], "that nothing is reported is tested with strace, which is not here")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of what outlives its own, such as a server that a test has started."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def descendants(root: int) -> list[int]:
+    """The processes that `root` has started, and those that they have; the children last."""
+    parents = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, parent = Path(path).read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(path.split("/")[2])] = int(parent)
+    found: list[int] = []
+    generation = [root]
+    while generation:
+        generation = [pid for pid, parent in parents.items() if parent in generation]
+        found = generation + found
+    return found
+
+
+def leave_nothing(process: subprocess.Popen[bytes]) -> None:
+    """End the tests, if they still run, and whatever they have left running."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    if process.poll() is None:
+        say("ending the tests")
+        # As Ctrl-C does; each process of a parallel run then takes down what it has set up.
+        pytests = [pid for pid in descendants(process.pid) if is_python(pid)]
+        for pid in [*pytests, process.pid]:
+            tell(pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+    # A PostgreSQL server that is told to quit takes its sessions with it.
+    for told in (signal.SIGQUIT, signal.SIGKILL):
+        until = time.monotonic() + 10
+        left = descendants(os.getpid())
+        if left:
+            say(f"ending what the tests have left running: {' '.join(map(str, left))}")
+        for pid in left:
+            tell(pid, told)
+        while descendants(os.getpid()) and time.monotonic() < until:
+            time.sleep(0.1)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def is_python(pid: int) -> bool:
+    """Whether a process runs the interpreter of the tests."""
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("python")
+    return False
+
+
+def tell(pid: int, what: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, what)
+
+
+def leave(cluster: Cluster) -> None:
+    """Stop the tests' server, and remove those of tests that were killed, if no run is going on."""
+    with open(home() / "test-runs", "a") as handle, contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for place in cluster.base.glob("*-[0-9]*"):
+            Cluster(home(), place.name, cluster.postgres).stop()
+            shutil.rmtree(place)
+        cluster.stop()
+
+
+def interrupt(*_: object) -> None:
+    """Take a signal to end as Ctrl-C, so that what was begun is put away."""
+    raise KeyboardInterrupt
+
+
+# Arguments that choose no tests and need no terminal: with these alone all cores are used.
+WHOLE_SUITE = re.compile(r"--(quick|long|durations=\d+|maxfail=\d+)|-[qvx]+")
+CORES = 4  # at most: each backend that trains takes some 600 MB
+
+
 def command_test(options: argparse.Namespace) -> int:
     """Run the suite against a private server."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, interrupt)
     with private("test") as (cluster, environment):
         lock = HERE / "requirements-test.lock"
         if environment.state().get("test") != digest(lock):
             environment.pip(lock)
             environment.record(test=digest(lock))
-    needs = (find_node, find_browser, find_strace, lambda: find_plproxy(cluster.postgres))
-    for need in needs:
-        try:
-            need()
-        except Failure as failure:
-            say(f"{failure}: tests that need it are skipped ({failure.fix})")
+    arguments = options.arguments
+    cores = min(os.cpu_count() or 1, CORES)
+    if cores > 1 and all(WHOLE_SUITE.fullmatch(one) for one in arguments):
+        arguments = ["-n", str(cores), "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
     settings = {
         "PYML_TEST_HOST": str(cluster.run),
         "PYML_TEST_PORT": "5432",
         "PYML_TEST_USER": "postgres",
     }
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PG"))}
-    in_use = home() / "test-runs"
-    with locked(in_use, shared=True):
-        say("running the tests")
-        # Ctrl-C reaches pytest too, and its summary is worth waiting for.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        command = [str(environment.python), "-m", "pytest", *options.arguments]
-        outcome = subprocess.call(
-            command,
-            cwd=HERE,
-            env={**keep, **settings},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-    with open(in_use, "a") as handle, contextlib.suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        cluster.stop()
-    return outcome
+    try:
+        needs = (find_node, find_browser, find_strace, lambda: find_plproxy(cluster.postgres))
+        for need in needs:
+            try:
+                need()
+            except Failure as failure:
+                say(f"{failure}: tests that need it are skipped ({failure.fix})")
+        with locked(home() / "test-runs", shared=True):
+            say("running the tests")
+            adopt_orphans()
+            # Ctrl-C reaches pytest too, and its summary is worth waiting for.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            process = subprocess.Popen(
+                [str(environment.python), "-m", "pytest", *arguments],
+                cwd=HERE,
+                env={**keep, **settings},
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+            try:
+                while process.returncode is None:  # orphans are reaped meanwhile
+                    pid, status = os.wait()
+                    if pid == process.pid:
+                        process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode
+            finally:
+                leave_nothing(process)
+    finally:
+        leave(cluster)
 
 
 # A real server ------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Devices for the tests of the doors, written with SQL as an agent's rows arrive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+
+from pyml import outside
 
 Device = str
 
@@ -27,6 +29,13 @@ FROM (
            sin(i * 78.233) * 12543.123 - floor(sin(i * 78.233) * 12543.123) - 0.5 AS other
     FROM generate_series(1, %(readings)s) AS i) AS step
 """
+
+
+@pytest.fixture(autouse=True)
+def _disconnected() -> Iterator[None]:
+    """Close what a worker in this process has opened: it keeps its connections."""
+    yield
+    outside.disconnect()
 
 
 @pytest.fixture
