@@ -35,6 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Files stay together, and their order within each kind stays.
     """
+    for item in items:
+        for name in {"server", "browser"} & set(item.fixturenames):
+            item.add_marker(name)
     slow = {item.path for item in items if any(map(item.get_closest_marker, SLOW))}
     if config.getoption("quick"):
         left_out = [item for item in items if any(map(item.get_closest_marker, SLOW))]

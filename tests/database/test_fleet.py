@@ -7,9 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from pyml import outside
 from pyml.fleet import retrain
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,6 +6,8 @@ import time
 import psycopg
 import pytest
 
+from .trust.test_blobs import cpu_seconds
+
 
 @pytest.fixture
 def trained(db, device):
@@ -165,11 +167,12 @@ def test_a_device_without_readings_is_told_apart(refused):
 @pytest.mark.parametrize("after", [0.1, 1.0, 2.5, 6.0])
 def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, device, after):
     with psycopg.connect(dsn, autocommit=True) as training:
+        pid = training.info.backend_pid
         told = []
 
         def cancel():
             time.sleep(after)
-            told.append(time.monotonic())
+            told.append(cpu_seconds(pid))
             training.cancel()
 
         watch = threading.Thread(target=cancel)
@@ -178,10 +181,10 @@ def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, de
             training.execute("SELECT ml_train_lstm(%s)", [device])
             ended = None  # trained before the cancel came
         except psycopg.errors.QueryCanceled:
-            ended = time.monotonic()
+            ended = cpu_seconds(pid)
         watch.join()
         if ended is not None:
-            assert ended - told[0] < 2  # a second, and as much again for a machine that is shared
+            assert ended - told[0] < 1  # of the processor: the machine may be shared
             assert one("SELECT count(*) FROM ml_model") == 0
         assert training.execute("SELECT ml_train_lstm(%s)", [device]).fetchone()[0]["model_id"]
 

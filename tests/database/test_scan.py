@@ -305,14 +305,14 @@ def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute("SELECT ml_train_lstm(%s)", [device])
     db.execute(
-        "UPDATE device_shadow_history SET \"timestamp\" = \"timestamp\" - interval '5 minutes'"
+        'UPDATE device_shadow_history SET "timestamp" = "timestamp" - interval \'5 minutes\''
     )
     for _ in range(3):
         db.execute(
-            "INSERT INTO device_shadow_history (device_uuid, reported_state, \"timestamp\")"
+            'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
             " SELECT device_uuid, reported_state, \"timestamp\" + i * interval '5 s' FROM ("
             " SELECT * FROM device_shadow_history WHERE device_uuid = %s"
-            " ORDER BY \"timestamp\" DESC LIMIT 1) newest, generate_series(1, 18) i",
+            ' ORDER BY "timestamp" DESC LIMIT 1) newest, generate_series(1, 18) i',
             [device],
         )
         db.execute("CALL ml_scan()")

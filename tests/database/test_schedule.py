@@ -44,6 +44,7 @@ def test_from_another_database_it_says_what_to_run_there(db, home, refused):
     assert jobs(home, db) == []
 
 
+@pytest.mark.slow
 def test_it_really_fires(db, home, one, add_device, refused):
     device = add_device(readings=300)
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")

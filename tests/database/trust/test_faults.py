@@ -23,6 +23,8 @@ from ..conftest import ROWS
 from .conftest import LIMIT, Server
 from .test_blobs import cpu_seconds
 
+pytestmark = pytest.mark.server
+
 DEVICES = 3
 WORK = {
     "ml_train_forest": "SELECT ml_train_forest('{device}')",
