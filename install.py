@@ -1277,7 +1277,10 @@ def main() -> int:
         help="remove the private servers, demo's and test's, and their libraries",
     )
     demo.set_defaults(call=command_demo)
-    test = commands.add_parser("test", help="the test suite; further arguments go to pytest")
+    test = commands.add_parser(
+        "test",
+        help="the test suite; --quick leaves out what takes long; further arguments go to pytest",
+    )
     test.set_defaults(call=command_test)
     for name, call, told in (
         ("install", command_install, "the extension into a database of a server on this machine"),
