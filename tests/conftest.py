@@ -95,6 +95,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 # What is left open ----------------------------------------------------------------------
 
 
+_left_in_workers: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take what a process of a parallel run has to say at its end."""
+    _left_in_workers.extend(getattr(node, "workeroutput", {}).get("left open", []))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail where the run leaves something open that nobody will close.
@@ -108,6 +117,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     sys.unraisablehook = sys.__unraisablehook__
     held = [one for one in gc.get_objects() if issubclass(type(one), psycopg.Connection)]
     left += [f"{one!r}" for one in held if not one.closed]
+    if hasattr(session.config, "workeroutput"):  # one process of several: the first one tells
+        session.config.workeroutput["left open"] = left
+        return
+    left += _left_in_workers
     if left:
         print("\nleft open:", *left, sep="\n  ", file=sys.stderr)
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED

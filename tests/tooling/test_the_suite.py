@@ -38,11 +38,12 @@ def test_starting():
 """
 
 
-def pytest_on(path: Path, text: str) -> subprocess.CompletedProcess:
+def pytest_on(path: Path, text: str, *options: str) -> subprocess.CompletedProcess:
     """Run the tests in `text` as the suite is run."""
     path.write_text(text)
+    given = ["-p", "tests.conftest", "-c", "pyproject.toml", *options]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", "pyproject.toml", path],
+        [sys.executable, "-m", "pytest", *given, path],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -59,14 +60,15 @@ def test_a_failure_shows_its_statements_and_how_to_run_it_again(tmp_path):
     assert "SELECT 1 + NULL, 'it''s';" in shown
 
 
-def test_a_connection_that_is_left_open_fails_the_run(tmp_path):
-    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("kept.append(conn)"))
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "parallel"])
+def test_a_connection_that_is_left_open_fails_the_run(tmp_path, options):
+    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("kept.append(conn)"), *options)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 1
     assert "left open:" in done.stderr
-    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("kept = [conn]; del conn"))
+    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("kept = [conn]"), *options)
     assert done.returncode == 1, done.stdout + done.stderr
-    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("conn.close()"))
+    done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("conn.close()"), *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
