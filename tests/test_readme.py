@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import sample_fleet
 
 README = Path(__file__).parents[1] / "README.md"
@@ -18,6 +19,7 @@ def _loose(output: str) -> str:
     return re.sub(r"-{2,}", "--", " ".join(output.split()))
 
 
+@pytest.mark.slow
 def test_the_statements_give_the_output_shown(db, dsn):
     sample_fleet.load(dsn)
     # psql's libpq may be older than psycopg's, and not know all that a DSN of its says.

@@ -29,6 +29,7 @@ def test_a_training_tells_its_skill_beside_the_naive_forecasts(db, one, device):
     assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE kind = 'lstm'")
 
 
+@pytest.mark.slow
 def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
     slow = add_device(readings=700, interval=300)
     db.execute("SELECT ml_train_lstm(%s)", [slow])
@@ -54,6 +55,7 @@ def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
     assert found["model_info"]["coverage"].keys() == {"0.8", "0.9", "0.95"}
 
 
+@pytest.mark.slow
 def test_a_wider_level_gives_a_wider_interval(db, trained):
     widths = [
         db.execute(
@@ -66,6 +68,7 @@ def test_a_wider_level_gives_a_wider_interval(db, trained):
     assert widths[0] < widths[1] < widths[2]
 
 
+@pytest.mark.slow
 def test_a_metrics_name_is_a_field(db, one, device):
     db.execute("SELECT ml_train_lstm(%s, 'memory_usage_percent')", [device])
     rows = db.execute("SELECT * FROM ml_predict(%s, 'memory_usage_percent')", [device]).fetchall()
@@ -74,6 +77,7 @@ def test_a_metrics_name_is_a_field(db, one, device):
         assert 30 < predicted < 60
 
 
+@pytest.mark.slow
 def test_as_of_sees_nothing_later(db, trained):
     past = (
         "SELECT * FROM ml_predict(%s, 'system.cpuUsage',"
@@ -87,6 +91,7 @@ def test_as_of_sees_nothing_later(db, trained):
     assert db.execute(past, [trained]).fetchall() == before
 
 
+@pytest.mark.slow
 def test_a_stale_device_is_forecast_from_its_last_reading(db, one, trained):
     db.execute(
         "DELETE FROM device_shadow_history"
@@ -97,6 +102,7 @@ def test_a_stale_device_is_forecast_from_its_last_reading(db, one, trained):
     assert found["predictions"][0]["timestamp"] > found["model_info"]["last_reading"]
 
 
+@pytest.mark.slow
 def test_the_same_data_trains_the_same_bytes(db, one, device, dsn):
     one("SELECT ml_train_lstm(%s, hours => 20)", device)
     db.execute("UPDATE ml_model SET is_current = false")
@@ -107,6 +113,7 @@ def test_the_same_data_trains_the_same_bytes(db, one, device, dsn):
         assert one("SELECT count(DISTINCT sha256) FROM ml_model") == 1
 
 
+@pytest.mark.slow
 def test_a_new_model_replaces_the_old_one_or_the_attempt_is_recorded(db, one, trained):
     kept = one("SELECT model_id FROM ml_models WHERE is_current")
     told = one("SELECT ml_train_lstm(%s)", trained)
@@ -116,6 +123,7 @@ def test_a_new_model_replaces_the_old_one_or_the_attempt_is_recorded(db, one, tr
     assert told["accepted"] == (told["model_id"] != kept)
 
 
+@pytest.mark.slow
 def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     db.execute(
         "CREATE FUNCTION loaded() RETURNS text[] LANGUAGE plpython3u AS"
@@ -151,6 +159,7 @@ def test_a_mistake_is_told_with_its_code_and_the_next_statement(
     assert device in said.message_hint or sqlstate == "ML004"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", ["horizon => 13", "horizon => 0", "level => 1", "level => 'NaN'"]
 )
@@ -164,6 +173,7 @@ def test_a_device_without_readings_is_told_apart(refused):
     refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.1, 1.0, 2.5, 6.0])
 def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, device, after):
     with psycopg.connect(dsn, autocommit=True) as training:
@@ -189,6 +199,7 @@ def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, de
         assert training.execute("SELECT ml_train_lstm(%s)", [device]).fetchone()[0]["model_id"]
 
 
+@pytest.mark.slow
 def test_a_long_training_shows_in_pg_stat_activity(db, dsn, device):
     seen = set()
     with psycopg.connect(dsn, autocommit=True) as training:

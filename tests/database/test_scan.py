@@ -277,6 +277,7 @@ def test_a_shift_is_drift(db, one, trained):
     assert drift["memory_usage_percent"]["index"] < drift["memory_usage_percent"]["limit"]
 
 
+@pytest.mark.slow
 def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trained):
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
     db.execute("SELECT ml_train_lstm(%s, hours => 24)", [trained])
@@ -300,6 +301,7 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
     assert made == 2
 
 
+@pytest.mark.slow
 def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast(db, one, device):
     """At every moment all its steps, but for one at most, lie beyond the newest row."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")

@@ -16,6 +16,7 @@ def scorer(graph):
     return blob._scorer(graph, trees.Remembering(blob.check(graph), columns))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.sampled_from([2, 3, 40, 400]),
