@@ -24,7 +24,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError
-from pyml.outside import LOST, Model, at_home, connection, retrain_one
+from pyml.outside import LOST, Model, at_home, connection, disconnect, retrain_one
 
 BACKENDS = ("loky", "dask", "spark")
 # Outcomes after which a model is not tried again in the same call.
@@ -205,6 +205,8 @@ def main() -> None:
         sys.exit(f"{error.message}\nhint: {error.hint}")
     except psycopg.Error as error:
         sys.exit(str(error).strip())
+    finally:
+        disconnect()
     print(", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing due")
     sys.exit(1 if outcomes["failed"] or outcomes["lost"] else 0)
 

@@ -67,7 +67,9 @@ def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
 def _apart() -> Iterator[None]:
     """Import libraries whose symbols neither meet the server's nor are met by them.
 
-    Nor do they read or write anybody's home directory. TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
+    Nor do they read or write anybody's home directory.
+
+    TensorFlow holds an LLVM and, left to itself, shows it to the whole process; so does
     PostgreSQL's JIT with another. Whichever came second would call into the first, and crash.
     """
     # TensorFlow keeps its symbols to itself where it has no such module.

@@ -59,6 +59,12 @@ def connection(dsn: str) -> Connection:
     return held
 
 
+def disconnect() -> None:
+    """Close the connections of this process."""
+    while _connections:
+        _connections.popitem()[1].close()
+
+
 @functools.cache
 def _typed(query: Query) -> str:
     """A statement whose parameters have the types that it says."""

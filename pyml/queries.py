@@ -38,7 +38,7 @@ _CONTEXT = (
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
-    "    array_agg(w.name ORDER BY w.name COLLATE \"C\") FILTER (WHERE w.type IS NULL) AS absent,"
+    '    array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,'
     "    string_agg(w.fault, ', ' ORDER BY w.name COLLATE \"C\") AS fault,"
     "    min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type"
     "   FROM _ml_history_columns() AS w) AS t) AS c"

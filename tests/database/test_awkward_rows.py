@@ -113,6 +113,7 @@ def test_a_counter_that_resets_is_no_spike(db, one, device):
     assert max(rates) < 2000
 
 
+@pytest.mark.slow
 def test_a_forecast_tells_a_metric_at_rest_from_a_failed_collection(db, one, device):
     """A failed one leaves 0 in the totals too."""
     before = one("SELECT ml_train_lstm(%s)", device)

@@ -7,9 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from pyml import outside
 from pyml.fleet import retrain
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +86,10 @@ def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device
         assert other.execute("SELECT _ml_claim(%s, 'forest', '')", [device]).fetchone() == (True,)
         assert not one("SELECT _ml_claim(%s, 'forest', '')", device)
         driver.start()
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.fleet%%'"
+        asked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.fleet%%'"
+            " AND datname = current_database()"
+        )
         while one(asked) < 2:  # the driver, and a worker that is passing over
             driver.join(0.05)
     driver.join(60)
@@ -99,7 +105,10 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     with psycopg.connect(dsn) as hand:
         hand.execute("SELECT ml_train_forest(%s)", [device])
         worker.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND datname = current_database()"
+        )
         while not one(waits):  # it has trained, and comes to store
             worker.join(0.05)
     worker.join(60)

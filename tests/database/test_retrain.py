@@ -251,6 +251,7 @@ def test_forecast_fields_are_those_of_the_setting_or_of_the_device(db, one, add_
     ]
 
 
+@pytest.mark.slow
 def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, add_device):
     device = add_device(readings=600)
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
@@ -266,6 +267,7 @@ def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, ad
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'", device) == 0
 
 
+@pytest.mark.slow
 def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device):
     device = add_device(readings=3000)
     due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"

@@ -14,6 +14,8 @@ import pytest
 
 from .test_fleet import ROOT, fleet
 
+pytestmark = pytest.mark.server
+
 DEVICES = 8
 CLAIMS = """
 SELECT a.pid, split_part(a.application_name, ' ', 3)::int AS worker

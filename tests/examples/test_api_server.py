@@ -18,6 +18,8 @@ import pytest
 
 from .conftest import ATHENS, BERLIN, EXAMPLES, PARIS, VIENNA, run
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 

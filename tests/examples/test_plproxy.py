@@ -20,6 +20,8 @@ from installer.postgres import find_postgres
 from installer.process import Failure, write
 from installer.suite import find_plproxy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROLE = {"user": "api", "password": "secret"}
 DEVICES = [f"00000000-0000-4000-8000-{n:012}" for n in range(4, 9)]  # some on each shard

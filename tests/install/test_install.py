@@ -15,6 +15,8 @@ import pytest
 
 from .conftest import Person, checkout
 
+pytestmark = pytest.mark.server
+
 VERSION = re.search(
     r'__version__ = "(.+)"', (Path(__file__).parents[2] / "pyml/__init__.py").read_text()
 )[1]

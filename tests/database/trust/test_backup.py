@@ -14,6 +14,8 @@ from ..conftest import ROWS
 from .conftest import newest, put_model
 from .test_privileges import READ
 
+pytestmark = pytest.mark.server
+
 ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),

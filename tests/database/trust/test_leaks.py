@@ -7,7 +7,6 @@ import json
 
 import psycopg
 import pytest
-
 from pyml.messages import onnx
 
 from .conftest import newest, put_model

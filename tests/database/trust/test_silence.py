@@ -20,7 +20,6 @@ import pytest
 
 import pyml
 
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace here"),
@@ -115,9 +114,7 @@ def _named(line: str) -> list[Path]:
 def traced(pid: int, path: Path) -> Iterator[Trace]:
     """Look at a running process until it has ended."""
     command = ["strace", "-f", "-y", "-s", "4096", "-e", f"trace={CALLS}", "-o", path]
-    with subprocess.Popen(
-        [*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as process:
         try:
             said = process.stderr.readline()
             if "attached" not in said:

@@ -31,6 +31,7 @@ DOORS = (
 )
 
 
+@pytest.mark.slow
 def test_scoring_unpickles_nothing_runs_nothing_and_calls_nobody(db, dsn, add_modelled):
     device = add_modelled()
     db.execute(WATCH)
@@ -108,6 +109,7 @@ FROM generate_series(1, 1000) n WHERE n % 3 = 1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled_first", [True, False], ids=["after", "before"])
 def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, compiled_first):
     if not db.execute("SELECT pg_jit_available()").fetchone()[0]:
@@ -125,6 +127,7 @@ def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, 
                 session.execute("SELECT ml_train_lstm(%s)", [device])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["ml_train_lstm", "ml_train_forest", "ml_detect"])
 def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, door):
     """Not as a traceback, nor as a model that cannot be read."""

@@ -108,6 +108,7 @@ def ask(db: psycopg.Connection, statement: str, transaction: bool = True) -> str
     return refusal.sqlstate
 
 
+@pytest.mark.slow
 def test_any_history_is_answered_or_refused_and_row_order_changes_nothing(db, long):
     for name, value in (("epochs", 1), ("n_estimators", 10), ("min_training_samples", 50)):
         db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [str(value), name])
@@ -228,6 +229,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_any_argument_is_answered_or_refused(db, add_modelled, call):
     device = add_modelled(readings=200)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 # What PostgreSQL is told by: cancels, ends, configuration, other backends, timeouts.
 SIGNALS = {
@@ -29,6 +30,7 @@ def masks(pid: int) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_threads_are_few_and_take_no_signal(db, dsn, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
