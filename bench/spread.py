@@ -30,7 +30,7 @@ READER = f"pyml_bench_{os.getpid()}"
 # Each session of a worker, with what it is for and its worker's process.
 SESSIONS = """
 SELECT pid, CASE WHEN usename LIKE 'pyml_bench_%' THEN 'read' ELSE 'primary' END,
-       coalesce(substring(application_name FROM '^pyml.workers.fleet .* (\\d+)$')::int, 0)
+       coalesce(substring(application_name FROM '^pyml.fleet .* (\\d+)$')::int, 0)
 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pyml%'
 """
 DUE = """

@@ -99,8 +99,8 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, RecursionError):
         return TooDeep(
             "calls or documents are nested too deeply",
-            detail="Python goes no deeper.",
-            hint="SELECT value FROM ml_setting WHERE name = 'history_table';",
+            detail="A history that is a view which calls pyml does that.",
+            hint="SELECT * FROM ml_setting WHERE name = 'history_table';",
         )
     if not isinstance(error, MemoryError):
         return error

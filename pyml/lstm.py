@@ -62,7 +62,7 @@ class LSTM(Forecaster[Model]):
         "seed": ("seed", int),
     }
     shape = ("sequence_length", "horizon")
-    max_bytes = 2 << 20  # the longest window and horizon take 1.7 MB
+    max_bytes = 2 << 20  # the longest window and horizon take 1.5 MB
 
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
         self.parameters = parameters

@@ -30,7 +30,7 @@ class Query:
 
 
 # Every call needs the settings, the metrics that a model may read, the history table's name, those
-# of its columns that it lacks, and its time's type: one row.
+# of its columns that it lacks or that are of a wrong type, and its time's type: one row.
 _CONTEXT = (
     " (SELECT s.settings::text, (SELECT json_agg(json_build_array("
     "    name, path, divisor_path, scale, kind))::text FROM ml_metric) AS metrics,"
@@ -38,14 +38,10 @@ _CONTEXT = (
     "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
     "  CROSS JOIN LATERAL ("
     "   SELECT"
-    '    array_agg(w.value ORDER BY w.value COLLATE "C")'
-    "     FILTER (WHERE a.attname IS NULL) AS absent,"
-    "    min(format_type(a.atttypid, NULL))"
-    "     FILTER (WHERE w.name = 'history_time_column') AS time_type"
-    "   FROM ml_setting w LEFT JOIN pg_attribute a"
-    "    ON a.attrelid = to_regclass(s.settings ->> 'history_table')"
-    "     AND a.attname = w.value AND NOT a.attisdropped"
-    "   WHERE w.name ~ '^history_.*_column$' AND w.value <> '') AS t) AS c"
+    '    array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,'
+    "    string_agg(w.fault, ', ' ORDER BY w.name COLLATE \"C\") AS fault,"
+    "    min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type"
+    "   FROM _ml_history_columns() AS w) AS t) AS c"
 )
 
 CONTEXT = Query("SELECT c.* FROM" + _CONTEXT)

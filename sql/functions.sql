@@ -218,10 +218,11 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     LOOP -- until whoever makes or drops the row has ended
         PERFORM FROM ml_lock l WHERE l.task = _ml_lock.task AND l.what = _ml_lock.what FOR UPDATE;
         EXIT WHEN FOUND;
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         EXIT WHEN FOUND;
     END LOOP;
 END
@@ -230,9 +231,10 @@ COMMENT ON FUNCTION _ml_lock(text, text) IS 'Waits for a task and takes it until
 
 CREATE OR REPLACE FUNCTION _ml_try_lock(task text, what text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '10ms'
+SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '100ms'
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM FROM ml_lock l WHERE l.task = _ml_try_lock.task AND l.what = _ml_try_lock.what FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
         RETURN true;
@@ -240,8 +242,8 @@ BEGIN
         RETURN false;
     END IF;
     BEGIN
-        -- Where another session has made the same row and not yet ended, this waits for it.
-        INSERT INTO ml_lock VALUES (task, what) ON CONFLICT DO NOTHING;
+        -- Waits, but not for long, where another session has made the same row and not yet ended.
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         RETURN FOUND;
     EXCEPTION WHEN lock_not_available OR serialization_failure THEN
         RETURN false;
@@ -263,6 +265,7 @@ AS $$
 DECLARE
     made bigint;
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND window_start BETWEEN -2e11 AND 9e12 AND window_end BETWEEN -2e11 AND 9e12 AND used >= 0 AND rejected >= 0
         AND jsonb_typeof(parameters) = 'object' AND jsonb_typeof(figures) = 'object' AND jsonb_typeof(versions) = 'object'
@@ -287,6 +290,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
@@ -298,13 +302,16 @@ $$;
 COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
 
 CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     DELETE FROM ml_model m
     WHERE m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND NOT m.is_current
       AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2
-          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'))
+          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'));
+END
 $$;
 COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
 
@@ -313,6 +320,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND tier IN ('forest', 'lstm') AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
@@ -327,9 +335,11 @@ $$;
 COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
 
 CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
     -- incident before it, where that is near enough. Joined by the place of a row, since by its key
     -- the planner, where it expects few, would go through all of one side for each of the other.
@@ -344,7 +354,8 @@ AS $$
             THEN b.timestamp END AS opens
         FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)
         WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w
-     WHERE a.ctid = w.place AND a.incident_at <> w.began
+     WHERE a.ctid = w.place AND a.incident_at <> w.began;
+END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
@@ -353,6 +364,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
         AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
         AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
@@ -374,6 +386,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(seen) = 'object' AND jsonb_typeof(coalesce(drift, '{}')) = 'object'
         AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
         AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
@@ -396,6 +409,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     IF outcome = 'unchanged' THEN
         UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged', retired_at = NULL
         WHERE s.device_uuid = device;
@@ -412,24 +426,30 @@ COMMENT ON FUNCTION _ml_note_scan(uuid, text, text, text) IS 'Writes that a scan
 COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Keeps the metrics that come with the extension.';
 
 CREATE OR REPLACE FUNCTION _ml_put_retired(devices uuid[]) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    WITH dropped AS (
-        DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY ($1)
-            AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current)
-    )
+BEGIN
+    @PYML_AT_HOME@
+    DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
+        AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)
-    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest($1) AS g (device)
+    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest(devices) AS g (device)
     WHERE EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = g.device AND m.is_current)
-    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity'
+    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity';
+END
 $$;
 COMMENT ON FUNCTION _ml_put_retired(uuid[]) IS 'Retires devices that the history no longer holds.';
 
 CREATE OR REPLACE FUNCTION _ml_put_unretired(device uuid) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$ UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = $1 AND s.retired_at IS NOT NULL $$;
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = device AND s.retired_at IS NOT NULL;
+END
+$$;
 COMMENT ON FUNCTION _ml_put_unretired(uuid) IS 'Ends the retirement of a device.';
 
 -- Isolation Forest -----------------------------------------------------------
@@ -502,7 +522,7 @@ CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT 'system
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN @PYML_AT_HOME@ RETURN _ml_answer(_ml_train_lstm(device, field, hours, as_of)); END $$;
-COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the last hours up to as_of. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
+COMMENT ON FUNCTION ml_train_lstm(uuid, text, int, timestamptz) IS 'Trains an LSTM that forecasts a numeric field, given as a dotted path or as a metric''s name, on the last hours up to as_of. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Scans follow it if the field is in forecast_fields or ml_device_forecast, or a name or path in ml_metric. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION _ml_forecast(device uuid, field text, horizon int) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -643,6 +663,10 @@ DECLARE
     points bigint;
 BEGIN
     @PYML_AT_HOME@
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+    END IF;
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM _ml_lock('scan', device::text);
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -659,13 +683,10 @@ BEGIN
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
     -- But for what a training holds just now, which is not waited for.
     DELETE FROM ml_lock l USING (
-        SELECT k.task, k.what FROM ml_lock k WHERE k.task IN ('scan', 'retrain', 'model')
-          AND (k.what = device::text OR k.what > device || '/' AND k.what < device || '0') FOR UPDATE SKIP LOCKED) AS free
+        SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
-    IF device IS NOT NULL THEN
-        INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
-        VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
-    END IF;
+    INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
+    VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'forecast_points', points);
 END
@@ -674,6 +695,34 @@ COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, trai
 
 -- Z scores -------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION _ml_history_columns() RETURNS TABLE (setting text, name text, type text, fault text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.name, s.value, format_type(base.oid, NULL), CASE WHEN CASE s.name
+            WHEN 'history_device_column' THEN base.oid = 'uuid'::regtype
+            WHEN 'history_time_column' THEN base.oid IN ('timestamp'::regtype, 'timestamptz'::regtype)
+            WHEN 'history_state_column' THEN base.oid = 'jsonb'::regtype
+            ELSE base.typcategory = 'S' END THEN NULL
+        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), CASE s.name
+            WHEN 'history_device_column' THEN 'uuid' WHEN 'history_time_column' THEN 'timestamp or timestamptz'
+            WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END) END
+    FROM ml_setting s
+    LEFT JOIN pg_attribute a ON a.attname = s.value AND NOT a.attisdropped
+        AND a.attrelid = to_regclass((SELECT t.value FROM ml_setting t WHERE t.name = 'history_table'))
+    LEFT JOIN LATERAL ( -- what a domain, or a domain over one, is made of
+        WITH RECURSIVE made_of (oid, kind, below, typcategory) AS (
+            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM pg_type t WHERE t.oid = a.atttypid
+            UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM made_of m JOIN pg_type t ON t.oid = m.below
+        ) SELECT m.oid, m.typcategory FROM made_of m WHERE m.kind <> 'd') AS base ON true
+    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
+END
+$$;
+COMMENT ON FUNCTION _ml_history_columns() IS 'The history''s columns, one row a setting: the name, the type (of a domain its base type; NULL where the table lacks the column), and what is wrong with the type.';
+
 CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, moment text, shadow text, state text, zone text, zoned boolean)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -681,19 +730,21 @@ AS $$
 DECLARE
     setting jsonb;
     absent text;
+    fault text;
     kind text;
 BEGIN
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
-    SELECT string_agg(s.value, ', ' ORDER BY s.value COLLATE "C") FILTER (WHERE a.attname IS NULL),
-           min(format_type(a.atttypid, NULL)) FILTER (WHERE s.name = 'history_time_column')
-    INTO absent, kind
-    FROM ml_setting s LEFT JOIN pg_attribute a
-        ON a.attrelid = to_regclass(setting ->> 'history_table') AND a.attname = s.value AND NOT a.attisdropped
-    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
+    SELECT string_agg(c.name, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NULL),
+           string_agg(c.fault, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NOT NULL),
+           min(c.type) FILTER (WHERE c.setting = 'history_time_column')
+    INTO absent, fault, kind FROM _ml_history_columns() AS c;
     IF absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
             DETAIL = format('The table does not exist, or has no column %s.', absent),
             HINT = 'SELECT * FROM ml_doctor();';
+    ELSIF fault IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('the history in %s cannot be read', setting ->> 'history_table'),
+            DETAIL = format('There, %s.', fault), HINT = 'SELECT * FROM ml_doctor();';
     END IF;
     RETURN QUERY SELECT
         (SELECT string_agg(quote_ident(p), '.') FROM unnest(parse_ident(setting ->> 'history_table')) AS p) || ' AS h',
@@ -764,7 +815,7 @@ BEGIN
                CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
         FROM judged ORDER BY t
         $query$,
-        CASE WHEN h.zoned THEN h.moment ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
+        CASE WHEN h.zoned THEN h.moment || '::timestamptz' ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
         CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
         CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
         h.state, format(number, 'value'), format(number, 'total'))
@@ -810,7 +861,7 @@ BEGIN
             UNION ALL
             SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
             FROM found WHERE found.device IS NOT NULL
-        ) SELECT device FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+        ) SELECT device::uuid FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
 END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
@@ -859,7 +910,8 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     -- A role that sees only some rows cannot tell which devices are gone.
-    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')) THEN
+    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table'))
+       OR NOT _ml_try_lock('retire', '') THEN -- or another worker is at it
         RETURN;
     END IF;
     PERFORM _ml_put_retired(ARRAY(
@@ -900,6 +952,7 @@ AS $$
 DECLARE
     job ml_job;
 BEGIN
+    @PYML_AT_HOME@
     INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.* INTO job;
     RETURN job;
 END
@@ -931,6 +984,7 @@ DECLARE
     elapsed interval;
     treated CONSTANT int := job.done + job.failed;
 BEGIN
+    @PYML_AT_HOME@
     job.updated_at := clock_timestamp();
     job.finished_at := CASE WHEN finished THEN job.updated_at END;
     UPDATE ml_job j SET done = job.done, failed = job.failed, passed_over = job.passed_over, updated_at = job.updated_at, finished_at = job.finished_at
@@ -1011,6 +1065,7 @@ AS $$
 DECLARE
     setting jsonb;
 BEGIN
+    @PYML_AT_HOME@
     IF NOT _ml_try_lock('retain', '') THEN
         RETURN;
     END IF;
@@ -1044,6 +1099,10 @@ BEGIN
     @PYML_AT_HOME@
     IF refused THEN
         PERFORM _ml_refuse_block('ml_scan');
+    END IF;
+    IF NOT isfinite(as_of) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'as_of is infinite', DETAIL = 'It has to be a moment in time.',
+            HINT = 'CALL ml_scan(); -- or with as_of => a moment of the past';
     END IF;
     IF NOT _ml_slot_is_free('scan', slot) THEN
         RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
@@ -1279,7 +1338,7 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, or drifted; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, drifted, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
 
 -- The schedule ---------------------------------------------------------------
 
@@ -1536,8 +1595,10 @@ BEGIN
     ELSIF seen.absent <> '{}' THEN
         detail := format('no number in %s readings of %s devices: %s', seen.readings, seen.devices,
             (SELECT string_agg(format('%s (%s)', m.name, m.path), ', ' ORDER BY m.name) FROM ml_metric m WHERE m.name = ANY (seen.absent)));
-        fix := format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
-            (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)));
+        fix := CASE WHEN cardinality(seen.absent) < enabled THEN format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
+                (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)))
+            ELSE format('SELECT %s FROM %s LIMIT 1; -- then, for each field that counts: INSERT INTO @extschema@.ml_metric (name, path) VALUES (''its_name'', ''its.path'');',
+                h.state, h.source) END;
     ELSE
         ok := true;
         detail := format('%s enabled, each with numbers in %s readings of %s devices', enabled, seen.readings, seen.devices);
@@ -1639,6 +1700,10 @@ BEGIN
             ok := true;
             detail := 'the history has no rows yet';
             fix := NULL;
+        ELSIF seen.devices <= (SELECT count(*) FROM ml_scan_state s WHERE s.retired_at IS NOT NULL) THEN
+            ok := true;
+            detail := 'every device is retired';
+            fix := NULL;
         END IF;
     END IF;
     RETURN NEXT;
@@ -1663,6 +1728,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_doctor_work() IS 'The doctor''s rows on what shall go on by itself: the schedule, scans, failing devices and trainings.';
+CREATE OR REPLACE FUNCTION _ml_device_tables() RETURNS TABLE (held regclass, secured_by text)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT c.oid::regclass, CASE WHEN c.relrowsecurity THEN obj_description(p.oid, 'pg_policy') END
+    FROM pg_extension e
+    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'device_uuid' AND NOT a.attisdropped
+    LEFT JOIN pg_policy p ON p.polrelid = c.oid AND p.polname = 'pyml_devices'
+    WHERE e.extname = 'pyml' ORDER BY c.relname
+$$;
+COMMENT ON FUNCTION _ml_device_tables() IS 'The extension''s tables that name a device, and the condition that ml_row_security has put on each.';
 
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -1675,6 +1753,8 @@ DECLARE
     device_column smallint;
     time_column smallint;
     missing text;
+    mistyped text;
+    cast_it text;
 BEGIN
     @PYML_AT_HOME@
     check_name := 'python';
@@ -1711,6 +1791,10 @@ BEGIN
         LEFT JOIN pg_attribute a ON a.attrelid = history AND a.attname = c.name AND NOT a.attisdropped
         WHERE c.name IS NOT NULL
     ) AS w;
+    SELECT string_agg(c.fault, ', ' ORDER BY c.name),
+           string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', c.name, CASE c.setting WHEN 'history_device_column' THEN 'uuid'
+               WHEN 'history_time_column' THEN 'timestamptz' WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END), ', ' ORDER BY c.name)
+    INTO mistyped, cast_it FROM _ml_history_columns() AS c WHERE c.type IS NOT NULL AND c.fault IS NOT NULL;
     IF history IS NULL THEN
         ok := false;
         detail := format('%s does not exist', setting ->> 'history_table');
@@ -1719,6 +1803,10 @@ BEGIN
         ok := false;
         detail := format('%s has no column %s', history, missing);
         fix := $fix$SELECT name, value FROM ml_setting WHERE name LIKE 'history%column';$fix$;
+    ELSIF mistyped IS NOT NULL THEN
+        ok := false;
+        detail := format('in %s, %s', history, mistyped);
+        fix := format('ALTER TABLE %s %s; -- or let history_table name a view that casts', history, cast_it);
     ELSIF NOT has_table_privilege(history, 'SELECT') THEN
         ok := false;
         detail := format('%s may not read %s', current_user, history);
@@ -1775,6 +1863,15 @@ BEGIN
         RETURN QUERY SELECT * FROM _ml_doctor_history();
         RETURN QUERY SELECT * FROM _ml_doctor_work();
     END IF;
+    check_name := 'row security';
+    SELECT string_agg(t.held::text, ', ') INTO missing FROM _ml_device_tables() AS t
+    WHERE t.secured_by IS DISTINCT FROM nullif(setting ->> 'row_security', '');
+    ok := missing IS NULL;
+    detail := CASE WHEN NOT ok THEN format('the condition in setting row_security is not the one on %s: a restored dump brings no policies', missing)
+        WHEN setting ->> 'row_security' = '' THEN 'not asked for: who may read a table reads the rows of every device'
+        ELSE 'each role sees the devices that the setting row_security gives it' END;
+    fix := CASE WHEN NOT ok THEN 'SELECT ml_row_security();' END;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices and trainings. fix is the statement or command that helps. Of the history it reads a small sample.';
@@ -1805,7 +1902,7 @@ BEGIN
     FOR member IN
         SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
                CASE WHEN p.prorettype <> 'trigger'::regtype
-                     AND p.proname NOT IN ('ml_grant', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
+                     AND p.proname NOT IN ('ml_grant', 'ml_row_security', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
                      AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_fleet', '_ml_due'))
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
@@ -1826,6 +1923,38 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
+
+CREATE OR REPLACE FUNCTION ml_row_security(condition text DEFAULT NULL) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+    held regclass;
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_setting s SET value = condition WHERE s.name = 'row_security' AND condition IS NOT NULL;
+    SELECT s.value INTO wanted FROM ml_setting s WHERE s.name = 'row_security';
+    FOR held IN SELECT t.held FROM _ml_device_tables() AS t LOOP
+        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', held);
+        IF wanted <> '' THEN
+            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', held, wanted);
+            EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', held, wanted);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', held);
+            RETURN NEXT held::text;
+        ELSIF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = held) THEN
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', held);
+        END IF;
+    END LOOP;
+EXCEPTION
+    WHEN insufficient_privilege THEN RAISE;
+    WHEN syntax_error_or_access_rule_violation OR data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no condition on device_uuid',
+            DETAIL = format('PostgreSQL says: %s. Tables and functions have to be named with their schema.', SQLERRM),
+            HINT = 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
+END
+$$;
+COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the rows of pyml''s tables and views for which the condition on device_uuid holds: one policy, pyml_devices, on each table that names a device. The condition is kept in the setting row_security; without an argument it is applied again, as after a restore, since pg_dump leaves out policies on an extension''s tables. An empty one takes the policies away. Gives the tables. No such condition: ML004.';
 
 -- No door is open to everybody; ml_grant opens them. Only what is still open is touched: what a
 -- script of the extension changes counts as the extension's own, and pg_dump would

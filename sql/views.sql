@@ -1,9 +1,10 @@
 -- Every view and its COMMENT. Re-runnable: replaced whole at each upgrade.
 --
 -- Plain reads: no model runs behind a view, and a condition on the device or the
--- time reaches an index of the table below.
+-- time reaches an index of the table below. They read as whoever asks, so that row-level
+-- security on the tables holds for them too.
 
-CREATE OR REPLACE VIEW ml_models AS
+CREATE OR REPLACE VIEW ml_models WITH (security_invoker = true) AS
 SELECT m.model_id, m.device_uuid, m.kind, nullif(m.field, '') AS field, m.is_current, m.trained_at,
        m.window_start, m.window_end, m.readings_used, m.readings_rejected, m.parameters, m.figures,
        m.versions, m.seconds, octet_length(m.blob) AS bytes,
@@ -37,7 +38,7 @@ COMMENT ON COLUMN ml_models.refused_at IS 'When the last attempt to replace it b
 COMMENT ON COLUMN ml_models.refused_why IS 'Why it came to nothing.';
 
 -- Ordered as the index has them, so that for the latest few no others are read.
-CREATE OR REPLACE VIEW ml_anomalies AS
+CREATE OR REPLACE VIEW ml_anomalies WITH (security_invoker = true) AS
 SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
        min(a.score) FILTER (WHERE a.tier = 'forest') AS anomaly_score,
@@ -62,7 +63,7 @@ COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first.';
 COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began that it belongs to.';
 COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 
-CREATE OR REPLACE VIEW ml_incidents AS
+CREATE OR REPLACE VIEW ml_incidents WITH (security_invoker = true) AS
 SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_at,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
        coalesce(min(a.score) FILTER (WHERE a.tier = 'forest'), min(a.score)) AS worst_score,
@@ -82,7 +83,7 @@ COMMENT ON COLUMN ml_incidents.leading_metric IS 'The first reason of its worst 
 COMMENT ON COLUMN ml_incidents.readings IS 'How many readings were anomalous.';
 COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm or both.';
 
-CREATE OR REPLACE VIEW ml_forecasts AS
+CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
        p.upper AS confidence_upper, p.level, p.model_id, p.made_at
 FROM ml_scan_state s
@@ -99,7 +100,7 @@ COMMENT ON COLUMN ml_forecasts.level IS 'Share of the values that the interval s
 COMMENT ON COLUMN ml_forecasts.model_id IS 'The model that made the forecast.';
 COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
 
-CREATE OR REPLACE VIEW ml_breaches AS
+CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,
        max(p.predicted) AS worst_predicted, max(p.made_at) AS made_at
 FROM ml_scan_state s
@@ -114,7 +115,7 @@ COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.'
 COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The greatest value that is forecast.';
 COMMENT ON COLUMN ml_breaches.made_at IS 'When the forecast was made.';
 
-CREATE OR REPLACE VIEW ml_device_status AS
+CREATE OR REPLACE VIEW ml_device_status WITH (security_invoker = true) AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
        d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error, d.drifted, d.drift, d.forecast_drift,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
@@ -152,7 +153,7 @@ COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';
 
-CREATE OR REPLACE VIEW ml_fleet_health AS
+CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
        a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome <> 'failed') AS trainings_24h,
@@ -185,7 +186,7 @@ COMMENT ON COLUMN ml_fleet_health.devices_with_anomalies_24h IS 'Devices that th
 COMMENT ON COLUMN ml_fleet_health.trainings_24h IS 'Trainings within 24 hours that did not fail.';
 COMMENT ON COLUMN ml_fleet_health.failed_trainings_24h IS 'Trainings within 24 hours that failed.';
 
-CREATE OR REPLACE VIEW ml_runs AS
+CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,
        r.model_id, r.sqlstate, r.error, r.figures
 FROM ml_run r
@@ -203,7 +204,7 @@ COMMENT ON COLUMN ml_runs.sqlstate IS 'SQLSTATE of the error; NULL where there w
 COMMENT ON COLUMN ml_runs.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_runs.figures IS 'What was measured on held-out data.';
 
-CREATE OR REPLACE VIEW ml_jobs AS
+CREATE OR REPLACE VIEW ml_jobs WITH (security_invoker = true) AS
 SELECT j.job_id, j.kind, j.slot, j.pid, j.started_at, j.updated_at, j.finished_at, j.total, j.done, j.failed, j.passed_over,
        round(((j.done + j.failed) / greatest(extract(epoch FROM j.updated_at - j.started_at), 0.001))::numeric, 2) AS per_second,
        CASE WHEN j.finished_at IS NULL AND j.done + j.failed > 0 THEN
@@ -224,3 +225,19 @@ COMMENT ON COLUMN ml_jobs.failed IS 'Treated with an error.';
 COMMENT ON COLUMN ml_jobs.passed_over IS 'Left to another caller, who has done it or is at it.';
 COMMENT ON COLUMN ml_jobs.per_second IS 'Treated each second.';
 COMMENT ON COLUMN ml_jobs.time_left IS 'About how long it still takes.';
+
+-- A lock of a row is no row of pg_locks; but it names the transaction that took it.
+CREATE OR REPLACE VIEW ml_locks WITH (security_invoker) AS
+SELECT l.task, l.what, l.device_uuid, k.pid, a.usename AS role, a.application_name, a.xact_start AS since
+FROM ml_lock l
+JOIN pg_locks k ON k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock' AND k.transactionid = l.xmax
+LEFT JOIN pg_stat_activity a ON a.pid = k.pid
+ORDER BY l.task, l.what;
+COMMENT ON VIEW ml_locks IS 'What scans and trainings hold just now, and which session (pid) has it; since shows to who may see that session. What is held for the first time ever is not shown.';
+COMMENT ON COLUMN ml_locks.task IS 'scan, retrain, model, or what else is held.';
+COMMENT ON COLUMN ml_locks.what IS 'Of what: a device, or a device, kind and field.';
+COMMENT ON COLUMN ml_locks.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_locks.pid IS 'The backend that holds it.';
+COMMENT ON COLUMN ml_locks.role IS 'Whose session it is.';
+COMMENT ON COLUMN ml_locks.application_name IS 'What the session calls itself.';
+COMMENT ON COLUMN ml_locks.since IS 'When its transaction began.';

@@ -1,6 +1,11 @@
 """The database that each test gets: a clone of one in which the extension is installed."""
 
+import gc
 import os
+import shlex
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -10,6 +15,7 @@ from pytest_postgresql import factories
 # onnxruntime, which tests compare with, else reports its use to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+SLOW = ("slow", "server", "browser")
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
 
 
@@ -20,6 +26,102 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regenerate", action="store_true", help="write anew what tests compare with, then review"
     )
+    parser.addoption(
+        "--quick", action="store_true", help=f"leave out what is marked {', '.join(SLOW)}"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tests out when in a hurry; else begin with the files that have no others."""
+    for item in items:
+        for name in {"server", "browser"} & set(item.fixturenames):
+            item.add_marker(name)
+    slow = {item for item in items if any(map(item.get_closest_marker, SLOW))}
+    others = {item.path for item in items if item not in slow}
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[item for item in items if item in slow])
+        items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: item.path in others)
+
+
+# To see a failure by hand --------------------------------------------------------------
+
+# What was sent to a server in this test, by whichever connection.
+_sent: deque[tuple[str, object]] = deque(maxlen=12)
+LONGEST = 1500
+_execute = psycopg.Cursor.execute
+
+
+def _noted(self: psycopg.Cursor, query: object, params: object = None, **options: object) -> object:
+    if isinstance(query, str):  # and not those that make and drop the test's database
+        _sent.append((query, params))
+    return _execute(self, query, params, **options)
+
+
+psycopg.Cursor.execute = _noted
+
+
+def _as_sql(text: str, params: object) -> str:
+    """A statement with its parameters in place, as psql takes it."""
+    try:
+        if isinstance(params, Mapping):
+            text %= {name: psycopg.sql.Literal(one).as_string() for name, one in params.items()}
+        elif params:
+            text %= tuple(psycopg.sql.Literal(one).as_string() for one in params)
+    except Exception:  # placeholders of another kind: shown beside it
+        text += f"  -- {params!r}"
+    text = " ".join(text.split()).rstrip(";")
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]} …") + ";"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _sent.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed and report.when != "teardown":
+        again = f"python3 install.py test {shlex.quote(item.nodeid)}"
+        statements = [_as_sql(*one) for one in _sent]
+        shown = [again, *(["-- and in psql, on a database of your own:"] if statements else [])]
+        report.sections.append(("to see it by hand", "\n".join([*shown, *statements])))
+    return report
+
+
+# What is left open ----------------------------------------------------------------------
+
+
+_left_in_workers: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take what a process of a parallel run has to say at its end."""
+    _left_in_workers.extend(getattr(node, "workeroutput", {}).get("left open", []))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where the run leaves something open that nobody will close.
+
+    What is thrown away while tests run fails the test at hand; what is left to the end of the
+    process would be told on its standard error, and the run would have passed.
+    """
+    left: list[str] = []
+    sys.unraisablehook = lambda told: left.append(f"{told.exc_value!r} in {told.object!r}")
+    gc.collect()
+    sys.unraisablehook = sys.__unraisablehook__
+    held = [one for one in gc.get_objects() if issubclass(type(one), psycopg.Connection)]
+    left += [f"{one!r}" for one in held if not one.closed]
+    if hasattr(session.config, "workeroutput"):  # one process of several: the first one tells
+        session.config.workeroutput["left open"] = left
+        return
+    left += _left_in_workers
+    if left:
+        print("\nleft open:", *left, sep="\n  ", file=sys.stderr)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

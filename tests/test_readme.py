@@ -60,6 +60,7 @@ def _loose(output: str) -> str:
     return re.sub(r"-{2,}", "--", " ".join(output.split()))
 
 
+@pytest.mark.slow
 @pages(RUN)
 def test_the_statements_give_the_output_shown(page, db, dsn):
     sample_fleet.load(dsn, days=sample_fleet.DAYS if page == PAGES[0] else 2)

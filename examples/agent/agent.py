@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -153,10 +154,12 @@ class Outbox:
             self._conn = psycopg.connect(
                 self._dsn, autocommit=True, application_name="agent", **limits
             )
-            self._conn.execute(
-                "INSERT INTO devices (uuid, name) VALUES (%s, %s) ON CONFLICT (uuid) DO NOTHING",
-                (self._device, self._name),
-            )
+            with suppress(psycopg.errors.UndefinedTable):  # names are optional
+                self._conn.execute(
+                    "INSERT INTO devices (uuid, name) VALUES (%s, %s)"
+                    " ON CONFLICT (uuid) DO NOTHING",
+                    (self._device, self._name),
+                )
         return self._conn
 
 

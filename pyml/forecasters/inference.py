@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import unreadable
-from pyml.forecasters.windows import spans
+from pyml.forecasters.windows import Floats, spans
 from pyml.models.blob import Runner
 from pyml.models.wire import DOUBLE, FLOAT, Graph, Node, Numbers
 
@@ -26,11 +26,10 @@ PATCH = 5
 EXPERTS = 4  # last value, median of the last 12, linear path, median of the window
 CLIP = 6.0  # standard deviations: a level outside those seen says no more than "outside"
 
-# Windows at once: what lies between two steps then stays in the cache.
-AT_ONCE = 512
-# Windows go in multiples of so many, the last one repeated: a product's rows are then summed in
-# the same order, however many there are, and a window gives the same beside any others.
-ROWS = 16
+# Windows go through in blocks of so many, the last one filled up: BLAS adds up a product's terms
+# in an order that depends on its size, and a window is to give the same beside any others. A
+# forecast has 101 of them, its replay included; what lies between two steps stays in the cache.
+BLOCK = 112
 
 
 def patch_of(length: int) -> int:
@@ -229,7 +228,7 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
     used = length - length % patch
     steps = used // patch
 
-    def some(window: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def block_of(window: Floats) -> tuple[Floats, Floats]:
         n = len(window)
         last = window[:, -1:]
         delta = ((window - last) / change).astype(np.float32)
@@ -264,10 +263,11 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
 
     def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         window = feeds["window"]
-        full = np.concatenate([window, window[-1:].repeat(-len(window) % ROWS, axis=0)])
-        starts = range(0, max(1, len(full)), AT_ONCE)
+        count = max(1, -(-len(window) // BLOCK))
+        spare = np.zeros((count * BLOCK - len(window), length))
+        blocks = np.concatenate([window, spare]).reshape(-1, BLOCK, length)
         with np.errstate(all="ignore"):  # what is no number is seen in the answer
-            parts = [some(full[at : at + AT_ONCE]) for at in starts]
+            parts = [block_of(block) for block in blocks]
         return [np.concatenate(each)[: len(window)] for each in zip(*parts, strict=True)]
 
     size = sum(cells.nbytes for cells in numbers.values())

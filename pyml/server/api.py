@@ -146,8 +146,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     found: list[Judged] = []
     for judged in judge(history, held, device, held.now - hours * 3600, held.now):
         analyzed += len(judged.times)
-        rejected += judged.readings.rejected
-        repeated += judged.readings.repeated
+        rejected += judged.rejected
+        repeated += judged.repeated
         flagged = judged.flagged()
         detected += len(flagged)
         found.append(judged.of(flagged))

@@ -25,14 +25,18 @@ PIECE = 10_080
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The readings of a window, n of them, and what the forest says of each."""
+    """The readings of a window, n of them, and what the forest says of each.
+
+    Beside them, the rows without a usable number and those that repeat another.
+    """
 
     held: Held
     times: Floats
     values: Floats
     described: forest.Described
     scores: forest.Scores
-    readings: series.Readings
+    rejected: int
+    repeated: int
 
     def flagged(self) -> NDArray[np.intp]:
         """Which of them are anomalous."""
@@ -95,7 +99,9 @@ def _judge(history: History, held: Held, device: str, since: float, until: float
         scores = forest.score(meta, held.model.run, times, described, backend.pulse)
     inside = slice(int(np.searchsorted(times, since, side="right")), None)
     values, described, scores = values[rows[inside]], described.of(inside), scores.of(inside)
-    return Judged(held, times[inside], values, described, scores, readings)
+    return Judged(
+        held, times[inside], values, described, scores, readings.rejected, readings.repeated
+    )
 
 
 def _known(values: Sequence[float]) -> Sequence[float | None]:

@@ -76,7 +76,7 @@ class History:
         Raises
         ------
         BrokenEnvironment
-            It does not exist, or lacks a column.
+            It does not exist, lacks a column, or has one of a wrong type.
         """
         settings = json.loads(context["settings"])
         if context["absent"]:
@@ -84,6 +84,12 @@ class History:
                 f"there is no history in {settings['history_table']}",
                 detail="The table does not exist, or has no column "
                 f"{', '.join(context['absent'])}.",
+                hint="SELECT * FROM ml_doctor();",
+            )
+        if context["fault"]:
+            raise BrokenEnvironment(
+                f"the history in {settings['history_table']} cannot be read",
+                detail=f"There, {context['fault']}.",
                 hint="SELECT * FROM ml_doctor();",
             )
         zoned = context["time_type"] == "timestamp with time zone"

@@ -1,7 +1,7 @@
 """From the rows that a device wrote to clean series: repeats, failures, rates, grids.
 
 Every rule here is causal and bounded: what comes out at one reading depends only
-on readings up to it, no further back than `LOOKBACK` intervals, so that any
+on readings up to it, no further back than `MAX_GAP` intervals, so that any
 window over the same history gives the same values.
 """
 

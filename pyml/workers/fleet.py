@@ -1,7 +1,8 @@
-"""Many devices at once, trained outside the server: as many cores as there are.
+r"""Many devices at once, trained outside the server: as many cores as there are.
 
     python3 -m pyml.workers.fleet retrain --jobs 4 --dsn "dbname=fleet"
-    python3 -m pyml.workers.fleet retrain --backend dask --scheduler tcp://head:8786 --replica "host=copy"
+    python3 -m pyml.workers.fleet retrain --backend dask --scheduler tcp://head:8786 \
+        --replica "host=copy"
 
 Workers train, the server hands out what is due and stores what comes back. Its locks hand
 out the work, so that workers, sessions in psql and pg_cron can all be at it at once.
@@ -24,7 +25,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError
-from pyml.workers.job import LOST, Model, at_home, connection, retrain_one
+from pyml.workers.job import LOST, Model, at_home, connection, disconnect, retrain_one
 
 BACKENDS = ("loky", "dask", "spark")
 # Outcomes after which a model is not tried again in the same call.
@@ -205,6 +206,8 @@ def main() -> None:
         sys.exit(f"{error.message}\nhint: {error.hint}")
     except psycopg.Error as error:
         sys.exit(str(error).strip())
+    finally:
+        disconnect()
     print(", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing due")
     sys.exit(1 if outcomes["failed"] or outcomes["lost"] else 0)
 

@@ -50,13 +50,19 @@ def connection(dsn: str) -> Connection:
         held = _connections[key] = psycopg.connect(
             dsn,
             autocommit=True,
-            application_name=f"pyml.workers.fleet {platform.node()} {os.getpid()}",
+            application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
             row_factory=dict_row,
             cursor_factory=psycopg.RawCursor,
         )
         # A claim is looked at after its lock was taken, and has to see what others committed.
         held.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return held
+
+
+def disconnect() -> None:
+    """Close the connections of this process."""
+    while _connections:
+        _connections.popitem()[1].close()
 
 
 @functools.cache

@@ -34,6 +34,7 @@ FROM (VALUES
     ('sequence_length', 'integer', 8, 500, '50', 'Readings that a forecast looks back over.'),
     ('forecast_horizon', 'integer', 1, 288, '12', 'Steps that a forecast looks ahead.'),
     ('epochs', 'integer', 1, 1000, '50', 'Most passes over the data in a training of an LSTM.'),
+    ('row_security', 'text', NULL, NULL, '', 'Which devices a role sees in pyml''s tables, as an SQL condition on device_uuid; empty for all. SELECT ml_row_security() applies it.'),
     ('seed', 'integer', 0, 2147483647, '0', 'Seed of everything random in a training.')
 ) AS setting (name, kind, minimum, maximum, default_value, meaning);
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pyml import outside
+
 Device = str
 HISTORY = Path(__file__).parents[2] / "demo" / "history.sql"
 _numbers = itertools.count()
@@ -32,6 +34,13 @@ FROM (
            sin(i * 78.233) * 12543.123 - floor(sin(i * 78.233) * 12543.123) - 0.5 AS other
     FROM generate_series(1, %(readings)s) AS i) AS step
 """
+
+
+@pytest.fixture(autouse=True)
+def _disconnected() -> Iterator[None]:
+    """Close what a worker in this process has opened: it keeps its connections."""
+    yield
+    outside.disconnect()
 
 
 @pytest.fixture

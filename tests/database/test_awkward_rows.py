@@ -1,8 +1,12 @@
 """What real tables hold: no bad row fails a call or becomes a reading."""
 
+import itertools
 import json
+import re
 
 import pytest
+
+from .trust.conftest import newest, put_model
 
 INSERT = (
     'INSERT INTO device_shadow_history (device_uuid, shadow_name, reported_state, "timestamp")'
@@ -109,6 +113,7 @@ def test_a_counter_that_resets_is_no_spike(db, one, device):
     assert max(rates) < 2000
 
 
+@pytest.mark.slow
 def test_a_forecast_tells_a_metric_at_rest_from_a_failed_collection(db, one, device):
     """A failed one leaves 0 in the totals too."""
     before = one("SELECT ml_train_lstm(%s)", device)
@@ -121,3 +126,90 @@ def test_a_forecast_tells_a_metric_at_rest_from_a_failed_collection(db, one, dev
     db.execute(INSERT, [device, "device-state", json.dumps({"system": system}), "50.5 minutes"])
     again = one("SELECT ml_train_lstm(%s)", device)
     assert again["training_samples"] == before["training_samples"] + 1
+
+
+def test_a_device_that_now_sends_densely_is_still_seen(db, one, device):
+    """A model of minutes, then a reading in 5 s: an hour at 97 % is found, as it was before."""
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute("CALL ml_scan(%s)", [device])
+    dense = (
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT %(device)s, jsonb_set(h.reported_state, '{system,cpuUsage}', %(value)s::jsonb),"
+        " h.timestamp + i * interval '5 seconds' FROM device_shadow_history h,"
+        " generate_series(1, 11) AS i WHERE h.timestamp > now() AT TIME ZONE 'UTC' - interval '2 h'"
+    )
+    db.execute(dense, {"device": device, "value": "97"})
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state ="
+        " jsonb_set(reported_state, '{system,cpuUsage}', '97')"
+        " WHERE timestamp > now() AT TIME ZONE 'UTC' - interval '2 hours'"
+    )
+    score = "SELECT timestamp, anomaly_score, severity FROM ml_score(%s, {} , now())"
+    found = db.execute(score.format("now() - interval '90 minutes'"), [device]).fetchall()
+    assert len(found) >= 89
+    assert sum(severity == "critical" for *_, severity in found) > 40
+    later = db.execute(score.format("now() - interval '40.3 minutes'"), [device]).fetchall()
+    assert later == found[-len(later) :]
+    document = one("SELECT ml_detect(%s, hours => 1)", device)
+    told = document["model_info"]
+    assert document["analyzed_points"] + told["repeated_samples"] in (719, 720, 721)
+    db.execute("UPDATE ml_scan_state SET watermark = watermark - interval '2 hours', late_rows = 0")
+    db.execute("CALL ml_scan(%s)", [device])
+    assert one("SELECT count(*) FROM ml_anomaly WHERE severity = 'critical'") > 40
+
+
+def test_documents_show_no_digits_of_the_reckoning(db, one, device):
+    """55.8745, not 55.874500000000076; what was reported stays as it was."""
+    db.execute("SELECT ml_train_forest(%s, contamination => 0.05)", [device])
+    db.execute("SELECT ml_train_lstm(%s)", [device])
+    db.execute("CALL ml_scan(%s)", [device])
+    told = [
+        one("SELECT ml_detect(%s)::text", device),
+        one("SELECT ml_forecast(%s)::text", device),
+        one(
+            "SELECT json_agg(s)::text FROM ml_score(%s, now() - interval '9 hours', now()) s",
+            device,
+        ),
+        one("SELECT json_agg(p)::text FROM ml_predict(%s, 'system.cpuUsage') p", device),
+        one("SELECT json_agg(a)::text FROM ml_anomalies a"),
+    ]
+    for text in told:
+        digits = re.findall(r"(?<![\w.:+-])-?(\d+\.\d+)(?![\w:.+])", text)
+        assert len(digits) > 10
+        assert max(len(one.replace(".", "").lstrip("0")) for one in digits) <= 10
+    detected = {a["timestamp"]: a["anomaly_score"] for a in json.loads(told[0])["anomalies"]}
+    scored = {a["timestamp"]: a["anomaly_score"] for a in json.loads(told[2]) if a["is_anomaly"]}
+    assert scored
+    assert set(scored.values()) <= set(detected.values())
+
+
+def test_whole_numbers_are_shown_in_full(db, one, device):
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state ="
+        " jsonb_set(reported_state, '{system,temperature}', to_jsonb(1764335227123 + id))"
+    )
+    put_model(db, device, newest("forest"))
+    same = one(
+        "SELECT bool_and((s.metrics ->> 'temperature')::numeric"
+        "    = (h.reported_state #>> '{system,temperature}')::numeric)"
+        " FROM ml_score(%s, now() - interval '1 hour', now()) AS s"
+        " JOIN device_shadow_history h ON h.timestamp = s.timestamp AT TIME ZONE 'UTC'",
+        device,
+    )
+    assert same is True
+
+
+def test_a_long_window_is_judged_as_its_parts_are(db, add_device):
+    device = add_device(readings=25_000)
+    put_model(db, device, newest("forest"))
+    score = "SELECT * FROM ml_score(%s, {0} - interval '{1} hours', {0} - interval '{2} hours')"
+    with db.transaction():  # of one moment
+        whole = db.execute(score.format("now()", 420, 0), [device]).fetchall()
+        ends = [420, 333.3, 200.05, 77, 0]
+        parts = [
+            row
+            for first, last in itertools.pairwise(ends)
+            for row in db.execute(score.format("now()", first, last), [device])
+        ]
+    assert len(whole) == 25_000
+    assert whole == parts

@@ -105,10 +105,15 @@ def test_nothing_is_open_to_everybody(routines: list[Any], relations: list[Any])
     assert [one.name for one in [*routines, *relations] if one.open] == []
 
 
-def test_python_bodies_only_import_call_and_return(routines: list[Any]) -> None:
-    bodies = {one.name: one.prosrc.strip() for one in routines if one.lanname == "plpython3u"}
+def test_python_bodies_only_load_call_and_return(routines: list[Any]) -> None:
+    bodies = [
+        one.prosrc.strip().rpartition("\n") for one in routines if one.lanname == "plpython3u"
+    ]
     assert bodies
-    assert {name: body for name, body in bodies.items() if len(body.splitlines()) > 5} == {}
+    (load,) = {load for load, _, _ in bodies}
+    assert len(load.splitlines()) == 5
+    call = re.compile(r" *return GD\['pyml [\w.]+'\]\.\w+\([\w, ]*\)")
+    assert [last for _, _, last in bodies if not call.fullmatch(last)] == []
 
 
 def test_every_table_is_dumped(relations: list[Any]) -> None:

@@ -54,6 +54,7 @@ def test_it_marks_what_the_forest_finds_and_writes_nothing(db, one, chart, devic
     assert any(text.endswith(" %") for text in words(root))
 
 
+@pytest.mark.slow
 def test_it_draws_the_forecast_whichever_name_is_asked_for(db, one, chart, device):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute("SELECT ml_train_lstm(%s, 'system.cpuUsage', 20)", [device])

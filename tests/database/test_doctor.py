@@ -72,6 +72,15 @@ def test_a_path_that_matches_nothing(db, mend, add_device):
     assert db.execute(enabled).fetchone()[0] == 6
 
 
+def test_where_no_metric_is_found_it_shows_what_there_is(db, ask, add_device):
+    """To disable them all would help nobody."""
+    add_device(readings=30)
+    db.execute("UPDATE ml_metric SET path = 'other.' || path, divisor_path = NULL")
+    _, _, fix = ask("metrics")
+    assert "cpuUsage" in db.execute(fix).fetchone()[0]["system"]
+    assert "INSERT INTO public.ml_metric (name, path)" in fix
+
+
 def test_a_metric_that_a_model_of_some_other_device_has(db, ask, add_device):
     """The sample may have missed the devices that report it."""
     add_device(readings=30)
@@ -159,6 +168,7 @@ def test_a_retired_device_is_no_failing_one(db, ask, add_device):
     db.execute("CALL ml_scan()")
     db.execute("SELECT ml_forget(%s)", [device])
     assert ask("devices")[0] is True
+    assert ask("scans") == (True, "every device is retired", None)
 
 
 def test_failing_trainings(db, ask, add_device):

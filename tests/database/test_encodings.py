@@ -73,3 +73,12 @@ CALLS = {
 def test_a_mistake_is_told_in_its_letters(refused, encoded, device, call):
     field = "caf\u00e9" if encoded[0] == "LATIN1" else FIELD
     assert field in refused(call, device, field, sqlstate=CALLS[call]).message_primary
+
+
+@pytest.mark.parametrize("encoded", ["SQL_ASCII"], indirect=True)
+def test_bytes_of_an_unknown_encoding_are_told(db, refused, encoded, device):
+    """Any bytes are text there, and nobody knows what they mean."""
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', E'temp\\351rature')")
+    said = refused("SELECT ml_train_forest(%s)", device, sqlstate="ML006")
+    assert "SQL_ASCII" in said.message_primary
+    refused("CALL ml_retrain()", sqlstate="ML006")

@@ -7,9 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from pyml.workers import job
 from pyml.workers.fleet import retrain
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +56,25 @@ def test_what_it_stores_is_what_a_door_would_have_stored(db, dsn, add_device):
     assert db.execute(said).fetchall() == outside
 
 
+def test_columns_that_look_like_parameters(db, dsn, one, add_device):
+    device = add_device(readings=300)
+    db.execute(
+        'CREATE VIEW odd AS SELECT device_uuid AS "$1", "timestamp" AS "at$2", reported_state'
+        """ AS "state$1 ""$3", shadow_name FROM device_shadow_history"""
+    )
+    for name, value in {
+        "history_table": "public.odd",
+        "history_device_column": "$1",
+        "history_time_column": "at$2",
+        "history_state_column": 'state$1 "$3',
+    }.items():
+        db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [value, name])
+    model = (device, "forest", "")
+    assert outside.retrain_one(dsn, None, *model) == (model, "trained", "")
+    outside.connection(dsn).close()
+    assert one("SELECT ml_detect(%s)", device)["analyzed_points"] > 0
+
+
 def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device):
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     device = add_device(readings=300)
@@ -64,7 +86,10 @@ def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device
         assert other.execute("SELECT _ml_claim(%s, 'forest', '')", [device]).fetchone() == (True,)
         assert not one("SELECT _ml_claim(%s, 'forest', '')", device)
         driver.start()
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.workers.fleet%%'"
+        asked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pyml.fleet%%'"
+            " AND datname = current_database()"
+        )
         while one(asked) < 2:  # the driver, and a worker that is passing over
             driver.join(0.05)
     driver.join(60)
@@ -80,7 +105,10 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     with psycopg.connect(dsn) as hand:
         hand.execute("SELECT ml_train_forest(%s)", [device])
         worker.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND datname = current_database()"
+        )
         while not one(waits):  # it has trained, and comes to store
             worker.join(0.05)
     worker.join(60)

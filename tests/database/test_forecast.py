@@ -6,6 +6,8 @@ import time
 import psycopg
 import pytest
 
+from .trust.test_blobs import cpu_seconds
+
 
 @pytest.fixture
 def trained(db, device):
@@ -27,6 +29,7 @@ def test_a_training_tells_its_skill_beside_the_naive_forecasts(db, one, device):
     assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE kind = 'lstm'")
 
 
+@pytest.mark.slow
 def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
     slow = add_device(readings=700, interval=300)
     db.execute("SELECT ml_train_lstm(%s)", [slow])
@@ -52,6 +55,7 @@ def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
     assert found["model_info"]["coverage"].keys() == {"0.8", "0.9", "0.95"}
 
 
+@pytest.mark.slow
 def test_a_wider_level_gives_a_wider_interval(db, trained):
     widths = [
         db.execute(
@@ -64,6 +68,7 @@ def test_a_wider_level_gives_a_wider_interval(db, trained):
     assert widths[0] < widths[1] < widths[2]
 
 
+@pytest.mark.slow
 def test_a_metrics_name_is_a_field(db, one, device):
     db.execute("SELECT ml_train_lstm(%s, 'memory_usage_percent')", [device])
     rows = db.execute("SELECT * FROM ml_predict(%s, 'memory_usage_percent')", [device]).fetchall()
@@ -72,6 +77,35 @@ def test_a_metrics_name_is_a_field(db, one, device):
         assert 30 < predicted < 60
 
 
+def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device):
+    """Traffic comes in bursts and is nothing between them: an interval would reach below 0."""
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute(
+        "UPDATE device_shadow_history h SET reported_state = jsonb_set(reported_state,"
+        " '{system,network,rxBytes}', to_jsonb(s.total)) FROM (SELECT id, sum(CASE WHEN id % 7 < 2"
+        ' THEN 60000 ELSE 0 END) OVER (ORDER BY "timestamp") AS total'
+        " FROM device_shadow_history) AS s WHERE s.id = h.id"
+    )
+    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    lows = "SELECT min({}) FROM ml_predict(%s, 'network_receive_rate', level => 0.99)"
+    assert one(lows.format("confidence_lower"), device) >= 0
+    assert one(lows.format("predicted_value"), device) >= 0
+    db.execute("DELETE FROM ml_model")
+    db.execute("UPDATE ml_metric SET lower_bound = NULL WHERE name = 'network_receive_rate'")
+    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    assert one(lows.format("confidence_lower"), device) < 0
+
+
+@pytest.mark.parametrize("field", ["system.cpuUsag", "health.status"])
+def test_a_training_is_not_advised_where_it_would_fail(db, refused, device, field):
+    said = refused("SELECT ml_forecast(%s, %s)", device, field, sqlstate="ML002")
+    assert "held no number" in said.message_detail
+    assert "healthy" in db.execute(said.message_hint).fetchone()[0]
+    said = refused("SELECT ml_forecast(%s, 'system.temperature')", device, sqlstate="ML002")
+    assert "ml_train_lstm" in said.message_hint
+
+
+@pytest.mark.slow
 def test_as_of_sees_nothing_later(db, trained):
     past = (
         "SELECT * FROM ml_predict(%s, 'system.cpuUsage',"
@@ -85,6 +119,7 @@ def test_as_of_sees_nothing_later(db, trained):
     assert db.execute(past, [trained]).fetchall() == before
 
 
+@pytest.mark.slow
 def test_a_stale_device_is_forecast_from_its_last_reading(db, one, trained):
     db.execute(
         "DELETE FROM device_shadow_history"
@@ -95,6 +130,7 @@ def test_a_stale_device_is_forecast_from_its_last_reading(db, one, trained):
     assert found["predictions"][0]["timestamp"] > found["model_info"]["last_reading"]
 
 
+@pytest.mark.slow
 def test_the_same_data_trains_the_same_bytes(db, one, device, dsn):
     one("SELECT ml_train_lstm(%s, hours => 20)", device)
     db.execute("UPDATE ml_model SET is_current = false")
@@ -105,6 +141,7 @@ def test_the_same_data_trains_the_same_bytes(db, one, device, dsn):
         assert one("SELECT count(DISTINCT sha256) FROM ml_model") == 1
 
 
+@pytest.mark.slow
 def test_a_new_model_replaces_the_old_one_or_the_attempt_is_recorded(db, one, trained):
     kept = one("SELECT model_id FROM ml_models WHERE is_current")
     told = one("SELECT ml_train_lstm(%s)", trained)
@@ -114,6 +151,7 @@ def test_a_new_model_replaces_the_old_one_or_the_attempt_is_recorded(db, one, tr
     assert told["accepted"] == (told["model_id"] != kept)
 
 
+@pytest.mark.slow
 def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     db.execute(
         "CREATE FUNCTION loaded() RETURNS text[] LANGUAGE plpython3u AS"
@@ -122,8 +160,9 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     with psycopg.connect(dsn, autocommit=True) as fresh:
         fresh.execute("SELECT ml_forecast(%s)", [trained])
         modules = set(fresh.execute("SELECT loaded()").fetchone()[0])
-    assert {"numpy", "onnxruntime", "pyml"} <= modules
-    assert not modules & {"sklearn", "scipy", "pandas", "tensorflow", "keras"}
+    assert {"numpy", "pyml"} <= modules
+    others = {"sklearn", "scipy", "pandas", "tensorflow", "keras", "onnx", "onnxruntime", "google"}
+    assert not modules & others
 
 
 @pytest.mark.parametrize(
@@ -149,6 +188,7 @@ def test_a_mistake_is_told_with_its_code_and_the_next_statement(
     assert device in said.message_hint or sqlstate == "ML004"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", ["horizon => 13", "horizon => 0", "level => 1", "level => 'NaN'"]
 )
@@ -162,14 +202,16 @@ def test_a_device_without_readings_is_told_apart(refused):
     refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.1, 1.0, 2.5, 6.0])
 def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, device, after):
     with psycopg.connect(dsn, autocommit=True) as training:
+        pid = training.info.backend_pid
         told = []
 
         def cancel():
             time.sleep(after)
-            told.append(time.monotonic())
+            told.append(cpu_seconds(pid))
             training.cancel()
 
         watch = threading.Thread(target=cancel)
@@ -178,14 +220,15 @@ def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, de
             training.execute("SELECT ml_train_lstm(%s)", [device])
             ended = None  # trained before the cancel came
         except psycopg.errors.QueryCanceled:
-            ended = time.monotonic()
+            ended = cpu_seconds(pid)
         watch.join()
         if ended is not None:
-            assert ended - told[0] < 2  # a second, and as much again for a machine that is shared
+            assert ended - told[0] < 1  # of the processor: the machine may be shared
             assert one("SELECT count(*) FROM ml_model") == 0
         assert training.execute("SELECT ml_train_lstm(%s)", [device]).fetchone()[0]["model_id"]
 
 
+@pytest.mark.slow
 def test_a_long_training_shows_in_pg_stat_activity(db, dsn, device):
     seen = set()
     with psycopg.connect(dsn, autocommit=True) as training:

@@ -8,6 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from .trust.conftest import newest, put_model
+
 AT = "now() AT TIME ZONE 'UTC' - interval '30.5 minutes'"
 COPY = """
 INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,
@@ -105,7 +107,7 @@ def test_a_window_is_read_by_its_index_from_its_own_partitions(db, dsn, device):
             "SET auto_explain.log_nested_statements = on; SET client_min_messages = log"
         )
         fresh.execute("SELECT ml_detect(%s)", [device])
-    (plan,) = [text for text in told if "string_agg" in text]
+    (plan,) = [text for text in told if "array_send" in text]
     assert len(set(re.findall(r" on by_day_(\d+)", plan))) in (2, 3), plan
     # But for today's, which soon after midnight has hardly any rows.
     assert not re.search(r"Seq Scan on by_day_(?!40)", plan), plan
@@ -127,3 +129,87 @@ def test_the_wall_clock_of_another_zone_moves_what_is_read(db, one, device):
     before = one(newest, device)
     db.execute("UPDATE ml_setting SET value = 'Asia/Tokyo' WHERE name = 'history_time_zone'")
     assert before - one(newest, device) == timedelta(hours=9)
+
+
+COPY_AS = """
+CREATE TABLE typed AS SELECT {} FROM (SELECT device_uuid AS d, reported_state AS r,
+    shadow_name AS s, timestamp AS t FROM device_shadow_history) AS h;
+UPDATE ml_setting SET value = 'public.typed' WHERE name = 'history_table'
+"""
+PLAIN = {"device_uuid": "d", "reported_state": "r", "shadow_name": "s", "timestamp": "t"}
+
+
+def _typed(db: psycopg.Connection, **columns: str) -> None:
+    """Let the history be a copy with other columns."""
+    made = ", ".join(f"{value} AS {name}" for name, value in (PLAIN | columns).items())
+    db.execute(COPY_AS.format(made))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [
+        ("reported_state", "r::json", "json"),
+        ("reported_state", "r::text", "text"),
+        ("reported_state", "replace(r::text, ',', E',\\n')::json", "json"),
+        ("timestamp", "t::date", "date"),
+        ("timestamp", "t::text", "text"),
+        ("device_uuid", "d::text", "text"),
+        ("shadow_name", "1", "integer"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_and_put_right(
+    db, one, refused, device, column, value, found
+):
+    put_model(db, device, newest("forest"))
+    expected = one("SELECT ml_detect(%s)", device)["analyzed_points"]
+    _typed(db, **{column: value})
+    for call in (
+        "SELECT ml_train_forest(%s)",
+        "SELECT ml_detect(%s)",
+        "SELECT * FROM ml_score(%s, now() - interval '1 hour', now())",
+        "SELECT ml_train_lstm(%s)",
+        "SELECT ml_chart(%s)",
+        "SELECT * FROM ml_zscore(%s, 'cpu_usage')",
+        "CALL ml_scan(%s)",
+    ):
+        said = refused(call, device, sqlstate="ML006")
+        assert f"{column.strip()}" in said.message_detail
+        assert f"is of type {found} and has to be" in said.message_detail
+        assert said.message_hint == "SELECT * FROM ml_doctor();"
+    row = "SELECT ok, detail, fix FROM ml_doctor() WHERE check_name = 'history table'"
+    ok, detail, fix = db.execute(row).fetchone()
+    assert not ok
+    assert found in detail
+    if found in ("json", "text") and column != "timestamp":
+        db.execute(fix)
+        assert one("SELECT ml_detect(%s)", device)["analyzed_points"] == expected
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+@pytest.mark.parametrize("time", ["timestamptz", "timestamp"])
+def test_a_domain_is_read_as_what_it_is_made_of(db, dsn, one, device, time, zone):
+    put_model(db, device, newest("forest"))
+    db.execute(
+        f"CREATE DOMAIN moment AS {time};"
+        "CREATE DOMAIN instant AS moment CHECK (VALUE IS NOT NULL);"
+        "CREATE DOMAIN thing AS uuid; CREATE DOMAIN doc AS jsonb; CREATE DOMAIN word AS varchar(99)"
+    )
+    at = "(t AT TIME ZONE 'UTC')" if time == "timestamptz" else "t"
+    score = "SELECT * FROM ml_score(%s, %s, %s)"
+    window = [device, one("SELECT (now() - interval '2 hours')::text"), one("SELECT now()::text")]
+    expected = db.execute(score, window).fetchall()
+    zscores = "SELECT timestamp, value FROM ml_zscore(%s, 'cpu_usage', hours => 100)"
+    expected_zscores = db.execute(zscores, [device]).fetchall()
+    _typed(
+        db,
+        device_uuid="d::thing",
+        reported_state="r::doc",
+        shadow_name="s::word",
+        timestamp=f"{at}::instant",
+    )
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT set_config('TimeZone', %s, false)", [zone])
+        assert len(expected) == 120
+        assert other.execute(score, window).fetchall() == expected
+        assert other.execute(zscores, [device]).fetchall() == expected_zscores
+        assert other.execute("SELECT _ml_devices()::text").fetchall() == [(device,)]

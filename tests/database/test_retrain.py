@@ -5,6 +5,8 @@ import threading
 import psycopg
 import pytest
 
+from pyml import outside
+
 RUNS = "SELECT outcome FROM ml_run WHERE device_uuid = %s ORDER BY run_id"
 DUE = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'"
 HOURS_PASS = "UPDATE ml_model SET trained_at = trained_at - make_interval(hours => %s)"
@@ -82,6 +84,127 @@ def test_a_failure_is_recorded_stops_nobody_and_waits_longer_each_time(db, one, 
     assert waits == [15, 30, 60]
 
 
+def test_a_change_of_what_is_trained_ends_the_wait(db, one, add_device):
+    poor = add_device(readings=60)
+    db.execute("CALL ml_retrain()")
+    assert runs(db, poor) == ["failed"]
+    assert db.execute(DUE, [poor]).fetchone() is None
+    for change in (
+        "UPDATE ml_setting SET value = '61' WHERE name = 'min_training_samples'",
+        "INSERT INTO ml_metric (name, path) VALUES ('own', 'system.own')",
+        "UPDATE ml_metric SET path = 'system.other' WHERE name = 'own'",
+    ):
+        db.execute(change)
+        assert one(DUE, poor) == "never trained", change
+        db.execute("CALL ml_retrain()")
+        assert db.execute(DUE, [poor]).fetchone() is None
+    db.execute("DELETE FROM ml_metric WHERE name = 'own'")  # so it was tried before
+    assert db.execute(DUE, [poor]).fetchone() is None
+    db.execute("UPDATE ml_setting SET value = '7' WHERE name = 'anomaly_days'")  # no matter here
+    db.execute("CALL ml_retrain()")
+    assert db.execute(DUE, [poor]).fetchone() is None
+    db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'min_training_samples'")
+    db.execute("CALL ml_retrain()")
+    assert runs(db, poor)[-1] == "trained"
+
+
+def test_a_worker_hears_of_the_change_too(db, dsn, one, add_device):
+    poor = add_device(readings=60)
+    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "failed"
+    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "passed over"
+    db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'min_training_samples'")
+    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "trained"
+    outside.connection(dsn).close()
+
+
+GIVEN = "SELECT parameters -> 'given' FROM ml_model WHERE is_current AND kind = %s"
+USED = "SELECT parameters ->> %s FROM ml_model WHERE is_current AND kind = %s"
+
+
+@pytest.mark.parametrize("where", ["backend", "worker"])
+def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
+    def retrain():
+        if where == "backend":
+            db.execute("CALL ml_retrain()")
+        else:
+            outside.retrain_one(dsn, None, device, "forest", "")
+            outside.connection(dsn).close()
+
+    db.execute("SELECT ml_train_forest(%s, hours => 20, contamination => 0.002)", [device])
+    given = {"hours": 20, "contamination": 0.002}
+    assert one(GIVEN, "forest") == given
+    assert one("SELECT ml_model_info(%s)", device)["models"][0]["parameters"]["given"] == given
+    assert db.execute(DUE, [device]).fetchone() is None
+    db.execute("UPDATE ml_setting SET value = '0.05' WHERE name = 'contamination'")
+    assert db.execute(DUE, [device]).fetchone() is None
+    db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'n_estimators'")
+    assert one(DUE, device) == "changed"
+    retrain()
+    assert one("SELECT count(*) FROM ml_model") == 2
+    assert one(GIVEN, "forest") == given
+    assert (one(USED, "hours", "forest"), one(USED, "contamination", "forest")) == ("20", "0.002")
+    assert (one(USED, "n_estimators", "forest")) == "50"
+    assert db.execute(DUE, [device]).fetchone() is None
+    # A call without them follows the settings again.
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    assert one(GIVEN, "forest") == {}
+    assert (one(USED, "hours", "forest"), one(USED, "contamination", "forest")) == ("168", "0.05")
+    db.execute("UPDATE ml_setting SET value = '0.04' WHERE name = 'contamination'")
+    assert one(DUE, device) == "changed"
+
+
+def test_hours_given_to_a_forecast_stay(db, one, device):
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
+    db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
+    db.execute("SELECT ml_train_lstm(%s, 'cpu_usage', hours => 20)", [device])
+    due = "SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
+    assert one(due, device) == 0
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    assert one(due, device) == 1
+    db.execute("CALL ml_retrain()")
+    assert one(GIVEN, "lstm") == {"hours": 20}
+    assert one(USED, "hours", "lstm") == "20"
+
+
+@pytest.mark.parametrize("given", ["5", "[]", '{"hours": "x"}', '{"hours": 1e30, "other": {}}'])
+def test_what_no_training_would_take_is_not_given(db, one, device, given):
+    """As in a model that was trained elsewhere."""
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute(
+        "UPDATE ml_model SET parameters = parameters || jsonb_build_object('given', %s::jsonb)",
+        [given],
+    )
+    assert db.execute(DUE, [device]).fetchone() is None
+    pass_hours(db, 25)
+    db.execute("CALL ml_retrain()")
+    assert runs(db, device) == ["trained", "trained"]
+    assert one(GIVEN, "forest") == {}
+
+
+def test_minutes_below_0_are_refused(refused, one):
+    refused("CALL ml_retrain(minutes => -1)", sqlstate="ML004")
+    assert one("SELECT count(*) FROM ml_job") == 0
+
+
+def test_a_metric_that_is_not_enabled_is_forecast_by_its_name(db, one, device):
+    """It is left out of detection only."""
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
+    db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{memory_usage_percent}')", [device])
+    db.execute("UPDATE ml_metric SET enabled = false")
+    due = "SELECT kind, reason FROM _ml_due(ARRAY[%s::uuid])"
+    assert db.execute(due, [device]).fetchall() == [("lstm", "never trained")]
+    db.execute("CALL ml_retrain()")
+    assert runs(db, device) == ["trained"]
+    db.execute("CALL ml_scan()")
+    low, high = db.execute(
+        "SELECT min(predicted_value), max(predicted_value) FROM ml_forecasts"
+    ).fetchone()
+    assert 30 < low <= high < 60
+    assert "memory_usage_percent" in one("SELECT ml_chart(%s, 'memory_usage_percent')", device)
+    db.execute("UPDATE ml_metric SET scale = 50 WHERE name = 'memory_usage_percent'")
+    assert db.execute(due, [device]).fetchall() == [("lstm", "changed")]
+
+
 def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     for _ in range(5):
         db.execute("CALL ml_retrain()")
@@ -128,6 +251,7 @@ def test_forecast_fields_are_those_of_the_setting_or_of_the_device(db, one, add_
     ]
 
 
+@pytest.mark.slow
 def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, add_device):
     device = add_device(readings=600)
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
@@ -143,6 +267,7 @@ def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, ad
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'", device) == 0
 
 
+@pytest.mark.slow
 def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device):
     device = add_device(readings=3000)
     due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"

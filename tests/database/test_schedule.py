@@ -44,7 +44,12 @@ def test_from_another_database_it_says_what_to_run_there(db, home, refused):
     assert jobs(home, db) == []
 
 
+@pytest.mark.slow
 def test_it_really_fires(db, home, one, add_device, refused):
+    """In a schema whose name has to be quoted, since that is where a call may go wrong."""
+    db.execute('DROP EXTENSION pyml; CREATE SCHEMA "odd Schema"')
+    db.execute('CREATE EXTENSION pyml SCHEMA "odd Schema"')
+    db.execute('SET search_path = "odd Schema", public')
     device = add_device(readings=300)
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     said = refused("SELECT * FROM ml_schedule('* * * * *', '* * * * *')", sqlstate="ML006")

@@ -14,12 +14,15 @@ import pytest
 
 from .test_fleet import ROOT, fleet
 
+pytestmark = pytest.mark.server
+
 DEVICES = 8
 CLAIMS = """
 SELECT a.pid, split_part(a.application_name, ' ', 3)::int AS worker
 FROM pg_stat_activity a
-WHERE a.backend_xid IS NOT NULL AND a.datname = current_database()
-  AND a.state = 'idle in transaction' AND a.application_name LIKE 'pyml.workers.fleet %' AND a.backend_xmin IS NULL
+WHERE a.datname = current_database() AND a.state = 'idle in transaction'
+  AND a.application_name LIKE 'pyml.fleet %'
+  AND a.backend_xid IS NOT NULL AND a.backend_xmin IS NULL
 """
 
 

@@ -1,6 +1,5 @@
 """A small fleet with models and a scan behind it, and the API server in front of it."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -9,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import psycopg
 import pytest
 import sample_fleet
+
+from installer.dashboard import api_server, find_node
+from installer.process import Failure
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVER = EXAMPLES / "api-server"
@@ -77,22 +78,13 @@ def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def install() -> ModuleType:
-    """install.py as a module, by its path: the tests of it lie in a package of that name."""
-    spec = importlib.util.spec_from_file_location("install", EXAMPLES.parent / "install.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def command(install: ModuleType) -> list[str]:
+def command() -> list[str]:
     """What starts the API server, built; without Node.js its tests are skipped."""
     try:
-        install.find_node()
-    except install.Failure as failure:
+        find_node()
+    except Failure as failure:
         pytest.skip(f"{failure} ({failure.fix})")
-    return install.api_server()
+    return api_server()
 
 
 def run(*command: str) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from .conftest import ATHENS, BERLIN, EXAMPLES, PARIS, VIENNA, run
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -325,7 +327,10 @@ def test_reads_may_go_to_a_standby(fleet, serve):
 
 
 def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet, command):
-    show = "import sys, install as i; i.show_dashboard(sys.argv[2:], i.Server(sys.argv[1]))"
+    show = (
+        "import sys; from installer.dashboard import Server, show_dashboard;"
+        " show_dashboard(sys.argv[2:], Server(sys.argv[1]))"
+    )
     before = fleet.ask("SELECT count(*) FROM ml_job")
     with subprocess.Popen(
         [sys.executable, "-c", show, fleet.dsn, *command],

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from .conftest import ATHENS, BERLIN, PARIS, VIENNA
 from .test_api_server import environment
 
+pytestmark = pytest.mark.browser
+
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox",

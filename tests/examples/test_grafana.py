@@ -76,6 +76,16 @@ def test_the_variables_and_annotations_have_something_to_offer(answer):
     assert rows
 
 
+def test_without_a_table_of_names_the_view_of_the_readme_takes_its_place(fleet):
+    (view,) = re.findall(r"^CREATE VIEW .*;$", (EXAMPLES / "grafana/README.md").read_text(), re.M)
+    with psycopg.connect(fleet.dsn) as conn:
+        conn.execute("DROP TABLE devices CASCADE")
+        conn.execute(view)
+        for _, target in PANELS.values():
+            conn.execute(expanded(target["rawSql"]))
+        conn.rollback()
+
+
 def test_the_forecast_lies_in_the_future_of_the_readings(answer):
     name = "$field of the device"
     readings, steps = (answer(PANELS[f"{name} {ref}"][1]["rawSql"])[1] for ref in "AB")

@@ -10,10 +10,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import psycopg
 import pytest
+
+from installer.cluster import Cluster
+from installer.extension import extension_files
+from installer.postgres import find_postgres
+from installer.process import Failure, write
+from installer.suite import find_plproxy
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 ROLE = {"user": "api", "password": "secret"}
@@ -84,15 +91,15 @@ def route(sharded: Sharded, **role: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sharded(install: ModuleType) -> Iterator[Sharded]:
-    postgres = install.find_postgres()
+def sharded() -> Iterator[Sharded]:
+    postgres = find_postgres()
     try:
-        install.find_plproxy(postgres)
-    except install.Failure as failure:
+        find_plproxy(postgres)
+    except Failure as failure:
         pytest.skip(f"{failure} ({failure.fix})")
     home = Path(tempfile.mkdtemp(prefix="pyml-", dir="/var/tmp"))
     home.chmod(0o755)
-    clusters = [install.Cluster(home, f"shard{number}", postgres) for number in range(3)]
+    clusters = [Cluster(home, f"shard{number}", postgres) for number in range(3)]
     try:
         for cluster in clusters:
             cluster.start()
@@ -100,9 +107,9 @@ def sharded(install: ModuleType) -> Iterator[Sharded]:
             hba.write_text("local all api scram-sha-256\n" + hba.read_text())
             cluster.control("reload")
             cluster.server().ask("CREATE ROLE api LOGIN PASSWORD 'secret'; CREATE DATABASE fleet")
-        files = install.extension_files(Path(sysconfig.get_path("purelib")))
+        files = extension_files(Path(sysconfig.get_path("purelib")))
         for name, text in files.items():
-            install.write(clusters[0].sharedir / "extension" / name, text)
+            write(clusters[0].sharedir / "extension" / name, text)
         clusters[0].server().ask("CREATE DATABASE router")
         shards = [Place(cluster.run, "fleet") for cluster in clusters]
         made = Sharded(shards, Place(clusters[0].run, "router"))
@@ -121,7 +128,7 @@ def sharded(install: ModuleType) -> Iterator[Sharded]:
         )
         yield made
     finally:
-        for cluster in filter(install.Cluster.is_running, clusters):
+        for cluster in filter(Cluster.is_running, clusters):
             cluster.control("stop", "-m", "immediate")
         shutil.rmtree(home)
 

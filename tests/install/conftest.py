@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("install.py", "pyproject.toml", "requirements*.lock", "pyml", "sql", "demo")
+SHIPPED = ("install.py", "installer", "pyproject.toml", "requirements*.lock", "pyml", "sql", "demo")
 
 
 @dataclass
@@ -54,7 +54,9 @@ class Person:
         """Ask their server."""
         dsn = self.dsn.replace("/postgres?", f"/{database}?")
         command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", dsn, "-c", statement]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     @property
     def extension(self) -> Path:
@@ -71,8 +73,9 @@ START = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import install
-cluster = install.Cluster(Path(sys.argv[2]), "server", install.find_postgres())
+from installer.cluster import Cluster
+from installer.postgres import find_postgres
+cluster = Cluster(Path(sys.argv[2]), "server", find_postgres())
 getattr(cluster, sys.argv[3])()
 print(cluster.dsn("postgres"))
 """

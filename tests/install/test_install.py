@@ -15,6 +15,8 @@ import pytest
 
 from .conftest import Person, checkout
 
+pytestmark = pytest.mark.server
+
 VERSION = re.search(
     r'__version__ = "(.+)"', (Path(__file__).parents[2] / "pyml/__init__.py").read_text()
 )[1]
@@ -376,12 +378,12 @@ def test_uninstall_finds_out_about_permissions_first(user: Person, libraries: st
 
 def test_a_database_that_does_not_exist(admin: Person) -> None:
     dsn = admin.dsn.replace("/postgres?", "/absent?")
-    for command in ("install", "uninstall"):
+    for command, program in (("uninstall", "psql"), ("install", "createdb")):
         done = admin.run(command, dsn)
-        failed(done, 'database "absent" does not exist', "createdb")
-    fix = done.stderr.partition("fix:")[2].strip()
-    made = subprocess.run(fix, shell=True, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
+        failed(done, 'database "absent" does not exist', program)
+        fix = done.stderr.partition("fix:")[2].strip()
+        followed = subprocess.run(fix, shell=True, capture_output=True, text=True)
+        assert followed.returncode == 0, followed.stderr
     admin.sql("DROP DATABASE absent")
 
 
@@ -403,3 +405,26 @@ def test_where_pg_cron_is_missing_its_package_comes_first(
     admin.control("stop")
     admin.control("start")
     assert re.fullmatch(r"sudo apt-get install postgresql-\d+-cron", fix)
+
+
+SERVERS = {  # what is given, and what createdb is told then
+    "": "",
+    "absent": "",
+    "postgresql:///absent": "",
+    "postgresql:///absent?host=/run/x": "--maintenance-db 'postgresql:///postgres?host=/run/x' ",
+    "postgresql://me@localhost:5433/absent": (
+        "--maintenance-db postgresql://me@localhost:5433/postgres "
+    ),
+    "postgresql://localhost": "--maintenance-db postgresql://localhost/postgres ",
+    "host=/run/x dbname=absent": "--maintenance-db 'host=/run/x dbname=absent dbname=postgres' ",
+}
+
+
+@pytest.mark.parametrize("dsn", SERVERS)
+def test_a_database_is_made_where_it_is_looked_for(admin: Person, dsn: str) -> None:
+    ask = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from installer import reach;"
+        "reach.IS_ROOT = False;"
+        "print(reach.on_the_same_server(['createdb', 'absent'], sys.argv[2]))"
+    )
+    assert admin.python("-c", ask, admin.checkout, dsn).stdout == f"createdb {SERVERS[dsn]}absent\n"

@@ -166,8 +166,8 @@ def test_trees_of_unequal_parts_are_refused(fitted, name):
         blob.load(_altered(fitted, lambda a: a[name].ClearField("ints")), "forest")
 
 
-def _tensor(cells: np.ndarray) -> TensorProto:
-    return numpy_helper.from_array(cells)
+def _tensor(cells: np.ndarray, name: str) -> TensorProto:
+    return numpy_helper.from_array(cells, name)
 
 
 @pytest.mark.parametrize("name", ["nodes_modes", "nodes_splits", "leaf_weights"])
@@ -185,10 +185,10 @@ def test_tensors_of_trees_that_are_not_as_they_say_are_refused(fitted, name):
     for tensor in (
         shorter,
         outside,
-        _tensor(held[:-1]),
-        _tensor(held.reshape(1, -1)),
-        _tensor(held.astype(np.float64)),
-        _tensor(strange),
+        _tensor(held[:-1], name),
+        _tensor(held.reshape(1, -1), name),
+        _tensor(held.astype(np.float64), name),
+        _tensor(strange, name),
     ):
         with pytest.raises(UnreadableModel):
             blob.load(_altered(fitted, lambda a, t=tensor: a[name].t.CopyFrom(t)), "forest")
@@ -199,7 +199,9 @@ def test_attributes_of_trees_that_no_training_writes_are_refused(fitted):
     node = next(n for n in graph.graph.node if n.op_type == "TreeEnsemble")
     for extra in (
         helper.make_attribute("nodes_missing_value_tracks_true", [1]),
-        helper.make_attribute("membership_values", _tensor(np.ones(3, np.float32))),
+        helper.make_attribute(
+            "membership_values", _tensor(np.ones(3, np.float32), "membership_values")
+        ),
         helper.make_attribute("tree_roots", [10**6]),
         helper.make_attribute("n_targets", 2.0),
     ):
@@ -233,7 +235,7 @@ def test_a_tree_too_deep_is_refused(fitted):
                 ("nodes_splits", np.zeros(nodes, np.float32)),
                 ("leaf_weights", np.ones(nodes + 1, np.float32)),
             ):
-                attributes[name].t.CopyFrom(_tensor(cells))
+                attributes[name].t.CopyFrom(_tensor(cells, name))
 
         return _altered(fitted, alter)
 

@@ -111,6 +111,7 @@ def test_a_mark_says_what_it_stands_for():
     assert "Times in Asia/Tokyo" in words(root)
 
 
+@pytest.mark.slow
 @given(
     values=st.lists(FLOATS, min_size=1, max_size=40),
     title=st.text(),

@@ -128,6 +128,7 @@ def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
         np.testing.assert_allclose(unseen[inside], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
     """Many of the trees see a constant, or constants and one or two other readings."""
     times, values = telemetry()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml.telemetry.series import FILL, regular
+from pyml.telemetry.series import FILL, clean, regular
 
 
 def test_a_regular_series_is_untouched():
@@ -63,3 +63,29 @@ def test_any_clock_gives_a_short_increasing_grid_that_ends_at_the_last_reading(s
     assert len(grid.values) <= (FILL + 1) * len(times)
     assert grid.times[-1] == times[-1]
     assert grid.values[-1] == values[-1]
+
+
+STEPS = st.sampled_from([0.0, 0.4, 2.0, 5.0, 5.9, 6.0, 7.5, 29.0, 60.0, 61.0, 400.0])
+
+
+@given(st.lists(STEPS, min_size=1, max_size=300), st.floats(0, 1))
+def test_which_rows_are_readings_depends_on_no_window(steps, share):
+    times = 1.7e9 + np.cumsum(steps)
+    values = np.arange(len(times), dtype=float)[:, None]
+    whole = clean(times, values, [], 60.0)
+    begin = times[0] + share * np.ptp(times)
+    part = clean(times[times > begin], values[times > begin], [], 60.0)
+    later = begin + 2 * 60.0
+    np.testing.assert_array_equal(part.times[part.times > later], whole.times[whole.times > later])
+    # None is lost for long, and none comes twice.
+    assert len(whole.times) + whole.repeated == len(times)
+    assert (np.diff(whole.times) >= 6 - 1e-6).all()
+    place = np.searchsorted(whole.times, times, side="right") - 1
+    assert (times - whole.times[place] <= 120).all()
+
+
+def test_a_dense_hour_keeps_a_reading_a_minute():
+    times = 1.7e9 + 5.0 * np.arange(720)
+    found = clean(times, np.ones((720, 1)), [], 60.0)
+    assert 59 <= len(found.times) <= 61
+    assert found.repeated == 720 - len(found.times)

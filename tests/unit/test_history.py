@@ -24,3 +24,10 @@ def test_every_moment_that_postgresql_knows_is_read():
 
 def test_no_moments_are_none():
     assert history._decoded(None).shape == (0,)
+
+
+def test_any_moment_has_a_name():
+    assert history.iso(np.inf) == "infinity"
+    assert history.iso(-np.inf) == "-infinity"
+    assert history.iso(LAST / 1e6 + 946684800).startswith("294277-01-01")
+    assert history.iso(-210866803200.0).startswith("-4713-11-24")

@@ -77,6 +77,7 @@ def test_a_predictable_series_is_predicted(fitted):
     assert fitted.figures["mae"] < 0.8 * fitted.figures["naive_mae"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_say(fitted):
     times, values = telemetry(6000, seed=5)
     at = np.arange(600, 5900)
@@ -139,6 +140,7 @@ def test_quantiles_cover_their_level_and_no_more():
     assert (forecast._quantiles(scores[:1], [0.5, 0.9]) == scores[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
     """Errors whose size wanders; forecasts each where the one before ends."""
@@ -221,6 +223,7 @@ def test_gaps_are_not_learnt_across(series):
     assert np.isfinite(told.upper).all()
 
 
+@pytest.mark.slow
 def test_few_readings():
     fitted = lstm.fit(*telemetry(100), interval=INTERVAL, epochs=2)
     told = forecast.forecast(fitted.meta, run_of(fitted), *telemetry(60))
@@ -268,6 +271,7 @@ def test_awkward_series_give_finite_forecasts(make):
     assert (told.lower <= told.upper).all()
 
 
+@pytest.mark.slow
 def test_a_value_that_no_sensor_gives_drowns_no_other():
     """Late enough to be in what is refitted alone: the sums over its windows were singular."""
     i = np.arange(1, 301)

@@ -16,6 +16,7 @@ def scorer(fitted):
     return blob._forest(fitted.numbers, fitted.meta)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.sampled_from([2, 3, 40, 400]),

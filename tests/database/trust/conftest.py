@@ -12,7 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import install
+from installer.cluster import Cluster, home
+from installer.postgres import find_postgres
+from installer.process import HERE
 
 LEVELS = ("nobody", "read", "train")
 FORMATS = Path(__file__).with_name("formats")
@@ -34,10 +36,12 @@ $$
 """
 
 
-def put_model(db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None) -> int:
-    """Put a committed model in force for a device, or other bytes in its place; its id."""
+def put_model(
+    db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None, **changes: object
+) -> int:
+    """Put a committed model in force for a device, or other bytes or columns of it; its id."""
     data = path.read_bytes() if blob is None else blob
-    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"])
+    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"] | changes)
     digest = hashlib.sha256(data).hexdigest()
     return db.execute(PUT, [device, digest, data, row]).fetchone()[0]
 
@@ -87,9 +91,7 @@ class Server:
     """A server of our own, to be hurt: shares its programs with the tests' server, no data."""
 
     def __init__(self, name: str) -> None:
-        self.cluster = install.Cluster(
-            install.home(), f"{name}-{os.getpid()}", install.find_postgres()
-        )
+        self.cluster = Cluster(home(), f"{name}-{os.getpid()}", find_postgres())
         self.cluster.start()
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             for setting in ("fsync", "synchronous_commit"):  # nobody cuts the power
@@ -105,7 +107,7 @@ class Server:
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {name}")
         with psycopg.connect(self.dsn(name), autocommit=True) as conn:
-            conn.execute((install.HERE / "demo/history.sql").read_bytes())
+            conn.execute((HERE / "demo/history.sql").read_bytes())
             conn.execute("CREATE EXTENSION pyml CASCADE")
         return self.dsn(name)
 

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pyml.blob import MAX_BYTES
+
 INTEGERS = (-(2**63), -(2**31), -5, -1, 0, 1, 2, 7, 500, 10**6, 2**31 - 1, 2**31, 2**63 - 1)
 FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-45, 1e38, -3e38)
 NAMES = ("", "features", "window", "score", "filled", "nobody", "x" * 10_000)
@@ -223,6 +225,49 @@ def crafted(blob: bytes, kind: str) -> Iterator[tuple[str, bytes]]:
     yield "an interval that is no number", _with_meta(blob, interval=float("nan"))
     for name, model in _graphs(onnx.ModelProto.FromString(blob)):
         yield name, bytes(model.SerializeToString())
+    room = MAX_BYTES[kind] - len(blob) - 100
+    for name, part in (
+        ("empty tensors without end", _field(7, b"\x2a\0" * (room // 2))),
+        ("a node of empty attributes", _field(7, _field(1, b"\x2a\0" * (room // 2)))),
+        ("a tensor of dimensions", _field(7, _field(5, b"\x08\1" * (room // 2)))),
+        ("an attribute of numbers", _field(7, _field(1, _field(5, b"\x40\0" * (room // 2))))),
+        ("values without end", _field(7, b"\x6a\0" * (room // 2))),
+        ("nodes without end", _field(7, b"\x0a\0" * (room // 2))),
+        ("empty metadata without end", b"\x72\0" * (room // 2)),
+        ("what no field is for", b"\xf8\x7f\1" * (room // 3)),
+    ):
+        yield name, blob + part
+    lists = ", ".join(["[]"] * (room // 4))
+    yield (
+        "metadata of empty lists",
+        _raw_meta(blob, f'{{"format": 1, "kind": "{kind}", "x": [{lists}]}}'),
+    )
+    objects = ", ".join(["{}"] * (room // 4))
+    yield "metadata of empty objects", _raw_meta(blob, f"[{objects}]")
+    yield "metadata of numbers", _raw_meta(blob, f"[{'0,' * (room // 2)}0]")
+    for name, path in (
+        ("half of a pair", "a\ud800"),
+        ("nothing", "a\0"),
+        ("many parts", ".".join("x" * 499)),
+    ):
+        yield f"a path with {name}", _with_path(blob, path)
+
+
+def _field(place: int, data: bytes) -> bytes:
+    """A message within a message, as protocol buffers have it."""
+    size, length = len(data), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([place << 3 | 2]) + length + bytes([size]) + data
+
+
+def _with_path(blob: bytes, path: str) -> bytes:
+    model = onnx.ModelProto.FromString(blob)
+    meta = json.loads(next(e.value for e in model.metadata_props if e.key == META))
+    if "metric" in meta:
+        return _with_meta(blob, metric=meta["metric"] | {"path": path})
+    return _with_meta(blob, metrics=[meta["metrics"][0] | {"path": path}, *meta["metrics"][1:]])
 
 
 def _archive(data: bytes) -> bytes:
@@ -434,4 +479,5 @@ def _chain(node: onnx.NodeProto, length: int, copies: int = 1) -> None:
             del attribute.ints[:]
             attribute.ints.extend(ints[attribute.name].tolist())
         elif attribute.name in tensors:
-            attribute.t.CopyFrom(numpy_helper.from_array(tensors[attribute.name]))
+            cells = tensors[attribute.name]
+            attribute.t.CopyFrom(numpy_helper.from_array(cells, attribute.name))

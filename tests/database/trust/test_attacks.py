@@ -149,6 +149,7 @@ def test_no_parameter_changes_an_answer(db, connect, answers):
     assert tried > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name)[:20])
 def test_a_field_of_any_name_is_a_field_or_a_mistake(db, one, device, name):
     told = []

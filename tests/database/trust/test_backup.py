@@ -14,6 +14,8 @@ from ..conftest import ROWS
 from .conftest import newest, put_model
 from .test_privileges import READ
 
+pytestmark = pytest.mark.server
+
 ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
@@ -110,6 +112,25 @@ def test_a_dump_comes_back_in_another_schema(server, primary):
     assert answers(server.dsn("moved"), device, "telemetry") == answers(dsn, device)
 
 
+def held(dsn):
+    """The settings and metrics that count."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        settings = db.execute("SELECT name, value FROM ml_setting ORDER BY name").fetchall()
+        metrics = db.execute("SELECT * FROM ml_metric ORDER BY name").fetchall()
+    return settings, metrics
+
+
+def test_a_dump_of_the_data_alone_comes_back(server, primary):
+    """Into a database that has the extension already, with rows of the same names."""
+    dsn, device = primary
+    dump = server.cluster.place / "data.dump"
+    run(server, "pg_dump", "-Fc", "-a", "-f", dump, dsn)
+    there = server.database("data_alone")
+    run(server, "pg_restore", "--exit-on-error", "-a", "-d", there, dump)
+    assert held(there) == held(dsn)
+    assert answers(there, device) == answers(dsn, device)
+
+
 def test_a_standby_answers_and_a_copy_of_the_files_goes_on(server, primary):
     dsn, device = primary
     place = server.cluster.place / "standby"
@@ -154,3 +175,39 @@ def check_that_a_worker_reads_there(dsn, there):
         assert outcome == ((device, "forest", ""), "trained", "")
         used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s"
         assert db.execute(used, [device]).fetchone() == (300,)
+
+
+def test_settings_and_metrics_are_replicated(server, primary):
+    dsn, _ = primary
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("ALTER SYSTEM SET wal_level = logical")
+    server.cluster.stop()
+    server.start()
+    there = server.database("follower")
+    assert held(there) != held(dsn)
+    with server.connect("fleet") as db, server.connect("follower") as copy:
+        db.execute("CREATE PUBLICATION settings FOR TABLE ml_setting, ml_metric")
+        # A slot that is made by the subscription would wait for this very transaction.
+        db.execute("SELECT pg_create_logical_replication_slot('settings', 'pgoutput')")
+        copy.execute(
+            f"CREATE SUBSCRIPTION settings CONNECTION '{dsn}' PUBLICATION settings"
+            " WITH (create_slot = false)"
+        )
+        try:
+            wait_for(lambda: held(there) == held(dsn), server)  # what there was
+            db.execute("UPDATE ml_setting SET value = '33' WHERE name = 'n_estimators'")
+            db.execute("INSERT INTO ml_metric (name, path) VALUES ('later', 'system.later')")
+            db.execute("DELETE FROM ml_metric WHERE name = 'own'")
+            wait_for(lambda: held(there) == held(dsn), server)  # what has come
+        finally:
+            copy.execute("ALTER SUBSCRIPTION settings DISABLE")
+            copy.execute("ALTER SUBSCRIPTION settings SET (slot_name = NONE)")
+            copy.execute("DROP SUBSCRIPTION settings")
+
+
+def wait_for(come, server):
+    """Wait for what comes by itself."""
+    until = time.monotonic() + 60
+    while not come():
+        assert time.monotonic() < until, server.log()[-2000:]
+        time.sleep(0.2)

@@ -6,6 +6,9 @@ import time
 from collections import Counter, defaultdict
 
 import psycopg
+import pytest
+
+pytestmark = pytest.mark.slow
 
 SESSIONS, DEVICES = 16, 4
 WORK = {

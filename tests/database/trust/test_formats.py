@@ -51,6 +51,7 @@ def ask(db):
     return answer
 
 
+@pytest.mark.slow
 def test_models_of_the_present_format_are_there(db, one, ask, request):
     if request.config.getoption("--regenerate"):
         db.execute("UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators'")

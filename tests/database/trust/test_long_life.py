@@ -4,8 +4,11 @@
 """
 
 import psycopg
+import pytest
 
 from .test_blobs import memory
+
+pytestmark = pytest.mark.slow
 
 COPIES = """
 INSERT INTO devices SELECT gen_random_uuid(), 'copy' FROM generate_series(1, %(count)s);

@@ -49,6 +49,7 @@ READ = (
     "SELECT * FROM ml_fleet_health",
     "SELECT * FROM ml_runs",
     "SELECT * FROM ml_jobs",
+    "SELECT * FROM ml_locks",
 )
 TRAIN = (
     "SELECT ml_train_forest('{device}')",
@@ -63,6 +64,7 @@ TRAIN = (
 )
 ADMINISTER = (
     "SELECT ml_grant(current_user, 'train')",
+    "SELECT ml_row_security('true')",
     "SELECT * FROM ml_schedule()",
     "SELECT * FROM ml_unschedule()",
     "UPDATE ml_setting SET value = '0.2' WHERE name = 'contamination'",
@@ -119,6 +121,7 @@ def test_a_level_replaces_the_one_before(db: psycopg.Connection, roles: dict[str
     assert matrix(db, {**roles, "read": roles["train"], "train": roles["read"]}) == before
 
 
+@pytest.mark.slow
 def test_each_level_can_do_its_work_and_nothing_else(one, db, connect, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
@@ -165,6 +168,7 @@ def test_who_has_no_privilege_can_call_nothing_at_all(db, connect):
                 session.execute(call.format(sql.Identifier(name), arguments))
 
 
+@pytest.mark.slow
 def test_row_level_security_on_the_history_holds_for_every_door(
     db, one, roles, connect, add_modelled
 ):

@@ -6,6 +6,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import psycopg
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..conftest import ROWS
+from .conftest import newest, put_model
+from .test_blobs import memory
 
 DOCUMENTED = {"ML001", "ML002", "ML003", "ML004"}
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -46,7 +49,10 @@ MOMENTS = st.one_of(
     st.integers(0, 3).map(lambda days: f"-{days} days"),
 )
 CLOCKS = st.sampled_from(
-    ["infinity", "-infinity", "0001-01-01", "4713-01-01 BC", "294276-12-31 23:59:59", "1970-01-01"]
+    [
+        *("infinity", "-infinity", "0001-01-01", "4713-01-01 BC", "294276-12-31 23:59:59"),
+        *("4714-11-24 BC", "294276-12-31 23:59:59.999999", "1970-01-01"),
+    ]
 )
 ROW = st.tuples(st.one_of(MOMENTS, MOMENTS, MOMENTS, CLOCKS), STATES, st.integers(1, 3))
 INSERT = """
@@ -85,11 +91,12 @@ def numbers(value: object) -> Iterator[float]:
         yield value
 
 
-def ask(db: psycopg.Connection, statement: str) -> str:
+def ask(db: psycopg.Connection, statement: str, transaction: bool = True) -> str:
     """Call a door: its error of a documented kind, or nothing."""
     try:
-        with db.transaction():
-            answers = [answer for (answer, *_) in db.execute(statement)]
+        with db.transaction() if transaction else nullcontext():
+            found = db.execute(statement)
+            answers = [answer for (answer, *_) in found] if found.description else []
     except psycopg.Error as error:
         refusal = error
     else:
@@ -101,6 +108,7 @@ def ask(db: psycopg.Connection, statement: str) -> str:
     return refusal.sqlstate
 
 
+@pytest.mark.slow
 def test_any_history_is_answered_or_refused_and_row_order_changes_nothing(db, long):
     for name, value in (("epochs", 1), ("n_estimators", 10), ("min_training_samples", 50)):
         db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [str(value), name])
@@ -156,7 +164,50 @@ def test_any_history_is_answered_or_refused_and_row_order_changes_nothing(db, lo
     assert told["answered"] > told.get("ML001", 0) / 4
 
 
-MOMENT = ("'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "'0001-01-01'", "NULL")
+# What stands where a number belongs, and in how many rows of a week.
+AT_A_PATH = {
+    "far too large": ("'1e131071'", 10_080),
+    "far too small": ("'-1e131071'", 10_080),
+    "of many digits": ("'0.' || repeat('7', 16000)", 10_080),
+    "next to nothing": ("'1e-16000'", 10_080),
+    "a long text": ("to_jsonb(repeat('a', 10000000))", 30),
+    "a text of line breaks": ("to_jsonb(repeat(E'\\n', 10000000))", 30),
+    "a long array": ("to_jsonb(array_fill(7, ARRAY[1000000]))", 30),
+}
+
+
+@pytest.mark.parametrize("value", AT_A_PATH)
+def test_what_stands_at_a_path_takes_no_memory(db, dsn, add_device, value):
+    device = add_device(readings=10_080)
+    put_model(db, device, newest("forest"))
+    made, rows = AT_A_PATH[value]
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
+        f" '{{system,cpuUsage}}', x.made) FROM (SELECT ({made})::jsonb AS made) AS x"
+        " WHERE id IN (SELECT id FROM device_shadow_history ORDER BY id DESC LIMIT %s)",
+        [rows],
+    )
+    calls = {
+        "forest": "SELECT (ml_train_forest(%s) ->> 'training_samples')::int",
+        "detect": "SELECT (ml_detect(%s, hours => 168) ->> 'analyzed_points')::int",
+        "chart": "SELECT length(ml_chart(%s, 'temperature', hours => 168))",
+    }
+    with psycopg.connect(dsn, autocommit=True) as session:
+        pid = session.info.backend_pid
+        found = {
+            name: session.execute(call, [device]).fetchone()[0] for name, call in calls.items()
+        }
+        assert found["forest"] > 10_000
+        assert found["detect"] > 10_000
+        assert memory(pid) < 600 << 20
+        zscores = session.execute("SELECT count(*) FROM ml_zscore(%s, 'cpu_usage')", [device])
+        assert zscores.fetchone()[0] in (10_080 - rows, 10_079, 10_080)
+
+
+MOMENT = (
+    *("'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "'0001-01-01'", "NULL"),
+    *("'4714-11-24 00:00:00+00 BC'", "'294276-12-31 23:59:59.999999+00'"),
+)
 INTEGER = ("0", "-1", "2147483647", "-2147483648", "87840", "NULL")
 NUMBER = ("'NaN'", "'Infinity'", "'-Infinity'", "0", "-1", "1e-320", "1e308", "NULL")
 CALLS = {
@@ -178,8 +229,34 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_any_argument_is_answered_or_refused(db, add_modelled, call):
     device = add_modelled(readings=200)
     for value in CALLS[call]:
         ask(db, call.format(value, d=device))
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
+    """Of rows and of arguments, whatever the zone of the table's clock."""
+    device = add_modelled(readings=200)
+    db.execute("UPDATE ml_setting SET value = %s WHERE name = 'history_time_zone'", [zone])
+    ends = [moment.strip("'").replace("+00", "") for moment in MOMENT if moment != "NULL"]
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT device_uuid, reported_state, moment::timestamp FROM device_shadow_history,"
+        " unnest(%s::text[]) AS moment WHERE id % 40 = 0",
+        [ends],
+    )
+    for call in [*DOORS, *FORECASTS[1:]]:
+        ask(db, call.format(device))
+    for moment in MOMENT[:-3] + MOMENT[-2:]:
+        for door in (
+            "ml_score('{d}', {m}, {m})",
+            "ml_predict('{d}', 'system.cpuUsage', as_of => {m})",
+        ):
+            ask(db, "SELECT count(*) FROM " + door.format(d=device, m=moment))
+        ask(db, f"CALL ml_scan('{device}', as_of => {moment})", transaction=False)
+    failed = "SELECT sqlstate FROM ml_scan_state WHERE outcome = 'failed'"
+    assert {code for (code,) in db.execute(failed)} <= DOCUMENTED

@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 # What PostgreSQL is told by: cancels, ends, configuration, other backends, timeouts.
 SIGNALS = {
     *(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE),
 }
-SCORING, TRAINING = 2, 16
+SCORING, TRAINING = 1, 16
 
 
 def masks(pid: int) -> dict[int, int]:
@@ -29,6 +30,7 @@ def masks(pid: int) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_threads_are_few_and_take_no_signal(db, dsn, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")

@@ -1,0 +1,77 @@
+"""The demo's dashboard: the API server built, started, and shown until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import webbrowser
+from collections.abc import Sequence
+
+from installer.debian import apt_candidate, apt_install
+from installer.postgres import Server
+from installer.process import HERE, PLAIN_ENVIRONMENT, Failure, run, run_told, say
+
+API_SERVER = HERE / "examples/api-server"
+SCAN_SECONDS = 60
+
+
+def api_server() -> list[str]:
+    """The command that starts the API server, which is built if need be."""
+    node = find_node()
+    npm = [shutil.which("npm") or "npm", "--prefix", str(API_SERVER)]
+    lock, installed = (
+        API_SERVER / one for one in ("package-lock.json", "node_modules/.package-lock.json")
+    )
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        say("installing the API server's libraries with npm")
+        fix = "check the network, and run this again"
+        run_told([*npm, "ci", "--no-audit", "--no-fund"], "npm could not install them", fix)
+    run([*npm, "run", "build"], wrong="the API server cannot be built")
+    return [node, str(API_SERVER / "dist/main.js")]
+
+
+def find_node() -> str:
+    """Node.js, as new as the API server says; Debian's is installed where it is that new."""
+    package = json.loads((API_SERVER / "package.json").read_text())
+    least = int(package["engines"]["node"].removeprefix(">="))
+    node = shutil.which("node")
+    found = run([node, "--version"]) if node else "none"
+    if node and shutil.which("npm") and int(found[1:].split(".")[0]) >= least:
+        return node
+    why = f"the API server needs Node.js {least} or later with npm; here is {found}"
+    if node or not shutil.which("apt-cache") or apt_candidate("nodejs") < least:
+        raise Failure(why, "https://nodejs.org/en/download")
+    apt_install(["nodejs", "npm"], why)
+    return find_node()
+
+
+def show_dashboard(command: Sequence[str], server: Server) -> None:
+    """Serve the dashboard on the demo's fleet, and scan as a schedule would, until Ctrl-C."""
+    with socket.socket() as probe:
+        port = 8080 if probe.connect_ex(("127.0.0.1", 8080)) else 0
+    settings = {"DATABASE_URL": server.dsn, "PORT": str(port)}
+    for each in (signal.SIGINT, signal.SIGTERM):  # either way the server ends with this program
+        signal.signal(each, signal.default_int_handler)
+    with subprocess.Popen(
+        command, env={**PLAIN_ENVIRONMENT, **settings}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            address = (process.stdout.readline() if process.stdout else "").split()[-1:]
+            if not address:
+                raise Failure("the API server does not start")
+            print(f"\nThe dashboard: {address[0]}  (Ctrl-C stops it)", flush=True)
+            if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+                webbrowser.open(address[0])
+            while process.poll() is None:
+                server.ask("CALL ml_scan()")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SCAN_SECONDS)
+        except KeyboardInterrupt:
+            say("stopping the dashboard; the demo's server goes on")
+        finally:
+            process.terminate()

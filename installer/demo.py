@@ -1,0 +1,44 @@
+"""The demo: a private server with a sample fleet."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from installer.cluster import Cluster, home, private
+from installer.dashboard import api_server, show_dashboard
+from installer.extension import sources
+from installer.postgres import find_postgres
+from installer.process import HERE, PLAIN_ENVIRONMENT, run, say
+
+
+def command_demo(options: argparse.Namespace) -> int:
+    """Show it on a private server."""
+    if options.stop or options.remove:
+        for base in sorted(home().glob("postgresql-*")):
+            for place in base.iterdir():
+                if (place / "data").exists() and (options.remove or place.name == "demo"):
+                    Cluster(home(), place.name, find_postgres()).stop()
+        if options.remove:
+            for path in [*home().glob("postgresql-*"), *home().glob("python-*"), home() / "lock"]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            say(f"removed the private servers and their environment from {home()}")
+        return 0
+    serve = api_server() if options.dashboard else []
+    with private("demo") as (cluster, environment):
+        dsn = cluster.dsn("demo")
+        if cluster.server().ask("SELECT 1 FROM pg_database WHERE datname = 'demo'") == "":
+            cluster.server().ask("CREATE DATABASE demo")
+        show = [environment.python, "-B", HERE / "demo/show.py", dsn, "--made", sources()]
+        quiet, live = ["--quiet"] * options.dsn, ["--live"] * options.dashboard
+        run(
+            [*show, *quiet, *live],
+            env=PLAIN_ENVIRONMENT,
+            wrong="the demo failed",
+            stdout=None,
+            stderr=None,
+        )
+        print(dsn if options.dsn else f"{cluster.postgres.bindir}/psql '{dsn}'")
+    if serve:
+        show_dashboard(serve, cluster.server("demo"))
+    return 0
