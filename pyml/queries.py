@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyml.forms import MOST_PARTS
-
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
 # more after it than a float64 tells apart.
 MOST_DIGITS = 40
@@ -58,16 +56,16 @@ BOUNDS = Query(
     ("text",),
 )
 
-# Of the figures what is told with a forecast.
-_HELD = (
-    " m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at, m.readings_used,"
-    " jsonb_build_object("
-    + ", ".join(f"'{key}', m.figures -> '{key}'" for key in limits.TOLD)
-    + ")::text AS figures, date_part('epoch', now()) AS now"
+# Of the figures what a forecast's document has.
+_FIGURES = (
+    "jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',"
+    " 'beats_naive', m.figures -> 'beats_naive', 'coverage', m.figures -> 'coverage')::text"
 )
 
 CURRENT_MODEL = Query(
-    "SELECT c.*," + _HELD + " FROM" + _CONTEXT + " LEFT JOIN ml_model m"
+    "SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
+    " m.readings_used, " + _FIGURES + " AS figures, date_part('epoch', now()) AS now"
+    " FROM" + _CONTEXT + " LEFT JOIN ml_model m"
     " ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current",
     ("uuid", "text", "text"),
 )
@@ -134,10 +132,8 @@ DUE = Query(
 )
 
 GIVEN = Query(
-    "SELECT (g.given -> 'hours')::int AS hours,"
-    " (g.given -> 'contamination')::float8 AS contamination"
-    " FROM _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1"
-    "   AND m.kind = $2 AND m.field = $3 AND m.is_current)) AS g (given)",
+    "SELECT _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1"
+    "   AND m.kind = $2 AND m.field = $3 AND m.is_current))::text AS given",
     ("uuid", "text", "text"),
 )
 
@@ -152,23 +148,25 @@ PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
 
 # ---- the scan ------------------------------------------------------------------
 
-# A field that nobody has configured is read by no one but who asks for it by name.
+# The current models: detectors first. A field that nobody has configured is read by no one but who
+# asks for it by name.
 SCAN_STATE = Query(
     "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,"
+    " date_part('epoch', now()) AS now,"
     " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
-    " ARRAY(SELECT l.field FROM ml_model l WHERE l.device_uuid = $1 AND l.kind = 'lstm'"
-    "       AND l.is_current AND (l.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)"
-    "             FROM ml_setting f WHERE f.name = 'forecast_fields')"
-    "         OR l.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o"
-    "             WHERE o.device_uuid = $1)"
-    "         OR EXISTS (SELECT FROM ml_metric k"
-    "             WHERE l.field IN (k.name, k.path, k.divisor_path)))"
-    '       ORDER BY l.field COLLATE "C") AS fields,'
-    + _HELD
-    + " FROM"
-    + _CONTEXT
-    + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1"
-    " LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = 'forest' AND m.is_current",
+    " (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,"
+    "         'model_id', m.model_id, 'sha256', m.sha256,"
+    "         'trained_at', date_part('epoch', m.trained_at), 'readings_used', m.readings_used,"
+    "         'figures', " + _FIGURES + ")"
+    '         ORDER BY m.field COLLATE "C", m.kind COLLATE "C"), \'[]\')::text'
+    "  FROM ml_model m WHERE m.device_uuid = $1 AND m.is_current AND (m.field = ''"
+    "    OR m.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)"
+    "         FROM ml_setting f WHERE f.name = 'forecast_fields')"
+    "    OR m.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o"
+    "         WHERE o.device_uuid = $1)"
+    "    OR EXISTS (SELECT FROM ml_metric k"
+    "         WHERE m.field IN (k.name, k.path, k.divisor_path)))) AS models"
+    " FROM" + _CONTEXT + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1",
     ("uuid", "timestamptz"),
 )
 
@@ -183,9 +181,9 @@ SCAN_DONE = Query(
 )
 
 PUT_ANOMALIES = Query(
-    "SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8) AS t",
+    "SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9) AS t",
     (
-        *("uuid", "text", "float8[]", "float8[]", "text[]", "text[]", "text[]"),
+        *("uuid", "text", "boolean", "float8[]", "float8[]", "text[]", "text[]", "text[]"),
         "bigint[]",
     ),
 )

@@ -53,6 +53,11 @@ class Registry(Generic[T]):
         self._load()
         return self._known[kind]
 
+    def get(self, kind: str) -> T | None:
+        """The one of a kind; None where there is none."""
+        self._load()
+        return self._known.get(kind)
+
     def __contains__(self, kind: object) -> bool:
         """Whether there is one of that kind."""
         self._load()

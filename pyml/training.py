@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pyml import background, forest, queries
-from pyml.telemetry import drift
+from pyml import background, queries
+from pyml.detectors.base import DETECTORS, Detector, Signals
 from pyml.errors import (
     BadArgument,
     BrokenEnvironment,
@@ -18,24 +18,32 @@ from pyml.errors import (
     NotEnoughData,
     UnreadableModel,
 )
-from pyml.models import blob, limits
-from pyml.telemetry import series
+from pyml.forecasters.base import FORECASTERS, Forecaster, Previous
+from pyml.forms import MAX_METRICS, document, number, record, whole
+from pyml.models import blob
+from pyml.telemetry import drift
 from pyml.telemetry.history import (
     LONGEST_HOURS,
     Execute,
     Floats,
     History,
+    bounds_of,
     iso,
     measured,
     metric_of,
+    metrics_of,
     window,
 )
+from pyml.telemetry.series import Metric, regular
 
 T = TypeVar("T")
+Owner = Detector[Any] | Forecaster[Any]
 Poll = Callable[[], object]
 """Called several times a second by whoever waits for a training; what it raises ends that."""
 
 LIBRARIES = ("numpy", "scikit-learn", "tensorflow", "keras", "joblib")
+# Bytes of JSON beside a model. Metrics take up to 2 KB each in the parameters; figures some 600.
+LONGEST_PARAMETERS, LONGEST_FIGURES = 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +53,14 @@ class Trained:
     Attributes
     ----------
     data : bytes or None
-        The model as it is stored; None where the one in force is better and stays.
+        The model as it is stored; None where the current one is better and stays.
     times : ndarray of float64, shape (n,)
         Seconds since the Unix epoch of what it was trained on.
     rejected : int
         Rows without one usable number.
     parameters, figures : dict
         JSON-able: settings, metrics and seed; what was measured on held-out data.
-    told : dict
+    details : dict
         JSON-able: what its caller may want to know besides.
     """
 
@@ -61,10 +69,10 @@ class Trained:
     rejected: int
     parameters: dict[str, Any]
     figures: dict[str, Any]
-    told: dict[str, Any]
+    details: dict[str, Any]
 
     def about(self, seconds: float) -> dict[str, Any]:
-        """What is stored beside the model: of the form `limits.ABOUT`."""
+        """What is stored beside the model: of the form `IS_ABOUT`."""
         return {
             "window_start": float(self.times[0]),
             "window_end": float(self.times[-1]),
@@ -75,6 +83,21 @@ class Trained:
             "versions": versions() | {"python": platform.python_version()},
             "seconds": seconds,
         }
+
+
+# The moments in seconds, within what PostgreSQL knows.
+_MOMENT, _COUNT = number(-2e11, 9e12), whole(0, 2**31 - 1)
+ABOUT = {
+    "window_start": _MOMENT,
+    "window_end": _MOMENT,
+    "readings_used": _COUNT,
+    "readings_rejected": _COUNT,
+    "parameters": document(LONGEST_PARAMETERS),
+    "figures": document(LONGEST_FIGURES),
+    "versions": document(LONGEST_FIGURES),
+    "seconds": number(0),
+}
+IS_ABOUT = record(**ABOUT)
 
 
 @functools.cache
@@ -90,6 +113,74 @@ def versions() -> dict[str, str | None]:
 
     found = {name: of(name) for name in LIBRARIES}
     return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
+
+
+def owner_of(kind: str) -> Owner | None:
+    """The detector or the forecaster of a kind."""
+    return DETECTORS.get(kind) or FORECASTERS.get(kind)
+
+
+Load = Callable[[Owner, int, str], blob.Model[Any]]
+"""Gives a stored model of an owner, by its model_id and sha256."""
+
+
+def train(
+    execute: Execute,
+    load: Load,
+    history: History,
+    device: str,
+    kind: str,
+    field: str,
+    row: Mapping[str, Any],
+    poll: Poll,
+) -> Trained:
+    """Train a model that is due, with the arguments that a person gave to the current one.
+
+    Parameters
+    ----------
+    execute : callable
+        Sends statements to where models are stored.
+    load : callable
+    history : History
+        Where the readings are, be it elsewhere.
+    device, kind, field : str
+        The model; a detector's field is empty.
+    row : mapping
+        Of `queries.CURRENT_MODEL`.
+    poll : callable
+    """
+    given = execute(queries.GIVEN, device, kind, field)[0]["given"]
+    until = float(row["now"])
+    if kind in DETECTORS:
+        return train_detector(
+            DETECTORS[kind],
+            history,
+            metrics_of(execute, enabled=True),
+            device,
+            given=json.loads(given),
+            until=until,
+            poll=poll,
+        )
+    return train_forecaster(
+        FORECASTERS[kind],
+        history,
+        metrics_of(execute),
+        device,
+        field,
+        given=json.loads(given),
+        until=until,
+        bounds=bounds_of(execute, field),
+        current=current(FORECASTERS[kind], row, field, load),
+        poll=poll,
+    )
+
+
+def _settings(owner: Owner, history: History, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training takes: the arguments that a person gave, and else the settings."""
+    return {
+        name: kind(given.get(name, history.settings[setting]))
+        for name, (setting, kind) in owner.settings.items()
+    } | {"hours": int(given.get("hours", history.settings["training_hours"]))}
 
 
 def _beside(
@@ -115,30 +206,28 @@ def _beside(
         ) from error
 
 
-def _given(**arguments: float | None) -> dict[str, Any]:
-    """The arguments that a person gave: a later training keeps to them, whatever the settings."""
-    return {name: value for name, value in arguments.items() if value is not None}
+# ---- detectors -------------------------------------------------------------------
 
 
-# ---- Isolation Forest ----------------------------------------------------------
-
-
-def train_forest(
+def train_detector(
+    detector: Detector[Any],
     history: History,
-    metrics: Sequence[series.Metric],
+    metrics: Sequence[Metric],
     device: str,
     *,
-    hours: int | None,
+    given: Mapping[str, Any],
     until: float,
-    contamination: float | None,
     poll: Poll,
 ) -> Trained:
-    """Train an Isolation Forest on a device's last `hours` up to `until`.
+    """Train a detector on a device's last hours up to `until`.
 
     Parameters
     ----------
-    hours, contamination : optional
-        Where they are not given, the settings tell.
+    metrics : sequence of Metric
+        Those that are enabled for detection.
+    given : mapping
+        Arguments that a person gave, by parameter, ``hours`` among them. They stay: a later
+        training keeps to them, whatever the settings.
 
     Raises
     ------
@@ -146,60 +235,36 @@ def train_forest(
         Too many metrics, or none.
     NotEnoughData
     """
-    settings = history.settings
-    given = _given(hours=hours, contamination=contamination)
-    hours = given.get("hours", int(settings["training_hours"]))
-    contamination = given.get("contamination", float(settings["contamination"]))
-    if not 1 <= len(metrics) <= limits.MAX_METRICS:
+    if not 1 <= len(metrics) <= MAX_METRICS:
         raise BadArgument(
             f"{len(metrics) or 'no'} metrics are enabled",
-            detail=f"A forest takes 1 to {limits.MAX_METRICS}.",
+            detail=f"A detector takes 1 to {MAX_METRICS}.",
             hint="UPDATE ml_metric SET enabled = built_in;",
         )
+    settings = _settings(detector, history, given)
+    hours = settings["hours"]
     readings, values, _ = measured(history, device, until - hours * 3600, until, metrics)
     usable = int(np.isfinite(values).any(axis=1).sum())
-    needed = int(settings["min_training_samples"])
+    needed = int(history.settings["min_training_samples"])
     if usable < needed:
         raise _too_few(history, device, usable, needed, hours, readings.rejected)
-    parameters: dict[str, Any] = {
-        "contamination": contamination,
-        "n_estimators": int(settings["n_estimators"]),
-        "seed": int(settings["seed"]),
-        "hours": hours,
-        "given": given,
-    }
-    names = [metric.name for metric in metrics]
-    fitted = _beside(
-        forest.prepare,
-        lambda pulse: forest.fit(
-            readings.times,
-            values,
-            names,
-            contamination=contamination,
-            n_estimators=parameters["n_estimators"],
-            seed=parameters["seed"],
-            pulse=pulse,
-        ),
-        poll,
-    )
-    parameters["metrics"] = [asdict(metric) for metric in metrics]
-    used = [names.index(name) for name in fitted.meta["names"]]
-    meta = fitted.meta | {
-        "metrics": [parameters["metrics"][i] for i in used],
-        "reference": drift.reference(readings.times, values[:, used]),
-    }
+    names = tuple(metric.name for metric in metrics)
+    signals = Signals(readings.times, values, names)
+    fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
+    used = [names.index(name) for name in fitted.model.names]
+    reference = drift.reference(readings.times, values[:, used])
+    model = fitted.model.knowing([metrics[i] for i in used], reference)
     return Trained(
-        blob.pack(fitted.numbers, meta, "forest"),
+        blob.pack(detector, fitted.numbers, model),
         readings.times,
         readings.rejected,
-        parameters,
+        {**settings, "given": dict(given), "metrics": [asdict(metric) for metric in metrics]},
         fitted.figures,
         {
             "training_samples": len(readings.times),
             "rejected_samples": readings.rejected,
             "repeated_samples": readings.repeated,
-            "features": fitted.meta["names"],
-            "contamination": contamination,
+            "features": list(model.names),
             "window_start": iso(readings.times[0]),
             "window_end": iso(readings.times[-1]),
         },
@@ -220,76 +285,58 @@ def _too_few(
     )
 
 
-# ---- LSTM ----------------------------------------------------------------------
+# ---- forecasters -----------------------------------------------------------------
 
 
-def train_lstm(
+def train_forecaster(
+    forecaster: Forecaster[Any],
     history: History,
-    known: Sequence[series.Metric],
+    known: Sequence[Metric],
     device: str,
     field: str,
     *,
-    hours: int | None,
+    given: Mapping[str, Any],
     until: float,
     bounds: tuple[float | None, float | None],
-    in_force: blob.Model | None,
+    current: blob.Model[Any] | None,
     poll: Poll,
 ) -> Trained:
-    """Train a forecast of a field on a device's last `hours` up to `until`.
+    """Train a forecast of a field on a device's last hours up to `until`.
 
     Parameters
     ----------
     known : sequence of Metric
         All metrics, enabled for detection or not.
-    hours : int, optional
-        Where they are not given, the settings tell.
+    given : mapping
+        As in `train_detector`.
     bounds : tuple
         Least and greatest value of the field, where known.
-    in_force : blob.Model or None
+    current : Model or None
         The model to start from and to be better than, where it is of the shape now asked for.
 
     Raises
     ------
     NotEnoughData, UnknownField
     """
-    from pyml import lstm
-    from pyml.forecasters import network
-
-    settings = history.settings
-    given = _given(hours=hours)
-    hours = given.get("hours", int(settings["training_hours"]))
-    since = until - hours * 3600
-    metric, totals, readings, values = window(history, device, since, until, field, known)
+    settings = _settings(forecaster, history, given)
+    hours = settings["hours"]
+    metric, totals, readings, values = window(
+        history, device, until - hours * 3600, until, field, known
+    )
     usable = int(np.isfinite(values).sum())
-    grid = series.regular(readings.times, values)
-    shape = {
-        "sequence_length": int(settings["sequence_length"]),
-        "horizon": int(settings["forecast_horizon"]),
-    }
-    parameters: dict[str, Any] = shape | {
-        "epochs": int(settings["epochs"]),
-        "seed": int(settings["seed"]),
-        "hours": hours,
-        "metric": asdict(metric),
-        "given": given,
-    }
+    grid = regular(readings.times, values)
     previous = None
-    if in_force and in_force.meta.items() >= {**shape, "metric": asdict(metric)}.items():
-        previous = lstm.Previous(in_force.numbers, in_force.meta, in_force.run)
+    if (
+        current
+        and current.knows.metric == metric
+        and all(getattr(current.knows, name) == settings[name] for name in forecaster.shape)
+    ):
+        previous = Previous(current.numbers, current.knows, current.run)
+    asked = {name: settings[name] for name in forecaster.settings}
     try:
         fitted = _beside(
-            lambda: network.prepare(**shape),
-            lambda pulse: lstm.fit(
-                grid.times,
-                grid.values,
-                interval=grid.interval,
-                epochs=parameters["epochs"],
-                seed=parameters["seed"],
-                bounds=bounds,
-                previous=previous,
-                pulse=pulse,
-                **shape,
-            ),
+            lambda: forecaster.load(asked),
+            lambda pulse: forecaster.fit(grid, asked, bounds, previous, pulse),
             poll,
         )
     except NotEnoughData as error:
@@ -299,33 +346,30 @@ def train_lstm(
         raise
     finally:
         background.trim()
-    meta = fitted.meta | {
-        "metric": asdict(metric),
-        "totals": totals,
-        "reference": drift.reference(grid.times, grid.values[:, None]),
-    }
+    reference = drift.reference(grid.times, grid.values[:, None])
+    model = fitted.model.knowing(metric, totals, reference)
+    accepted = bool(fitted.figures.get("accepted", True))
     rejected = len(readings.times) + readings.rejected - usable
     return Trained(
-        blob.pack(fitted.numbers, meta, "lstm") if fitted.figures["accepted"] else None,
+        blob.pack(forecaster, fitted.numbers, model) if accepted else None,
         grid.times,
         rejected,
-        parameters,
+        {**settings, "metric": asdict(metric), "given": dict(given)},
         fitted.figures,
         {
-            "accepted": bool(fitted.figures["accepted"]),
+            "accepted": accepted,
             "training_samples": usable,
             "rejected_samples": rejected,
-            "sequence_length": shape["sequence_length"],
-            "forecast_horizon": shape["horizon"],
+            "forecast_horizon": model.horizon,
             "interval_seconds": grid.interval,
         },
     )
 
 
-# ---- the model in force --------------------------------------------------------
+# ---- the current model -----------------------------------------------------------
 
 
-def stored(execute: Execute, model_id: int, sha256: str, kind: str) -> blob.Model:
+def stored(execute: Execute, owner: Owner, model_id: int, sha256: str) -> blob.Model[Any]:
     """A stored model, ready.
 
     Raises
@@ -345,17 +389,20 @@ def stored(execute: Execute, model_id: int, sha256: str, kind: str) -> blob.Mode
             "the stored model cannot be read",
             detail=f"The checksum of model {model_id} does not match its bytes.",
         )
-    return blob.load(found[0]["blob"], kind)
+    model: blob.Model[Any] = blob.load(owner, found[0]["blob"])
+    return model
 
 
 @functools.lru_cache(maxsize=4)
-def _configured(rows: str | None) -> dict[str, series.Metric]:
+def _configured(rows: str | None) -> dict[str, Metric]:
     """The metrics of `ml_metric` by name, as `queries.CONTEXT` tells them."""
-    metrics = [series.Metric(*row) for row in json.loads(rows or "[]")]
+    metrics = [Metric(*row) for row in json.loads(rows or "[]")]
     return {metric.name: metric for metric in metrics}
 
 
-def check_metrics(meta: Mapping[str, Any], kind: str, field: str, rows: str | None) -> None:
+def check_metrics(
+    used: Sequence[Metric], totals: Sequence[str], field: str, rows: str | None
+) -> None:
     """Refuse a model that reads anything but what it is meant to read, as things stand now.
 
     Whoever may train chooses what a model says of itself. Whoever scores with it may read
@@ -363,10 +410,12 @@ def check_metrics(meta: Mapping[str, Any], kind: str, field: str, rows: str | No
 
     Parameters
     ----------
-    meta : dict
-        The model's metadata.
-    kind, field : str
-        What it is in force for. A forecast's field is a metric's name, or a path.
+    used : sequence of Metric
+        What the model reads.
+    totals : sequence of str
+        The paths of totals that it reads besides.
+    field : str
+        A forecast's: a metric's name, or a path. A detector's is empty.
     rows : str or None
         `metrics` of `queries.CONTEXT`: all metrics, those that are disabled too.
 
@@ -375,18 +424,14 @@ def check_metrics(meta: Mapping[str, Any], kind: str, field: str, rows: str | No
     UnreadableModel
     """
     known = _configured(rows)
-    if kind == "forest":
-        used, meant = [series.Metric(**entry) for entry in meta["metrics"]], known
-    else:
-        used = [series.Metric(**meta["metric"])]
-        meant = {field: known.get(field) or metric_of(field, ())}
+    meant = {field: known.get(field) or metric_of(field, ())} if field else known
     for metric in used:
         if metric != meant.get(metric.name):
             raise UnreadableModel(
                 f"the stored model is not of the metrics that are configured: {metric.name}",
                 detail=f"It reads {metric.path}; ml_metric has no such row now.",
             )
-    strangers = set(meta.get("totals", ())) - {metric.divisor_path for metric in known.values()}
+    strangers = set(totals) - {metric.divisor_path for metric in known.values()}
     if strangers:
         raise UnreadableModel(
             "the stored model is not of the metrics that are configured",
@@ -394,15 +439,26 @@ def check_metrics(meta: Mapping[str, Any], kind: str, field: str, rows: str | No
         )
 
 
-def in_force(
-    row: Mapping[str, Any], field: str, load: Callable[[int, str, str], blob.Model]
-) -> blob.Model | None:
+def check(owner: Owner, model: blob.Model[Any], field: str, rows: str | None) -> None:
+    """`check_metrics` of a stored model."""
+    if isinstance(owner, Detector):
+        check_metrics(model.knows.metrics, (), "", rows)
+    else:
+        check_metrics([model.knows.metric], model.knows.totals, field, rows)
+
+
+def current(
+    forecaster: Forecaster[Any],
+    row: Mapping[str, Any],
+    field: str,
+    load: Load,
+) -> blob.Model[Any] | None:
     """The forecast model that `queries.CURRENT_MODEL` tells of, for a training to start from."""
     if row["model_id"] is None:
         return None
     try:
-        model = load(row["model_id"], row["sha256"], "lstm")
-        check_metrics(model.meta, "lstm", field, row["metrics"])
+        model = load(forecaster, row["model_id"], row["sha256"])
+        check(forecaster, model, field, row["metrics"])
         return model
     except UnreadableModel:
         return None

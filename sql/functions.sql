@@ -266,7 +266,7 @@ DECLARE
     made bigint;
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
+    PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
         AND window_start BETWEEN -2e11 AND 9e12 AND window_end BETWEEN -2e11 AND 9e12 AND used >= 0 AND rejected >= 0
         AND jsonb_typeof(parameters) = 'object' AND jsonb_typeof(figures) = 'object' AND jsonb_typeof(versions) = 'object'
         AND octet_length(concat(parameters, figures, versions)) <= 2000000
@@ -291,7 +291,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND kind IN ('forest', 'lstm') AND (kind = 'forest') = (field = '') AND length(field) <= 1000
+    PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
     INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, model_id, figures, sqlstate, error)
@@ -315,24 +315,24 @@ END
 $$;
 COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
 
-CREATE OR REPLACE FUNCTION _ml_put_anomalies(device uuid, tier text, times float8[], scores float8[], severities text[], metrics text[], reasons text[], models bigint[]) RETURNS SETOF float8
+CREATE OR REPLACE FUNCTION _ml_put_anomalies(device uuid, tier text, foretold boolean, times float8[], scores float8[], severities text[], metrics text[], reasons text[], models bigint[]) RETURNS SETOF float8
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND tier IN ('forest', 'lstm') AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
+    PERFORM _ml_well_formed(device IS NOT NULL AND tier ~ '^[a-z][a-z0-9_]{0,30}$' AND foretold IS NOT NULL AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
     FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id);
     -- What was found before stands: a reading in the look-back is judged once.
-    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, score, severity, metrics, reasons, model_id, incident_at)
-    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)
+    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at)
+    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)
     FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id)
     ON CONFLICT DO NOTHING RETURNING date_part('epoch', a."timestamp");
 END
 $$;
-COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
+COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
 
 CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -1137,16 +1137,33 @@ COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since 
 
 -- Retraining -----------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION _ml_kinds() RETURNS TABLE (kind text, detects boolean, settings jsonb, error jsonb)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].kinds()
+$$;
+COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models: detectors and forecasters, each with the settings that its parameters follow.';
+
+CREATE OR REPLACE FUNCTION _ml_train(device uuid, kind text, field text) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].train(device, kind, field)
+$$;
+COMMENT ON FUNCTION _ml_train(uuid, text, text) IS 'Trains one model of any kind, with the arguments that a person gave to the current one.';
+
 CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     s jsonb;
     metrics jsonb; -- each by its name
     detected jsonb; -- those that are enabled, in the order in which a forest has them
-    forest jsonb;
-    lstm jsonb;
+    kinds jsonb; -- by kind, whether it detects and what its parameters shall be
     longest interval;
     digest CONSTANT text := _ml_asked();
 BEGIN
@@ -1155,27 +1172,26 @@ BEGIN
     INTO metrics, detected
     FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
               'scale', k.scale, 'kind', k.kind) AS entry FROM ml_metric k) AS m;
-    forest := jsonb_build_object('contamination', (s ->> 'contamination')::float8,
-        'n_estimators', (s ->> 'n_estimators')::int, 'seed', (s ->> 'seed')::int);
-    lstm := jsonb_build_object('sequence_length', (s ->> 'sequence_length')::int,
-        'horizon', (s ->> 'forecast_horizon')::int, 'epochs', (s ->> 'epochs')::int, 'seed', (s ->> 'seed')::int);
+    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'parameters', coalesce(
+        (SELECT jsonb_object_agg(p.key, (s ->> p.value)::float8) FROM jsonb_each_text(k.settings) AS p), '{}')))
+    INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);
     longest := make_interval(hours => (s ->> 'retrain_hours')::int);
     RETURN QUERY
     WITH wanted AS (
-        SELECT d.device, 'forest' AS kind, '' AS field FROM unnest(devices) AS d (device) WHERE detected IS NOT NULL
+        SELECT d.device, k.kind, '' AS field
+        FROM unnest(devices) AS d (device), jsonb_each(kinds) AS k (kind, known) WHERE k.known @> '{"detects": true}' AND detected IS NOT NULL
         UNION ALL
-        SELECT d.device, 'lstm', f.name
-        FROM unnest(devices) AS d (device)
+        SELECT d.device, k.kind, f.name
+        FROM jsonb_each(kinds) AS k (kind, known) JOIN unnest(devices) AS d (device) ON NOT k.known @> '{"detects": true}'
         LEFT JOIN ml_device_forecast o ON o.device_uuid = d.device
         CROSS JOIN LATERAL unnest(coalesce(o.fields, ARRAY(SELECT jsonb_array_elements_text((s ->> 'forecast_fields')::jsonb)))) AS f (name)
     ), judged AS (
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    w.kind = 'forest' AND (NOT m.parameters @> (forest || _ml_given(m.parameters))
-                        OR m.parameters -> 'metrics' IS DISTINCT FROM detected)
-                    OR w.kind = 'lstm' AND (NOT m.parameters @> (lstm || _ml_given(m.parameters)) OR metrics ? w.field
-                        AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
+                    NOT m.parameters @> ((kinds -> w.kind -> 'parameters') || _ml_given(m.parameters))
+                    OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
+                    OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
                  -- Found no better than the one in force, the next one waits its time.
@@ -1257,7 +1273,6 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     begun CONSTANT timestamptz := clock_timestamp();
-    given jsonb;
     answer jsonb;
     code text;
     words text;
@@ -1265,12 +1280,8 @@ BEGIN
     IF NOT _ml_claim(device, kind, field) THEN
         RETURN 'passed over';
     END IF;
-    SELECT _ml_given(m.parameters) INTO given FROM ml_model m
-    WHERE m.device_uuid = device AND m.kind = _ml_retrain_one.kind AND m.field = _ml_retrain_one.field AND m.is_current;
     BEGIN
-        answer := CASE kind
-            WHEN 'forest' THEN ml_train_forest(device, (given -> 'hours')::int, contamination => (given -> 'contamination')::float8)
-            ELSE ml_train_lstm(device, field, (given -> 'hours')::int) END;
+        answer := _ml_answer(_ml_train(device, kind, field));
         PERFORM _ml_prune(device, kind, field);
         RETURN CASE WHEN answer -> 'accepted' = 'false' THEN 'kept' ELSE 'trained' END;
     EXCEPTION WHEN OTHERS THEN -- which a cancel is not among

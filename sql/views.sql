@@ -41,12 +41,12 @@ COMMENT ON COLUMN ml_models.refused_why IS 'Why it came to nothing.';
 CREATE OR REPLACE VIEW ml_anomalies WITH (security_invoker = true) AS
 SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
-       min(a.score) FILTER (WHERE a.tier = 'forest') AS anomaly_score,
-       min(a.score) FILTER (WHERE a.tier = 'lstm') AS forecast_score,
-       coalesce((array_agg(a.metrics) FILTER (WHERE a.tier = 'lstm'))[1], '{}')
-           || coalesce((array_agg(a.metrics) FILTER (WHERE a.tier = 'forest'))[1], '{}') AS metrics,
-       coalesce((array_agg(a.reasons) FILTER (WHERE a.tier = 'forest'))[1], '[]')
-           || coalesce((array_agg(a.reasons) FILTER (WHERE a.tier = 'lstm'))[1], '[]') AS reasons,
+       min(a.score) FILTER (WHERE NOT a.foretold) AS anomaly_score,
+       min(a.score) FILTER (WHERE a.foretold) AS forecast_score,
+       coalesce((array_agg(a.metrics) FILTER (WHERE a.foretold))[1], '{}')
+           || coalesce((array_agg(a.metrics) FILTER (WHERE NOT a.foretold))[1], '{}') AS metrics,
+       coalesce((array_agg(a.reasons) FILTER (WHERE NOT a.foretold))[1], '[]')
+           || coalesce((array_agg(a.reasons) FILTER (WHERE a.foretold))[1], '[]') AS reasons,
        min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at
 FROM ml_anomaly a
 GROUP BY a."timestamp", a.device_uuid
@@ -66,7 +66,7 @@ COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 CREATE OR REPLACE VIEW ml_incidents WITH (security_invoker = true) AS
 SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_at,
        CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
-       coalesce(min(a.score) FILTER (WHERE a.tier = 'forest'), min(a.score)) AS worst_score,
+       coalesce(min(a.score) FILTER (WHERE NOT a.foretold), min(a.score)) AS worst_score,
        (array_agg(a.reasons -> 0 ->> 'metric' ORDER BY a.severity = 'critical' DESC, a.tier, a.score))[1] AS leading_metric,
        count(DISTINCT a."timestamp") AS readings,
        array_agg(DISTINCT a.tier) AS tiers
@@ -133,7 +133,7 @@ FROM (
 CROSS JOIN LATERAL (
     SELECT min(c.model_id) FILTER (WHERE c.kind = 'forest') AS forest_model_id,
            min(c.trained_at) FILTER (WHERE c.kind = 'forest') AS forest_trained_at,
-           count(*) FILTER (WHERE c.kind = 'lstm') AS forecast_models, min(c.trained_at) AS oldest_model_at
+           count(*) FILTER (WHERE c.field <> '') AS forecast_models, min(c.trained_at) AS oldest_model_at
     FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, the last day''s anomalies, and whether it is silent. Retired devices are left out.';
 COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device.';

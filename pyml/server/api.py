@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyml import __version__, queries, training
+from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
 from pyml.errors import BadArgument, ModelNotFound, PymlError
-from pyml.models import blob, limits
-from pyml.server import backend, store
+from pyml.forecasters.base import FORECASTERS, Forecaster
+from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
+from pyml.models import blob
+from pyml.server import backend, scoring, store
 from pyml.server.backend import Row, document, rows
-from pyml.server.scoring import SEVERITIES, Judged, judge, look_ahead
+from pyml.server.scoring import Scored, forecast_of
 from pyml.telemetry import series
 from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
 
@@ -66,6 +69,44 @@ def _finite(name: str, moment: float) -> float:
     return moment
 
 
+def _arguments(**arguments: float | None) -> dict[str, Any]:
+    """The arguments that a person gave: a later training keeps to them, whatever the settings."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _forest() -> Detector[Any]:
+    return DETECTORS["forest"]
+
+
+def _lstm() -> Forecaster[Any]:
+    return FORECASTERS["lstm"]
+
+
+# ---- kinds -----------------------------------------------------------------------
+
+
+@rows(3)
+def kinds() -> Iterator[Row]:
+    """Door of ``_ml_kinds``: whether a kind detects, and the settings that its models follow."""
+    for owner in (*DETECTORS, *FORECASTERS):
+        settings = {name: setting for name, (setting, _) in owner.settings.items()}
+        yield owner.kind, owner.kind in DETECTORS, backend.to_json(settings)
+
+
+@document
+def train(device: str, kind: str, field: str) -> dict[str, Any]:
+    """Door of ``_ml_train``: what is due, with the arguments that a person gave before."""
+    started = time.monotonic()
+    row = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]
+    poll = backend.progress(" ".join(filter(None, ["training", kind, field])))
+    history = backend.history_of(row)
+    trained = training.train(backend.execute, store.ready, history, device, kind, field, row, poll)
+    answer: dict[str, Any] = backend.shown(
+        store.keep(device, kind, field, trained, row["model_id"], started)
+    )
+    return answer
+
+
 # ---- models trained elsewhere --------------------------------------------------
 
 
@@ -75,34 +116,36 @@ def store_model(
 ) -> dict[str, Any]:
     """Door of ``ml_store_model``."""
     _given(device=device, kind=kind, field=field, blob=data, about=about)
-    told = limits.parsed(about)
-    if not limits.ABOUT(told):
+    beside = parsed(about)
+    if not training.IS_ABOUT(beside):
         raise BadArgument(
             "about is of another form",
-            detail=f"It has {', '.join(limits.ABOUT_NAMES)}; parameters of at most"
-            f" {limits.LONGEST_PARAMETERS} characters, figures and versions of"
-            f" {limits.LONGEST_FIGURES}.",
+            detail=f"It has {', '.join(training.ABOUT)}; parameters of at most"
+            f" {training.LONGEST_PARAMETERS} characters, figures and versions of"
+            f" {training.LONGEST_FIGURES}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
         )
-    if kind not in blob.MAX_BYTES:
+    owner = training.owner_of(kind)
+    if owner is None:
+        kinds = [one.kind for one in (*DETECTORS, *FORECASTERS)]
         raise BadArgument(
             f"there is no kind {kind!r}",
-            detail=f"A model is a {' or an '.join(blob.MAX_BYTES)}.",
+            detail=f"A model is of kind {' or '.join(kinds)}.",
             hint="SELECT DISTINCT kind FROM ml_model;",
         )
-    model = store.telling(store.training_call(device, kind, field), None, blob.load, data, kind)
-    said = model.meta["metric"]["name"] if kind == "lstm" else ""
+    model = store.naming(store.training_call(owner, device, field), None, blob.load, owner, data)
+    said = "" if kind in DETECTORS else model.knows.metric.name
     if field != said:
         raise BadArgument(
             f"the model is not of field {field!r}",
-            detail=f"It says {said!r}; a forest's field is empty.",
+            detail=f"It says {said!r}; a detector's field is empty.",
             hint=f"Pass field => {queries.literal(said)}.",
         )
     backend.execute(queries.LOCK_MODEL, device, kind, field)
     current = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]["model_id"]
     if current != replaces:
         return {"model_id": current, "accepted": False}
-    return {"model_id": store.put(device, kind, field, data, told), "accepted": True}
+    return {"model_id": store.put(device, kind, field, data, beside), "accepted": True}
 
 
 # ---- Isolation Forest ----------------------------------------------------------
@@ -121,16 +164,18 @@ def train_forest(
         _within("contamination", contamination, 0.0001, 0.2)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])
     until = _finite("as_of", _moments(as_of, as_of)[1])
-    trained = training.train_forest(
+    trained = training.train_detector(
+        _forest(),
         history,
         metrics_of(backend.execute, enabled=True),
         device,
-        hours=hours,
+        given=_arguments(hours=hours, contamination=contamination),
         until=until,
-        contamination=contamination,
         poll=backend.progress("training forest"),
     )
-    answer: dict[str, Any] = backend.shown(store.keep(device, "forest", "", trained, None, started))
+    kept = store.keep(device, _forest().kind, "", trained, None, started)
+    share = {"contamination": trained.parameters["contamination"]}
+    answer: dict[str, Any] = backend.shown(kept | share)
     return answer
 
 
@@ -140,20 +185,22 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     _given(device=device, hours=hours, max_anomalies=max_anomalies)
     _within("hours", hours, 1, LONGEST_HOURS)
     _within("max_anomalies", max_anomalies, 0, 1_000_000)
-    history, held = store.in_force(device, "forest")
-    meta = held.model.meta
+    history, current = store.current(_forest(), device)
+    knows = current.knows
     analyzed = rejected = repeated = detected = 0
-    found: list[Judged] = []
-    for judged in judge(history, held, device, held.now - hours * 3600, held.now):
-        analyzed += len(judged.times)
-        rejected += judged.rejected
-        repeated += judged.repeated
-        flagged = judged.flagged()
+    found: list[Scored] = []
+    since = current.now - hours * 3600
+    for scored in scoring.score(_forest(), history, current, device, since, current.now):
+        analyzed += len(scored.found.times)
+        rejected += scored.rejected
+        repeated += scored.repeated
+        flagged = scored.flagged()
         detected += len(flagged)
-        found.append(judged.of(flagged))
+        found.append(scored.of(flagged))
     anomalies: list[dict[str, Any]] = []
-    for judged in reversed(found):  # the newest first
-        told = judged.of(np.arange(len(judged.times))[::-1][: max_anomalies - len(anomalies)])
+    for scored in reversed(found):  # the newest first
+        newest = np.arange(len(scored.found.times))[::-1]
+        some = scored.of(newest[: max_anomalies - len(anomalies)])
         anomalies += [
             {
                 **values,  # first: no metric hides what follows
@@ -164,7 +211,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
                 "reasons": why,
             }
             for (moment, score, severity, values), why in zip(
-                told.rows(), told.reasons(), strict=True
+                some.rows(), some.reasons(), strict=True
             )
         ]
     return {
@@ -173,12 +220,12 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         "anomalies_detected": detected,
         "anomalies": anomalies,
         "model_info": {
-            "model_id": held.model_id,
-            "trained_at": iso(held.trained_at),
-            "training_samples": held.readings_used,
-            "features": meta["names"],
-            "warning_below": meta["warning"],
-            "critical_below": meta["critical"],
+            "model_id": current.model_id,
+            "trained_at": iso(current.trained_at),
+            "training_samples": current.readings_used,
+            "features": list(knows.names),
+            "warning_below": knows.warning,
+            "critical_below": knows.critical,
             "rejected_samples": rejected,
             "repeated_samples": repeated,
         },
@@ -190,10 +237,10 @@ def score(device: str, since: str, until: str) -> Iterator[Row]:
     """Door of ``ml_score``."""
     _given(device=device, since=since, until=until)
     first, last = _moments(since, until)
-    history, held = store.in_force(device, "forest")
-    for judged in judge(history, held, device, first, last):
-        reasons = iter(judged.of(judged.flagged()).reasons())
-        for moment, anomaly_score, severity, values in judged.rows():
+    history, current = store.current(_forest(), device)
+    for scored in scoring.score(_forest(), history, current, device, first, last):
+        reasons = iter(scored.of(scored.flagged()).reasons())
+        for moment, anomaly_score, severity, values in scored.rows():
             why = backend.to_json(next(reasons)) if severity else "[]"
             metrics = backend.to_json(values)
             yield moment, anomaly_score, severity > 0, SEVERITIES[severity], metrics, why
@@ -209,28 +256,30 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
     _given(device=device, field=field, as_of=as_of)
     if hours is not None:
         _within("hours", hours, 1, LONGEST_HOURS)
-    if not limits.path(field):
+    if not path(field):
         raise BadArgument(
             f"field has {len(field)} characters in {field.count('.') + 1} parts",
-            detail=f"A path or a metric's name has 1 to {limits.LONGEST_TEXT} characters, in"
-            f" {limits.MOST_PARTS} parts at most.",
+            detail=f"A path or a metric's name has 1 to {LONGEST_TEXT} characters, in"
+            f" {MOST_PARTS} parts at most.",
             hint="SELECT name, path FROM ml_metric;",
         )
-    row = backend.execute(queries.CURRENT_MODEL, device, "lstm", field)[0]
+    row = backend.execute(queries.CURRENT_MODEL, device, _lstm().kind, field)[0]
     until = _finite("as_of", _moments(as_of, as_of)[1])
-    trained = training.train_lstm(
+    trained = training.train_forecaster(
+        _lstm(),
         backend.history_of(row),
         metrics_of(backend.execute),
         device,
         field,
-        hours=hours,
+        given=_arguments(hours=hours),
         until=until,
         bounds=bounds_of(backend.execute, field),
-        in_force=training.in_force(row, field, store.ready),
+        current=training.current(_lstm(), row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
-    kept = store.keep(device, "lstm", field, trained, row["model_id"], started)
-    answer: dict[str, Any] = backend.shown(kept | {"field": field})
+    kept = store.keep(device, _lstm().kind, field, trained, row["model_id"], started)
+    length = {"sequence_length": trained.parameters["sequence_length"]}
+    answer: dict[str, Any] = backend.shown(kept | length | {"field": field})
     if not trained.figures["beats_naive"]:
         backend.notice(
             f"the forecast of {field} is no better than a naive one: "
@@ -243,7 +292,7 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
     _given(device=device, field=field)
-    ahead, held = look_ahead(device, field, horizon, LEVEL, None)
+    ahead, current = forecast_of(_lstm(), device, field, horizon, LEVEL, None)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     return {
         "device_uuid": device,
@@ -260,16 +309,16 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             )
         ],
         "model_info": {
-            "model_id": held.model_id,
-            "trained_at": iso(held.trained_at),
-            "training_samples": held.readings_used,
-            "sequence_length": held.model.meta["sequence_length"],
-            "forecast_horizon": held.model.meta["horizon"],
+            "model_id": current.model_id,
+            "trained_at": iso(current.trained_at),
+            "training_samples": current.readings_used,
+            "sequence_length": current.knows.sequence_length,
+            "forecast_horizon": current.knows.horizon,
             "level": LEVEL,
             "interval_from": ahead.replayed,
             "last_reading": iso(ahead.last_time),
-            "last_reading_age_seconds": round(held.now - ahead.last_time, 1),
-            **held.told(),
+            "last_reading_age_seconds": round(current.now - ahead.last_time, 1),
+            **current.shown_figures(),
         },
     }
 
@@ -281,10 +330,10 @@ def predict(
     """Door of ``ml_predict``."""
     _given(device=device, field=field, level=level, as_of=as_of)
     until = _finite("as_of", _moments(as_of, as_of)[1])
-    ahead, _ = look_ahead(device, field, horizon, level, until)
+    ahead, _ = forecast_of(_lstm(), device, field, horizon, level, until)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
-    told = (backend.shown(column).tolist() for column in columns)
-    yield from zip(ahead.times.tolist(), *told, strict=True)
+    shown = (backend.shown(column).tolist() for column in columns)
+    yield from zip(ahead.times.tolist(), *shown, strict=True)
 
 
 # ---- the picture ---------------------------------------------------------------
@@ -336,23 +385,24 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
 def _marks(
     device: str, since: float, until: float, at: Floats, values: Floats
 ) -> "list[chart.Mark]":
-    """What the forest in force flags, at the value that the picture has nearest to it."""
+    """What the current forest flags, at the value that the picture has nearest to it."""
     from pyml.server import chart
 
-    history, held = store.in_force(device, "forest")
+    history, current = store.current(_forest(), device)
     known = np.isfinite(values)
     at, values = at[known], values[known]
     marks = []
-    for judged in judge(history, held, device, since, until):
-        told = judged.of(judged.flagged())
-        right = np.clip(np.searchsorted(at, told.times), 1, len(at) - 1) if len(at) > 1 else 0
+    for scored in scoring.score(_forest(), history, current, device, since, until):
+        some = scored.of(scored.flagged())
+        times = some.found.times
+        right = np.clip(np.searchsorted(at, times), 1, len(at) - 1) if len(at) > 1 else 0
         left = np.maximum(right - 1, 0)
-        nearer = np.abs(at[left] - told.times) <= np.abs(at[right] - told.times)
+        nearer = np.abs(at[left] - times) <= np.abs(at[right] - times)
         nearest = values[np.where(nearer, left, right)]
         marks += [
             chart.Mark(moment, value, SEVERITIES[severity], score, why)
             for value, (moment, score, severity, _), why in zip(
-                nearest.tolist(), told.rows(), told.reasons(), strict=True
+                nearest.tolist(), some.rows(), some.reasons(), strict=True
             )
         ]
     return marks
@@ -365,10 +415,10 @@ def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float
     plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
     try:
-        found, _ = look_ahead(device, field, None, LEVEL, until)
+        found, _ = forecast_of(_lstm(), device, field, None, LEVEL, until)
     except ModelNotFound as missing:
         try:
-            found, _ = look_ahead(device, other[field], None, LEVEL, until)
+            found, _ = forecast_of(_lstm(), device, other[field], None, LEVEL, until)
         except (KeyError, ModelNotFound):
             raise missing from None
     return chart.Ahead(found.times, found.predicted, found.lower, found.upper, LEVEL)

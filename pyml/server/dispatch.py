@@ -26,6 +26,8 @@ class Doors:
     predict: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
+    train: Callable[..., str]
+    kinds: Callable[..., Iterable[tuple[Any, ...]]]
     environment: Callable[..., str]
 
 
@@ -67,6 +69,8 @@ def enter(version: str, site: str) -> Doors:
         api.predict,
         api.draw,
         scan.scan,
+        api.train,
+        api.kinds,
         api.environment,
     )
 
@@ -90,5 +94,7 @@ def _shut(message: str, detail: str, hint: str) -> Doors:
         predict=rows(4),
         draw=document,
         scan=document,
+        train=document,
+        kinds=rows(3),
         environment=document,
     )

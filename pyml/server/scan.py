@@ -4,20 +4,23 @@ The procedure in SQL goes from device to device, each in a transaction of its ow
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyml import queries
-from pyml.telemetry import drift
+from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
 from pyml.errors import PymlError, UnreadableModel
-from pyml.models import limits
+from pyml.forecasters.base import FORECASTERS, Forecaster
+from pyml.forms import parsed
 from pyml.server import backend, store
-from pyml.server.scoring import SEVERITIES, judge, look_ahead
-from pyml.server.store import Held
-from pyml.telemetry import series
+from pyml.server.scoring import PIECE, forecast, score
+from pyml.server.store import Current
+from pyml.telemetry import drift
 from pyml.telemetry.history import Floats, History, series_of
+from pyml.telemetry.series import MAX_GAP, columns_of
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
@@ -38,30 +41,185 @@ class Drift:
     drifted: list[int] = field(default_factory=list)
 
     def look(
-        self, held: Held, names: list[str], times: Floats, values: Floats
+        self, current: Current, names: Sequence[str], times: Floats, values: Floats
     ) -> dict[str, dict[str, float]]:
         """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
-        key, known = str(held.model_id), held.model.meta["reference"]
+        key, known = str(current.model_id), list(current.knows.reference)
         before = self.before.get(key) if isinstance(self.before, dict) else None
         # What no scan has written is forgotten, and counting begins anew.
-        before = before if limits.seen(before, known, self.until) else None
-        with held.speaking():
+        before = before if drift.is_seen(before, known, self.until) else None
+        with current.in_use():
             seen = drift.observe(known, before, times, values)
             if seen is None:
                 return {}
             self.seen[key] = seen
-            judged, drifted = drift.judge(names, known, seen, self.threshold)
+            judged, drifted = drift.judge(list(names), known, seen, self.threshold)
         if drifted:
-            self.drifted.append(held.model_id)
+            self.drifted.append(current.model_id)
         return judged
+
+
+@dataclass(slots=True)
+class Scan:
+    """One device's scan: what it goes by, and what has come of it so far.
+
+    Attributes
+    ----------
+    device : str
+    history : History
+    since, until : float
+        The window that is looked at, in seconds since the Unix epoch.
+    drift : Drift
+    detectors : list of (Detector, Current)
+        The current models that can be read.
+    forecasters : list of (Forecaster, str, Current)
+        Likewise, each with its field.
+    failures : list of PymlError
+        What could not be done, the first first; the rest goes on.
+    found : list of float
+        Times of new anomalies.
+    interval : float
+        The longest one of the models that have spoken, in seconds.
+    """
+
+    device: str
+    history: History
+    since: float
+    until: float
+    drift: Drift
+    detectors: list[tuple[Detector[Any], Current]] = field(default_factory=list)
+    forecasters: list[tuple[Forecaster[Any], str, Current]] = field(default_factory=list)
+    failures: list[PymlError] = field(default_factory=list)
+    found: list[float] = field(default_factory=list)
+    interval: float = 0.0
+
+    def models(self, state: Any) -> None:
+        """Make the device's current models ready."""
+        metrics, now = state["metrics"], float(state["now"])
+        rows = json.loads(state["models"])
+        if not any(row["kind"] in DETECTORS for row in rows):
+            self.failures.append(store.missing(DETECTORS["forest"], self.device, ""))
+        for row in rows:
+            try:
+                if row["kind"] in DETECTORS:
+                    owner: Any = DETECTORS[row["kind"]]
+                    current = store.of_row(owner, row, self.device, "", metrics, now)
+                    self.detectors.append((owner, current))
+                elif row["kind"] in FORECASTERS:
+                    owner, name = FORECASTERS[row["kind"]], row["field"]
+                    current = store.of_row(owner, row, self.device, name, metrics, now)
+                    self.forecasters.append((owner, name, current))
+            except PymlError as error:
+                self.failures.append(error)
+
+    def fetch(self) -> None:
+        """Read the rows once that all models look into."""
+        paths: dict[str, None] = {}
+        back = 0.0
+        for detector, current in self.detectors:
+            paths |= dict.fromkeys(columns_of(current.knows.metrics)[0])
+            back = max(back, detector.lookback(current.knows) + _spare(current))
+        for forecaster, _, current in self.forecasters:
+            paths |= dict.fromkeys(columns_of([current.knows.metric])[0])
+            paths |= dict.fromkeys(current.knows.totals)
+            back = max(back, forecaster.lookback(current.knows) + _spare(current))
+        longest = PIECE * min(
+            (max(1.0, current.knows.interval) for _, current in self.detectors), default=60.0
+        )
+        if paths and self.until - self.since <= longest:
+            since = self.since - back
+            self.history = self.history.fetched(self.device, since, self.until, list(paths))
+
+    def detect(self) -> tuple[bool, int, dict[str, Any]]:
+        """Log what the detectors flag; whether all spoke, readings scored, drift by metric."""
+        drifts: dict[str, Any] = {}
+        spoke, readings = bool(self.detectors), 0
+        for detector, current in self.detectors:
+            try:
+                count, drifts_of = self._detector(detector, current)
+                readings, drifts = max(readings, count), drifts | drifts_of
+                self.interval = max(self.interval, current.knows.interval)
+            except PymlError as error:
+                spoke = False
+                self.failures.append(error)
+        return spoke, readings, drifts
+
+    def _detector(
+        self, detector: Detector[Any], current: Current
+    ) -> tuple[int, dict[str, dict[str, float]]]:
+        names = current.knows.names
+        times, seen = [np.empty(0)], [np.empty((0, len(names)))]
+        for scored in score(detector, self.history, current, self.device, self.since, self.until):
+            times.append(scored.found.times)
+            seen.append(scored.found.values)
+            flagged = scored.flagged()
+            for first in range(0, len(flagged), ENTRIES):
+                some = scored.of(flagged[first : first + ENTRIES])
+                entries = [
+                    (moment, score_, SEVERITIES[severity], values, why, current.model_id)
+                    for (moment, score_, severity, values), why in zip(
+                        some.rows(), some.reasons(), strict=True
+                    )
+                ]
+                self.found += _log(self.device, detector.kind, False, entries)
+        at = np.concatenate(times)
+        return len(at), self.drift.look(current, names, at, np.concatenate(seen))
+
+    def forecast(self) -> dict[str, Any]:
+        """Log what lies outside the stored forecasts, store fresh ones; drift by field."""
+        drifts: dict[str, Any] = {}
+        outside: dict[str, dict[float, list[dict[str, Any]]]] = {}
+        for forecaster, name, current in self.forecasters:
+            try:
+                judged = outside.setdefault(forecaster.kind, {})
+                drifts |= self._forecaster(forecaster, name, current, judged)
+                self.interval = max(self.interval, current.knows.interval)
+            except PymlError as error:
+                self.failures.append(error)
+        for kind, judged in outside.items():
+            self.found += _log_outside(self.device, kind, judged)
+        return drifts
+
+    def _forecaster(
+        self,
+        forecaster: Forecaster[Any],
+        name: str,
+        current: Current,
+        judged: dict[float, list[dict[str, Any]]],
+    ) -> dict[str, dict[str, float]]:
+        settings, knows = self.history.settings, current.knows
+        level = float(settings["forecast_level"])
+        points = backend.execute(queries.POINTS, self.device, name, self.since, self.until)
+        ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
+        back = (MAX_GAP + 1) * knows.interval
+        readings, values = series_of(
+            self.history,
+            self.device,
+            self.since - back,
+            self.until,
+            knows.metric,
+            knows.totals,
+            knows.interval,
+        )
+        if points:
+            _outside(points, name, readings.times, values, knows.interval, judged)
+        limit = json.loads(settings["forecast_limits"]).get(name)
+        columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
+        backend.execute(
+            queries.PUT_FORECAST,
+            *(self.device, name, level, limit, current.model_id, ahead.last_time),
+            *(column.tolist() for column in columns),
+        )
+        new = readings.times > self.since
+        return self.drift.look(current, [name], readings.times[new], values[new, None])
 
 
 @backend.document
 def scan(device: str, as_of: str | None) -> dict[str, Any]:
     """Door of ``_ml_scan``: score, compare with the stored forecasts, forecast anew.
 
-    A tier that cannot speak is recorded and the others go on; the watermark
-    moves on only where the forest has spoken.
+    A model that cannot speak is recorded and the others go on; the watermark moves on only
+    where the detectors have spoken.
     """
     state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
     history = backend.history_of(state)
@@ -76,116 +234,42 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     if mark is not None and same and state["outcome"] != "failed":
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
-    failures: list[PymlError] = []
-    readings = 0
-    found: list[float] = []
-    before = limits.parsed(state["seen"] or "{}")
+    before = parsed(state["seen"] or "{}")
     moved = Drift(float(settings["drift_threshold"]), until, before)
-    metrics: dict[str, Any] = {}
-    span = 0.0
-    try:
-        held = store.held(state, device, "forest", "")
-        readings, found, metrics = _forest(history, held, device, since, until, moved)
-        span = float(held.model.meta["interval"])
+    run = Scan(device, history, since, until, moved)
+    run.models(state)
+    run.fetch()
+    spoke, readings, metrics = run.detect()
+    late_rows = state["late_rows"] or 0
+    if spoke:
         mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
-    except PymlError as error:
-        failures.append(error)
-        late_rows = state["late_rows"] or 0
-    judged: dict[float, list[dict[str, Any]]] = {}
-    fields: dict[str, Any] = {}
-    for name in state["fields"]:
-        try:
-            interval, drifts = _lstm(history, device, name, since, until, judged, moved)
-            span, fields = max(span, interval), fields | drifts
-        except PymlError as error:
-            failures.append(error)
-    found += _log_outside(device, judged)
-    if found:
-        gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * span)
-        backend.execute(queries.JOIN_INCIDENTS, device, min(found), gap)
-    first = failures[0] if failures else None
+    fields = run.forecast()
+    if run.found:
+        gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
+        backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
+    first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
-    unreadable = [error.model_id for error in failures if isinstance(error, UnreadableModel)]
+    unreadable = [error.model_id for error in run.failures if isinstance(error, UnreadableModel)]
     backend.execute(
         queries.SCAN_DONE,
-        *(device, sqlstate, message, mark, late_rows, readings, len(found)),
+        *(device, sqlstate, message, mark, late_rows, readings, len(run.found)),
         backend.to_json(moved.seen),
         # Nothing to tell is NULL, as where there is no model.
         *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
         *(moved.drifted, [model for model in unreadable if model is not None], newest),
     )
     return {
-        "outcome": "failed" if failures else "scanned",
+        "outcome": "failed" if run.failures else "scanned",
         "sqlstate": sqlstate,
         "message": message,
         "readings": readings,
-        "anomalies": len(found),
+        "anomalies": len(run.found),
     }
 
 
-def _forest(
-    history: History, held: Held, device: str, since: float, until: float, moved: Drift
-) -> tuple[int, list[float], dict[str, Any]]:
-    """Log what the forest flags; how many readings were scored, new anomalies' times, drift."""
-    names = held.model.meta["names"]
-    found: list[float] = []
-    times, seen = [np.empty(0)], [np.empty((0, len(names)))]
-    for judged in judge(history, held, device, since, until):
-        times.append(judged.times)
-        seen.append(judged.values)
-        flagged = judged.flagged()
-        for first in range(0, len(flagged), ENTRIES):
-            told = judged.of(flagged[first : first + ENTRIES])
-            found += _log(
-                device,
-                "forest",
-                [
-                    (moment, score, SEVERITIES[severity], values, why, held.model_id)
-                    for (moment, score, severity, values), why in zip(
-                        told.rows(), told.reasons(), strict=True
-                    )
-                ],
-            )
-    at = np.concatenate(times)
-    drifts = moved.look(held, names, at, np.concatenate(seen))
-    return len(at), found, drifts
-
-
-def _lstm(
-    history: History,
-    device: str,
-    name: str,
-    since: float,
-    until: float,
-    judged: dict[float, list[dict[str, Any]]],
-    moved: Drift,
-) -> tuple[float, dict[str, Any]]:
-    """Add to `judged` what lies outside the stored forecast, store a fresh one.
-
-    The device's interval, and the field's drift.
-    """
-    settings = history.settings
-    level = float(settings["forecast_level"])
-    points = backend.execute(queries.POINTS, device, name, since, until)
-    ahead, held = look_ahead(device, name, None, level, until)
-    meta = held.model.meta
-    interval = float(meta["interval"])
-    back = (series.MAX_GAP + 1) * interval
-    metric = series.Metric(**meta["metric"])
-    readings, values = series_of(
-        history, device, since - back, until, metric, meta["totals"], interval
-    )
-    if points:
-        _outside(points, name, readings.times, values, interval, judged)
-    limit = json.loads(settings["forecast_limits"]).get(name)
-    columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
-    backend.execute(
-        queries.PUT_FORECAST,
-        *(device, name, level, limit, held.model_id, ahead.last_time),
-        *(column.tolist() for column in columns),
-    )
-    late = readings.times > since
-    return interval, moved.look(held, [name], readings.times[late], values[late, None])
+def _spare(current: Current) -> float:
+    """Seconds beyond the look-back in which a counter may have its value before."""
+    return (MAX_GAP + 1) * float(current.knows.interval)
 
 
 def _outside(
@@ -223,7 +307,7 @@ def _outside(
         )
 
 
-def _log_outside(device: str, judged: dict[float, list[dict[str, Any]]]) -> list[float]:
+def _log_outside(device: str, kind: str, judged: dict[float, list[dict[str, Any]]]) -> list[float]:
     """Log the readings outside a forecast, one row for all fields of one time."""
     entries = []
     for moment, reasons in sorted(judged.items()):
@@ -240,15 +324,15 @@ def _log_outside(device: str, judged: dict[float, list[dict[str, Any]]]) -> list
                 models[0],
             )
         )
-    return _log(device, "lstm", entries) if entries else []
+    return _log(device, kind, True, entries) if entries else []
 
 
-def _log(device: str, tier: str, entries: list[tuple[Any, ...]]) -> list[float]:
+def _log(device: str, tier: str, foretold: bool, entries: list[tuple[Any, ...]]) -> list[float]:
     """Add to the log of anomalies; the times of those that are new."""
     times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
     added = backend.execute(
         queries.PUT_ANOMALIES,
-        *(device, tier, times, scores, severities),
+        *(device, tier, foretold, times, scores, severities),
         *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
         models,
     )

@@ -1,4 +1,4 @@
-"""The stored models as a backend uses them: the one in force, kept ready; a new one, put there."""
+"""The stored models as a backend uses them: the current one, kept ready; a new one, put there."""
 
 import time
 from collections import OrderedDict
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyml import queries, training
+from pyml.detectors.base import Detector
 from pyml.errors import ModelNotFound, UnreadableModel, unreadable
-from pyml.models import blob, limits
+from pyml.forecasters.base import IS_FIGURES
+from pyml.forms import parsed
+from pyml.models import blob
 from pyml.server import backend
 from pyml.telemetry.history import History, metric_of, metrics_of
+from pyml.training import Owner
 
 T = TypeVar("T")
 
@@ -20,19 +24,24 @@ CACHE_BYTES = 10 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The model in force for a device, kind and field, when it was looked up."""
+class Current:
+    """The current model of a device, kind and field, when it was looked up."""
 
     now: float
     model_id: int
     trained_at: float
     readings_used: int
     figures: str
-    model: blob.Model
+    model: blob.Model[Any]
     hint: str
 
+    @property
+    def knows(self) -> Any:
+        """What its owner needs beside the graph."""
+        return self.model.knows
+
     @contextmanager
-    def speaking(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         """Whatever is raised while the model is used is said of it, with what to do.
 
         Raises
@@ -46,46 +55,46 @@ class Held:
             error.hint, error.model_id = self.hint, self.model_id
             raise
 
-    def told(self) -> dict[str, Any]:
-        """What is told of the figures beside a forecast.
+    def shown_figures(self) -> dict[str, Any]:
+        """Those of the training's figures that a forecast's document has.
 
         Raises
         ------
         UnreadableModel
         """
-        figures = limits.parsed(self.figures)
-        with self.speaking():
-            if not limits.FIGURES(figures):
+        figures = parsed(self.figures)
+        with self.in_use():
+            if not IS_FIGURES(figures):
                 raise unreadable("figures of another form")
         return dict(figures)
 
 
-_cache: OrderedDict[tuple[int, str, str], blob.Model] = OrderedDict()
+_cache: OrderedDict[tuple[int, str, str], blob.Model[Any]] = OrderedDict()
 
 
-def ready(model_id: int, sha256: str, kind: str) -> blob.Model:
+def ready(owner: Owner, model_id: int, sha256: str) -> blob.Model[Any]:
     """A stored model, ready; kept for the session, the least used leaving first.
 
     Rows never change, so that what is kept cannot be stale.
     """
-    key = (model_id, sha256, kind)
+    key = (model_id, sha256, owner.kind)
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
-    model = _cache[key] = training.stored(backend.execute, model_id, sha256, kind)
+    model = _cache[key] = training.stored(backend.execute, owner, model_id, sha256)
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
     return model
 
 
-def training_call(device: str, kind: str, field: str) -> str:
+def training_call(owner: Owner, device: str, field: str) -> str:
     """The statement that trains a model."""
-    if kind == "forest":
-        return f"SELECT ml_train_forest('{device}');"
-    return f"SELECT ml_train_lstm('{device}', {queries.literal(field)});"
+    if isinstance(owner, Detector):
+        return owner.training_call(device)
+    return owner.training_call(device, field)
 
 
-def telling(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
+def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
     """What a call gives; of a model that cannot be read it says which one and what to do."""
     try:
         return call(*args)
@@ -94,20 +103,20 @@ def telling(hint: str, model_id: int | None, call: Callable[..., T], *args: Any)
         raise
 
 
-def in_force(device: str, kind: str, field: str = "") -> tuple[History, Held]:
-    """The history's description and the model in force.
+def current(owner: Owner, device: str, field: str = "") -> tuple[History, Current]:
+    """The history's description and the current model.
 
     Raises
     ------
     ModelNotFound
     UnreadableModel
     """
-    row = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]
+    row = backend.execute(queries.CURRENT_MODEL, device, owner.kind, field)[0]
     history = backend.history_of(row)
     try:
-        return history, held(row, device, kind, field)
+        return history, of_row(owner, row, device, field, row["metrics"], float(row["now"]))
     except ModelNotFound as error:
-        if kind == "lstm":
+        if field:
             _no_number(error, history, device, field, float(row["now"]))
         raise
 
@@ -125,26 +134,54 @@ def _no_number(error: ModelNotFound, history: History, device: str, field: str, 
         error.hint = queries.newest_state(history.settings, history.table, device)
 
 
-def held(row: Mapping[str, Any], device: str, kind: str, field: str) -> Held:
-    """The model in force, of a row that tells of it."""
+def of_row(
+    owner: Owner,
+    row: Mapping[str, Any],
+    device: str,
+    field: str,
+    metrics: str | None,
+    now: float,
+) -> Current:
+    """The current model, of a row that tells of it.
+
+    Parameters
+    ----------
+    row : mapping
+        ``model_id`` (None where there is none), ``sha256``, ``trained_at``, ``readings_used`` and
+        ``figures``.
+    metrics : str or None
+        Of `queries.CONTEXT`.
+    now : float
+        Seconds since the Unix epoch.
+
+    Raises
+    ------
+    ModelNotFound
+    UnreadableModel
+    """
+    hint = training_call(owner, device, field)
     if row["model_id"] is None:
-        what = "forest" if kind == "forest" else f"forecast model of {field}"
-        raise ModelNotFound(
-            f"device {device} has no {what}",
-            detail="None was trained for it, or it was dropped.",
-            hint=training_call(device, kind, field),
-        )
-    hint = training_call(device, kind, field)
-    model = telling(hint, row["model_id"], ready, row["model_id"], row["sha256"], kind)
-    telling(hint, row["model_id"], training.check_metrics, model.meta, kind, field, row["metrics"])
-    return Held(
-        float(row["now"]),
+        raise missing(owner, device, field)
+    model = naming(hint, row["model_id"], ready, owner, row["model_id"], row["sha256"])
+    naming(hint, row["model_id"], training.check, owner, model, field, metrics)
+    return Current(
+        now,
         row["model_id"],
         float(row["trained_at"]),
         row["readings_used"],
         row["figures"],
         model,
         hint,
+    )
+
+
+def missing(owner: Owner, device: str, field: str) -> ModelNotFound:
+    """What is said where a device has no model."""
+    what = f"forecast model of {field}" if field else owner.kind
+    return ModelNotFound(
+        f"device {device} has no {what}",
+        detail="None was trained for it, or it was dropped.",
+        hint=training_call(owner, device, field),
     )
 
 
@@ -156,7 +193,7 @@ def keep(
     current: int | None,
     started: float,
 ) -> dict[str, Any]:
-    """Put a training's model in force, or record that the current one stays; what it tells."""
+    """Make a training's model the current one, or record that that stays; the answer."""
     about = trained.about(time.monotonic() - started)
     if trained.data is None:
         model_id = current
@@ -170,14 +207,14 @@ def keep(
     return {
         "device_uuid": device,
         "model_id": model_id,
-        **trained.told,
+        **trained.details,
         "held_out": trained.figures,
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
 def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
-    """Add a model and put it in force; readers see the old one or the new."""
+    """Add a model and make it the current one; readers see the old one or the new."""
     stored = backend.execute(
         queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),

@@ -136,7 +136,7 @@ _SEEN = record(until=number(), counts=listed(listed(number(0), 1)))
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value is what `reference` gives: edges of bins increase, with counts around them."""
+    """Whether a value is what `reference` gives: increasing edges with counts around them."""
     return _REFERENCES(value) and all(
         len(one["counts"]) - len(one["edges"]) == 2
         and all(a < b for a, b in itertools.pairwise(one["edges"]))

@@ -117,6 +117,22 @@ class History:
                 self.execute(queries.PULSE)
         return times, columns
 
+    def fetched(self, device: str, since: float, until: float, paths: Sequence[str]) -> "Fetched":
+        """The same history with one window of it read, once for all who look into it."""
+        times, columns = self.read(device, since, until, paths)
+        return Fetched(
+            self.execute,
+            self.settings,
+            self.table,
+            self.zoned,
+            device,
+            since,
+            until,
+            tuple(paths),
+            times,
+            columns,
+        )
+
     def pieces(
         self, device: str, since: float, until: float, longest: float
     ) -> Iterator[tuple[float, float]]:
@@ -152,6 +168,39 @@ class History:
         query = queries.field_types(self.settings, self.table, self.zoned)
         found = self.execute(query, *self._key(device, since, until), path.split("."))
         return {row["type"]: row["rows"] for row in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(History):
+    """A history of which one window has been read: that is not read again.
+
+    Attributes
+    ----------
+    device : str
+    since, until : float
+        The window: exclusive, inclusive.
+    paths : tuple of str, length k
+    times : ndarray of float64, shape (n,)
+    columns : ndarray of float64, shape (n, k)
+    """
+
+    device: str
+    since: float
+    until: float
+    paths: tuple[str, ...]
+    times: Floats
+    columns: Floats
+
+    def read(
+        self, device: str, since: float, until: float, paths: Sequence[str]
+    ) -> tuple[Floats, Floats]:
+        """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
+        inside = device == self.device and self.since <= since and until <= self.until
+        if not inside or not set(paths) <= set(self.paths):
+            return History.read(self, device, since, until, paths)
+        rows = (self.times > since) & (self.times <= until)
+        places = [self.paths.index(path) for path in paths]
+        return self.times[rows], self.columns[rows][:, places]
 
 
 def iso(moment: float) -> str:

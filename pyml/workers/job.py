@@ -27,7 +27,7 @@ from psycopg.rows import DictRow, dict_row
 from pyml import __version__, queries, training
 from pyml.errors import BrokenEnvironment, translated
 from pyml.queries import Query
-from pyml.telemetry.history import Execute, History, bounds_of, metrics_of
+from pyml.telemetry.history import Execute, History
 
 Connection = psycopg.Connection[DictRow]
 Model = tuple[str, str, str]
@@ -190,23 +190,8 @@ def _train(
     """Train a model and store it; the outcome."""
     device, kind, field = model
     row = execute(queries.CURRENT_MODEL, *model)[0]
-    history = History.of(row, read)
-    metrics = metrics_of(execute, enabled=kind == "forest")
-    given = execute(queries.GIVEN, *model)[0]
-    asked: dict[str, Any] = {"hours": given["hours"], "until": float(row["now"]), "poll": poll}
-    if kind == "forest":
-        share = given["contamination"]
-        trained = training.train_forest(history, metrics, device, contamination=share, **asked)
-    else:
-        trained = training.train_lstm(
-            history,
-            metrics,
-            device,
-            field,
-            bounds=bounds_of(execute, field),
-            in_force=training.in_force(row, field, functools.partial(training.stored, execute)),
-            **asked,
-        )
+    history, load = History.of(row, read), functools.partial(training.stored, execute)
+    trained = training.train(execute, load, history, device, kind, field, row, poll)
     about = trained.about(time.monotonic() - started)
     if trained.data is None:
         figures = json.dumps(trained.figures, allow_nan=False)

@@ -3,7 +3,7 @@
 CREATE TABLE ml_model (
     model_id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     device_uuid       uuid NOT NULL,
-    kind              text NOT NULL CHECK (kind IN ('forest', 'lstm')),
+    kind              text NOT NULL,
     field             text NOT NULL DEFAULT '',
     is_current        boolean NOT NULL,
     trained_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -17,7 +17,6 @@ CREATE TABLE ml_model (
     seconds           float8 NOT NULL,
     sha256            text NOT NULL,
     blob              bytea NOT NULL,
-    CHECK ((kind = 'forest') = (field = '')),
     CHECK (isfinite(trained_at) AND isfinite(window_start) AND isfinite(window_end)),
     -- Every reader of the models has to bear them.
     CHECK (octet_length(parameters::text) <= 1048576),
@@ -56,7 +55,7 @@ CREATE INDEX ml_model_history ON ml_model (device_uuid, kind, field, model_id DE
 CREATE TABLE ml_run (
     run_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     device_uuid uuid NOT NULL,
-    kind        text NOT NULL CHECK (kind IN ('forest', 'lstm')),
+    kind        text NOT NULL,
     field       text NOT NULL DEFAULT '',
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     seconds     float8 NOT NULL,

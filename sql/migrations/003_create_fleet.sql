@@ -29,7 +29,8 @@ COMMENT ON COLUMN ml_device_forecast.fields IS 'Dotted paths or names of metrics
 CREATE TABLE ml_anomaly (
     device_uuid uuid NOT NULL,
     "timestamp" timestamptz NOT NULL,
-    tier        text NOT NULL CHECK (tier IN ('forest', 'lstm')),
+    tier        text NOT NULL,
+    foretold    boolean NOT NULL DEFAULT false,
     score       float8 NOT NULL,
     severity    text NOT NULL CHECK (severity IN ('warning', 'critical')),
     metrics     jsonb NOT NULL,
@@ -45,8 +46,9 @@ COMMENT ON COLUMN ml_anomaly."timestamp" IS 'Time of the reading.';
 COMMENT ON COLUMN ml_anomaly.severity IS 'warning or critical.';
 COMMENT ON COLUMN ml_anomaly.model_id IS 'The model that judged it.';
 COMMENT ON COLUMN ml_anomaly.detected_at IS 'When a scan found it.';
-COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke: forest (Isolation Forest) or lstm (the value lies outside the interval that was forecast).';
-COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. forest: as ml_score gives it. lstm: minus the distance from the forecast, in half widths of its interval.';
+COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke, by kind: forest (Isolation Forest), lstm (the value lies outside the interval that was forecast), or another detector or forecaster.';
+COMMENT ON COLUMN ml_anomaly.foretold IS 'Whether the value was compared with a stored forecast.';
+COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. Of a detector: as ml_score gives it. Of a forecast: minus the distance from it, in half widths of its interval.';
 COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
 COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first.';
 COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it belongs to.';
