@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from installer.doors import expanded
 from installer.process import HERE, Failure, digest
 
 
@@ -23,6 +24,17 @@ def sources() -> str:
     return digest(HERE / "pyml", HERE / "sql", HERE / "requirements.lock")
 
 
+def functions() -> str:
+    """The functions as they are created: `sql/functions.sql`, each file in the place of its line."""
+    text = (HERE / "sql/functions.sql").read_text()
+    return re.sub(
+        r"^\\ir (\S+)$",
+        lambda line: expanded((HERE / "sql" / line[1]).read_text()),
+        text,
+        flags=re.M,
+    )
+
+
 def extension_files(site: Path) -> dict[str, str]:
     """Build the control file and the scripts for a package that lies in `site`.
 
@@ -35,7 +47,7 @@ def extension_files(site: Path) -> dict[str, str]:
     scripts = sorted((HERE / "sql/migrations").glob("*.sql"))
     names = [script.name for script in scripts]
     bodies = [script.read_text() for script in scripts]
-    again = [(HERE / "sql" / name).read_text() for name in ("functions.sql", "views.sql")]
+    again = [functions(), (HERE / "sql/views.sql").read_text()]
 
     def script(parts: list[str], statement: str) -> str:
         guard = f'\\echo Use "{statement}" to load this file. \\quit\n'

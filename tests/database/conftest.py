@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pyml import outside
+from pyml.workers import job
 
 Device = str
 HISTORY = Path(__file__).parents[2] / "demo" / "history.sql"
@@ -40,7 +40,7 @@ FROM (
 def _disconnected() -> Iterator[None]:
     """Close what a worker in this process has opened: it keeps its connections."""
     yield
-    outside.disconnect()
+    job.disconnect()
 
 
 @pytest.fixture

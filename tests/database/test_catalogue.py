@@ -1,13 +1,14 @@
 """What every object of the extension owes its users, read from the catalogue."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-FUNCTIONS = (Path(__file__).parents[2] / "sql" / "functions.sql").read_text()
+from installer.extension import functions
+
+FUNCTIONS = functions()
 # A procedure that commits cannot carry a SET clause.
 COMMITTING = {"ml_scan", "ml_retrain", "_ml_commit"}
 # What writes for a role that may train: none reads the history or runs anything of its caller's.

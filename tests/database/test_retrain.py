@@ -5,7 +5,7 @@ import threading
 import psycopg
 import pytest
 
-from pyml import outside
+from pyml.workers import job
 
 RUNS = "SELECT outcome FROM ml_run WHERE device_uuid = %s ORDER BY run_id"
 DUE = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'"
@@ -110,11 +110,11 @@ def test_a_change_of_what_is_trained_ends_the_wait(db, one, add_device):
 
 def test_a_worker_hears_of_the_change_too(db, dsn, one, add_device):
     poor = add_device(readings=60)
-    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "failed"
-    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "passed over"
+    assert job.retrain_one(dsn, None, poor, "forest", "")[1] == "failed"
+    assert job.retrain_one(dsn, None, poor, "forest", "")[1] == "passed over"
     db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'min_training_samples'")
-    assert outside.retrain_one(dsn, None, poor, "forest", "")[1] == "trained"
-    outside.connection(dsn).close()
+    assert job.retrain_one(dsn, None, poor, "forest", "")[1] == "trained"
+    job.connection(dsn).close()
 
 
 GIVEN = "SELECT parameters -> 'given' FROM ml_model WHERE is_current AND kind = %s"
@@ -127,8 +127,8 @@ def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
         if where == "backend":
             db.execute("CALL ml_retrain()")
         else:
-            outside.retrain_one(dsn, None, device, "forest", "")
-            outside.connection(dsn).close()
+            job.retrain_one(dsn, None, device, "forest", "")
+            job.connection(dsn).close()
 
     db.execute("SELECT ml_train_forest(%s, hours => 20, contamination => 0.002)", [device])
     given = {"hours": 20, "contamination": 0.002}

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
 from pyml.blob import MAX_BYTES
 
 INTEGERS = (-(2**63), -(2**31), -5, -1, 0, 1, 2, 7, 500, 10**6, 2**31 - 1, 2**31, 2**63 - 1)

@@ -1,0 +1,69 @@
+"""A door is declared once; this writes the two functions that it is made of.
+
+A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field of
+`pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore before
+its name, calls the Python side, which gives an error of the user's as data. The door itself, in
+PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
+"""
+
+import re
+
+DECLARED = re.compile(
+    r"CREATE OR REPLACE FUNCTION (?P<name>\w+)\((?P<arguments>[^;]*?)\)\s+"
+    r"RETURNS (?P<returns>TABLE \([^;]*?\)|\w+)\n"
+    r"LANGUAGE plpython3u (?P<volatility>\w+) PARALLEL UNSAFE SECURITY INVOKER\n"
+    r"AS \$door\$ (?P<python>\w+)(?: -> (?P<key>\w+))? \$door\$;\n"
+    r"COMMENT ON FUNCTION (?P=name) IS (?P<comment>'(?:[^']|'')*');\n"
+)
+# A time crosses from Python as seconds since the epoch.
+MOMENT = '"timestamp" timestamptz'
+
+
+def expanded(sql: str) -> str:
+    """SQL in which each declared door is two functions, each with its COMMENT."""
+    return DECLARED.sub(_written, sql)
+
+
+def _written(door: "re.Match[str]") -> str:
+    arguments = [one.strip() for one in re.split(r",(?![^(]*\))", door["arguments"]) if one.strip()]
+    plain = [re.sub(r"\s+DEFAULT\s.*", "", one, flags=re.DOTALL) for one in arguments]
+    names = ", ".join(one.split()[0] for one in plain)
+    types = ", ".join(one.split(None, 1)[1] for one in plain)
+    name, volatility, python = door["name"], door["volatility"], door["python"]
+    rows = door["returns"].startswith("TABLE")
+    inner = "jsonb"
+    if rows:
+        columns = [one.strip() for one in door["returns"][len("TABLE (") : -1].split(",")]
+        moved = [one.replace(MOMENT, "epoch float8") for one in columns]
+        inner = f"TABLE ({', '.join([*moved, 'error jsonb'])})"
+        picked = ", ".join(
+            "to_timestamp(found.epoch)" if one == MOMENT else f"found.{one.split()[0]}"
+            for one in columns
+        )
+        answer = (
+            f"RETURN QUERY SELECT {picked}\n"
+            f"    FROM _{name}({names}) AS found WHERE found.error IS NULL OR _ml_raise(found.error);"
+        )
+    else:
+        key = f" ->> '{door['key']}'" if door["key"] else ""
+        answer = f"RETURN _ml_answer(_{name}({names})){key};"
+    head = f"{volatility} PARALLEL UNSAFE SECURITY INVOKER\nSET search_path = pg_catalog, @extschema@, pg_temp"
+    return f"""\
+CREATE OR REPLACE FUNCTION _{name}({", ".join(plain)}) RETURNS {inner}
+LANGUAGE plpython3u {head} SET datestyle = 'ISO'
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].{python}({names})
+$$;
+COMMENT ON FUNCTION _{name}({types}) IS 'The Python side of {name}.';
+
+CREATE OR REPLACE FUNCTION {name}({", ".join(arguments)}) RETURNS {door["returns"]}
+LANGUAGE plpgsql {head}
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    {answer}
+END
+$$;
+COMMENT ON FUNCTION {name}({types}) IS {door["comment"]};
+"""
