@@ -119,6 +119,7 @@ CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE OR DELETE ON 
     FOR EACH ROW EXECUTE FUNCTION _ml_check_setting();
 CREATE OR REPLACE TRIGGER ml_setting_stay BEFORE TRUNCATE ON ml_setting
     FOR EACH STATEMENT EXECUTE FUNCTION _ml_check_setting();
+COMMENT ON TRIGGER ml_setting_stay ON ml_setting IS 'Keeps the settings: each is needed (ML004).';
 -- Also where rows come by replication.
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_check;
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_stay;
@@ -176,6 +177,7 @@ CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR UPDATE OR DELETE ON ml
     FOR EACH ROW EXECUTE FUNCTION _ml_keep_metric();
 CREATE OR REPLACE TRIGGER ml_metric_stay BEFORE TRUNCATE ON ml_metric
     FOR EACH STATEMENT EXECUTE FUNCTION _ml_keep_metric();
+COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come with the extension (ML004).';
 -- Also where rows come by replication.
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
@@ -832,6 +834,7 @@ COMMENT ON FUNCTION _ml_note_asked() IS 'Notes of a failed training what it was 
 
 CREATE OR REPLACE TRIGGER ml_run_asked BEFORE INSERT ON ml_run
     FOR EACH ROW WHEN (NEW.outcome = 'failed') EXECUTE FUNCTION _ml_note_asked();
+COMMENT ON TRIGGER ml_run_asked ON ml_run IS 'Notes what a failed training was asked for.';
 
 CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
