@@ -771,9 +771,9 @@ BEGIN
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    w.kind = 'forest' AND (NOT m.parameters @> (forest || _ml_given(m.parameters))
+                    w.kind = 'forest' AND (NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN forest || _ml_given(m.parameters) ELSE forest END
                         OR m.parameters -> 'metrics' IS DISTINCT FROM detected)
-                    OR w.kind = 'lstm' AND (NOT m.parameters @> (lstm || _ml_given(m.parameters)) OR metrics ? w.field
+                    OR w.kind = 'lstm' AND (NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN lstm || _ml_given(m.parameters) ELSE lstm END OR metrics ? w.field
                         AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field)) THEN 'changed'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
                  -- Found no better than the one in force, the next one waits its time.
