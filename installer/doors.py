@@ -1,7 +1,7 @@
 """A door is declared once; this writes the two functions that it is made of.
 
-A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field of
-`pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore before
+A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field
+of `pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore before
 its name, calls the Python side, which gives an error of the user's as data. The door itself, in
 PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
 """
@@ -41,13 +41,14 @@ def _written(door: "re.Match[str]") -> str:
             for one in columns
         )
         answer = (
-            f"RETURN QUERY SELECT {picked}\n"
-            f"    FROM _{name}({names}) AS found WHERE found.error IS NULL OR _ml_raise(found.error);"
+            f"RETURN QUERY SELECT {picked} FROM _{name}({names}) AS found\n"
+            "    WHERE found.error IS NULL OR _ml_raise(found.error);"
         )
     else:
         key = f" ->> '{door['key']}'" if door["key"] else ""
         answer = f"RETURN _ml_answer(_{name}({names})){key};"
-    head = f"{volatility} PARALLEL UNSAFE SECURITY INVOKER\nSET search_path = pg_catalog, @extschema@, pg_temp"
+    path = "SET search_path = pg_catalog, @extschema@, pg_temp"
+    head = f"{volatility} PARALLEL UNSAFE SECURITY INVOKER\n{path}"
     return f"""\
 CREATE OR REPLACE FUNCTION _{name}({", ".join(plain)}) RETURNS {inner}
 LANGUAGE plpython3u {head} SET datestyle = 'ISO'

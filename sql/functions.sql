@@ -130,6 +130,7 @@ CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE OR DELETE ON 
     FOR EACH ROW EXECUTE FUNCTION _ml_check_setting();
 CREATE OR REPLACE TRIGGER ml_setting_stay BEFORE TRUNCATE ON ml_setting
     FOR EACH STATEMENT EXECUTE FUNCTION _ml_check_setting();
+COMMENT ON TRIGGER ml_setting_stay ON ml_setting IS 'Keeps the settings: each is needed (ML004).';
 -- Also where rows come by replication.
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_check;
 ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_stay;
@@ -189,6 +190,7 @@ CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR UPDATE OR DELETE ON ml
     FOR EACH ROW EXECUTE FUNCTION _ml_keep_metric();
 CREATE OR REPLACE TRIGGER ml_metric_stay BEFORE TRUNCATE ON ml_metric
     FOR EACH STATEMENT EXECUTE FUNCTION _ml_keep_metric();
+COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come with the extension (ML004).';
 -- Also where rows come by replication.
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
@@ -1189,7 +1191,8 @@ BEGIN
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    NOT m.parameters @> ((kinds -> w.kind -> 'parameters') || _ml_given(m.parameters))
+                    NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters)
+                        ELSE kinds -> w.kind -> 'parameters' END
                     OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
@@ -1252,6 +1255,7 @@ COMMENT ON FUNCTION _ml_note_asked() IS 'Notes of a failed training what it was 
 
 CREATE OR REPLACE TRIGGER ml_run_asked BEFORE INSERT ON ml_run
     FOR EACH ROW WHEN (NEW.outcome = 'failed') EXECUTE FUNCTION _ml_note_asked();
+COMMENT ON TRIGGER ml_run_asked ON ml_run IS 'Notes what a failed training was asked for.';
 
 CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER

@@ -70,8 +70,8 @@ def test_columns_that_look_like_parameters(db, dsn, one, add_device):
     }.items():
         db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [value, name])
     model = (device, "forest", "")
-    assert outside.retrain_one(dsn, None, *model) == (model, "trained", "")
-    outside.connection(dsn).close()
+    assert job.retrain_one(dsn, None, *model) == (model, "trained", "")
+    job.connection(dsn).close()
     assert one("SELECT ml_detect(%s)", device)["analyzed_points"] > 0
 
 

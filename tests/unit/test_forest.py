@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -10,11 +11,19 @@ from sklearn.ensemble import IsolationForest
 from sklearn.ensemble._iforest import _average_path_length
 
 from pyml import forest
+from pyml.detectors import features, growing, thresholds
+from pyml.detectors.base import CRITICAL, NORMAL, WARNING, Signals
+from pyml.detectors.isolation import PARAMETERS, Spans
 from pyml.errors import NotEnoughData
 from pyml.models import blob
-from pyml.telemetry import series
+from pyml.telemetry import drift, series
 
 NAMES = ["cpu", "memory", "received"]
+FOREST = forest.Forest()
+
+
+def nothing():
+    """A pulse that goes on."""
 
 
 def telemetry(seed=0, days=2, interval=60.0, metrics=3):
@@ -29,7 +38,7 @@ def telemetry(seed=0, days=2, interval=60.0, metrics=3):
 
 
 def packed(fitted):
-    return blob.pack(fitted.numbers, fitted.meta, "forest")
+    return blob.pack(FOREST, fitted.numbers, fitted.model)
 
 
 def runner(fitted):
@@ -37,19 +46,33 @@ def runner(fitted):
     return lambda inputs: session.run(None, {"features": inputs["features"]})
 
 
-def train(times, values, names=None, **options):
+def signals(times, values, names=None):
+    return Signals(times, values, tuple(names or [f"m{j}" for j in range(values.shape[1])]))
+
+
+def train(times, values, names=None, pulse=nothing, **options):
     options = {"contamination": 0.01, "n_estimators": 50, "seed": 1} | options
-    names = names or [f"m{j}" for j in range(values.shape[1])]
-    return forest.fit(times, values, names, **options)
+    return FOREST.fit(signals(times, values, names), options, pulse)
 
 
 def scored(fitted, times, values):
-    described = forest.describe(fitted.meta, times, values)
-    return forest.score(fitted.meta, runner(fitted), times, described)
+    """What the forest says of the readings that have a value."""
+    given = signals(times, values, fitted.model.names)
+    return FOREST.detect(fitted.model, runner(fitted), given, -np.inf, nothing)
+
+
+def features_of(fitted, times, values):
+    return features.features(fitted.model, PARAMETERS, times, values)
+
+
+def scores_of(fitted, times, values):
+    """Scores of all readings, those without a value too."""
+    found = features_of(fitted, times, values)
+    return FOREST.scores(fitted.model, runner(fitted), times, found, nothing)
 
 
 def matrix_of(fitted, times, values):
-    return forest._matrix(fitted.meta, forest.describe(fitted.meta, times, values))
+    return features.matrix(fitted.model, PARAMETERS, features_of(fitted, times, values))
 
 
 def alone(fitted, times, values):
@@ -57,21 +80,23 @@ def alone(fitted, times, values):
     return runner(fitted)({"features": matrix_of(fitted, times, values)})[0][:, 0]
 
 
-def worn_by(fitted, times, values):
+def lowered_by(fitted, times, values):
     """How much lower trouble that has lasted makes the scores of readings."""
-    described = forest.describe(fitted.meta, times, values)
-    momentary = forest._bounded(fitted.meta, described, alone(fitted, times, values))
-    return momentary - scored(fitted, times, values).anomaly_score
+    described = features_of(fitted, times, values)
+    momentary = forest.bounded(fitted.model, PARAMETERS, described, alone(fitted, times, values))
+    return momentary - scores_of(fitted, times, values)
 
 
 def blocks_of(fitted, times, values, trees):
-    distance = matrix_of(fitted, times, values)[:, forest.LEVEL_DISTANCE]
-    return forest._Blocks.of(forest._trailing(fitted.meta, times, distance), trees)
+    distance = matrix_of(fitted, times, values)[:, features.LEVEL_DISTANCE]
+    return thresholds.Blocks.of(
+        features.trailing_mean(fitted.model.spans, times, distance), trees, PARAMETERS
+    )
 
 
 def explained(fitted, times, values, row):
-    described = forest.describe(fitted.meta, times, values).of(slice(row, row + 1))
-    return forest.explain(fitted.meta, runner(fitted), described, values[row : row + 1])[0]
+    found = scored(fitted, times, values).of(slice(row, row + 1))
+    return FOREST.explain(fitted.model, runner(fitted), found, nothing)[0]
 
 
 def offered(fitted, times, values):
@@ -86,7 +111,7 @@ def offered(fitted, times, values):
 @pytest.mark.parametrize("trees", [1, 6])
 def test_scores_are_those_of_scikit_learn(trees):
     """So few trees see all that there is, as that library's do of so few readings."""
-    times, values = (cells[: forest.SUBSAMPLE] for cells in telemetry())
+    times, values = (cells[: PARAMETERS.subsample] for cells in telemetry())
     values[5:90:7, 1] = np.nan
     fitted = train(times, values, n_estimators=trees, seed=3)
     filled = offered(fitted, times, values)
@@ -111,17 +136,17 @@ def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
     fitted = train(times, values, n_estimators=trees, seed=3)
     filled = offered(fitted, times, values)
     blocks = blocks_of(fitted, times, values, trees)
-    grown = forest._grow(filled, blocks, trees, 3, lambda: None)
+    grown = growing.grow(filled, blocks.seen(), blocks.rows, trees, 3, lambda: None)
     assert blocks.groups == 7
     length = lengths(grown, filled)
-    usual = _average_path_length([forest.SUBSAMPLE])[0]
+    usual = _average_path_length([PARAMETERS.subsample])[0]
     found = alone(fitted, times, values)
     np.testing.assert_allclose(found, -(2 ** (-length.mean(axis=0) / usual)), atol=1e-5)
     # What the limits are made from: each block by the trees of the groups that have not seen it.
-    unseen = blocks.unseen_scores(grown, forest._paths(grown), filled)
+    unseen = blocks.unseen_scores(grown, growing.path_lengths(grown), filled)
     for block in range(7):
         inside = blocks.block == block
-        groups = [g for g in range(7) if not inside[blocks.seen(g)].any()]
+        groups = [g for g in range(7) if not inside[blocks.seen()[g]].any()]
         assert len(groups) == 3
         mine = np.concatenate([length[g::7][:, inside] for g in groups])
         expected = -(2 ** (-mine.mean(axis=0) / usual))
@@ -135,12 +160,12 @@ def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
     values[:] = 7.0
     values[-3:] = [[7.0, 7.0, -90.0], [7.0, -90.0, 7.0], [-90.0, 7.0, 7.0]]
     sizes = set()
-    usual = _average_path_length([forest.SUBSAMPLE])[0]
+    usual = _average_path_length([PARAMETERS.subsample])[0]
     for seed in range(40):
         fitted = train(times, values, n_estimators=5, seed=seed)
         filled = offered(fitted, times, values)
         blocks = blocks_of(fitted, times, values, 5)
-        grown = forest._grow(filled, blocks, 5, seed, lambda: None)
+        grown = growing.grow(filled, blocks.seen(), blocks.rows, 5, seed, lambda: None)
         sizes |= {tree.node_count for tree in grown}
         found = alone(fitted, times, values)
         wanted = -(2 ** (-lengths(grown, filled).mean(axis=0) / usual))
@@ -152,7 +177,7 @@ def test_same_seed_same_bytes_and_another_seed_another_forest():
     times, values = telemetry()
     first, again, other = (train(times, values, seed=s) for s in (1, 1, 2))
     assert packed(first) == packed(again)
-    assert first.meta == again.meta
+    assert first.model == again.model
     assert packed(first) != packed(other)
 
 
@@ -176,11 +201,11 @@ def test_any_window_gives_the_same_bits(interval):
     times, values = times[kept] + rng.uniform(0, interval / 12, kept.sum()), values[kept]
     values[rng.random(values.shape) < 0.05] = np.nan
     fitted = train(times, values)
-    whole = scored(fitted, times, values).anomaly_score
+    whole = scores_of(fitted, times, values)
     for start, end in [(500, 1500), (1700, 2400), (2100, 2101), (3000, len(times))]:
-        reach = times > times[start] - fitted.meta["lookback"]
+        reach = times > times[start] - fitted.model.spans.lookback
         reach[end:] = False
-        part = scored(fitted, times[reach], values[reach]).anomaly_score
+        part = scores_of(fitted, times[reach], values[reach])
         np.testing.assert_array_equal(part[-(end - start) :], whole[start:end])
 
 
@@ -202,8 +227,8 @@ def test_the_future_does_not_matter():
     fitted = train(times, values)
     changed = values.copy()
     changed[1000:] += 50
-    before = scored(fitted, times, values).anomaly_score[:1000]
-    np.testing.assert_array_equal(scored(fitted, times, changed).anomaly_score[:1000], before)
+    before = scored(fitted, times, values).scores[:1000]
+    np.testing.assert_array_equal(scored(fitted, times, changed).scores[:1000], before)
 
 
 def test_a_burst_is_found_and_explained():
@@ -211,8 +236,8 @@ def test_a_burst_is_found_and_explained():
     fitted = train(times[:4320], values[:4320], NAMES)
     values[5000:5010, 2] += 60
     result = scored(fitted, times, values)
-    assert (result.severity[5000:5010] >= forest.WARNING).all()
-    assert (result.severity[5000:5010] == forest.CRITICAL).any()
+    assert (result.severity[5000:5010] >= WARNING).all()
+    assert (result.severity[5000:5010] == CRITICAL).any()
     reasons = explained(fitted, times, values, 5005)
     assert reasons[0]["metric"] == "received"
     assert reasons[0]["value"] > reasons[0]["usual_high"] > reasons[0]["usual_low"]
@@ -247,7 +272,7 @@ def test_a_large_jump_of_a_quiet_metric_is_far_beside_one_that_always_jumps():
 @pytest.mark.parametrize(
     "interval", [10, 60, 90, 100, 120, 180, 300, 420, 500, 600, 1000, 1800, 3600]
 )
-def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
+def test_a_jump_does_not_count_beyond_what_scoring_reads(interval):
     """However large: windows that begin after it must not know of it."""
     times, values = telemetry(days=interval / 30, interval=interval)
     values[:1440] = 40.0
@@ -256,9 +281,9 @@ def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
     readings = np.full((600, 3), 40.0)
     readings[100] = 1e12
     matrix = matrix_of(fitted, times[:600], readings)
-    reach = int(fitted.meta["lookback"] / interval) - fitted.meta["lasting"]
+    reach = int(fitted.model.spans.lookback / interval) - fitted.model.spans.lasting
     assert matrix[100, -1] > 5 < matrix[100, -2]
-    assert matrix[100 + reach - max(fitted.meta["before"]), -2:].any()
+    assert matrix[100 + reach - max(fitted.model.spans.before), -2:].any()
     assert not matrix[100 + reach :, -2:].any()
 
 
@@ -277,11 +302,11 @@ def test_a_jump_is_not_felt_beyond_what_scoring_reads(interval):
 def test_a_device_that_reports_less_often_looks_back_as_many_minutes(
     interval, windows, level, before, lasting
 ):
-    spans = forest.spans_of(interval)
-    assert (spans["windows"], spans["level"]) == (windows, level)
-    assert (spans["before"], spans["lasting"]) == (before, lasting)
-    assert spans["half_life"] * min(max(interval, 60), 1800) == pytest.approx(7 * 60)
-    assert spans["lookback"] == (windows[-1] + lasting) * interval
+    spans = Spans.of(interval, PARAMETERS)
+    assert (list(spans.windows), spans.level) == (windows, level)
+    assert (list(spans.before), spans.lasting) == (before, lasting)
+    assert spans.half_life * min(max(interval, 60), 1800) == pytest.approx(7 * 60)
+    assert spans.lookback == (windows[-1] + lasting) * interval
 
 
 def test_a_level_far_out_is_far_while_it_lasts():
@@ -299,13 +324,13 @@ def test_trouble_that_lasts_counts_more_than_a_moment_of_it():
     times, values = telemetry(days=4)
     fitted = train(times[:4320], values[:4320])
     values[4500:4800] += 12 * np.random.default_rng(1).normal(size=(300, 3))
-    worn = worn_by(fitted, times, values)
-    assert not worn[:4500].any()
-    assert worn[4500] == 0
-    assert worn[4600:4800].max() == pytest.approx(forest.MOST_WORN)
-    assert (worn[4600:4800] > 0).all()
-    assert (np.diff(worn[4500:4560]) >= 0).all()
-    assert not worn[4800 + forest.LASTING :].any()
+    lowered = lowered_by(fitted, times, values)
+    assert not lowered[:4500].any()
+    assert lowered[4500] == 0
+    assert lowered[4600:4800].max() == pytest.approx(PARAMETERS.persistence_most)
+    assert (lowered[4600:4800] > 0).all()
+    assert (np.diff(lowered[4500:4560]) >= 0).all()
+    assert not lowered[4800 + PARAMETERS.persistence_window :].any()
 
 
 def test_after_an_outage_trouble_has_not_lasted_yet():
@@ -313,9 +338,9 @@ def test_after_an_outage_trouble_has_not_lasted_yet():
     fitted = train(times[:4320], values[:4320])
     times[4500:] += 86400
     values[4500:4530] += 12 * np.random.default_rng(1).normal(size=(30, 3))
-    worn = worn_by(fitted, times, values)
+    lowered = lowered_by(fitted, times, values)
     assert alone(fitted, times, values)[4510:4530].mean() < -0.6
-    assert not worn[:4530].any()
+    assert not lowered[:4530].any()
 
 
 @functools.cache
@@ -372,9 +397,9 @@ def test_there_is_no_storm(disturb, interval):
         since = times[at]
         read = series.clean(*disturb(times.copy(), values.copy(), at, hour), [], interval)
         result = scored(fitted, read.times, read.columns)
-        hours = (read.times >= since) & (read.times < since + 3 * 3600)
+        hours = (result.times >= since) & (result.times < since + 3 * 3600)
         assert hours.sum() >= 2 * hour
-        flagged += (result.severity[hours] > forest.NORMAL).tolist()
+        flagged += (result.severity[hours] > NORMAL).tolist()
     assert np.mean(flagged) < 0.04
 
 
@@ -384,7 +409,7 @@ def test_a_fault_that_is_there_when_a_model_is_trained_stays_one(seed):
     times, values = telemetry(days=8, seed=seed)
     values[9900:10500] += np.random.default_rng(seed).normal(0, 10, (600, 3))
     result = scored(train(times[:10080], values[:10080]), times, values)
-    assert (result.severity[10080:10500] >= forest.WARNING).all()
+    assert (result.severity[10080:10500] >= WARNING).all()
 
 
 def test_what_a_machine_does_each_night_is_ordinary():
@@ -403,16 +428,16 @@ def test_what_a_machine_does_each_night_is_ordinary():
 @pytest.mark.parametrize("rows", range(7, 60))
 def test_every_block_has_something_ordinary(rows):
     far = np.arange(rows, dtype=float)
-    blocks = forest._Blocks.of(far, 50)
+    blocks = thresholds.Blocks.of(far, 50, PARAMETERS)
     assert all(len(part) for part in blocks.parts(far, blocks.ordinary))
-    assert all(len(blocks.seen(group)) >= blocks.rows > 0 for group in range(blocks.groups))
+    assert all(len(seen) >= blocks.rows > 0 for seen in blocks.seen())
 
 
 @pytest.mark.parametrize("readings", [150, 288, 1440])
 def test_a_limit_from_few_readings_is_no_looser(readings):
     """What comes after is beyond it as often as was asked, however few there were."""
     random = np.random.default_rng(0)
-    limits = [forest._lowest(random.random(readings), np.array([0.01])) for _ in range(2000)]
+    limits = [thresholds.lowest(random.random(readings), np.array([0.01])) for _ in range(2000)]
     assert np.mean(limits) == pytest.approx(0.01, rel=0.06)
 
 
@@ -423,18 +448,16 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
     spike = values[10239, 1] + 60
     values[10240, 1] = values[10399, 1] = spike
     fitted = train(times[:10080], values[:10080])
-    described = forest.describe(fitted.meta, times, values)
-    lower = -0.45 - forest._bounded(fitted.meta, described, np.full(len(times), -0.45))
-    assert lower[10240] == pytest.approx(-0.45 - forest.BOUND[1])
+    described = features_of(fitted, times, values)
+    lower = -0.45 - forest.bounded(fitted.model, PARAMETERS, described, np.full(len(times), -0.45))
+    assert lower[10240] == pytest.approx(-0.45 - PARAMETERS.sudden_score[1])
     assert lower[10239] == lower[10399] == 0.0
     assert (lower[:10080] > 0).mean() < 0.03  # one in a hundred of each of three metrics
     result = scored(fitted, times, values)
-    assert result.severity[10240] == forest.CRITICAL
-    reasons = forest.explain(
-        fitted.meta, runner(fitted), described.of(np.array([10240])), values[[10240]]
-    )
-    assert reasons[0][0]["metric"] == fitted.meta["names"][1]
-    assert reasons[0][0]["contribution"] > 0.05
+    assert result.severity[10240] == CRITICAL
+    reasons = explained(fitted, times, values, 10240)
+    assert reasons[0]["metric"] == fitted.model.names[1]
+    assert reasons[0]["contribution"] > 0.05
 
 
 @pytest.mark.parametrize(
@@ -447,42 +470,44 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
 )
 def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
     """The lesser of how large it is, and how large beside what the metric moved, counts."""
-    meta = {"names": ["cpu", "memory"], "sudden_sizes": [1.0, 2.0, 1.0, 2.0]}
+    times, values = telemetry(metrics=2)
+    model = replace(train(times, values).model, sudden_sizes=[1.0, 2.0, 1.0, 2.0])
     sizes = np.array([0.0, 2.9, 3.0, 5.0, 7.0, 9.0, 900.0])[:, None]
     scores = np.full(len(sizes), own)
     for lesser in (1, 3):
         jumps = sizes * [0.1, 40.0, 0.1, 40.0]
         jumps[:, [lesser]] = 2.0 * sizes
-        described = forest.Described(jumps, jumps, scores, jumps)
-        assert forest._bounded(meta, described, scores) == pytest.approx(np.array(expected))
+        described = features.Features(jumps, jumps, scores, jumps)
+        bounded = forest.bounded(model, PARAMETERS, described, scores)
+        assert bounded == pytest.approx(np.array(expected))
 
 
 def test_one_bad_day_does_not_hide_another():
     times, values = telemetry(days=8)
-    quiet = train(times[:10080], values[:10080]).meta["warning"]
+    quiet = train(times[:10080], values[:10080]).model.warning
     values[4000:5000] += np.random.default_rng(3).normal(0, 30, (1000, 3))
     fitted = train(times[:10080], values[:10080])
     assert fitted.figures["held_out_flagged_most"] > 0.2
-    assert abs(fitted.meta["warning"] - quiet) < 0.06
+    assert abs(fitted.model.warning - quiet) < 0.06
     values[11000:11060] += np.random.default_rng(4).normal(0, 15, (60, 3))
     result = scored(fitted, times, values)
-    assert (result.severity[11005:11060] >= forest.WARNING).all()
+    assert (result.severity[11005:11060] >= WARNING).all()
 
 
 def test_a_machine_that_has_changed_for_good_is_soon_normal():
     times, values = telemetry(days=8)
     values[8640:] += 25  # the last day of the training, and the day that is scored
     result = scored(train(times[:10080], values[:10080]), times, values)
-    assert (result.severity[10080 + 240 :] >= forest.WARNING).mean() < 0.03
+    assert (result.severity[10080 + 240 :] >= WARNING).mean() < 0.03
 
 
 def test_severity_follows_the_stored_thresholds():
     times, values = telemetry()
     fitted = train(times, values)
     result = scored(fitted, times, values)
-    assert fitted.meta["critical"] < fitted.meta["warning"] < 0
-    expected = (result.anomaly_score < fitted.meta["warning"]).astype(int)
-    expected += result.anomaly_score < fitted.meta["critical"]
+    assert fitted.model.critical < fitted.model.warning < 0
+    expected = (result.scores < fitted.model.warning).astype(int)
+    expected += result.scores < fitted.model.critical
     np.testing.assert_array_equal(result.severity, expected)
 
 
@@ -490,7 +515,7 @@ def test_severity_follows_the_stored_thresholds():
 def test_short_input_gives_finite_scores(rows):
     times, values = telemetry()
     fitted = train(times[:rows], values[:rows])
-    assert np.isfinite(scored(fitted, times, values).anomaly_score).all()
+    assert np.isfinite(scored(fitted, times, values).scores).all()
 
 
 def test_awkward_columns():
@@ -500,15 +525,17 @@ def test_awkward_columns():
     values[::3, 3] = np.nan
     values[50, 0] = 1e14
     fitted = train(times, values, ["a", "b", "c", "d", "e"])
-    assert fitted.meta["names"] == ["a", "b", "d", "e"]
+    assert fitted.model.names == ("a", "b", "d", "e")
     values = values[:, [0, 1, 3, 4]]
     values[7] = np.nan
-    found = scored(fitted, times, values)
-    assert np.isfinite(found.anomaly_score).all()
-    assert (found.anomaly_score < 0).all()
-    assert found.severity[7] == forest.NORMAL
+    scores, found = scores_of(fitted, times, values), scored(fitted, times, values)
+    assert np.isfinite(scores).all()
+    assert (scores < 0).all()
+    assert scores[7] >= fitted.model.warning
+    np.testing.assert_array_equal(found.times, np.delete(times, 7))
+    np.testing.assert_array_equal(found.scores, np.delete(scores, 7))
     with pytest.raises(ValueError, match="expected the columns"):
-        forest.describe(fitted.meta, times, values[:, :3])
+        features_of(fitted, times, values[:, :3])
 
 
 def test_a_machine_that_never_changes_is_normal():
@@ -528,20 +555,21 @@ def test_nothing_to_train_on():
 
 def test_nothing_to_score():
     times, values = telemetry()
-    assert len(scored(train(times, values), times[:0], values[:0]).anomaly_score) == 0
+    found = scored(train(times, values), times[:0], values[:0])
+    assert len(found.scores) == len(found.severity) == len(found.times) == 0
 
 
 def test_the_metadata_is_json():
     times, values = telemetry()
     fitted = train(times, values)
-    assert json.loads(json.dumps(fitted.meta)).keys() == fitted.meta.keys()
+    metrics = [series.Metric(name, name, None, 1.0, "gauge") for name in fitted.model.names]
+    model = fitted.model.knowing(metrics, drift.reference(times, values))
+    stored = json.dumps(model.to_json())
     json.dumps(fitted.figures)
-    restored = json.loads(json.dumps(fitted.meta))
-    described = forest.describe(restored, times, values)
-    np.testing.assert_array_equal(
-        forest.score(restored, runner(fitted), times, described).anomaly_score,
-        scored(fitted, times, values).anomaly_score,
-    )
+    restored = FOREST.of_json(json.loads(stored))
+    assert restored == model
+    again = scored(replace(fitted, model=restored), times, values)
+    np.testing.assert_array_equal(again.scores, scored(fitted, times, values).scores)
 
 
 def test_what_pulse_raises_ends_the_training():

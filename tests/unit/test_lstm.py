@@ -10,12 +10,19 @@ import pytest
 
 from pyml import lstm
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters import forecast, inference
+from pyml.forecasters import forecast
+from pyml.forecasters.base import Previous
+from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import ahead_of, behind_of, origins
 from pyml.models import blob
+from pyml.telemetry import drift
+from pyml.telemetry.series import Grid, Metric
 
 INTERVAL = 300.0
-SMALL = {"interval": INTERVAL, "sequence_length": 20, "horizon": 4, "epochs": 3}
+SETTINGS = {"sequence_length": 50, "horizon": 12, "epochs": 60, "seed": 0}
+SMALL = {"sequence_length": 20, "horizon": 4, "epochs": 3}
+METRIC = Metric("cpu", "system.cpuUsage", None, 1.0, "gauge")
+LSTM = lstm.LSTM()
 
 
 def telemetry(n, seed=0):
@@ -27,12 +34,47 @@ def telemetry(n, seed=0):
     return 1.7e9 + INTERVAL * np.arange(n), values
 
 
+def fit(
+    times,
+    values,
+    *,
+    interval=INTERVAL,
+    bounds=(None, None),
+    previous=None,
+    pulse=lambda: None,
+    by=LSTM,
+    **settings,
+):
+    return by.fit(Grid(interval, times, values), SETTINGS | settings, bounds, previous, pulse)
+
+
 def run_of(fitted):
-    return inference.runner(fitted.numbers, fitted.meta["sequence_length"], fitted.meta["horizon"])
+    return LSTM.runner(fitted.numbers, fitted.model).run
+
+
+def previous_of(fitted):
+    return Previous(fitted.numbers, fitted.model, run_of(fitted))
 
 
 def packed(fitted):
-    return blob.pack(fitted.numbers, fitted.meta, "lstm")
+    return blob.pack(LSTM, fitted.numbers, fitted.model)
+
+
+def ahead(fitted, times, values, horizon=None, level=0.9):
+    grid = Grid(fitted.model.interval, times, values)
+    return LSTM.forecast(fitted.model, run_of(fitted), grid, horizon, level)
+
+
+def model_of(horizon, floor=1.0):
+    return Model(
+        horizon=horizon,
+        interval=INTERVAL,
+        bounds=(None, None),
+        sequence_length=50,
+        floor=floor,
+        inflation=1.0,
+        seen_until=0.0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,33 +84,35 @@ def series():
 
 @pytest.fixture(scope="module")
 def fitted(series):
-    return lstm.fit(*series, **SMALL)
+    return fit(*series, **SMALL)
 
 
 def test_same_data_same_bytes(series, fitted):
-    lstm.fit(*telemetry(700, seed=9), **SMALL)  # another device in between
-    again = lstm.fit(*series, **SMALL)
+    fit(*telemetry(700, seed=9), **SMALL)  # another device in between
+    again = fit(*series, **SMALL)
     assert packed(again) == packed(fitted)
     assert again.figures == fitted.figures
 
 
 def test_what_is_held_out_shapes_nothing(series, fitted):
     times, values = (a.copy() for a in series)
-    values[times > fitted.meta["seen_until"]] *= 2
-    again = lstm.fit(times, values, **SMALL)
+    values[times > fitted.model.seen_until] *= 2
+    again = fit(times, values, **SMALL)
     assert packed(again) == packed(fitted)
     assert again.figures["naive_mae"] > 1.5 * fitted.figures["naive_mae"]
 
 
 def test_inputs_are_untouched(series):
     times, values = (a.copy() for a in series)
-    lstm.fit(times, values, **SMALL)
+    fit(times, values, **SMALL)
     np.testing.assert_array_equal(times, series[0])
     np.testing.assert_array_equal(values, series[1])
 
 
-def test_meta_and_figures_are_json(fitted):
-    assert json.loads(json.dumps(fitted.meta)) == fitted.meta
+def test_meta_and_figures_are_json(series, fitted):
+    reference = drift.reference(series[0], series[1][:, None])
+    stored = fitted.model.knowing(METRIC, ["system.memoryTotal"], reference)
+    assert LSTM.of_json(json.loads(json.dumps(stored.to_json()))) == stored
     assert json.loads(json.dumps(fitted.figures)) == fitted.figures
 
 
@@ -81,8 +125,8 @@ def test_a_predictable_series_is_predicted(fitted):
 def test_intervals_cover_what_they_say(fitted):
     times, values = telemetry(6000, seed=5)
     at = np.arange(600, 5900)
-    times = times + fitted.meta["seen_until"]
-    predicted, half = forecast.backtest(fitted.meta, run_of(fitted), times, values, at)
+    times = times + fitted.model.seen_until
+    predicted, half = forecast.backtest(fitted.model, run_of(fitted), times, values, at)
     miss = np.abs(ahead_of(values, at, 4) - predicted)
     for q, level in enumerate(forecast.LEVELS):
         assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
@@ -91,42 +135,37 @@ def test_intervals_cover_what_they_say(fitted):
 def test_the_backtest_is_the_forecast(fitted):
     """The figures speak of the very intervals that a call returns."""
     times, values = telemetry(1200, seed=6)
-    times = times + fitted.meta["seen_until"]
+    times = times + fitted.model.seen_until
     at = np.array([700, 900, 1100])
-    predicted, half = forecast.backtest(fitted.meta, run_of(fitted), times, values, at, [0.9])
+    predicted, half = forecast.backtest(fitted.model, run_of(fitted), times, values, at, [0.9])
     for i, end in enumerate(at):
-        told = forecast.forecast(
-            fitted.meta, run_of(fitted), times[: end + 1], values[: end + 1], level=0.9
-        )
+        told = ahead(fitted, times[: end + 1], values[: end + 1], level=0.9)
         np.testing.assert_allclose(told.predicted, predicted[i])
         np.testing.assert_allclose(told.upper - told.predicted, half[i, 0])
 
 
 def test_a_forecast_continues_the_grid(series, fitted):
     times, values = series
-    told = forecast.forecast(fitted.meta, run_of(fitted), times, values, horizon=3)
+    told = ahead(fitted, times, values, horizon=3)
     np.testing.assert_array_equal(told.times, times[-1] + INTERVAL * np.arange(1, 4))
     assert (told.lower <= told.predicted).all()
     assert (told.predicted <= told.upper).all()
     assert told.last_time == times[-1]
-    unseen = times >= fitted.meta["seen_until"]
-    assert told.replayed == (unseen.sum() - fitted.meta["horizon"] + 1) // forecast.EVERY
+    unseen = times >= fitted.model.seen_until
+    assert told.replayed == (unseen.sum() - fitted.model.horizon + 1) // PARAMETERS.every
 
 
 def test_a_longer_history_changes_nothing(series, fitted):
     times, values = series
-    recent = times > times[-1] - forecast.lookback(fitted.meta)
-    few = forecast.forecast(fitted.meta, run_of(fitted), times[recent], values[recent])
-    all_of_it = forecast.forecast(fitted.meta, run_of(fitted), times, values)
+    recent = times > times[-1] - LSTM.lookback(fitted.model)
+    few = ahead(fitted, times[recent], values[recent])
+    all_of_it = ahead(fitted, times, values)
     np.testing.assert_array_equal(few.upper, all_of_it.upper)
 
 
 def test_wider_levels_are_wider(series, fitted):
     widths = [
-        np.ptp(
-            [(f := forecast.forecast(fitted.meta, run_of(fitted), *series, level=p)).lower, f.upper]
-        )
-        for p in (0.5, 0.8, 0.95)
+        np.ptp([(f := ahead(fitted, *series, level=p)).lower, f.upper]) for p in (0.5, 0.8, 0.95)
     ]
     assert widths == sorted(widths)
 
@@ -134,10 +173,11 @@ def test_wider_levels_are_wider(series, fitted):
 def test_quantiles_cover_their_level_and_no_more():
     """Of 99 scores and one to come, each of the 100 places is as likely for it."""
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))[:, None]
-    scores = np.repeat(scores, forecast.EVERY, axis=1)  # steps whose errors do not overlap
-    found = forecast._quantiles(scores, [0.8, 0.905, 0.999])
-    np.testing.assert_allclose(found, np.repeat([[80.0], [90.5], [99.0]], forecast.EVERY, axis=1))
-    assert (forecast._quantiles(scores[:1], [0.5, 0.9]) == scores[0]).all()
+    scores = np.repeat(scores, PARAMETERS.every, axis=1)  # steps whose errors do not overlap
+    found = forecast._quantiles(scores, [0.8, 0.905, 0.999], PARAMETERS)
+    expected = np.repeat([[80.0], [90.5], [99.0]], PARAMETERS.every, axis=1)
+    np.testing.assert_allclose(found, expected)
+    assert (forecast._quantiles(scores[:1], [0.5, 0.9], PARAMETERS) == scores[0]).all()
 
 
 @pytest.mark.slow
@@ -145,14 +185,14 @@ def test_quantiles_cover_their_level_and_no_more():
 def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
     """Errors whose size wanders; forecasts each where the one before ends."""
     random = np.random.default_rng(seed)
-    n, horizon, replayed = 3000, 12, forecast.REPLAY // forecast.EVERY
+    n, horizon, replayed = 3000, 12, PARAMETERS.replay // PARAMETERS.every
     size = np.exp(np.cumsum(random.normal(scale=0.05, size=n)))
     scores = np.abs(random.normal(size=(n, horizon))) * size[:, None]
     deviations = []
     for now in range(replayed + 3, n, 3):
         past = scores[now - replayed - 3 : now - 3 + 1]
-        half = forecast._quantiles(past, forecast.LEVELS)
-        widths = half, half * forecast._tracked(past)
+        half = forecast._quantiles(past, forecast.LEVELS, PARAMETERS)
+        widths = half, half * forecast._tracked(past, PARAMETERS)
         deviations.append([(scores[now] <= w).mean() - np.mean(forecast.LEVELS) for w in widths])
     total = np.cumsum(deviations, axis=0)
     day = (total[24:] - total[:-24]) / 24
@@ -163,9 +203,12 @@ def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
 def test_an_interval_is_widened_by_what_went_before():
     scores = np.abs(np.random.default_rng(0).normal(size=(100, 12)))
     grown = scores * np.repeat([1.0, 3.0], 50)[:, None]
-    assert forecast._tracked(grown[::-1]) < 0.8 < 1.2 < forecast._tracked(grown)
-    assert forecast._tracked(np.ones((1, 12))) < 1.0  # the only one there was is covered
-    assert 0.0 < forecast._tracked(np.zeros((100, 12))) < 1.0
+    assert forecast._tracked(grown[::-1], PARAMETERS) < 0.8
+    assert forecast._tracked(grown, PARAMETERS) > 1.2
+    assert (
+        forecast._tracked(np.ones((1, 12)), PARAMETERS) < 1.0
+    )  # the only one there was is covered
+    assert 0.0 < forecast._tracked(np.zeros((100, 12)), PARAMETERS) < 1.0
 
 
 @pytest.mark.filterwarnings("error")
@@ -173,7 +216,7 @@ def test_a_forecast_that_never_erred_has_the_say():
     """Beside it others are infinitely worse."""
     errors = np.ones((3, 12, forecast.FITTED + 1))
     errors[..., 0] = 0.0
-    share = forecast._shares(errors)
+    share = forecast._shares(errors, PARAMETERS)
     np.testing.assert_array_equal(share[..., 0], 1.0)
     np.testing.assert_array_equal(share[..., 1:], 0.0)
 
@@ -187,7 +230,7 @@ def test_who_errs_less_of_late_has_the_say():
         errors, errors, np.zeros((n, horizon)), np.ones((n, 1)), np.zeros(n, np.bool_)
     )
     now = np.tile([10.0, 20.0, 30.0], (horizon, 1))
-    predicted, _ = forecast._conclude({"inflation": 1.0}, past, now, np.ones(1), [0.9])
+    predicted, _ = forecast._conclude(model_of(horizon), PARAMETERS, past, now, np.ones(1), [0.9])
     np.testing.assert_allclose(predicted, 20.0, atol=0.1)
 
 
@@ -199,13 +242,13 @@ def test_an_interval_is_wider_where_more_moves(calm):
     behind[:, -1] = 0.0
     behind[1], said[1] = behind[0], said[0]
     (behind if calm == "window" else said)[1] *= 0.1
-    spread = forecast._spread({"floor": 1e-9}, behind, said)
+    spread = forecast._spread(model_of(12, floor=1e-9), behind, said)
     assert 0.1 * spread[0] < spread[1] < 0.5 * spread[0]
 
 
 def test_bounds_clip(series):
-    fitted = lstm.fit(*series, **SMALL, bounds=(0.0, 56.0))
-    told = forecast.forecast(fitted.meta, run_of(fitted), *series, level=0.99)
+    fitted = fit(*series, **SMALL, bounds=(0.0, 56.0))
+    told = ahead(fitted, *series, level=0.99)
     assert told.upper.max() <= 56.0
     assert (told.lower <= told.upper).all()
 
@@ -217,29 +260,29 @@ def test_gaps_are_not_learnt_across(series):
     windows = np.concatenate([behind_of(values, at, 20), ahead_of(values, at, 4)], axis=1)
     assert np.isfinite(windows).all()
     assert len(at) == len(values) - 23 - 43
-    fitted = lstm.fit(times, values, **SMALL)
+    fitted = fit(times, values, **SMALL)
     values[-10] = np.nan
-    told = forecast.forecast(fitted.meta, run_of(fitted), times, values)
+    told = ahead(fitted, times, values)
     assert np.isfinite(told.upper).all()
 
 
 @pytest.mark.slow
 def test_few_readings():
-    fitted = lstm.fit(*telemetry(100), interval=INTERVAL, epochs=2)
-    told = forecast.forecast(fitted.meta, run_of(fitted), *telemetry(60))
+    fitted = fit(*telemetry(100), epochs=2)
+    told = ahead(fitted, *telemetry(60))
     assert np.isfinite([told.lower, told.upper]).all()
 
 
 def test_too_few_readings_say_how_many_would_do():
     with pytest.raises(NotEnoughData, match="38 windows of 50 \\+ 12") as caught:
-        lstm.fit(*telemetry(99), interval=INTERVAL)
+        fit(*telemetry(99))
     assert "8 hours" in caught.value.detail
     assert "hours => 9" in caught.value.hint
 
 
 def test_a_constant_field():
     with pytest.raises(NotEnoughData, match="constant"):
-        lstm.fit(telemetry(500)[0], np.full(500, 3.0), interval=INTERVAL)
+        fit(telemetry(500)[0], np.full(500, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +291,7 @@ def test_a_constant_field():
 )
 def test_arguments_outside_their_range(series, fitted, argument, hint):
     with pytest.raises(BadArgument) as caught:
-        forecast.forecast(fitted.meta, run_of(fitted), *series, **argument)
+        ahead(fitted, *series, **argument)
     assert hint in caught.value.hint
 
 
@@ -265,8 +308,8 @@ def test_arguments_outside_their_range(series, fitted, argument, hint):
 def test_awkward_series_give_finite_forecasts(make):
     times, _ = telemetry(600)
     values = make(600)
-    fitted = lstm.fit(times, values, **SMALL)
-    told = forecast.forecast(fitted.meta, run_of(fitted), times, values)
+    fitted = fit(times, values, **SMALL)
+    told = ahead(fitted, times, values)
     assert np.isfinite([told.lower, told.predicted, told.upper]).all()
     assert (told.lower <= told.upper).all()
 
@@ -279,41 +322,41 @@ def test_a_value_that_no_sensor_gives_drowns_no_other():
     values = np.round(30 + 12 * np.sin(i / 229) + 4 * noise, 2)
     values[267] = 305872912.0
     asked = {"interval": 60.0, "sequence_length": 8, "horizon": 2, "epochs": 1}
-    fitted = lstm.fit(i * 60.0, values, **asked)
-    told = forecast.forecast(fitted.meta, run_of(fitted), i * 60.0, values)
+    fitted = fit(i * 60.0, values, **asked)
+    told = ahead(fitted, i * 60.0, values)
     assert abs(told.predicted - 43).max() < 5
 
 
-def test_what_hardly_improves_is_kept_but_not_waited_on(series, monkeypatch):
+def test_what_hardly_improves_is_kept_but_not_waited_on(series):
     asked = SMALL | {"epochs": 30}
-    monkeypatch.setattr(lstm, "MIN_DELTA", 0.0)
-    patient = lstm.fit(*series, **asked).figures
-    monkeypatch.setattr(lstm, "MIN_DELTA", 1.0)
-    hasty = lstm.fit(*series, **asked).figures
-    assert hasty["epochs"] == lstm.PATIENCE < patient["epochs"]
-    assert 0 < hasty["best_epoch"] <= lstm.PATIENCE
+    patient, hasty = (
+        fit(*series, **asked, by=lstm.LSTM(Parameters(least_progress=share))).figures
+        for share in (0.0, 1.0)
+    )
+    assert hasty["epochs"] == PARAMETERS.patience < patient["epochs"]
+    assert 0 < hasty["best_epoch"] <= PARAMETERS.patience
 
 
 def test_a_retraining_starts_from_the_current_model(series):
     times, values = telemetry(2500)
-    first = lstm.fit(times[:2000], values[:2000], **SMALL)
-    previous = lstm.Previous(first.numbers, first.meta, run_of(first))
-    second = lstm.fit(times[500:], values[500:], **SMALL, previous=previous)
+    first = fit(times[:2000], values[:2000], **SMALL)
+    previous = previous_of(first)
+    second = fit(times[500:], values[500:], **SMALL, previous=previous)
     assert second.figures["warm"]
     assert second.figures["compared_windows"] > 0
-    knows_it_all = replace(previous, meta=first.meta | {"seen_until": times[-1]})
-    third = lstm.fit(times[500:], values[500:], **SMALL, previous=knows_it_all)
+    knows_it_all = replace(previous, model=replace(first.model, seen_until=times[-1]))
+    third = fit(times[500:], values[500:], **SMALL, previous=knows_it_all)
     assert not third.figures["warm"], "the held-out part is not new to those weights"
     assert third.figures["compared_windows"] == 0
 
 
 def test_a_worse_model_is_not_accepted():
     times, values = telemetry(2500)
-    good = lstm.fit(times[:2000], values[:2000], **SMALL)
-    previous = lstm.Previous(good.numbers, good.meta, run_of(good))
+    good = fit(times[:2000], values[:2000], **SMALL)
+    previous = previous_of(good)
     rng = np.random.default_rng(0)
     values[500:2100] = 50 + rng.normal(0, 10, 1600)  # a broken sensor, repaired since
-    figures = lstm.fit(times[500:], values[500:], **SMALL, previous=previous).figures
+    figures = fit(times[500:], values[500:], **SMALL, previous=previous).figures
     assert figures["previous_mae"] < figures["candidate_mae"]
     assert not figures["accepted"]
 
@@ -333,22 +376,24 @@ def test_a_cancelled_training_leaves_the_next_one_as_it_would_be(series, fitted,
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        lstm.fit(*series, **SMALL, pulse=pulse)
-    again = lstm.fit(*series, **SMALL)
+        fit(*series, **SMALL, pulse=pulse)
+    again = fit(*series, **SMALL)
     assert packed(again) == packed(fitted)
 
 
 def test_forecasting_needs_numpy_alone(tmp_path, series, fitted):
-    np.savez(tmp_path / "n.npz", **fitted.numbers)
-    (tmp_path / "m.json").write_text(json.dumps(fitted.meta))
+    model = fitted.model.knowing(METRIC, [], drift.reference(series[0], series[1][:, None]))
+    data = blob.pack(LSTM, fitted.numbers, model)
+    (tmp_path / "model.onnx").write_bytes(data)
     np.savez(tmp_path / "s.npz", times=series[0], values=series[1])
     code = (
-        "import json, sys, numpy as np; from pyml import engine, forecast\n"
+        "import sys, numpy as np; from pathlib import Path; from pyml.lstm import LSTM\n"
+        "from pyml.models import blob; from pyml.telemetry.series import Grid\n"
         f"d = np.load({str(tmp_path / 's.npz')!r})\n"
-        f"m = json.load(open({str(tmp_path / 'm.json')!r}))\n"
-        f"n = dict(np.load({str(tmp_path / 'n.npz')!r}))\n"
-        "run = inference.runner(n, m['sequence_length'], m['horizon'])\n"
-        "forecast.forecast(m, run, d['times'], d['values'])\n"
+        f"m = blob.load(LSTM(), Path({str(tmp_path / 'model.onnx')!r}).read_bytes())\n"
+        "grid = Grid(m.knows.interval, d['times'], d['values'])\n"
+        "told = LSTM().forecast(m.knows, m.run, grid, None, 0.9)\n"
+        "assert np.isfinite(told.predicted).all()\n"
         "known = {'tensorflow', 'keras', 'sklearn', 'scipy', 'pandas', 'onnx', 'google.protobuf'}\n"
         "assert not known & set(sys.modules)\n"
     )
