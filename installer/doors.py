@@ -1,9 +1,9 @@
 """A door is declared once; this writes the two functions that it is made of.
 
 A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field
-of `pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore before
-its name, calls the Python side, which gives an error of the user's as data. The door itself, in
-PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
+of `pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore
+before its name, calls the Python side, which gives an error of the user's as data. The door
+itself, in PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
 """
 
 import re

@@ -25,14 +25,13 @@ def sources() -> str:
 
 
 def functions() -> str:
-    """The functions as they are created: `sql/functions.sql`, each file in the place of its line."""
+    """The functions as they are created: `sql/functions.sql`, a file in the place of each line."""
+
+    def included(line: re.Match[str]) -> str:
+        return expanded((HERE / "sql" / line[1]).read_text())
+
     text = (HERE / "sql/functions.sql").read_text()
-    return re.sub(
-        r"^\\ir (\S+)$",
-        lambda line: expanded((HERE / "sql" / line[1]).read_text()),
-        text,
-        flags=re.M,
-    )
+    return re.sub(r"^\\ir (\S+)$", included, text, flags=re.M)
 
 
 def extension_files(site: Path) -> dict[str, str]:

@@ -174,8 +174,8 @@ def test_a_scheduled_job_calls_no_impostor(db, dsn, home):
             f"CREATE PROCEDURE {HOME}.ml_{task}(slot int) LANGUAGE sql"
             " AS 'INSERT INTO public.seen VALUES (1)'"
         )
-    for job in jobs:
-        refusal(db, job)
+    for command in jobs:
+        refusal(db, command)
     assert db.execute("TABLE seen").fetchall() == []
 
 
