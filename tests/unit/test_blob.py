@@ -1,7 +1,7 @@
 """Stored models: what is packed loads as it was; what was tampered with does not."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pyml import forest
-from pyml.telemetry import drift
+from pyml.detectors.base import Fitted, Signals
 from pyml.errors import UnreadableModel
 from pyml.forecasters import inference
+from pyml.forest import Forest
+from pyml.lstm import LSTM
 from pyml.models import blob
-from pyml.telemetry import series
+from pyml.models.blob import Runner
+from pyml.telemetry import drift, series
 
 FORECAST = Path(__file__).parents[1] / "database" / "trust" / "formats" / "lstm-1.onnx"
+FOREST, NETWORK = Forest(), LSTM()
+SETTINGS = {"contamination": 0.01, "n_estimators": 10, "seed": 0}
 
 
 def _telemetry() -> tuple[np.ndarray, np.ndarray]:
@@ -27,28 +31,52 @@ def _telemetry() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> forest.Fitted:
-    """A forest with all that is stored of it: what the door adds to its metadata, too."""
-    times, values = _telemetry()
-    made = forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=10, seed=0)
-    metrics = [asdict(series.Metric(name, name, None, 1.0, "gauge")) for name in ("a", "b")]
-    added = {"metrics": metrics, "reference": drift.reference(times, values)}
-    return replace(made, meta=made.meta | added)
+def fitted() -> Fitted:
+    """A forest with all that is stored of it: what the training adds to its metadata, too."""
+    signals = Signals(*_telemetry(), ("a", "b"))
+    made = FOREST.fit(signals, SETTINGS, lambda: None)
+    metrics = [series.Metric(name, name, None, 1.0, "gauge") for name in ("a", "b")]
+    reference = drift.reference(signals.times, signals.values)
+    return replace(made, model=made.model.knowing(metrics, reference))
 
 
 @pytest.fixture(scope="module")
 def packed(fitted) -> bytes:
-    return blob.pack(fitted.numbers, fitted.meta, "forest")
+    return blob.pack(FOREST, fitted.numbers, fitted.model)
+
+
+class Saying:
+    """The forest, but for some of what it writes into its metadata."""
+
+    kind = FOREST.kind
+
+    def __init__(self, said: dict[str, object]) -> None:
+        self._said = said
+        self.graph = FOREST.graph
+
+    def to_json(self, model):
+        return FOREST.to_json(model) | self._said
+
+
+def _saying(fitted: Fitted, **said: object) -> bytes:
+    """The packed model with other metadata."""
+    return blob.pack(Saying(said), fitted.numbers, fitted.model)
 
 
 def test_the_round_trip_is_exact(fitted, packed):
-    model = blob.load(packed, "forest")
-    times, values = _telemetry()
-    described = forest.describe(fitted.meta, times, values)
-    here = forest.score(fitted.meta, blob._forest(fitted.numbers, fitted.meta)[0], times, described)
-    there = forest.score(model.meta, model.run, times, described)
-    assert (here.anomaly_score == there.anomaly_score).all()
-    assert blob.pack(model.numbers, model.meta, "forest") == packed
+    model = blob.load(FOREST, packed)
+    signals = Signals(*_telemetry(), ("a", "b"))
+    run = FOREST.runner(fitted.numbers, fitted.model).run
+    here = FOREST.detect(fitted.model, run, signals, -np.inf, lambda: None)
+    there = FOREST.detect(model.knows, model.run, signals, -np.inf, lambda: None)
+    assert len(here.scores) == len(signals.times)
+    assert (here.scores == there.scores).all()
+    assert model.knows == fitted.model
+    assert blob.pack(FOREST, model.numbers, model.knows) == packed
+
+
+def test_metadata_as_a_training_writes_it_is_a_model(fitted, packed):
+    assert _saying(fitted) == packed
 
 
 def test_a_run_that_fails_without_a_word_says_what_failed():
@@ -56,13 +84,13 @@ def test_a_run_that_fails_without_a_word_says_what_failed():
         raise RuntimeError
 
     with pytest.raises(UnreadableModel) as caught:
-        blob._answering(run, [(1,)])({"features": np.zeros((1, 1))})
+        blob._answering(Runner(run, 0, [(1,)]))({"features": np.zeros((1, 1))})
     assert "RuntimeError" in caught.value.detail
 
 
 def test_a_model_of_another_kind_is_refused(packed):
     with pytest.raises(UnreadableModel, match="cannot be read"):
-        blob.load(packed, "lstm")
+        blob.load(NETWORK, packed)
 
 
 @settings(max_examples=150, deadline=None)
@@ -73,7 +101,7 @@ def test_mutated_bytes_load_or_say_so(packed, data):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     damaged = damaged[: data.draw(st.sampled_from([len(damaged), len(damaged) // 2]))]
     try:
-        model = blob.load(bytes(damaged), "forest")
+        model = blob.load(FOREST, bytes(damaged))
     except UnreadableModel:
         return
     width = len(model.numbers["fill"])
@@ -86,11 +114,11 @@ def _attributes(graph: onnx.ModelProto) -> dict[str, onnx.AttributeProto]:
     return {attribute.name: attribute for attribute in node.attribute}
 
 
-def _parsed(fitted: forest.Fitted) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(blob.pack(fitted.numbers, fitted.meta, "forest"))
+def _parsed(fitted: Fitted) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(blob.pack(FOREST, fitted.numbers, fitted.model))
 
 
-def _altered(fitted: forest.Fitted, alter: Callable[[dict[str, onnx.AttributeProto]], object]):
+def _altered(fitted: Fitted, alter: Callable[[dict[str, onnx.AttributeProto]], object]):
     """The packed model after something was done to the attributes of its trees."""
     graph = _parsed(fitted)
     alter(_attributes(graph))
@@ -132,7 +160,7 @@ def test_trees_that_lead_astray_are_refused(fitted, name, at, value):
             attributes[name].ints[at] = value
 
     with pytest.raises(UnreadableModel):
-        blob.load(_altered(fitted, alter), "forest")
+        blob.load(FOREST, _altered(fitted, alter))
 
 
 def test_a_circle_through_the_root_is_refused(fitted):
@@ -142,7 +170,7 @@ def test_a_circle_through_the_root_is_refused(fitted):
         nodes[inner[1]] = 0
 
     with pytest.raises(UnreadableModel):
-        blob.load(_altered(fitted, alter), "forest")
+        blob.load(FOREST, _altered(fitted, alter))
 
 
 def test_a_branch_of_two_trees_is_refused(fitted):
@@ -154,16 +182,16 @@ def test_a_branch_of_two_trees_is_refused(fitted):
         nodes[ends[0]] = nodes[ends[1]]
 
     with pytest.raises(UnreadableModel, match="cannot be read") as caught:
-        blob.load(_altered(fitted, alter), "forest")
+        blob.load(FOREST, _altered(fitted, alter))
     assert "share" in caught.value.detail
 
 
 @pytest.mark.parametrize("name", INTS)
 def test_trees_of_unequal_parts_are_refused(fitted, name):
     with pytest.raises(UnreadableModel):
-        blob.load(_altered(fitted, lambda a: a[name].ints.pop()), "forest")
+        blob.load(FOREST, _altered(fitted, lambda a: a[name].ints.pop()))
     with pytest.raises(UnreadableModel):
-        blob.load(_altered(fitted, lambda a: a[name].ClearField("ints")), "forest")
+        blob.load(FOREST, _altered(fitted, lambda a: a[name].ClearField("ints")))
 
 
 def _tensor(cells: np.ndarray, name: str) -> TensorProto:
@@ -191,7 +219,7 @@ def test_tensors_of_trees_that_are_not_as_they_say_are_refused(fitted, name):
         _tensor(strange, name),
     ):
         with pytest.raises(UnreadableModel):
-            blob.load(_altered(fitted, lambda a, t=tensor: a[name].t.CopyFrom(t)), "forest")
+            blob.load(FOREST, _altered(fitted, lambda a, t=tensor: a[name].t.CopyFrom(t)))
 
 
 def test_attributes_of_trees_that_no_training_writes_are_refused(fitted):
@@ -207,9 +235,9 @@ def test_attributes_of_trees_that_no_training_writes_are_refused(fitted):
     ):
         node.attribute.append(extra)
         with pytest.raises(UnreadableModel):
-            blob.load(graph.SerializeToString(), "forest")
+            blob.load(FOREST, graph.SerializeToString())
         del node.attribute[-1]
-    blob.load(graph.SerializeToString(), "forest")
+    blob.load(FOREST, graph.SerializeToString())
 
 
 def test_a_tree_too_deep_is_refused(fitted):
@@ -239,12 +267,12 @@ def test_a_tree_too_deep_is_refused(fitted):
 
         return _altered(fitted, alter)
 
-    model = blob.load(chain(20), "forest")
+    model = blob.load(FOREST, chain(20))
     zeros = np.zeros((2, fitted.figures["features"]), np.float32)
     assert np.isfinite(model.run({"features": zeros})[0]).all()
     for nodes in (21, 200_000):
         with pytest.raises(UnreadableModel) as caught:
-            blob.load(chain(nodes), "forest")
+            blob.load(FOREST, chain(nodes))
         assert "levels" in caught.value.detail
 
 
@@ -260,7 +288,7 @@ def test_mutated_trees_load_or_say_so(fitted, data):
             cells[at] = data.draw(st.integers(-2, len(cells) + 1))
 
     try:
-        model = blob.load(_altered(fitted, alter), "forest")
+        model = blob.load(FOREST, _altered(fitted, alter))
     except UnreadableModel:
         return
     ones = np.ones((3, fitted.figures["features"]), np.float32)
@@ -298,7 +326,7 @@ def test_a_forest_of_another_graph_is_refused(fitted, alter):
     alter(model.graph)
     onnx.checker.check_model(model)
     with pytest.raises(UnreadableModel, match="cannot be read"):
-        blob.load(model.SerializeToString(), "forest")
+        blob.load(FOREST, model.SerializeToString())
 
 
 def _told_of(model):
@@ -330,14 +358,14 @@ def _lettered(model):
 
 
 @pytest.mark.parametrize("alter", [_told_of, _produced, _owned, _inner, _valued, _newer, _lettered])
-@pytest.mark.parametrize("kind", ["forest", "lstm"])
-def test_what_no_training_writes_beside_the_graph_is_refused(packed, alter, kind):
-    data = packed if kind == "forest" else FORECAST.read_bytes()
+@pytest.mark.parametrize("owner", [FOREST, NETWORK], ids=["forest", "lstm"])
+def test_what_no_training_writes_beside_the_graph_is_refused(packed, alter, owner):
+    data = packed if owner is FOREST else FORECAST.read_bytes()
     model = onnx.ModelProto.FromString(data)
     assert model.SerializeToString() == data
     alter(model)
     with pytest.raises(UnreadableModel, match="cannot be read"):
-        blob.load(model.SerializeToString(), kind)
+        blob.load(owner, model.SerializeToString())
 
 
 def _structure() -> list[str]:
@@ -352,7 +380,7 @@ def test_a_forecast_with_another_structure_is_refused(name):
     tensor = next(t for t in model.graph.initializer if t.name == name)
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, name))
     with pytest.raises(UnreadableModel) as caught:
-        blob.load(model.SerializeToString(), "lstm")
+        blob.load(NETWORK, model.SerializeToString())
     assert "another shape" in caught.value.detail
 
 
@@ -362,7 +390,7 @@ def test_a_forecast_of_other_numbers_is_a_model():
         if tensor.name in inference.shapes(50, 12):
             cells = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(cells * 2, tensor.name))
-    loaded = blob.load(model.SerializeToString(), "lstm")
+    loaded = blob.load(NETWORK, model.SerializeToString())
     assert np.isfinite(loaded.run({"window": np.zeros((2, 50))})[0]).all()
 
 
@@ -388,20 +416,21 @@ def test_a_forecast_of_other_numbers_is_a_model():
     ],
 )
 def test_metadata_that_no_training_writes_is_refused(fitted, key, value):
-    assert key in fitted.meta
+    assert key in FOREST.to_json(fitted.model)
     with pytest.raises(UnreadableModel, match="cannot be read"):
-        blob.load(blob.pack(fitted.numbers, fitted.meta | {key: value}, "forest"), "forest")
+        blob.load(FOREST, _saying(fitted, **{key: value}))
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "", "x" * 1001, ".".join("x" * 33)])
 @pytest.mark.parametrize("key", ["path", "divisor_path"])
 def test_a_path_that_no_metric_has_is_refused(fitted, key, text):
-    metrics = [fitted.meta["metrics"][0] | {key: text}, fitted.meta["metrics"][1]]
+    first, second = FOREST.to_json(fitted.model)["metrics"]
+    metrics = [first | {key: text}, second]
     with pytest.raises(UnreadableModel, match="cannot be read"):
-        blob.load(blob.pack(fitted.numbers, fitted.meta | {"metrics": metrics}, "forest"), "forest")
+        blob.load(FOREST, _saying(fitted, metrics=metrics))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04K*.", b"PK\x03\x04", bytes(1000)])
 def test_bytes_of_another_kind_are_refused(data):
     with pytest.raises(UnreadableModel):
-        blob.load(data, "forest")
+        blob.load(FOREST, data)

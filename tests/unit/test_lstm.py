@@ -19,7 +19,7 @@ from pyml.telemetry import drift
 from pyml.telemetry.series import Grid, Metric
 
 INTERVAL = 300.0
-SETTINGS = {"sequence_length": 50, "horizon": 12, "epochs": 60, "seed": 0}
+SETTINGS = {"sequence_length": 50, "horizon": 12, "epochs": 50, "seed": 0}
 SMALL = {"sequence_length": 20, "horizon": 4, "epochs": 3}
 METRIC = Metric("cpu", "system.cpuUsage", None, 1.0, "gauge")
 LSTM = lstm.LSTM()
@@ -45,7 +45,7 @@ def fit(
     by=LSTM,
     **settings,
 ):
-    return by.fit(Grid(interval, times, values), SETTINGS | settings, bounds, previous, pulse)
+    return by.fit(Grid(times, values, interval), SETTINGS | settings, bounds, previous, pulse)
 
 
 def run_of(fitted):
@@ -61,7 +61,7 @@ def packed(fitted):
 
 
 def ahead(fitted, times, values, horizon=None, level=0.9):
-    grid = Grid(fitted.model.interval, times, values)
+    grid = Grid(times, values, fitted.model.interval)
     return LSTM.forecast(fitted.model, run_of(fitted), grid, horizon, level)
 
 
@@ -391,7 +391,7 @@ def test_forecasting_needs_numpy_alone(tmp_path, series, fitted):
         "from pyml.models import blob; from pyml.telemetry.series import Grid\n"
         f"d = np.load({str(tmp_path / 's.npz')!r})\n"
         f"m = blob.load(LSTM(), Path({str(tmp_path / 'model.onnx')!r}).read_bytes())\n"
-        "grid = Grid(m.knows.interval, d['times'], d['values'])\n"
+        "grid = Grid(d['times'], d['values'], m.knows.interval)\n"
         "told = LSTM().forecast(m.knows, m.run, grid, None, 0.9)\n"
         "assert np.isfinite(told.predicted).all()\n"
         "known = {'tensorflow', 'keras', 'sklearn', 'scipy', 'pandas', 'onnx', 'google.protobuf'}\n"

@@ -45,7 +45,7 @@ def test_an_onnx_runtime_gives_the_same(length, horizon):
     for rows in (1, 101):
         window = windows_of(length, rows)
         wanted = session.run(None, {"window": window})
-        found = inference.runner(numbers, length, horizon)({"window": window})
+        found = inference.runner(numbers, length, horizon).run({"window": window})
         for known, told in zip(wanted, found, strict=True):
             assert (known.shape, known.dtype) == (told.shape, told.dtype)
             change = float(numbers["change"][0])
@@ -74,14 +74,14 @@ def test_it_equals_keras(length, horizon):
     scale = Scale(1e9, 5e3, 2e3)
     linear = rng.normal(0, 0.05, (length + len(spans(length)), horizon))
     wanted = network(Part.of(network, windows, scale, linear))
-    run = inference.runner(numbers_of(weights, scale, linear), length, horizon)
+    run = inference.runner(numbers_of(weights, scale, linear), length, horizon).run
     given = windows.from_last(run({"window": windows.behind})[0], scale.change)
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "horizon"), [(8, 1), (50, 12), (200, 48)])
 def test_a_window_gives_the_same_bits_beside_any_others(length, horizon):
-    run = inference.runner(drawn(length, horizon), length, horizon)
+    run = inference.runner(drawn(length, horizon), length, horizon).run
     window = windows_of(length, 700)
     whole = run({"window": window})
     for first, count in [(0, 1), (699, 1), (3, 2), (5, 15), (7, 16), (9, 17), (40, 101), (99, 601)]:
@@ -91,10 +91,8 @@ def test_a_window_gives_the_same_bits_beside_any_others(length, horizon):
 
 
 def test_no_windows_have_no_forecasts():
-    shapes = [
-        cells.shape
-        for cells in inference.runner(drawn(50, 12), 50, 12)({"window": np.empty((0, 50))})
-    ]
+    runner = inference.runner(drawn(50, 12), 50, 12)
+    shapes = [cells.shape for cells in runner.run({"window": np.empty((0, 50))})]
     assert shapes == [(0, 12), (0, 12, inference.EXPERTS)]
 
 

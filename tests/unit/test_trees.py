@@ -8,12 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyml import forest
+from pyml.detectors.base import Signals
+from pyml.forest import Forest
 from pyml.models import blob, trees
+
+FOREST = Forest()
+
+
+def fit(times, values, **settings):
+    names = ("a", "b")[: values.shape[1]]
+    return FOREST.fit(Signals(times, values, names), settings | {"seed": 0}, lambda: None)
 
 
 def scorer(fitted):
-    return blob._forest(fitted.numbers, fitted.meta)[0]
+    return FOREST.runner(fitted.numbers, fitted.model).run
 
 
 @pytest.mark.slow
@@ -32,11 +40,11 @@ def test_they_end_where_those_of_onnxruntime_end(rows, spread, rounded, count, s
     values = rng.normal(size=(rows, 1)) * spread
     values = np.round(values) if rounded else values
     times = 60.0 * np.arange(rows)
-    model = forest.fit(times, values, ["a"], contamination=0.1, n_estimators=count, seed=0)
+    model = fit(times, values, contamination=0.1, n_estimators=count)
     readings = (rng.normal(size=(50, model.figures["features"])) * size).astype(np.float32)
     readings[:20] = rng.choice(model.numbers["nodes_splits"], readings[:20].shape)
     readings[rng.random(readings.shape) < 0.1] = np.nan
-    session = onnxruntime.InferenceSession(blob.pack(model.numbers, model.meta, "forest"))
+    session = onnxruntime.InferenceSession(blob.pack(FOREST, model.numbers, model.model))
     (wanted,) = session.run(None, {"features": readings})
     (found,) = scorer(model)({"features": readings})
     # The exponential functions of the two differ by a rounding, a leaf by far more.
@@ -47,7 +55,7 @@ def test_they_end_where_those_of_onnxruntime_end(rows, spread, rounded, count, s
 def model():
     rng = np.random.default_rng(0)
     times, values = 60.0 * np.arange(2000), rng.normal(size=(2000, 2))
-    return forest.fit(times, values, ["a", "b"], contamination=0.01, n_estimators=100, seed=0)
+    return fit(times, values, contamination=0.01, n_estimators=100)
 
 
 @pytest.fixture(scope="module")

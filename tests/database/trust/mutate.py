@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from pyml.blob import MAX_BYTES
+
+from pyml.training import owner_of
 
 INTEGERS = (-(2**63), -(2**31), -5, -1, 0, 1, 2, 7, 500, 10**6, 2**31 - 1, 2**31, 2**63 - 1)
 FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-45, 1e38, -3e38)
@@ -224,7 +225,7 @@ def crafted(blob: bytes, kind: str) -> Iterator[tuple[str, bytes]]:
     yield "an interval that is no number", _with_meta(blob, interval=float("nan"))
     for name, model in _graphs(onnx.ModelProto.FromString(blob)):
         yield name, bytes(model.SerializeToString())
-    room = MAX_BYTES[kind] - len(blob) - 100
+    room = owner_of(kind).max_bytes - len(blob) - 100
     for name, part in (
         ("empty tensors without end", _field(7, b"\x2a\0" * (room // 2))),
         ("a node of empty attributes", _field(7, _field(1, b"\x2a\0" * (room // 2)))),

@@ -193,8 +193,13 @@ PLANT = """
 CREATE FUNCTION plant(place text, kind text) RETURNS void LANGUAGE plpython3u AS $$
     import builtins, importlib
     def fail(*args, **kwargs): raise getattr(builtins, kind)('of a crafted model')
-    module, name = place.split('.')
-    setattr(importlib.import_module('pyml.' + module), name, fail)
+    module, *path, name = place.split('.')
+    while path and path[0].islower():
+        module += '.' + path.pop(0)
+    owner = importlib.import_module('pyml.' + module)
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, name, fail)
 $$
 """
 
@@ -205,10 +210,10 @@ $$
 @pytest.mark.parametrize(
     ("place", "ask"),
     [
-        ("forest.describe", DETECT),
-        ("forest.score", DETECT),
-        ("forecast._replay", FORECAST),
-        ("forecast._conclude", FORECAST),
+        ("forest.features", DETECT),
+        ("forest.Forest.scores", DETECT),
+        ("forecasters.forecast._replay", FORECAST),
+        ("forecasters.forecast._conclude", FORECAST),
     ],
 )
 def test_whatever_scoring_raises_is_said_of_the_model(db, dsn, device, place, ask, kind):
