@@ -247,7 +247,7 @@ def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
     db.execute(
         'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
         " SELECT device_uuid, reported_state, moment::timestamp FROM device_shadow_history,"
-        " unnest(%s::text[]) AS moment WHERE id % 40 = 0",
+        " unnest(%s::text[]) AS moment WHERE id %% 40 = 0",
         [ends],
     )
     for call in [*DOORS, *FORECASTS[1:]]:
