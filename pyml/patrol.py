@@ -11,7 +11,7 @@ import numpy as np
 
 from pyml import backend, drift, limits, queries, series, store
 from pyml.errors import PymlError, UnreadableModel
-from pyml.history import Floats, History, series_of
+from pyml.history import Floats, History, series_of, within
 from pyml.scoring import SEVERITIES, judge, look_ahead
 from pyml.store import Held
 
@@ -62,7 +62,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
     history = backend.history_of(state)
     settings = history.settings
-    until, mark = float(state["until"]), state["watermark"]
+    until, mark = within(float(state["until"])), state["watermark"]
     late = 60.0 * int(settings["scan_late_minutes"])
     since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - late
     arrived = history.arrivals(device, since, until)
