@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyml import engine, forest, limits, trees, wire
 from pyml.engine import Run
-from pyml.errors import PymlError, unreadable
+from pyml.errors import unreadable
 from pyml.trees import Remembering, Trees
 from pyml.wire import Graph, Numbers
 
@@ -145,14 +145,17 @@ def guarded() -> Iterator[None]:
     Raises
     ------
     UnreadableModel
-        For all but want of memory, and what the doors have a code for.
+        For all but want of memory, and what has a code of its own: pyml's errors, and the
+        server's, such as a cancel.
     MemoryError
     """
     try:
         yield
-    except (PymlError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if hasattr(error, "sqlstate"):
+            raise
         bytes(ROOM)  # asks for it: libraries raise the same errors where memory is missing
         raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
 
