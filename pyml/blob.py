@@ -56,7 +56,7 @@ class Model:
     @property
     def numbers(self) -> Numbers:
         """What a training may start from."""
-        return _numbers(wire.read(self.data))
+        return _numbers(wire.read(self.data), self.meta["kind"])
 
 
 def pack(numbers: Numbers, meta: dict[str, Any], kind: str) -> bytes:
@@ -72,8 +72,8 @@ def _graph(numbers: Numbers, meta: dict[str, Any], kind: str) -> Graph:
     return engine.graph(numbers, meta["sequence_length"], meta["horizon"])
 
 
-def _numbers(file: wire.File) -> Numbers:
-    return file.attributes() | file.tensors()
+def _numbers(file: wire.File, kind: str) -> Numbers:
+    return file.attributes() | file.tensors() if kind == "forest" else file.tensors()
 
 
 def load(data: bytes, kind: str) -> Model:
@@ -99,7 +99,7 @@ def load(data: bytes, kind: str) -> Model:
         meta = _meta(file.meta, kind)
         if wrong := limits.fault(kind, meta):
             raise unreadable(wrong)
-        numbers = _numbers(file)
+        numbers = _numbers(file, kind)
         if wire.written(_graph(numbers, meta, kind), file.meta) != data:
             raise unreadable("a graph of another shape")
         make = _forest if kind == "forest" else _lstm
