@@ -92,6 +92,8 @@ def load(data: bytes, kind: str) -> Model:
         If anything in it is not as `pack` and the trainings make it.
     MemoryError
     """
+    if kind not in MAX_BYTES:
+        raise unreadable(f"there is no kind {kind}")
     if len(data) > MAX_BYTES[kind]:
         raise unreadable(f"{len(data)} bytes are more than {MAX_BYTES[kind]}")
     with guarded():
