@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyml import engine, forest, limits, trees, wire
 from pyml.engine import Run
-from pyml.errors import PymlError, unreadable
+from pyml.errors import unreadable
 from pyml.trees import Remembering, Trees
 from pyml.wire import Graph, Numbers
 
@@ -56,7 +56,7 @@ class Model:
     @property
     def numbers(self) -> Numbers:
         """What a training may start from."""
-        return _numbers(wire.read(self.data))
+        return _numbers(wire.read(self.data), self.meta["kind"])
 
 
 def pack(numbers: Numbers, meta: dict[str, Any], kind: str) -> bytes:
@@ -72,8 +72,8 @@ def _graph(numbers: Numbers, meta: dict[str, Any], kind: str) -> Graph:
     return engine.graph(numbers, meta["sequence_length"], meta["horizon"])
 
 
-def _numbers(file: wire.File) -> Numbers:
-    return file.attributes() | file.tensors()
+def _numbers(file: wire.File, kind: str) -> Numbers:
+    return file.attributes() | file.tensors() if kind == "forest" else file.tensors()
 
 
 def load(data: bytes, kind: str) -> Model:
@@ -92,6 +92,8 @@ def load(data: bytes, kind: str) -> Model:
         If anything in it is not as `pack` and the trainings make it.
     MemoryError
     """
+    if kind not in MAX_BYTES:
+        raise unreadable(f"there is no kind {kind}")
     if len(data) > MAX_BYTES[kind]:
         raise unreadable(f"{len(data)} bytes are more than {MAX_BYTES[kind]}")
     with guarded():
@@ -99,7 +101,7 @@ def load(data: bytes, kind: str) -> Model:
         meta = _meta(file.meta, kind)
         if wrong := limits.fault(kind, meta):
             raise unreadable(wrong)
-        numbers = _numbers(file)
+        numbers = _numbers(file, kind)
         if wire.written(_graph(numbers, meta, kind), file.meta) != data:
             raise unreadable("a graph of another shape")
         make = _forest if kind == "forest" else _lstm
@@ -145,14 +147,17 @@ def guarded() -> Iterator[None]:
     Raises
     ------
     UnreadableModel
-        For all but want of memory, and what the doors have a code for.
+        For all but want of memory, and what has a code of its own: pyml's errors, and the
+        server's, such as a cancel.
     MemoryError
     """
     try:
         yield
-    except (PymlError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if hasattr(error, "sqlstate"):
+            raise
         bytes(ROOM)  # asks for it: libraries raise the same errors where memory is missing
         raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
 

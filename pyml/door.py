@@ -81,12 +81,6 @@ def store_model(
             f" {limits.LONGEST_FIGURES}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
         )
-    if kind not in blob.MAX_BYTES:
-        raise BadArgument(
-            f"there is no kind {kind!r}",
-            detail=f"A model is a {' or an '.join(blob.MAX_BYTES)}.",
-            hint="SELECT DISTINCT kind FROM ml_model;",
-        )
     model = store.telling(store.training_call(device, kind, field), None, blob.load, data, kind)
     said = model.meta["metric"]["name"] if kind == "lstm" else ""
     if field != said:
