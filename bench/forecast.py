@@ -33,16 +33,21 @@ import recordings
 import timing
 from numpy.typing import NDArray
 
-from pyml import lstm
 from pyml.forecasters import forecast
-from pyml.forecasters.inference import Run, runner
+from pyml.forecasters.base import Fitted, Previous
 from pyml.forecasters.network import prepare
+from pyml.forecasters.recurrent import Model
 from pyml.forecasters.windows import origins
+from pyml.lstm import LSTM
+from pyml.models.blob import Run
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
 
 LENGTH, HORIZON = 50, 12
+SETTINGS = {"sequence_length": LENGTH, "horizon": HORIZON, "epochs": 50, "seed": 0}
+FREE = (None, None)  # no bounds are known
+NETWORK = LSTM()
 SMD_MACHINES = ("1-3", "2-4", "3-3", "3-10")
 SMD_METRICS = ("cpu_r", "mem_u", "eth1_fi")
 WEEK, DAY = 7 * 1440, 1440  # minutes
@@ -214,47 +219,45 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
     grid, day = task.grid, int(86400 / task.grid.interval)
     begin, test = task.begin, task.test
 
-    def fit(shift: int, previous: lstm.Previous | None) -> tuple[lstm.Fitted, Cost]:
+    def fit(shift: int, previous: Previous[Model] | None) -> tuple[Fitted[Model], Cost]:
         part = slice(begin + shift, test + shift)
         looks = [time.perf_counter()]
         cpu = time.process_time()
-        fitted = lstm.fit(
-            grid.times[part],
-            grid.values[part],
-            interval=grid.interval,
-            previous=previous,
-            pulse=lambda: looks.append(time.perf_counter()),
-        )
+        history = series.Grid(grid.times[part], grid.values[part], grid.interval)
+
+        def pulse() -> None:
+            looks.append(time.perf_counter())
+
+        fitted = NETWORK.fit(history, SETTINGS, FREE, previous, pulse)
         looks.append(time.perf_counter())
         wall, cpu = looks[-1] - looks[0], time.process_time() - cpu
         return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
 
     fitted, cold = fit(0, None)
     run = run_of(fitted)
-    _, warm = fit(day, lstm.Previous(fitted.numbers, fitted.meta, run))
-    predicted, half = forecast.backtest(fitted.meta, run, grid.times, grid.values, task.origins)
+    _, warm = fit(day, Previous(fitted.numbers, fitted.model, run))
+    predicted, half = forecast.backtest(fitted.model, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
 
 
-def run_of(fitted: lstm.Fitted) -> Run:
+def run_of(fitted: Fitted[Model]) -> Run:
     """What runs a model."""
-    return runner(fitted.numbers, fitted.meta["sequence_length"], fitted.meta["horizon"])
+    return NETWORK.runner(fitted.numbers, fitted.model).run
 
 
 def milliseconds(task: Task) -> float:
     """Of one warm forecast: readings to grid, replay, interval."""
     part = slice(task.begin, task.test)
-    fitted = lstm.fit(
-        task.grid.times[part], task.grid.values[part], interval=task.grid.interval, epochs=1
-    )
+    history = series.Grid(task.grid.times[part], task.grid.values[part], task.grid.interval)
+    fitted = NETWORK.fit(history, SETTINGS | {"epochs": 1}, FREE, None, lambda: None)
     run = run_of(fitted)
-    back = int(forecast.lookback(fitted.meta) / task.grid.interval)
+    back = int(NETWORK.lookback(fitted.model) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))
     seconds = []
     for _ in range(200):
         started = time.perf_counter()
         grid = series.regular(times, values, task.grid.interval)
-        forecast.forecast(fitted.meta, run, grid.times, grid.values)
+        NETWORK.forecast(fitted.model, run, grid, None, 0.9)
         seconds.append(time.perf_counter() - started)
     return 1e3 * float(np.median(seconds))
 

@@ -42,8 +42,8 @@ from timing import (
     table,
 )
 
-from pyml import forest
-from pyml.forecasters import forecast
+from pyml.detectors import isolation
+from pyml.forecasters import recurrent
 from pyml.telemetry import series
 
 SERVICE = Path(__file__).parent / "service"
@@ -54,12 +54,9 @@ FIELDS = (
     *("cpuUsage", "memoryUsage", "memoryTotal", "diskUsage", "diskTotal", "temperature"),
 )  # fmt: skip
 # Readings, one a minute, that are read before a window to score and for a forecast.
-LOOKBACK = max(forest.WINDOWS) + forest.LASTING + series.MAX_GAP + 1
-REPLAYED = (
-    series.MAX_GAP
-    + 1
-    + round(forecast.lookback({"sequence_length": 50, "horizon": 12, "interval": 1}))
-)
+SPARE = series.MAX_GAP + 1
+LOOKBACK = SPARE + round(isolation.Spans.of(60.0, isolation.PARAMETERS).lookback / 60)
+REPLAYED = SPARE + 50 + 12 + recurrent.PARAMETERS.replay
 
 # Where the time of a call goes: a stopwatch around functions of the package, in the backend.
 WATCH = """
@@ -75,9 +72,10 @@ CREATE OR REPLACE FUNCTION pg_temp.watch(names text[]) RETURNS void LANGUAGE plp
                 spent[name] = spent.get(name, 0) + 1000 * (time.perf_counter() - started)
         return timed
     for name in names:
-        module, *path, last = name.split('.')
+        module, path = name.split(':')
         owner = importlib.import_module('pyml.' + module)
-        for part in path:
+        *within, last = path.split('.')
+        for part in within:
             owner = getattr(owner, part)
         setattr(owner, last, watched(name, getattr(owner, last)))
 $$;
@@ -197,30 +195,34 @@ def serving(dsn: str) -> Iterator[Service]:
 
 # ---- trainings -----------------------------------------------------------------
 
+READ = ("telemetry.history:History.read",)
+CLEAN = ("telemetry.series:clean", "telemetry.series:measure")
+STORE = ("server.store:put",)
 PHASES = {
     "ml_train_forest": {
-        "load scikit-learn": ("forest.prepare",),
-        "read": ("history.History.read",),
+        "load scikit-learn": ("detectors.growing:load",),
+        "read": READ,
         "prepare": (
-            "series.clean",
-            "series.measure",
-            "forest.describe",
-            "forest._matrix",
-            "drift.reference",
+            *CLEAN,
+            *("forest:moves", "forest:whitening", "forest:with_decay", "forest:matrix"),
+            "telemetry.drift:reference",
         ),
-        "fit": ("forest._grow",),
-        "limits": ("forest._Blocks.unseen_scores", "forest._figures"),
-        "build": ("forest._paths", "forest._numbers"),
-        "store": ("store.put",),
+        "fit": ("detectors.growing:grow",),
+        "limits": (
+            "detectors.thresholds:Blocks.unseen_scores",
+            "detectors.thresholds:Thresholds.of",
+        ),
+        "build": ("detectors.growing:path_lengths", "detectors.growing:numbers_of"),
+        "store": STORE,
     },
     "ml_train_lstm": {
-        "load TensorFlow": ("network.prepare",),
-        "read": ("history.History.read",),
-        "prepare": ("series.clean", "series.measure", "series.regular"),
-        "fit": ("lstm._descend", "lstm.choose_ridge", "lstm.linear_path"),
-        "measure": ("lstm._measured",),
-        "build": ("lstm.numbers_of", "lstm.runner"),
-        "store": ("store.put",),
+        "load TensorFlow": ("lstm:prepare",),
+        "read": READ,
+        "prepare": (*CLEAN, "training:regular"),
+        "fit": ("lstm:_descend", "lstm:choose_ridge", "lstm:linear_path"),
+        "measure": ("lstm:_measured",),
+        "build": ("lstm:numbers_of", "forecasters.inference:runner"),
+        "store": STORE,
     },
 }
 

@@ -50,7 +50,7 @@ from pyml.errors import NotEnoughData, unreadable
 from pyml.models import trees
 from pyml.models.blob import Run, Runner
 from pyml.models.trees import Remembering, Trees
-from pyml.models.wire import Graph, Numbers
+from pyml.models.wire import File, Graph, Numbers
 
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.
@@ -214,6 +214,10 @@ class Forest(Detector[Model]):
     def of_json(self, meta: dict[str, Any]) -> Model | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
         return Model.of_json(meta)
+
+    def numbers(self, file: File) -> Numbers:
+        """The trees, and the constants beside them."""
+        return file.attributes() | file.tensors()
 
     def graph(self, numbers: Numbers, model: Model) -> Graph:
         """Fill, sum the path lengths, -2^(-depth / c)."""

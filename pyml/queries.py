@@ -11,8 +11,6 @@ from dataclasses import dataclass
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
 # more after it than a float64 tells apart.
 MOST_DIGITS = 40
-# A value of more bytes is none: a number within 1e15 has 16,383 digits after the point at most.
-MOST_BYTES = 10_000
 # What no sensor measures is greater (objects, arrays, booleans and large numbers are) or less.
 LEAST, GREATEST = "'-1e15'", "'1e15'"
 # A part of a path that may count the elements of an array.
@@ -276,22 +274,16 @@ def history(
     places = parents(paths)
     state = f"h.{quoted(settings['history_state_column'])}"
     picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
-    # What lies in a small place is small; of a large value no text is made.
-    sizes = [f"pg_column_size(p{i}) < {MOST_BYTES} AS s{i}" for i in range(len(places))]
-    columns = []
-    for i, path in enumerate(paths):
-        place = places.index(tuple(path[:-1]))
-        value = f"p{place} {step(path[-1])}"
-        columns.append(
-            f"string_agg(coalesce(CASE WHEN s{place} OR pg_column_size({value}) < {MOST_BYTES}"
-            f" THEN ({value})::varchar({MOST_DIGITS}) END, 'null'), E'\\n') AS c{i}"
-        )
+    columns = [
+        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})"
+        f"::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
+        for i, path in enumerate(paths)
+    ]
     return Query(
         f"SELECT array_send(array_agg(t)) AS t, {', '.join(columns)}"
-        f" FROM (SELECT t, {', '.join([*(f'p{i}' for i in range(len(places))), *sizes])}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" OFFSET 0) AS state OFFSET 0) AS reading",
+        f" OFFSET 0) AS reading",
         ("uuid", "text", "text", "float8", "float8", *["text"] * (next(number) - 6)),
     )
 

@@ -707,19 +707,20 @@ BEGIN
             WHEN 'history_device_column' THEN base.oid = 'uuid'::regtype
             WHEN 'history_time_column' THEN base.oid IN ('timestamp'::regtype, 'timestamptz'::regtype)
             WHEN 'history_state_column' THEN base.oid = 'jsonb'::regtype
-            ELSE base.typcategory = 'S' END THEN NULL
+            ELSE (SELECT t.typcategory = 'S' FROM pg_type t WHERE t.oid = base.oid) END THEN NULL
         ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), CASE s.name
             WHEN 'history_device_column' THEN 'uuid' WHEN 'history_time_column' THEN 'timestamp or timestamptz'
             WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END) END
     FROM ml_setting s
     LEFT JOIN pg_attribute a ON a.attname = s.value AND NOT a.attisdropped
         AND a.attrelid = to_regclass((SELECT t.value FROM ml_setting t WHERE t.name = 'history_table'))
-    LEFT JOIN LATERAL ( -- what a domain, or a domain over one, is made of
-        WITH RECURSIVE made_of (oid, kind, below, typcategory) AS (
-            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM pg_type t WHERE t.oid = a.atttypid
+    LEFT JOIN pg_type d ON d.oid = a.atttypid
+    CROSS JOIN LATERAL (SELECT CASE WHEN d.typtype <> 'd' THEN d.oid WHEN d.typtype = 'd' THEN ( -- a domain, or one over one
+        WITH RECURSIVE made_of (oid, kind, below) AS (
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = d.typbasetype
             UNION ALL
-            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM made_of m JOIN pg_type t ON t.oid = m.below
-        ) SELECT m.oid, m.typcategory FROM made_of m WHERE m.kind <> 'd') AS base ON true
+            SELECT t.oid, t.typtype, t.typbasetype FROM made_of m JOIN pg_type t ON t.oid = m.below
+        ) SELECT m.oid FROM made_of m WHERE m.kind <> 'd') END AS oid) AS base
     WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
 END
 $$;

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyml.forms import SOME, YEAR, Form, listed, number, text
 from pyml.models.blob import Run, Runner
-from pyml.models.wire import Graph, Numbers
+from pyml.models.wire import File, Graph, Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import is_reference
 from pyml.telemetry.series import IS_METRIC, Metric
@@ -238,6 +238,10 @@ class Detector(ABC, Generic[M]):
     @abstractmethod
     def of_json(self, meta: dict[str, Any]) -> M | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
+
+    def numbers(self, file: File) -> Numbers:
+        """What varies in the graph of a stored file."""
+        return file.tensors()
 
     def graph(self, numbers: Numbers, model: M) -> Graph:
         """The graph of these numbers; here that of a detector whose model says all."""

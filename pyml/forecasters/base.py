@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, text, truth
 from pyml.models.blob import Run, Runner
-from pyml.models.wire import Graph, Numbers
+from pyml.models.wire import File, Graph, Numbers
 from pyml.queries import literal
 from pyml.registry import Registry
 from pyml.telemetry.drift import is_reference
@@ -256,6 +256,10 @@ class Forecaster(ABC, Generic[M]):
     @abstractmethod
     def of_json(self, meta: dict[str, Any]) -> M | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
+
+    def numbers(self, file: File) -> Numbers:
+        """What varies in the graph of a stored file."""
+        return file.tensors()
 
     def graph(self, numbers: Numbers, model: M) -> Graph:
         """The graph of these numbers; here that of a forecaster whose model says all."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.errors import PymlError, unreadable
+from pyml.errors import unreadable
 from pyml.models import wire
 from pyml.models.wire import Graph, Numbers
 
@@ -62,6 +62,9 @@ class Owner(Protocol[M]):
     def of_json(self, meta: dict[str, Any]) -> M | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
 
+    def numbers(self, file: wire.File) -> Numbers:
+        """What varies in the graph of a stored file."""
+
     def graph(self, numbers: Numbers, model: M) -> Graph:
         """The graph of these numbers."""
 
@@ -75,6 +78,7 @@ class Model(Generic[M]):
 
     Attributes
     ----------
+    owner : Owner
     knows : M
         What its owner needs beside the graph.
     run : callable
@@ -85,6 +89,7 @@ class Model(Generic[M]):
         About how many bytes of memory it takes.
     """
 
+    owner: Owner[M]
     knows: M
     run: Run
     data: bytes
@@ -93,7 +98,7 @@ class Model(Generic[M]):
     @property
     def numbers(self) -> Numbers:
         """What a training may start from."""
-        return _numbers(wire.read(self.data))
+        return self.owner.numbers(wire.read(self.data))
 
 
 def pack(owner: Owner[M], numbers: Numbers, model: M) -> bytes:
@@ -126,11 +131,11 @@ def load(owner: Owner[M], data: bytes) -> Model[M]:
         model = owner.of_json(_meta(file.meta, owner.kind))
         if model is None:
             raise unreadable("metadata of another form")
-        numbers = _numbers(file)
+        numbers = owner.numbers(file)
         if wire.written(owner.graph(numbers, model), file.meta) != data:
             raise unreadable("a graph of another shape")
         runner = owner.runner(numbers, model)
-        return Model(model, _answering(runner), data, runner.size + len(data))
+        return Model(owner, model, _answering(runner), data, runner.size + len(data))
 
 
 @contextmanager
@@ -140,20 +145,19 @@ def guarded() -> Iterator[None]:
     Raises
     ------
     UnreadableModel
-        For all but want of memory, and what the doors have a code for.
+        For all but want of memory, and what has a code of its own: pyml's errors, and the
+        server's, such as a cancel.
     MemoryError
     """
     try:
         yield
-    except (PymlError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if hasattr(error, "sqlstate"):
+            raise
         bytes(ROOM)  # asks for it: libraries raise the same errors where memory is missing
         raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
-
-
-def _numbers(file: wire.File) -> Numbers:
-    return file.attributes() | file.tensors()
 
 
 def _answering(runner: Runner) -> Run:

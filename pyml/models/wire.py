@@ -1,11 +1,11 @@
 """ONNX files: a graph and its numbers written as bytes, and the numbers read out of bytes.
 
-An ONNX file is one message of protocol buffers, a few dozen kinds of which are enough for
-what is stored here (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto,
-https://protobuf.dev/programming-guides/encoding). To write them takes no library. To read
-them none should be needed: a parser makes an object of each two bytes of a file that somebody
-else has written. What is read here is bounded and believed by nobody: whoever reads numbers
-writes the file again from them, and compares.
+An ONNX file is one message of protocol buffers, and a few of its fields are enough for what is
+stored here (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto,
+https://protobuf.dev/programming-guides/encoding). To write them takes no library. To read them
+takes none either, and should not: a parser makes an object of any two bytes that somebody else
+has written. Reading is bounded here, and nobody relies on it: whoever reads numbers writes the
+file again from them, and compares.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +32,8 @@ INT, TENSOR, INTS = 2, 4, 7
 MAX_FIELDS = 400
 # Whole numbers in one attribute: trees have as many nodes, or fewer.
 MAX_INTS = 1_000_000
-# Seven bits each: the numbers of nodes, and of leaves, take three.
-GROUPS = 5
+# Seven bits each: a length takes as many, the numbers of nodes and of leaves take three.
+GROUPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,15 @@ class Graph:
     ir_version: int
 
 
+_BYTES = [bytes([number]) for number in range(128)]
+
 # ---- writing -------------------------------------------------------------------
 
 
 def _varint(number: int) -> bytes:
     """A whole number, not negative, seven bits a byte."""
+    if number < 128:  # most of them
+        return _BYTES[number]
     cells = bytearray()
     while number > 127:
         cells.append(number & 127 | 128)
@@ -96,16 +100,24 @@ def _text(place: int, text: str) -> bytes:
 
 def _wholes(place: int, numbers: Array) -> bytes:
     """Many whole numbers, each behind its place; at once, for trees have tens of thousands."""
-    cells = np.asarray(numbers, np.int64)
-    table = np.empty((len(cells), GROUPS + 1), np.uint8)
-    there = np.ones(table.shape, np.bool_)
-    table[:, 0] = place << 3
-    for group in range(GROUPS):
-        rest = cells >> 7 * (group + 1)
-        table[:, group + 1] = cells >> 7 * group & 127 | np.where(rest > 0, 128, 0)
-        if group + 2 <= GROUPS:
-            there[:, group + 2] = rest > 0
-    return table[there].tobytes()
+    cells = np.asarray(numbers).astype(np.uint32)
+    if not len(cells) or cells.max() < 128:
+        pairs = np.empty((len(cells), 2), np.uint8)
+        pairs[:, 0], pairs[:, 1] = place << 3, cells
+        return pairs.tobytes()
+    more = [np.flatnonzero(cells >= 1 << 7 * group) for group in range(1, GROUPS)]
+    size = np.full(len(cells), 2)
+    for rows in more:
+        size[rows] += 1
+    start = np.cumsum(size) - size
+    found = np.empty(start[-1] + size[-1], np.uint8)
+    found[start] = place << 3
+    found[start + 1] = cells & 127
+    for group, rows in enumerate(more, 1):
+        at = start[rows] + group
+        found[at] |= 128
+        found[at + 1] = cells[rows] >> 7 * group & 127
+    return found.tobytes()
 
 
 def _tensor(place: int, name: str, cells: Array) -> bytes:
@@ -193,6 +205,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _number(data: memoryview, at: int) -> tuple[int, int]:
+    if at < len(data) and data[at] < 128:
+        return data[at], at + 1
     found = 0
     for group, cell in enumerate(data[at : at + GROUPS]):
         found |= (cell & 127) << 7 * group
@@ -230,17 +244,18 @@ def _read_tensor(data: memoryview) -> tuple[str, Array]:
 def _read_wholes(data: memoryview) -> Array:
     """The numbers of `_wholes`."""
     cells = np.frombuffer(data, np.uint8)
-    last = np.flatnonzero(cells < 128)  # of each place and each number
-    if len(last) > 2 * MAX_INTS:
+    ends = cells < 128  # of each place and each number
+    if np.count_nonzero(ends) > 2 * MAX_INTS:
         raise unreadable(f"more than {MAX_INTS} numbers of one kind")
-    start = np.append(0, last + 1)[1:-1:2]
-    length = last[1::2] + 1 - start
-    if len(length) and length.max() > GROUPS:
-        raise unreadable("a number that is too large")
-    found = np.zeros(len(start), np.int64)
-    for group in range(int(length.max(initial=0))):
-        long = np.flatnonzero(length > group)
-        found[long] |= (cells[start[long] + group] & 127).astype(np.int64) << 7 * group
+    if ends.all():
+        return cells[1::2].astype(np.int64)
+    last = np.flatnonzero(ends)
+    start, last = last[::2] + 1, last[1::2]
+    found = (cells[start] & 127).astype(np.int64)
+    more = np.flatnonzero(last > start)
+    for group in range(1, GROUPS):
+        found[more] |= (cells[start[more] + group] & 127).astype(np.int64) << 7 * group
+        more = more[last[more] > start[more] + group]
     return found
 
 
@@ -262,7 +277,7 @@ class File:
         return dict(map(_read_tensor, _parts(self._graph, 5)))
 
     def attributes(self) -> dict[str, Array]:
-        """The arrays among the attributes of the nodes."""
+        """The arrays among the attributes of the nodes, by the attribute's name."""
         found = {}
         for node in _parts(self._graph, 1):
             for attribute in _parts(node, 5):

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyml import __version__, queries, training
 from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
-from pyml.errors import BadArgument, ModelNotFound, PymlError
+from pyml.errors import BadArgument, ModelNotFound, PymlError, unreadable
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
@@ -127,12 +127,7 @@ def store_model(
         )
     owner = training.owner_of(kind)
     if owner is None:
-        kinds = [one.kind for one in (*DETECTORS, *FORECASTERS)]
-        raise BadArgument(
-            f"there is no kind {kind!r}",
-            detail=f"A model is of kind {' or '.join(kinds)}.",
-            hint="SELECT DISTINCT kind FROM ml_model;",
-        )
+        raise unreadable(f"there is no kind {kind}")
     model = store.naming(store.training_call(owner, device, field), None, blob.load, owner, data)
     said = "" if kind in DETECTORS else model.knows.metric.name
     if field != said:
@@ -224,8 +219,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
             "trained_at": iso(current.trained_at),
             "training_samples": current.readings_used,
             "features": list(knows.names),
-            "warning_below": knows.warning,
-            "critical_below": knows.critical,
+            "warning_below": backend.shown(knows.warning),
+            "critical_below": backend.shown(knows.critical),
             "rejected_samples": rejected,
             "repeated_samples": repeated,
         },

@@ -19,7 +19,7 @@ from pyml.server import backend, store
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.store import Current
 from pyml.telemetry import drift
-from pyml.telemetry.history import Floats, History, series_of
+from pyml.telemetry.history import Floats, History, series_of, within
 from pyml.telemetry.series import MAX_GAP, columns_of
 
 # A value further from the forecast than this many half widths is critical.
@@ -224,7 +224,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
     history = backend.history_of(state)
     settings = history.settings
-    until, mark = float(state["until"]), state["watermark"]
+    until, mark = within(float(state["until"])), state["watermark"]
     late = 60.0 * int(settings["scan_late_minutes"])
     since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - late
     arrived = history.arrivals(device, since, until)

@@ -60,6 +60,11 @@ def _numbers(lines: str) -> Floats:
         return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
 
 
+def within(moment: float) -> float:
+    """The nearest moment that is looked at."""
+    return min(max(moment, EARLIEST), LATEST)
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """The user's table, as the settings describe it."""
@@ -98,8 +103,7 @@ class History:
     def _key(self, device: str, *moments: float) -> tuple[Any, ...]:
         """The parameters that every query begins with, up to moments that the server can hold."""
         zone = self.settings["history_time_zone"]
-        within = (min(max(moment, EARLIEST), LATEST) for moment in moments)
-        return device, self.settings["history_shadow"], zone, *within
+        return device, self.settings["history_shadow"], zone, *map(within, moments)
 
     def read(
         self, device: str, since: float, until: float, paths: Sequence[str]

@@ -88,6 +88,16 @@ def test_a_run_that_fails_without_a_word_says_what_failed():
     assert "RuntimeError" in caught.value.detail
 
 
+def test_what_has_a_code_of_its_own_is_not_said_of_the_model():
+    class Cancelled(Exception):
+        sqlstate = "57014"
+
+    for error in (Cancelled(), MemoryError(), UnreadableModel("it is broken")):
+        with pytest.raises(type(error)) as caught, blob.guarded():
+            raise error
+        assert caught.value is error
+
+
 def test_a_model_of_another_kind_is_refused(packed):
     with pytest.raises(UnreadableModel, match="cannot be read"):
         blob.load(NETWORK, packed)

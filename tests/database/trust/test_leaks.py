@@ -152,9 +152,16 @@ def test_a_forecast_that_reads_what_its_field_does_not_say_is_not_made(
         assert error.message_hint == f"SELECT ml_train_lstm('{device}', 'system.cpuUsage');"
     reasons = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
     assert db.execute(reasons, [device]).fetchone()[0] in ("changed", "unreadable")
-    # Nor is it what a training starts from, or has to be better than.
+
+
+def test_a_training_does_not_have_to_be_better_than_what_cannot_be_scored(
+    db, one, device, stranger
+):
+    blob = told("lstm", lambda meta: meta["totals"].append("billing.pin"))
+    stranger.execute(STORE, [device, "lstm", "system.cpuUsage", blob])
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
-    assert db.execute("SELECT ml_train_lstm(%s) -> 'accepted'", [device]).fetchone() == (True,)
+    assert one("SELECT ml_train_lstm(%s) -> 'accepted'", device) is True
+    assert one("SELECT ml_forecast(%s) IS NOT NULL", device)
 
 
 def test_a_field_that_nobody_has_configured_is_forecast_for_who_asks_alone(

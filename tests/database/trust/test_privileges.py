@@ -81,7 +81,6 @@ ADMINISTER = (
     "DELETE FROM ml_job",
     "INSERT INTO ml_device_forecast VALUES ('{device}', '{{billing.pin}}')",
     "SELECT * FROM ml_lock FOR UPDATE",
-    "LOCK TABLE ml_lock IN ROW EXCLUSIVE MODE",
     "INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)"
     " VALUES ('{device}', '{{}}', now())",
     "CREATE FUNCTION mine() RETURNS int LANGUAGE plpython3u AS 'return 1'",
