@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime is what tests compare with
+# onnxruntime, which tests compare with, else reports its use to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-SLOW = ("slow", "server", "browser")
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+SLOW = ("slow", "server", "browser")  # marks of what --quick leaves out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
