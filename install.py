@@ -1139,9 +1139,8 @@ def put_extension(
             say(f"writing {directory / name}")
             undo.callback(restore, directory / name, before)
             write(directory / name, text)
-    silent = "os.environ['ORT_DISABLE_TELEMETRY'] = '1'"
     paths = f"sys.path.insert(0, {str(environment.site)!r}); import numpy, onnx, onnxruntime"
-    in_server(server, f"import os, sys; {silent}; {paths}", "'well'")
+    in_server(server, f"import sys; {paths}", "'well'")
     return environment
 
 
