@@ -10,6 +10,7 @@ INSERT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state",
     [
@@ -47,6 +48,7 @@ def test_a_row_without_a_usable_number_is_counted_and_passed_over(db, one, devic
     assert one("SELECT ml_detect(%s)", device)["model_info"]["rejected_samples"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "-1e-400", "1" + "0" * 500])
 def test_a_number_beyond_float8_fails_nothing(db, one, device, number):
     db.execute(

@@ -136,6 +136,7 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     assert not modules & {"sklearn", "scipy", "pandas", "tensorflow", "keras"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [
