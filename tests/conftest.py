@@ -15,8 +15,8 @@ from pytest_postgresql import factories
 # onnxruntime, which tests compare with, else reports its use to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-SLOW = ("slow", "server", "browser")
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+SLOW = ("slow", "server", "browser")  # marks of what --quick leaves out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +53,8 @@ _execute = psycopg.Cursor.execute
 
 
 def _noted(self: psycopg.Cursor, query: object, params: object = None, **options: object) -> object:
-    if isinstance(query, str):  # and not those that make and drop the test's database
+    # Not those that make and drop the test's database.
+    if isinstance(query, str) and "pg_stat_activity.datname" not in query:
         _sent.append((query, params))
     return _execute(self, query, params, **options)
 

@@ -13,6 +13,7 @@ INSERT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state",
     [
@@ -50,6 +51,7 @@ def test_a_row_without_a_usable_number_is_counted_and_passed_over(db, one, devic
     assert one("SELECT ml_detect(%s)", device)["model_info"]["rejected_samples"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "-1e-400", "1" + "0" * 500])
 def test_a_number_beyond_float8_fails_nothing(db, one, device, number):
     db.execute(
@@ -117,12 +119,21 @@ def test_a_forecast_tells_a_metric_at_rest_from_a_failed_collection(db, one, dev
     """A failed one leaves 0 in the totals too."""
     before = one("SELECT ml_train_lstm(%s)", device)
     failed = {"cpuUsage": 0, "memoryTotal": 0, "diskTotal": 0}
-    for system, ago in [(failed, "30.5 minutes"), (failed | {"memoryTotal": 9}, "40.5 minutes")]:
+
+    def insert(system, minutes):  # before the newest reading, however long a training has taken
+        ago = one(
+            "SELECT now() AT TIME ZONE 'UTC' - max(\"timestamp\") + make_interval(secs => %s)"
+            " FROM device_shadow_history",
+            60 * minutes,
+        )
         db.execute(INSERT, [device, "device-state", json.dumps({"system": system}), ago])
+
+    insert(failed, 30.5)
+    insert(failed | {"memoryTotal": 9}, 40.5)
     after = one("SELECT ml_train_lstm(%s)", device)
     assert after["training_samples"] == before["training_samples"]
     system = failed | {"memoryTotal": 16320, "diskTotal": 476}
-    db.execute(INSERT, [device, "device-state", json.dumps({"system": system}), "50.5 minutes"])
+    insert(system, 50.5)
     again = one("SELECT ml_train_lstm(%s)", device)
     assert again["training_samples"] == before["training_samples"] + 1
 

@@ -165,6 +165,7 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     assert not modules & others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [

@@ -43,6 +43,7 @@ def counts(db):
     return dict(found.fetchall())
 
 
+@pytest.mark.slow
 def test_the_fleet_is_loaded_whole_and_a_second_load_replaces_it(db, dsn, other):
     expected = len(list(sample_fleet.rows(days=1, now=NOW)))
     for seed in (1, sample_fleet.SEED):

@@ -245,6 +245,7 @@ def test_the_doctor_says_what_to_do(db):
     assert "ml_setting" in checks["history table"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["read", "train"])
 def test_grant_gives_what_the_level_needs_and_no_more(db, dsn, device, level):
     db.execute("SELECT ml_train_forest(%s)", [device])

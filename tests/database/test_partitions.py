@@ -66,6 +66,7 @@ def by_month(db: psycopg.Connection) -> None:
     db.execute(f"UPDATE ml_setting SET value = '{HOURS}' WHERE name = 'training_hours'")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_month")
 def test_every_door_reads_the_months_of_its_window(
     db: psycopg.Connection, dsn: str, add_device: Callable[..., str]
