@@ -896,7 +896,13 @@ DECLARE
     known boolean;
 BEGIN
     SELECT * INTO h FROM _ml_history();
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1)', h.source, h.device) INTO known USING device;
+    -- Among the last day's first: of a history by month the older parts then stay closed.
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1 AND %s > %s)', h.source, h.device, h.moment,
+        CASE WHEN h.zoned THEN 'now() - interval ''1 day''' ELSE format('(now() - interval ''1 day'') AT TIME ZONE %L', h.zone) END)
+    INTO known USING device;
+    IF NOT known THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1)', h.source, h.device) INTO known USING device;
+    END IF;
     IF NOT known THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', device),
             DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
