@@ -1,0 +1,181 @@
+-- The devices, and the calls that go through them.
+
+CREATE OR REPLACE FUNCTION _ml_devices() RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    -- From each device straight to the next in the index: a probe a device, however long the history.
+    RETURN QUERY EXECUTE format($query$
+        WITH RECURSIVE found (device) AS (
+            (SELECT %1$s FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1)
+            UNION ALL
+            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
+            FROM found WHERE found.device IS NOT NULL
+        ) SELECT device::uuid FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+END
+$$;
+COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
+
+CREATE OR REPLACE FUNCTION _ml_fleet() RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    RETURN QUERY EXECUTE format($query$
+        SELECT d.device FROM _ml_devices() AS d (device)
+        LEFT JOIN ml_scan_state s ON s.device_uuid = d.device AND s.retired_at IS NOT NULL
+        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.device AND %3$s > %4$s)
+        ORDER BY 1$query$, h.source, h.device, h.moment,
+        CASE WHEN h.zoned THEN 's.retired_at' ELSE format('(s.retired_at AT TIME ZONE %L)', h.zone) END);
+END
+$$;
+COMMENT ON FUNCTION _ml_fleet() IS 'The devices to scan and to train: those that the history holds, but for retired ones that have not reported since.';
+
+CREATE OR REPLACE FUNCTION _ml_name_device(device uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+    known boolean;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    -- Among the last day's first: of a history by month the older parts then stay closed.
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1 AND %s > %s)', h.source, h.device, h.moment,
+        CASE WHEN h.zoned THEN 'now() - interval ''1 day''' ELSE format('(now() - interval ''1 day'') AT TIME ZONE %L', h.zone) END)
+    INTO known USING device;
+    IF NOT known THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1)', h.source, h.device) INTO known USING device;
+    END IF;
+    IF NOT known THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', device),
+            DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
+            HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+    END IF;
+    PERFORM _ml_put_unretired(device);
+END
+$$;
+COMMENT ON FUNCTION _ml_name_device(uuid) IS 'Refuses a device that the history does not hold (ML002); ends the retirement of one that it holds.';
+
+CREATE OR REPLACE FUNCTION _ml_retire_absent() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    -- A role that sees only some rows cannot tell which devices are gone.
+    IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table'))
+       OR NOT _ml_try_lock('retire', '') THEN -- or another worker is at it
+        RETURN;
+    END IF;
+    PERFORM _ml_put_retired(ARRAY(
+        SELECT s.device_uuid FROM ml_scan_state s
+        UNION
+        SELECT m.device_uuid FROM ml_model m WHERE m.is_current
+        EXCEPT
+        SELECT d.device FROM _ml_devices() AS d (device)));
+END
+$$;
+COMMENT ON FUNCTION _ml_retire_absent() IS 'Retires the devices that the history no longer holds: they leave the views at once, their models wait for them to come back until ml_forget drops them.';
+
+CREATE OR REPLACE PROCEDURE _ml_commit(INOUT refused boolean)
+LANGUAGE plpython3u SECURITY INVOKER
+AS $$
+    try: plpy.commit()
+    except plpy.spiexceptions.InvalidTransactionTermination: return (True,)
+    return (False,)
+$$;
+COMMENT ON PROCEDURE _ml_commit(boolean) IS 'Commits, or gives true where the call runs inside a transaction block. PL/pgSQL has no way to catch that.';
+
+CREATE OR REPLACE FUNCTION _ml_refuse_block(task text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction', MESSAGE = format('%s cannot run inside a transaction block', task),
+        DETAIL = 'It commits as it goes, so that a statement that is sent along with others, or a function that calls it, cannot hold it.',
+        HINT = format('ROLLBACK; -- then, as a statement of its own: CALL %s.%s();', '@extschema@', task);
+END
+$$;
+COMMENT ON FUNCTION _ml_refuse_block(text) IS 'Refuses a procedure that commits inside a transaction block (25001).';
+
+CREATE OR REPLACE FUNCTION _ml_begin_job(kind text, slot int, total int) RETURNS ml_job
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    job ml_job;
+BEGIN
+    @PYML_AT_HOME@
+    INSERT INTO ml_job AS j (kind, slot, total) VALUES (kind, slot, total) RETURNING j.* INTO job;
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION _ml_begin_job(text, int, int) IS 'Opens the row of ml_job that tells how far a procedure has come.';
+
+CREATE OR REPLACE FUNCTION _ml_slot_is_free(kind text, slot int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    -- pg_cron starts the runs that fell due meanwhile as soon as one ends. It starts
+    -- due ones as a minute begins, so that a run in the minute of the last one's end was queued.
+    RETURN slot IS NULL OR _ml_try_lock(kind || ' slot', slot::text) AND NOT EXISTS (
+        SELECT FROM ml_job j WHERE j.kind = _ml_slot_is_free.kind AND j.slot = _ml_slot_is_free.slot
+          AND j.started_at > now() - interval '7 days'
+          AND date_trunc('minute', j.finished_at) = date_trunc('minute', clock_timestamp())
+          AND date_trunc('minute', j.started_at) < date_trunc('minute', j.finished_at));
+END
+$$;
+COMMENT ON FUNCTION _ml_slot_is_free(text, int) IS 'Whether a scheduled worker may start: its last run has ended, and this one was not queued behind it.';
+
+CREATE OR REPLACE FUNCTION _ml_note_job(job ml_job, finished boolean) RETURNS ml_job
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    before CONSTANT interval := job.updated_at - job.started_at;
+    elapsed interval;
+    treated CONSTANT int := job.done + job.failed;
+BEGIN
+    @PYML_AT_HOME@
+    job.updated_at := clock_timestamp();
+    job.finished_at := CASE WHEN finished THEN job.updated_at END;
+    UPDATE ml_job j SET done = job.done, failed = job.failed, passed_over = job.passed_over, updated_at = job.updated_at, finished_at = job.finished_at
+    WHERE j.job_id = job.job_id AND j.pid = pg_backend_pid(); -- nobody else's
+    elapsed := job.updated_at - job.started_at;
+    IF finished OR floor(extract(epoch FROM elapsed) / 10) > floor(extract(epoch FROM before) / 10) THEN
+        RAISE NOTICE 'ml_%: % of %, % failed, % left to others, %/s, %', job.kind, treated + job.passed_over, job.total, job.failed, job.passed_over,
+            round(treated / greatest(extract(epoch FROM elapsed), 0.001), 1),
+            CASE WHEN finished THEN format('took %s', justify_interval(date_trunc('second', elapsed)))
+                 WHEN treated = 0 THEN 'just begun'
+                 ELSE format('about %s left', justify_interval(date_trunc('second', (job.total - treated - job.passed_over) * elapsed / treated))) END;
+    END IF;
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION _ml_note_job(ml_job, boolean) IS 'Notes how far a procedure has come for other sessions, and every ten seconds tells the caller by NOTICE.';
+
+CREATE OR REPLACE FUNCTION _ml_count_job(job ml_job, outcome text) RETURNS ml_job
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    CASE outcome
+        WHEN 'failed' THEN job.failed := job.failed + 1;
+        WHEN 'passed over' THEN job.passed_over := job.passed_over + 1;
+        ELSE job.done := job.done + 1;
+    END CASE;
+    IF clock_timestamp() > job.updated_at + interval '1 second' THEN
+        RETURN _ml_note_job(job, false);
+    END IF;
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION _ml_count_job(ml_job, text) IS 'Counts what came of one device; notes it in ml_job once a second.';

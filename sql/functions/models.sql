@@ -1,0 +1,96 @@
+-- Models: look, roll back, forget.
+
+CREATE OR REPLACE FUNCTION ml_model_info(device uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    models jsonb;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT jsonb_agg(jsonb_build_object('model_id', m.model_id, 'kind', m.kind,
+            'field', nullif(m.field, ''), 'is_current', m.is_current, 'trained_at', m.trained_at,
+            'window_start', m.window_start, 'window_end', m.window_end,
+            'readings_used', m.readings_used, 'readings_rejected', m.readings_rejected,
+            'parameters', m.parameters, 'figures', m.figures, 'versions', m.versions,
+            'seconds', m.seconds, 'bytes', octet_length(m.blob), 'sha256', m.sha256)
+        ORDER BY m.is_current DESC, m.kind COLLATE "C", m.field COLLATE "C", m.model_id DESC)
+    INTO models FROM ml_model m WHERE m.device_uuid = device;
+    IF models IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', device),
+            DETAIL = 'None was trained for it, or they were dropped.',
+            HINT = format('SELECT ml_train_forest(%L);', device);
+    END IF;
+    RETURN jsonb_build_object('device_uuid', device, 'models', models);
+END
+$$;
+COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. parameters.given holds the arguments that were given to the training, by which ml_retrain trains again; the others follow the settings. None: ML002.';
+
+CREATE OR REPLACE FUNCTION ml_rollback(model_id bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted record;
+    before bigint;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = ml_rollback.model_id;
+    IF FOUND THEN
+        PERFORM _ml_lock_model(wanted.device_uuid, wanted.kind, wanted.field);
+        UPDATE ml_model m SET is_current = false
+        WHERE m.device_uuid = wanted.device_uuid AND m.kind = wanted.kind AND m.field = wanted.field AND m.is_current
+        RETURNING m.model_id INTO before;
+        UPDATE ml_model m SET is_current = true WHERE m.model_id = ml_rollback.model_id;
+    END IF;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', model_id),
+            DETAIL = 'Either there never was one, or it was pruned.',
+            HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
+    END IF;
+    RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, ml_rollback.model_id),
+        'device_uuid', wanted.device_uuid, 'kind', wanted.kind, 'field', nullif(wanted.field, ''));
+END
+$$;
+COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force. Gives it and the one that it replaced. Unknown model: ML002.';
+
+CREATE OR REPLACE FUNCTION ml_forget(device uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    models bigint;
+    runs bigint;
+    anomalies bigint;
+    points bigint;
+BEGIN
+    @PYML_AT_HOME@
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+    END IF;
+    -- Those who write rows of this device take turns before any row is locked.
+    PERFORM _ml_lock('scan', device::text);
+    PERFORM _ml_lock_model(device, m.kind, m.field)
+    FROM (SELECT DISTINCT n.kind, n.field FROM ml_model n WHERE n.device_uuid = device ORDER BY n.kind, n.field) AS m;
+    DELETE FROM ml_model m WHERE m.device_uuid = device;
+    GET DIAGNOSTICS models = ROW_COUNT;
+    DELETE FROM ml_run r WHERE r.device_uuid = device;
+    GET DIAGNOSTICS runs = ROW_COUNT;
+    DELETE FROM ml_anomaly a WHERE a.device_uuid = device;
+    GET DIAGNOSTICS anomalies = ROW_COUNT;
+    DELETE FROM ml_forecast_point p WHERE p.device_uuid = device;
+    GET DIAGNOSTICS points = ROW_COUNT;
+    DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
+    DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
+    -- But for what a training holds just now, which is not waited for.
+    DELETE FROM ml_lock l USING (
+        SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
+    WHERE l.task = free.task AND l.what = free.what;
+    INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
+    VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
+    RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
+        'anomalies', anomalies, 'forecast_points', points);
+END
+$$;
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';

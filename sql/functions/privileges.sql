@@ -1,0 +1,115 @@
+-- Who may do what.
+
+CREATE OR REPLACE FUNCTION _ml_device_tables() RETURNS TABLE (held regclass, secured_by text)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT c.oid::regclass, CASE WHEN c.relrowsecurity THEN obj_description(p.oid, 'pg_policy') END
+    FROM pg_extension e
+    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'device_uuid' AND NOT a.attisdropped
+    LEFT JOIN pg_policy p ON p.polrelid = c.oid AND p.polname = 'pyml_devices'
+    WHERE e.extname = 'pyml' ORDER BY c.relname
+$$;
+COMMENT ON FUNCTION _ml_device_tables() IS 'The extension''s tables that name a device, and the condition that ml_row_security has put on each.';
+
+CREATE OR REPLACE FUNCTION ml_grant(role name, level text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    trains CONSTANT boolean := level = 'train';
+    member record;
+BEGIN
+    @PYML_AT_HOME@
+    IF role IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'role is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT rolname FROM pg_roles ORDER BY rolname;';
+    END IF;
+    IF level IS NULL OR level NOT IN ('read', 'train') THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
+            DETAIL = 'The levels are read (score, forecast, look) and train (the same, and train, scan, roll back, forget).',
+            HINT = format('SELECT ml_grant(%L, ''read'');', role);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %L', role),
+            DETAIL = 'The extension creates no roles.', HINT = format('CREATE ROLE %I LOGIN;', role);
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', '@extschema@', role);
+    FOR member IN
+        SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
+               CASE WHEN p.prorettype <> 'trigger'::regtype
+                     AND p.proname NOT IN ('ml_grant', 'ml_row_security', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
+                     AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_devices', '_ml_fleet', '_ml_due'))
+                    THEN 'EXECUTE' END AS needed
+        FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+        WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+          AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
+        UNION ALL
+        SELECT c.oid::regclass::text, 'TABLE', 'SELECT' -- what a training writes goes through functions
+        FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
+        WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND c.relkind IN ('r', 'v')
+          AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
+    LOOP
+        -- What an earlier level gave beyond this one is taken back.
+        EXECUTE format('REVOKE ALL ON %s %s FROM %I', member.kind, member.name, role);
+        IF member.needed IS NOT NULL THEN
+            EXECUTE format('GRANT %s ON %s %s TO %I', member.needed, member.kind, member.name, role);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views) or to train (that, and train, scan, roll back, forget), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
+
+CREATE OR REPLACE FUNCTION ml_row_security(condition text DEFAULT NULL) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+    held regclass;
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_setting s SET value = condition WHERE s.name = 'row_security' AND condition IS NOT NULL;
+    SELECT s.value INTO wanted FROM ml_setting s WHERE s.name = 'row_security';
+    FOR held IN SELECT t.held FROM _ml_device_tables() AS t LOOP
+        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', held);
+        IF wanted <> '' THEN
+            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', held, wanted);
+            EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', held, wanted);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', held);
+            RETURN NEXT held::text;
+        ELSIF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = held) THEN
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', held);
+        END IF;
+    END LOOP;
+EXCEPTION
+    WHEN insufficient_privilege THEN RAISE;
+    WHEN syntax_error_or_access_rule_violation OR data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no condition on device_uuid',
+            DETAIL = format('PostgreSQL says: %s. Tables and functions have to be named with their schema.', SQLERRM),
+            HINT = 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
+END
+$$;
+COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the rows of pyml''s tables and views for which the condition on device_uuid holds: one policy, pyml_devices, on each table that names a device. The condition is kept in the setting row_security; without an argument it is applied again, as after a restore, since pg_dump leaves out policies on an extension''s tables. An empty one takes the policies away. Gives the tables. No such condition: ML004.';
+
+-- No door is open to everybody; ml_grant opens them. Only what is still open is touched: what a
+-- script of the extension changes counts as the extension's own, and pg_dump would
+-- then leave out what ml_grant has given.
+DO $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure
+        FROM pg_depend d
+        JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+        JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+        WHERE e.extname = 'pyml' AND d.deptype = 'e'
+          AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+    LOOP
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+    END LOOP;
+END
+$$;

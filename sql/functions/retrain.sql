@@ -1,0 +1,217 @@
+-- What is due, and retraining.
+
+CREATE OR REPLACE FUNCTION _ml_kinds() RETURNS TABLE (kind text, detects boolean, settings jsonb, error jsonb)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].kinds()
+$$;
+COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models: detectors and forecasters, each with the settings that its parameters follow.';
+
+CREATE OR REPLACE FUNCTION _ml_train(device uuid, kind text, field text) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].train(device, kind, field)
+$$;
+COMMENT ON FUNCTION _ml_train(uuid, text, text) IS 'Trains one model of any kind, with the arguments that a person gave to the current one.';
+
+CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    s jsonb;
+    metrics jsonb; -- each by its name
+    detected jsonb; -- those that are enabled, in the order in which a forest has them
+    kinds jsonb; -- by kind, whether it detects and what its parameters shall be
+    longest interval;
+    digest CONSTANT text := _ml_asked();
+BEGIN
+    SELECT jsonb_object_agg(t.name, t.value) INTO s FROM ml_setting t;
+    SELECT jsonb_object_agg(m.name, m.entry), jsonb_agg(m.entry ORDER BY m.name COLLATE "C") FILTER (WHERE m.enabled)
+    INTO metrics, detected
+    FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
+              'scale', k.scale, 'kind', k.kind) AS entry FROM ml_metric k) AS m;
+    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'parameters', coalesce(
+        (SELECT jsonb_object_agg(p.key, (s ->> p.value)::float8) FROM jsonb_each_text(k.settings) AS p), '{}')))
+    INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);
+    longest := make_interval(hours => (s ->> 'retrain_hours')::int);
+    RETURN QUERY
+    WITH wanted AS (
+        SELECT d.device, k.kind, '' AS field
+        FROM unnest(devices) AS d (device), jsonb_each(kinds) AS k (kind, known) WHERE k.known @> '{"detects": true}' AND detected IS NOT NULL
+        UNION ALL
+        SELECT d.device, k.kind, f.name
+        FROM jsonb_each(kinds) AS k (kind, known) JOIN unnest(devices) AS d (device) ON NOT k.known @> '{"detects": true}'
+        LEFT JOIN ml_device_forecast o ON o.device_uuid = d.device
+        CROSS JOIN LATERAL unnest(coalesce(o.fields, ARRAY(SELECT jsonb_array_elements_text((s ->> 'forecast_fields')::jsonb)))) AS f (name)
+    ), judged AS (
+        SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
+            CASE WHEN m.model_id IS NULL THEN 'never trained'
+                 WHEN done.outcome IS DISTINCT FROM 'kept' AND (
+                    NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters)
+                        ELSE kinds -> w.kind -> 'parameters' END
+                    OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
+                    OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
+                 WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
+                 WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
+                 -- Found no better than the one in force, the next one waits its time.
+                 WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
+        FROM wanted w
+        LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
+        LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
+        LEFT JOIN LATERAL (
+            SELECT r.started_at, r.outcome FROM ml_run r
+            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome <> 'failed'
+            ORDER BY r.started_at DESC LIMIT 1) AS done ON true
+        CROSS JOIN LATERAL (
+            SELECT count(*)::int AS times, max(r.started_at) AS last FROM ml_run r
+            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome = 'failed'
+              AND r.started_at > coalesce(done.started_at, '-infinity')
+              AND r.asked IS NOT DISTINCT FROM digest) AS failed
+    )
+    SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
+    WHERE j.reason IS NOT NULL
+      -- After a failure a quarter of an hour's wait, twice as long after each further one.
+      AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp());
+END
+$$;
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change.';
+
+CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    -- A model may come from elsewhere: what no training would take is not there.
+    SELECT coalesce(jsonb_object_agg(g.key, g.value), '{}')
+    FROM jsonb_each(CASE jsonb_typeof($1 -> 'given') WHEN 'object' THEN $1 -> 'given' END) AS g
+    WHERE g.key = 'hours' AND g.value BETWEEN '1' AND '87840' OR g.key = 'contamination' AND g.value BETWEEN '0.0001' AND '0.2'
+$$;
+COMMENT ON FUNCTION _ml_given(jsonb) IS 'Of a model''s parameters the arguments that a person gave to its training, which are not those of the settings.';
+
+CREATE OR REPLACE FUNCTION _ml_asked() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT md5(concat(
+        (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
+         WHERE s.name ~ '^history_' OR s.name = ANY ('{contamination,n_estimators,min_training_samples,sequence_length,forecast_horizon,epochs,seed,training_hours}')),
+        (SELECT string_agg(to_jsonb(m)::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
+$$;
+COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by.';
+
+CREATE OR REPLACE FUNCTION _ml_note_asked() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    NEW.asked := coalesce(NEW.asked, _ml_asked()); -- a restored dump brings its own
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_note_asked() IS 'Notes of a failed training what it was asked for.';
+
+CREATE OR REPLACE TRIGGER ml_run_asked BEFORE INSERT ON ml_run
+    FOR EACH ROW WHEN (NEW.outcome = 'failed') EXECUTE FUNCTION _ml_note_asked();
+COMMENT ON TRIGGER ml_run_asked ON ml_run IS 'Notes what a failed training was asked for.';
+
+CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) THEN
+        RETURN false;
+    END IF;
+    -- A statement of its own, which sees what whoever had it last has committed.
+    RETURN EXISTS (SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_claim.kind AND d.field = _ml_claim.field);
+END
+$$;
+COMMENT ON FUNCTION _ml_claim(uuid, text, text) IS 'Takes the training of one model until the transaction ends, if it is still due and nobody else is at it.';
+
+CREATE OR REPLACE FUNCTION _ml_retrain_one(device uuid, kind text, field text) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    begun CONSTANT timestamptz := clock_timestamp();
+    answer jsonb;
+    code text;
+    words text;
+BEGIN
+    IF NOT _ml_claim(device, kind, field) THEN
+        RETURN 'passed over';
+    END IF;
+    BEGIN
+        answer := _ml_answer(_ml_train(device, kind, field));
+        PERFORM _ml_prune(device, kind, field);
+        RETURN CASE WHEN answer -> 'accepted' = 'false' THEN 'kept' ELSE 'trained' END;
+    EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;
+        IF code = 'ML006' THEN -- nothing that the next device would not meet as well
+            RAISE;
+        END IF;
+    END;
+    PERFORM _ml_put_run(device, kind, field, extract(epoch FROM clock_timestamp() - begun), 'failed', NULL, NULL, code, left(words, 10000));
+    RETURN 'failed';
+END
+$$;
+COMMENT ON FUNCTION _ml_retrain_one(uuid, text, text) IS 'Trains one model if it is still due and nobody else is at it; a failure is recorded in ml_run. Gives trained, kept, failed or passed over.';
+
+CREATE OR REPLACE PROCEDURE ml_retrain(device uuid DEFAULT NULL, minutes int DEFAULT NULL, slot int DEFAULT NULL)
+LANGUAGE plpgsql SECURITY INVOKER
+AS $$
+DECLARE
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    devices pg_catalog.uuid[];
+    kinds pg_catalog.text[];
+    fields pg_catalog.text[];
+    job pg_catalog.record;
+    refused pg_catalog.bool;
+BEGIN
+    @PYML_AT_HOME@
+    CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
+    -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
+    IF refused THEN
+        PERFORM _ml_refuse_block('ml_retrain');
+    END IF;
+    IF minutes < 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('minutes %s is out of range', minutes),
+            DETAIL = 'It has to be 0 or more; no training is begun after so many minutes.',
+            HINT = 'CALL ml_retrain(minutes => 60);';
+    END IF;
+    IF NOT _ml_slot_is_free('retrain', slot) THEN
+        RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;
+        RETURN;
+    END IF;
+    IF device IS NOT NULL THEN
+        PERFORM _ml_name_device(device);
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
+    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
+           array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
+           array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
+    INTO devices, kinds, fields FROM _ml_due(devices) AS d;
+    job := _ml_begin_job('retrain', slot, cardinality(devices));
+    COMMIT;
+    FOR i IN 1 .. pg_catalog.cardinality(devices) LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        @PYML_AT_HOME@
+        EXIT WHEN clock_timestamp() > begun + make_interval(mins => minutes);
+        PERFORM slot IS NULL OR _ml_try_lock('retrain slot', slot::text);
+        job := _ml_count_job(job, _ml_retrain_one(devices[i], kinds[i], fields[i]));
+        COMMIT;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
+    PERFORM _ml_note_job(job, true);
+    COMMIT;
+END
+$$;
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, drifted, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';

@@ -1,0 +1,114 @@
+-- The scan.
+
+CREATE OR REPLACE FUNCTION _ml_scan(device uuid, as_of timestamptz) RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].scan(device, as_of)
+$$;
+COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
+
+CREATE OR REPLACE FUNCTION _ml_scan_device(device uuid, as_of timestamptz, begun timestamptz) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    code text;
+    words text;
+BEGIN
+    -- Another session has it, or has done it since this scan began.
+    IF NOT _ml_try_lock('scan', device::text)
+       OR EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device AND s.scanned_at > begun) THEN
+        RETURN 'passed over';
+    END IF;
+    BEGIN
+        RETURN _ml_answer(_ml_scan(device, as_of)) ->> 'outcome';
+    EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;
+        IF code = 'ML006' THEN -- nothing that the next device would not meet as well
+            RAISE;
+        END IF;
+    END;
+    PERFORM _ml_note_scan(device, 'failed', code, left(words, 10000));
+    RETURN 'failed';
+END
+$$;
+COMMENT ON FUNCTION _ml_scan_device(uuid, timestamptz, timestamptz) IS 'Scans one device; an error is recorded and undoes that device''s work alone.';
+
+CREATE OR REPLACE FUNCTION _ml_retain() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    setting jsonb;
+BEGIN
+    @PYML_AT_HOME@
+    IF NOT _ml_try_lock('retain', '') THEN
+        RETURN;
+    END IF;
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '_days$';
+    DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
+    DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
+    -- Each scan clears its own device's forecasts; these are of devices that are no longer scanned.
+    DELETE FROM ml_forecast_point p USING ml_scan_state s
+    WHERE s.scanned_at < now() - make_interval(days => (setting ->> 'forecast_days')::int)
+      AND p.device_uuid = s.device_uuid AND p."timestamp" < now() - make_interval(days => (setting ->> 'forecast_days')::int);
+END
+$$;
+COMMENT ON FUNCTION _ml_retain() IS 'Deletes what is older than the settings keep.';
+
+CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz DEFAULT NULL, slot int DEFAULT NULL)
+LANGUAGE plpgsql SECURITY INVOKER
+AS $$
+DECLARE
+    -- Types too are looked up on the caller's path, which is not pinned yet.
+    begun CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    devices pg_catalog.uuid[];
+    one pg_catalog.uuid;
+    job pg_catalog.record;
+    refused pg_catalog.bool;
+BEGIN
+    @PYML_AT_HOME@
+    CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
+    -- A procedure that commits cannot carry a SET clause: each transaction pins its own path.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
+    IF refused THEN
+        PERFORM _ml_refuse_block('ml_scan');
+    END IF;
+    IF NOT isfinite(as_of) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'as_of is infinite', DETAIL = 'It has to be a moment in time.',
+            HINT = 'CALL ml_scan(); -- or with as_of => a moment of the past';
+    END IF;
+    IF NOT _ml_slot_is_free('scan', slot) THEN
+        RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
+        RETURN;
+    END IF;
+    IF device IS NOT NULL THEN
+        PERFORM _ml_name_device(device);
+    END IF;
+    devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
+    job := _ml_begin_job('scan', slot, cardinality(devices));
+    COMMIT;
+    FOREACH one IN ARRAY devices LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+        @PYML_AT_HOME@
+        -- A crash may lose the last few devices' scans, whole; the next scan makes them again.
+        PERFORM set_config('synchronous_commit', 'off', true);
+        PERFORM slot IS NULL OR _ml_try_lock('scan slot', slot::text);
+        job := _ml_count_job(job, _ml_scan_device(one, as_of, begun));
+        COMMIT;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
+    @PYML_AT_HOME@
+    IF device IS NULL THEN
+        PERFORM _ml_retire_absent();
+    END IF;
+    PERFORM _ml_retain();
+    PERFORM _ml_note_job(job, true);
+    COMMIT;
+END
+$$;
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';

@@ -1,0 +1,139 @@
+-- Checks of what people write: settings and metrics.
+
+CREATE OR REPLACE FUNCTION _ml_check_setting() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+    number float8;
+    held jsonb;
+BEGIN
+    @PYML_AT_HOME@
+    IF TG_OP IN ('DELETE', 'TRUNCATE') OR TG_OP = 'UPDATE' AND (NEW.name, NEW.kind, NEW.minimum, NEW.maximum)
+       IS DISTINCT FROM (OLD.name, OLD.kind, OLD.minimum, OLD.maximum) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'a setting is given another value, and nothing else',
+            DETAIL = 'Each function relies on all settings, and on their kinds and ranges.',
+            HINT = CASE TG_OP WHEN 'TRUNCATE' THEN format('UPDATE %I.ml_setting SET value = default_value;', TG_TABLE_SCHEMA)
+                ELSE format('UPDATE %I.ml_setting SET value = default_value WHERE name = %L;', TG_TABLE_SCHEMA, OLD.name) END;
+    END IF;
+    IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM ml_setting s WHERE s.name = NEW.name) THEN
+        -- A restored dump brings rows that CREATE EXTENSION has already made.
+        UPDATE ml_setting s SET value = NEW.value WHERE s.name = NEW.name;
+        RETURN NULL;
+    END IF;
+    BEGIN
+        CASE NEW.kind
+            -- Kept as Python reads it too: PostgreSQL takes ' 1 ', and some servers 0x1p-6 and 1_000.
+            WHEN 'integer' THEN number := NEW.value::bigint; NEW.value := NEW.value::bigint;
+            WHEN 'number' THEN number := NEW.value::float8; NEW.value := number::numeric;
+            WHEN 'json' THEN held := NEW.value::jsonb;
+            WHEN 'table' THEN
+                IF array_length(parse_ident(NEW.value), 1) IS DISTINCT FROM 2 THEN
+                    wanted := 'a table as schema.name';
+                END IF;
+            WHEN 'zone' THEN PERFORM now() AT TIME ZONE NEW.value;
+            WHEN 'identifier' THEN
+                IF length(NEW.value) > 63 OR (NEW.value = '' AND NEW.name <> 'history_shadow_column') THEN
+                    wanted := 'a column name';
+                END IF;
+            ELSE NULL;
+        END CASE;
+    EXCEPTION WHEN data_exception THEN
+        wanted := CASE NEW.kind WHEN 'integer' THEN 'a whole number' WHEN 'number' THEN 'a number'
+            WHEN 'json' THEN 'a JSON document' WHEN 'table' THEN 'a table as schema.name'
+            ELSE 'the name of a time zone' END;
+    END;
+    IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
+        wanted := 'a JSON array of fields';
+    ELSIF NEW.name = 'forecast_fields' AND EXISTS (SELECT FROM jsonb_array_elements_text(held) AS f (field)
+            WHERE f.field !~ '^[^.]+([.][^.]+)*$' OR length(f.field) > 1000) THEN
+        wanted := 'a JSON array of fields, each a dotted path or the name of a metric';
+    ELSIF NEW.name = 'forecast_limits' AND held @? 'strict $.* ? (@ > 1e15 || @ < -1e15)' THEN
+        wanted := 'a JSON object with a number from -1e15 to 1e15 for each field';
+    ELSIF NEW.name = 'forecast_limits' AND (jsonb_typeof(held) <> 'object' OR held @? 'strict $.* ? (@.type() != "number")') THEN
+        wanted := 'a JSON object with a number for each field';
+    END IF;
+    IF number IS NOT NULL AND (number = 'NaN' OR NOT number BETWEEN NEW.minimum AND NEW.maximum) THEN
+        wanted := format('from %s to %s', NEW.minimum, NEW.maximum);
+    END IF;
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004',
+            MESSAGE = format('setting %I cannot be %L', NEW.name, NEW.value),
+            DETAIL = format('It has to be %s. %s', wanted, NEW.meaning),
+            HINT = format('UPDATE %I.ml_setting SET value = %L WHERE name = %L;',
+                          TG_TABLE_SCHEMA, NEW.default_value, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_check_setting() IS 'Refuses a setting''s value that is of the wrong kind or out of range (ML004), and that a setting goes.';
+
+CREATE OR REPLACE TRIGGER ml_setting_check BEFORE INSERT OR UPDATE OR DELETE ON ml_setting
+    FOR EACH ROW EXECUTE FUNCTION _ml_check_setting();
+CREATE OR REPLACE TRIGGER ml_setting_stay BEFORE TRUNCATE ON ml_setting
+    FOR EACH STATEMENT EXECUTE FUNCTION _ml_check_setting();
+COMMENT ON TRIGGER ml_setting_stay ON ml_setting IS 'Keeps the settings: each is needed (ML004).';
+-- Also where rows come by replication.
+ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_check;
+ALTER TABLE ml_setting ENABLE ALWAYS TRIGGER ml_setting_stay;
+COMMENT ON TRIGGER ml_setting_check ON ml_setting IS 'Checks each value (ML004).';
+
+CREATE OR REPLACE FUNCTION _ml_keep_metric() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+BEGIN
+    @PYML_AT_HOME@
+    IF TG_OP = 'TRUNCATE' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'metrics that come with the extension cannot be deleted',
+            DETAIL = 'They would come back with the next upgrade.',
+            HINT = format('DELETE FROM %I.ml_metric WHERE NOT built_in;', TG_TABLE_SCHEMA);
+    ELSIF TG_OP = 'DELETE' THEN
+        IF OLD.built_in THEN
+            RAISE EXCEPTION USING ERRCODE = 'ML004',
+                MESSAGE = format('metric %I comes with the extension and cannot be deleted', OLD.name),
+                DETAIL = 'It would come back with the next upgrade.',
+                HINT = format('UPDATE %I.ml_metric SET enabled = false WHERE name = %L;',
+                              TG_TABLE_SCHEMA, OLD.name);
+        END IF;
+        RETURN OLD;
+    END IF;
+    wanted := CASE
+        WHEN NEW.name !~ '^[a-z][a-z0-9_]{0,62}$' THEN 'name has 1 to 63 of a to z, 0 to 9 and _, a letter first'
+        WHEN NEW.name = ANY ('{timestamp,is_anomaly,anomaly_score,severity,rarity,reasons}') THEN 'each anomaly in the answer of ml_detect has that key already'
+        WHEN NEW.path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.path) > 1000 THEN 'path has 1 to 1000 characters and no empty part between its dots'
+        WHEN NEW.divisor_path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.divisor_path) > 1000 THEN 'divisor_path has 1 to 1000 characters and no empty part between its dots'
+        WHEN NEW.scale = 0 OR NOT abs(NEW.scale) <= 1e12 THEN 'scale is not 0, and from -1e12 to 1e12'
+        WHEN NEW.kind NOT IN ('gauge', 'counter') THEN 'kind is gauge or counter'
+        WHEN NEW.kind = 'counter' AND NEW.divisor_path IS NOT NULL THEN 'a counter has no divisor_path'
+        WHEN NOT (abs(NEW.lower_bound) <= 1e15 AND abs(NEW.upper_bound) <= 1e15) THEN 'bounds are from -1e15 to 1e15'
+        WHEN NEW.lower_bound >= NEW.upper_bound THEN 'lower_bound is less than upper_bound' END;
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('metric %L cannot be as it is given', NEW.name),
+            DETAIL = format('Wanted: %s.', wanted),
+            HINT = format('INSERT INTO %I.ml_metric (name, path) VALUES (''room_temperature'', ''sensors.room.temperature'');', TG_TABLE_SCHEMA);
+    END IF;
+    IF TG_OP = 'INSERT' AND NEW.built_in AND EXISTS (SELECT FROM ml_metric m WHERE m.name = NEW.name) THEN
+        -- A restored dump brings rows that CREATE EXTENSION has already made.
+        UPDATE ml_metric m SET path = NEW.path, divisor_path = NEW.divisor_path,
+            scale = NEW.scale, kind = NEW.kind, lower_bound = NEW.lower_bound,
+            upper_bound = NEW.upper_bound, enabled = NEW.enabled
+        WHERE m.name = NEW.name;
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_keep_metric() IS 'Refuses a metric that cannot be read (ML004), and keeps those that come with the extension: they are disabled, not deleted.';
+
+CREATE OR REPLACE TRIGGER ml_metric_keep BEFORE INSERT OR UPDATE OR DELETE ON ml_metric
+    FOR EACH ROW EXECUTE FUNCTION _ml_keep_metric();
+CREATE OR REPLACE TRIGGER ml_metric_stay BEFORE TRUNCATE ON ml_metric
+    FOR EACH STATEMENT EXECUTE FUNCTION _ml_keep_metric();
+COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come with the extension (ML004).';
+-- Also where rows come by replication.
+ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
+ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;

@@ -1,0 +1,259 @@
+-- What trainings and scans write.
+
+--
+-- A role that may train has no right on the tables: it writes through these functions, which run
+-- with their owner's rights. None of them reads the history, or runs anything of the caller's. A
+-- blob is not looked into here but each time that a session loads it.
+
+CREATE OR REPLACE FUNCTION _ml_well_formed(ok boolean, what text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF ok IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('that is no %s', what),
+            DETAIL = 'A value is missing, of another form or out of range.',
+            HINT = 'CALL ml_retrain(); CALL ml_scan(); -- which write what is right';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _ml_well_formed(boolean, text) IS 'Refuses to write what no training and no scan writes (ML004).';
+
+CREATE OR REPLACE FUNCTION _ml_lock(task text, what text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    LOOP -- until whoever makes or drops the row has ended
+        PERFORM FROM ml_lock l WHERE l.task = _ml_lock.task AND l.what = _ml_lock.what FOR UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _ml_lock(text, text) IS 'Waits for a task and takes it until the transaction ends.';
+
+CREATE OR REPLACE FUNCTION _ml_try_lock(task text, what text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp SET lock_timeout = '100ms'
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM FROM ml_lock l WHERE l.task = _ml_try_lock.task AND l.what = _ml_try_lock.what FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        RETURN true;
+    ELSIF EXISTS (SELECT FROM ml_lock l WHERE l.task = _ml_try_lock.task AND l.what = _ml_try_lock.what) THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        -- Waits, but not for long, where another session has made the same row and not yet ended.
+        INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
+        RETURN FOUND;
+    EXCEPTION WHEN lock_not_available OR serialization_failure THEN
+        RETURN false;
+    END;
+END
+$$;
+COMMENT ON FUNCTION _ml_try_lock(text, text) IS 'Takes a task until the transaction ends; false where another session has it.';
+
+CREATE OR REPLACE FUNCTION _ml_lock_model(device uuid, kind text, field text) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT _ml_lock('model', concat_ws('/', device, kind, field)) $$;
+COMMENT ON FUNCTION _ml_lock_model(uuid, text, text) IS 'Makes those who move the is_current mark of one device, kind and field take turns, until the transaction ends.';
+
+CREATE OR REPLACE FUNCTION _ml_put_model(device uuid, kind text, field text, window_start float8, window_end float8, used int, rejected int, parameters jsonb, figures jsonb, versions jsonb, seconds float8, blob bytea) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    made bigint;
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
+        AND window_start BETWEEN -2e11 AND 9e12 AND window_end BETWEEN -2e11 AND 9e12 AND used >= 0 AND rejected >= 0
+        AND jsonb_typeof(parameters) = 'object' AND jsonb_typeof(figures) = 'object' AND jsonb_typeof(versions) = 'object'
+        AND octet_length(concat(parameters, figures, versions)) <= 2000000
+        AND seconds BETWEEN 0 AND 1e9 AND octet_length(blob) BETWEEN 1 AND 8388608, 'model');
+    PERFORM _ml_lock_model(device, kind, field);
+    UPDATE ml_model m SET is_current = false
+    WHERE m.device_uuid = device AND m.kind = _ml_put_model.kind AND m.field = _ml_put_model.field AND m.is_current;
+    INSERT INTO ml_model AS m (device_uuid, kind, field, is_current, window_start, window_end, readings_used, readings_rejected,
+        parameters, figures, versions, seconds, sha256, blob)
+    VALUES (device, kind, field, true, to_timestamp(window_start), to_timestamp(window_end), used, rejected,
+        parameters, figures, versions, seconds, encode(sha256(blob), 'hex'), blob) RETURNING m.model_id INTO made;
+    INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome, model_id, figures)
+    VALUES (device, kind, field, seconds, 'trained', made, figures);
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_model(uuid, text, text, float8, float8, int, int, jsonb, jsonb, jsonb, float8, bytea) IS 'Adds a model, puts it in force and records the training; gives its model_id.';
+
+CREATE OR REPLACE FUNCTION _ml_put_run(device uuid, kind text, field text, seconds float8, outcome text, model_id bigint, figures jsonb, sqlstate text, error text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
+        AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
+            WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
+    INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, model_id, figures, sqlstate, error)
+    VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'failed' THEN seconds ELSE 0 END),
+        seconds, outcome, model_id, figures, sqlstate, error);
+END
+$$;
+COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
+
+CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    DELETE FROM ml_model m
+    WHERE m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND NOT m.is_current
+      AND m.model_id NOT IN (SELECT n.model_id FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2
+          AND n.field = $3 ORDER BY n.model_id DESC LIMIT (SELECT s.value::int FROM ml_setting s WHERE s.name = 'models_kept'));
+END
+$$;
+COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force.';
+
+CREATE OR REPLACE FUNCTION _ml_put_anomalies(device uuid, tier text, foretold boolean, times float8[], scores float8[], severities text[], metrics text[], reasons text[], models bigint[]) RETURNS SETOF float8
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND tier ~ '^[a-z][a-z0-9_]{0,30}$' AND foretold IS NOT NULL AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
+        AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
+        AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
+    FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id);
+    -- What was found before stands: a reading in the look-back is judged once.
+    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at)
+    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)
+    FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id)
+    ON CONFLICT DO NOTHING RETURNING date_part('epoch', a."timestamp");
+END
+$$;
+COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
+
+CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
+    -- incident before it, where that is near enough. Joined by the place of a row, since by its key
+    -- the planner, where it expects few, would go through all of one side for each of the other.
+    UPDATE ml_anomaly a SET incident_at = w.began FROM (
+      SELECT e.place, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM (
+        SELECT b.ctid AS place, b.timestamp, CASE
+          WHEN lag(b.timestamp) OVER later IS NULL THEN coalesce(
+            (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1
+               AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)
+             ORDER BY p.timestamp DESC LIMIT 1), b.timestamp)
+          WHEN b.timestamp - lag(b.timestamp) OVER later > make_interval(secs => $3)
+            THEN b.timestamp END AS opens
+        FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)
+        WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w
+     WHERE a.ctid = w.place AND a.incident_at <> w.began;
+END
+$$;
+COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
+
+CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, field text, level float8, breach float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
+        AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
+        AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
+    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
+    -- Beyond the last reading only the newest forecast counts; what lies before it stands.
+    DELETE FROM ml_forecast_point p WHERE p.device_uuid = device AND p.field = _ml_put_forecast.field
+      AND (p."timestamp" > to_timestamp(last_reading)
+           OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));
+    INSERT INTO ml_forecast_point (device_uuid, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
+    SELECT device, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
+        CASE WHEN f.predicted >= _ml_put_forecast.breach THEN _ml_put_forecast.breach END, _ml_put_forecast.model_id, now()
+    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
+END
+$$;
+COMMENT ON FUNCTION _ml_put_forecast(uuid, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what was forecast of a field after its device''s last reading; breach is the field''s limit.';
+
+CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(seen) = 'object' AND jsonb_typeof(coalesce(drift, '{}')) = 'object'
+        AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
+        AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
+        AND coalesce(watermark, 0) <> 'NaN' AND coalesce(last_reading, 0) <> 'NaN'
+        AND late_rows >= 0 AND readings >= 0 AND anomalies >= 0 AND cardinality(drifted) <= 1000 AND cardinality(unreadable) <= 1000, 'scan');
+    INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark, late_rows, readings, anomalies,
+        seen, drift, forecast_drift, drifted, unreadable, last_reading)
+    VALUES (device, clock_timestamp(), CASE WHEN sqlstate IS NULL THEN 'scanned' ELSE 'failed' END, sqlstate, error, to_timestamp(watermark),
+        late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, unreadable, to_timestamp(last_reading))
+    ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate,
+        error = EXCLUDED.error, watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows, readings = EXCLUDED.readings,
+        anomalies = EXCLUDED.anomalies, seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,
+        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading, retired_at = NULL;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8) IS 'Writes where the scan of a device stands.';
+
+CREATE OR REPLACE FUNCTION _ml_note_scan(device uuid, outcome text, code text, words text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    IF outcome = 'unchanged' THEN
+        UPDATE ml_scan_state s SET scanned_at = clock_timestamp(), readings = 0, anomalies = 0, outcome = 'unchanged', retired_at = NULL
+        WHERE s.device_uuid = device;
+        RETURN;
+    END IF;
+    PERFORM _ml_well_formed(device IS NOT NULL AND outcome = 'failed' AND code ~ '^[0-9A-Z]{5}$' AND length(words) <= 100000, 'scan');
+    INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error)
+    VALUES (device, clock_timestamp(), 'failed', code, words)
+    ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = 'failed',
+        sqlstate = EXCLUDED.sqlstate, error = EXCLUDED.error, readings = 0, anomalies = 0, retired_at = NULL;
+END
+$$;
+COMMENT ON FUNCTION _ml_note_scan(uuid, text, text, text) IS 'Writes that a scan found nothing new (unchanged) or came to nothing (failed).';
+COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Keeps the metrics that come with the extension.';
+
+CREATE OR REPLACE FUNCTION _ml_put_retired(devices uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
+        AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
+    INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)
+    SELECT g.device, clock_timestamp(), 'unchanged', '-infinity' FROM unnest(devices) AS g (device)
+    WHERE EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = g.device AND m.is_current)
+    ON CONFLICT (device_uuid) DO UPDATE SET retired_at = '-infinity' WHERE s.retired_at IS DISTINCT FROM '-infinity';
+END
+$$;
+COMMENT ON FUNCTION _ml_put_retired(uuid[]) IS 'Retires devices that the history no longer holds.';
+
+CREATE OR REPLACE FUNCTION _ml_put_unretired(device uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_scan_state s SET retired_at = NULL WHERE s.device_uuid = device AND s.retired_at IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_unretired(uuid) IS 'Ends the retirement of a device.';
