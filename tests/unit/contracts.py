@@ -100,16 +100,17 @@ def column(shape: str, rng: Any, n: int) -> Any:
 
 
 @st.composite
-def junk(draw: Any, columns: int, lengths: Iterable[int]) -> tuple[Any, Any]:
+def junk(draw: Any, columns: int, lengths: Iterable[int], interval: float) -> tuple[Any, Any]:
     """Times (n,) and values (n, m), with holes, gaps and uneven steps."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 20)))
     n = draw(st.sampled_from(list(lengths)))
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=columns))
     values = np.stack([column(shape, rng, n) for shape in shapes], axis=1)
-    values[rng.random(values.shape) < draw(st.sampled_from([0.0, 0.1, 0.95]))] = np.nan
-    steps = rng.choice(draw(st.sampled_from([(60.0,), (55.0, 60.0, 65.0), (10.0, 7200.0)])), n)
+    values[rng.random(values.shape) < draw(st.sampled_from([0.0, 0.02, 0.1, 0.95]))] = np.nan
+    uneven = draw(st.sampled_from([(1.0,), (0.9, 1.0, 1.1), (0.2, 120.0)]))
+    steps = interval * rng.choice(uneven, n)
     if n and draw(st.booleans()):
-        steps[n // 2] = 3e7
+        steps[n // 5] = 3e7  # most of a year
     return 1.7e9 + np.cumsum(steps), values
 
 

@@ -273,7 +273,7 @@ def test_nothing_to_judge(detector, loaded):
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(trained=junk(3, (0, 1, 2, 3, 15, 60, 400)), later=st.sampled_from((1, 60, 400)))
+@given(trained=junk(3, (0, 1, 2, 3, 15, 60, 400, 800), 60.0), later=st.sampled_from((1, 60, 400)))
 def test_junk_has_finite_scores_or_is_too_little(one, trained, later):
     """As `pyml.telemetry.series` lets it through: within ±1e15, or missing."""
     times, values = trained

@@ -265,8 +265,8 @@ def test_a_training_goes_on_from_the_current_model(forecaster, loaded):
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(trained=junk(1, (0, 1, 30, 120, 300)))
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(trained=junk(1, (1, 400, 500, 800), INTERVAL))
 def test_junk_has_finite_forecasts_or_is_too_little(one, trained):
     """As `pyml.telemetry.series` lets it through: within ±1e15, or missing."""
     times, values = trained
