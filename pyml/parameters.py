@@ -54,13 +54,23 @@ def changed(parameters: T, settings: dict[str, str]) -> T:
     known = {name: value for name, value, _, _ in described(parameters)}
     found: dict[str, Any] = {}
     for name, text in settings.items():
+        if name not in known:
+            raise KeyError(name)
         try:
             value = ast.literal_eval(text)
-        except SyntaxError:
-            raise ValueError(f"{name}: {text!r} is no value") from None
-        if isinstance(known[name], float) and isinstance(value, int):
-            value = float(value)
-        if type(value) is not type(known[name]):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+            value = None
+        found[name] = _like(known[name], value)
+        if found[name] is None:
             raise ValueError(f"{name} takes a value like {known[name]!r}, not {text!r}")
-        found[name] = value
     return replace(parameters, **found)  # type: ignore[type-var]
+
+
+def _like(known: Any, value: Any) -> Any:
+    """The value as one of the type of a known one; None where it is none."""
+    if isinstance(known, tuple) and isinstance(value, tuple):
+        cells = tuple(_like(known[0], cell) for cell in value)
+        return None if not cells or None in cells else cells
+    if isinstance(known, float) and type(value) is int:
+        return float(value)
+    return value if type(value) is type(known) else None

@@ -28,7 +28,9 @@ class Parameters:
         1e-3, "first learning rate of the last pass over all windows; it falls to 0", "44 series"
     )
     patience: int = parameter(5, "epochs without progress after which it ends", "44 series")
-    warm_patience: int = parameter(4, "the same, where it goes on from a model", "44 series")
+    warm_patience: int = parameter(
+        4, "the same, where the training goes on from the current model", "44 series"
+    )
     least_progress: float = parameter(
         0.003,
         "share of the error that an epoch has to take away to count as progress",
@@ -46,7 +48,9 @@ class Parameters:
         "Polyak and Juditsky, 1992: the same accuracy in fewer epochs",
     )
     refit_epochs: int = parameter(5, "epochs of the last pass over all windows", "44 series")
-    warm_refit_epochs: int = parameter(3, "the same, where it goes on from a model", "44 series")
+    warm_refit_epochs: int = parameter(
+        3, "epochs of that pass, where the training goes on from the current model", "44 series"
+    )
     most_windows: int = parameter(
         12_000,
         "windows that are trained on at most; a week of minutes has 10,019",
