@@ -30,7 +30,6 @@ CREATE TABLE ml_anomaly (
     device_uuid uuid NOT NULL,
     "timestamp" timestamptz NOT NULL,
     tier        text NOT NULL,
-    foretold    boolean NOT NULL DEFAULT false,
     score       float8 NOT NULL,
     severity    text NOT NULL CHECK (severity IN ('warning', 'critical')),
     metrics     jsonb NOT NULL,
@@ -38,6 +37,7 @@ CREATE TABLE ml_anomaly (
     model_id    bigint NOT NULL,
     incident_at timestamptz NOT NULL,
     detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    foretold    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (device_uuid, "timestamp", tier)
 );
 COMMENT ON TABLE ml_anomaly IS 'The log of anomalies that ml_scan found, one row a device, time and tier.';
