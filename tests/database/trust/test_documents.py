@@ -155,12 +155,16 @@ def test_a_forecast_point_is_a_number(db, device, column, number):
         db.execute(update, [number])
 
 
-@pytest.mark.parametrize("path", [".".join("x" * 33), "x" * 1001, ""])
+@pytest.mark.parametrize(
+    ("path", "sqlstate"), [(".".join("x" * 33), "23514"), ("x" * 1001, "ML004"), ("", "ML004")]
+)
 @pytest.mark.parametrize("column", ["path", "divisor_path"])
-def test_a_path_of_a_metric_is_bounded(db, device, column, path):
+def test_a_path_of_a_metric_is_bounded(db, device, column, path, sqlstate):
     update = sql.SQL("UPDATE ml_metric SET {} = %s WHERE name = 'cpu_usage'")
-    with pytest.raises(psycopg.errors.CheckViolation):
+    with pytest.raises(psycopg.Error) as caught:
         db.execute(update.format(sql.Identifier(column)), [path])
+    assert caught.value.sqlstate == sqlstate
+    assert caught.value.diag.message_detail
     if path:
         with pytest.raises(psycopg.Error) as caught:
             db.execute("SELECT ml_train_lstm(%s, %s)", [device, path])
@@ -171,11 +175,16 @@ def test_plans_of_many_shapes_of_model_take_a_bounded_space(db, dsn, device):
     model = onnx.ModelProto.FromString(newest("lstm").read_bytes())
     entry = model.metadata_props[0]
     meta = json.loads(entry.value)
+    every = [f"p{i}.{'x.' * 29}t" for i in range(200)]
+    db.execute(
+        "INSERT INTO ml_metric (name, path, divisor_path, enabled)"
+        " SELECT 'of_' || i, 'a.' || i, (%s::text[])[i], false FROM generate_series(1, 200) AS i",
+        [every],
+    )
     with psycopg.connect(dsn, autocommit=True) as session:
         pid, held = session.info.backend_pid, []
         for shape in range(12):
-            totals = [f"p{i}.{'x.' * 29}t" for i in range(200 - shape)]
-            entry.value = json.dumps(meta | {"totals": totals})
+            entry.value = json.dumps(meta | {"totals": every[: 200 - shape]})
             db.execute("DELETE FROM ml_model")
             put_model(db, device, newest("lstm"), model.SerializeToString())
             # Totals are read where a value is 0.
