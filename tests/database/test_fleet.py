@@ -137,7 +137,7 @@ def test_want_of_memory_is_recorded_as_the_server_would(dsn, one, add_device, mo
     def starve(*args, **kwargs):
         raise MemoryError("Unable to allocate 2.00 GiB")
 
-    monkeypatch.setattr(job.training, "train_forest", starve)
+    monkeypatch.setattr(job.training, "train_detector", starve)
     model = (add_device(readings=300), "forest", "")
     assert job.retrain_one(dsn, None, *model) == (model, "failed", "")
     job.connection(dsn).close()

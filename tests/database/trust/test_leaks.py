@@ -5,9 +5,9 @@ A scan reads the history with its caller's rights and writes what it finds where
 
 import json
 
+import onnx
 import psycopg
 import pytest
-from pyml.messages import onnx
 
 from .conftest import newest, put_model
 
