@@ -178,14 +178,14 @@ def smd(data: Path = DATA) -> list[Path]:
 
 
 def nab(data: Path = DATA) -> list[Path]:
-    """The NAB series in a data folder.
+    """The NAB hosts' CPU in a data folder; other series there report by the half hour or hour.
 
     Raises
     ------
     BadRecording
         There are none.
     """
-    return _files(data, "nab/*.csv")
+    return _files(data, "nab/*_cpu_utilization_*.csv")
 
 
 def _files(data: Path, pattern: str) -> list[Path]:

@@ -191,3 +191,11 @@ def test_the_command_line_explains_a_mistake(monkeypatch, capsys, arguments, mes
         main()
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_hosts_of_nab_are_those_with_a_cpu(tmp_path):
+    (tmp_path / "nab").mkdir()
+    for name in ("nyc_taxi", "rds_cpu_utilization_cc0c53", "ec2_cpu_utilization_24ae8d"):
+        (tmp_path / "nab" / f"{name}.csv").write_text("timestamp,value\n")
+    found = [path.stem for path in nab(tmp_path)]
+    assert found == ["ec2_cpu_utilization_24ae8d", "rds_cpu_utilization_cc0c53"]
