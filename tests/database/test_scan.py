@@ -344,3 +344,40 @@ def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast
             ' WHERE p."timestamp" > s.last_reading'
         )
         assert ahead in (11, 12)
+
+
+# Counts the statements of this session that read states of the history.
+COUNT_READS = """
+CREATE FUNCTION pg_temp.count_reads() RETURNS void LANGUAGE plpython3u AS $$
+    from pyml.server import backend
+    GD['reads'], send = [], backend.execute
+    def counted(query, *args):
+        if 'reported_state' in query.text:
+            GD['reads'].append(query.text)
+        return send(query, *args)
+    backend.execute = counted
+$$;
+CREATE FUNCTION pg_temp.reads() RETURNS int LANGUAGE plpython3u AS $$
+    found, GD['reads'][:] = len(GD['reads']), []
+    return found
+$$
+"""
+
+
+@pytest.mark.slow
+def test_a_scan_reads_a_devices_rows_once(db, one, trained):
+    """For its forest, for each of its forecasts, and for their drift."""
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    for field in ("system.cpuUsage", "temperature"):
+        db.execute("SELECT ml_train_lstm(%s, %s)", [trained, field])
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 30)])
+    db.execute(COUNT_READS)
+    db.execute("SELECT pg_temp.count_reads()")
+    db.execute("CALL ml_scan()")
+    assert state(db, trained)[0] == "scanned"
+    assert one("SELECT count(DISTINCT field) FROM ml_forecast_point") == 2
+    assert one("SELECT pg_temp.reads()") == 1
+    db.execute("CALL ml_scan()")  # nothing new: no state is read
+    assert one("SELECT pg_temp.reads()") == 0
+    assert one("SELECT ml_detect(%s) IS NOT NULL", trained)
+    assert one("SELECT pg_temp.reads()") == 1
