@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto
-from pyml.wire import Graph, Node
 
-from pyml import wire
 from pyml.errors import UnreadableModel
+from pyml.models import wire
+from pyml.models.wire import Graph, Node
 
 
 @settings(max_examples=200, deadline=None)
