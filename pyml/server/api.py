@@ -313,7 +313,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "interval_from": ahead.replayed,
             "last_reading": iso(ahead.last_time),
             "last_reading_age_seconds": round(current.now - ahead.last_time, 1),
-            **current.shown_figures(),
+            **backend.shown(current.shown_figures()),
         },
     }
 

@@ -18,6 +18,9 @@ from pyml.errors import BrokenEnvironment, NotEnoughData, PymlError, UnknownFiel
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
+# The least number that a float64 tells from 0.
+TINY = 5e-324
+
 Execute = Callable[..., Any]
 """Runs a `queries.Query` with its parameters; gives its rows, whose columns go by name."""
 
@@ -55,9 +58,14 @@ def _numbers(lines: str) -> Floats:
     """The numbers among JSON values, a line each; NaN for the others."""
     cells = lines.replace("null", "nan").split("\n")
     try:
-        return np.fromiter(map(float, cells), np.float64, len(cells))
+        found = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:  # a string, a boolean, an array or an object
-        return np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
+        found = np.array([float(cell) if cell[0] in "-0123456789" else np.nan for cell in cells])
+    # Of a number next to nothing only zeros have come; but a 0 would say that nothing was measured.
+    for place in np.flatnonzero(found == 0):
+        if len(cells[place]) == queries.MOST_DIGITS:
+            found[place] = -TINY if cells[place][0] == "-" else TINY
+    return found
 
 
 def within(moment: float) -> float:

@@ -160,6 +160,7 @@ CREATE TABLE ml_lock (
 COMMENT ON TABLE ml_lock IS 'What scans and trainings take, one at a time: whoever is at a task holds its row locked until the transaction ends. Only functions that a role may call with ml_grant(role, ''train'') lock a row.';
 COMMENT ON COLUMN ml_lock.task IS 'scan: of a device; retrain: of a device, kind and field; model: who moves the is_current mark; scan slot, retrain slot: a scheduled worker; retain: who deletes what is too old; retire: who looks for devices that have left the history.';
 COMMENT ON COLUMN ml_lock.what IS 'Which device, model or worker.';
+COMMENT ON COLUMN ml_lock.device_uuid IS 'The device; NULL where it is a worker''s place or the fleet''s.';
 
 CREATE INDEX ml_lock_device ON ml_lock (device_uuid);
 
