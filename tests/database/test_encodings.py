@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-import install
+from installer.extension import extension_files
 
 FIELD = "\u5ba4\u6e29"  # room temperature
 PUT = """
@@ -36,7 +36,7 @@ def dsn(encoded, db):
 
 def test_the_script_is_of_ascii_alone(tmp_path):
     """Whatever else it had, an encoding without it would refuse."""
-    for name, text in install.extension_files(tmp_path).items():
+    for name, text in extension_files(tmp_path).items():
         strange = [line for line in text.splitlines() if not line.isascii()]
         assert strange == [], name
 

@@ -26,10 +26,11 @@ def test_leaking(dsn):
 # A server, and a process of its own session: neither ends with who has started it.
 STARTING = """
 import subprocess, time
-import install
+from installer.cluster import Cluster, home
+from installer.postgres import find_postgres
 
 def test_starting():
-    cluster = install.Cluster(install.home(), "left-1", install.find_postgres())
+    cluster = Cluster(home(), "left-1", find_postgres())
     cluster.start()
     sleeper = subprocess.Popen(["sleep", "300"], start_new_session=True)
     with open({!r}, "w") as handle:

@@ -5,7 +5,7 @@ import subprocess
 import psycopg
 import pytest
 
-import install
+from installer.postgres import find_postgres
 
 LEVELS = ("read", "train")
 VIEWS = (
@@ -134,7 +134,7 @@ def test_only_the_owner_of_the_tables_may_call_it(connect, tenants):
 
 def test_after_a_restore_the_doctor_says_to_apply_it_again(db, dsn, connect, roles, tenants):
     db.execute("SELECT ml_row_security(%s)", [CONDITION])
-    programs, copy = install.find_postgres().bindir, f"{db.info.dbname}_copy"
+    programs, copy = find_postgres().bindir, f"{db.info.dbname}_copy"
     where = ("-h", db.info.host, "-p", str(db.info.port), "-U", db.info.user)
     dump = subprocess.run(
         [programs / "pg_dump", "-Fc", *where, db.info.dbname],
