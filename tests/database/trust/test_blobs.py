@@ -41,8 +41,10 @@ def memory(pid: int, name: str = "VmHWM") -> int:
 class Reader:
     """A session that loads what is put before it, and is watched."""
 
-    def __init__(self, session: psycopg.Connection, device: str, kind: str) -> None:
-        self.session, self.device, self.kind = session, device, kind
+    def __init__(
+        self, owner: psycopg.Connection, session: psycopg.Connection, device: str, kind: str
+    ) -> None:
+        self.owner, self.session, self.device, self.kind = owner, session, device, kind
         self.pid = session.info.backend_pid
         self.outcomes: Counter[str] = Counter()
         self.longest = 0.0
@@ -51,8 +53,8 @@ class Reader:
 
     def load(self, blob: bytes) -> str:
         """Make a blob the model in force and call both doors: what came of it."""
-        self.session.execute("DELETE FROM ml_model")
-        put_model(self.session, self.device, newest(self.kind), blob)
+        self.owner.execute("DELETE FROM ml_model")
+        put_model(self.owner, self.device, newest(self.kind), blob)
         before = cpu_seconds(self.pid)
         outcome = self.ask()
         self.longest = max(self.longest, cpu_seconds(self.pid) - before)
@@ -80,11 +82,11 @@ class Reader:
 
 
 @pytest.fixture(params=["forest", "lstm"])
-def reader(request, connect, add_device):
+def reader(request, db, connect, add_device):
     """A session of a role that may train, for models of one kind."""
     device = add_device(readings=600)
     with connect("train") as session:
-        reader = Reader(session, device, request.param)
+        reader = Reader(db, session, device, request.param)
         yield reader
         assert reader.longest < 1
         assert memory(reader.pid) < reader.memory + GROWTH
