@@ -127,7 +127,12 @@ def store_model(
         )
     owner = training.owner_of(kind)
     if owner is None:
-        raise unreadable(f"there is no kind {kind}")
+        known = sorted(each.kind for each in (*DETECTORS, *FORECASTERS))
+        raise BadArgument(
+            f"there is no kind {kind}",
+            detail=f"Known are {', '.join(known)}.",
+            hint=f"Pass kind => {queries.literal(known[0])}.",
+        )
     model = store.naming(store.training_call(owner, device, field), None, blob.load, owner, data)
     said = "" if kind in DETECTORS else model.knows.metric.name
     if field != said:

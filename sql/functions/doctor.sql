@@ -198,7 +198,7 @@ BEGIN
     BEGIN
         IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
             EXECUTE $query$
-                SELECT string_agg(format('%s (%s)', j.command, j.schedule), ', ' ORDER BY j.jobid) AS told,
+                SELECT string_agg(format('%s, %s', coalesce(j.jobname, j.command), j.schedule), '; ' ORDER BY j.jobid) AS told,
                        bool_or(j.command LIKE '%ml\_scan(%') AND bool_or(j.command LIKE '%ml\_retrain(%') AS whole
                 FROM cron.job j WHERE j.active AND j.database = current_database()
                   AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%')$query$ INTO jobs;

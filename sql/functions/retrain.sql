@@ -108,6 +108,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    @PYML_AT_HOME@
     NEW.asked := coalesce(NEW.asked, _ml_asked()); -- a restored dump brings its own
     RETURN NEW;
 END

@@ -138,7 +138,7 @@ def test_the_doctor_sees_the_schedule_and_a_job_that_fails(home, db):
         home.execute(fix)
         ok, detail, fix = home.execute(ask).fetchone()
         assert (ok, fix) == (True, None)
-        assert "CALL pyml_seen.ml_scan(slot => 1) (*/5 * * * *)" in detail
+        assert f"pyml scan 1 ({home.info.dbname}), */5 * * * *" in detail
         home.execute(ended, ["failed", "ERROR: no such schema"])
         ok, detail, fix = home.execute(ask).fetchone()
         assert (ok, detail) == (False, "the last run of a job failed: ERROR: no such schema")

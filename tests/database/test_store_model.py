@@ -52,7 +52,7 @@ def test_what_no_training_writes_is_refused(db, one, refused, trained):
     for bad in (b"", b"no model", blob[:-100], blob.replace(b"TreeEnsemble", b"TreeEnsembles")):
         refuse("ML005", blob=bad)
     refuse("ML005", kind="lstm", field="cpu_usage")
-    refuse("ML005", kind="tree")
+    refuse("ML004", kind="tree")
     refuse("ML004", field="cpu_usage")
     refuse("ML004", field=None)
     refuse("ML004", blob=None)

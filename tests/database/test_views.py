@@ -54,8 +54,8 @@ def test_breaches_tell_when(db):
 def test_both_tiers_share_a_row(db, one, device):
     db.execute(
         'INSERT INTO ml_anomaly (device_uuid, "timestamp", tier, score, severity, metrics, reasons,'
-        " model_id, incident_at) SELECT %s, '2026-01-01', v.tier, v.score, v.severity,"
-        " v.metrics::jsonb, v.reasons::jsonb, 1, '2026-01-01' FROM (VALUES"
+        " model_id, incident_at, foretold) SELECT %s, '2026-01-01', v.tier, v.score, v.severity,"
+        " v.metrics::jsonb, v.reasons::jsonb, 1, '2026-01-01', v.tier = 'lstm' FROM (VALUES"
         " ('forest', -0.6, 'warning', '{\"a\": 1}', '[{\"metric\": \"a\"}]'),"
         " ('lstm', -3.0, 'critical', '{\"b\": 2}', '[{\"metric\": \"b\"}]'))"
         " AS v (tier, score, severity, metrics, reasons)",

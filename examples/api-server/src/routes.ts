@@ -157,9 +157,18 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     },
     async (request) => {
       const { uuid } = request.params;
-      const statement = statements.device(await names(request), uuid, request.query.field, request.query.hours);
-      const found = await read<documents.DevicePage>(request, statement);
-      return found ?? missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
+      const { field, hours } = request.query;
+      const statement = statements.device(await names(request), uuid, field, hours);
+      type Page = documents.DevicePage;
+      const found = await read<Omit<Page, "history"> | undefined>(request, statement);
+      if (!found) return missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
+      const readings = read<Page["history"]>(request, statements.history(uuid, field, hours));
+      const history = await readings.catch((error: { code?: string }) => {
+        // No reading, or no number in that field: an empty chart beside all that is known.
+        if (error.code === "ML001" || error.code === "ML003") return [];
+        throw error;
+      });
+      return { ...found, history };
     },
   );
 

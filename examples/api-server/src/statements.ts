@@ -117,7 +117,16 @@ export function fleetAlerts(names: boolean): Statement {
   };
 }
 
-/** Everything that the page of one device shows; null for a device that pyml knows nothing of. */
+/** The readings of a field. */
+export function history(uuid: string, field: string, hours: number): Statement {
+  return {
+    text: `SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', z."timestamp", 'value', z.value) ORDER BY z."timestamp"), '[]') AS document
+    FROM ml_zscore($1, $2, hours => $3) AS z`,
+    values: [uuid, field, hours],
+  };
+}
+
+/** What the page of one device shows beside the readings; null for a device that pyml knows nothing of. */
 export function device(names: boolean, uuid: string, field: string, hours: number): Statement {
   return {
     // The same numbers may be asked for by a metric's name and by its path.
@@ -134,8 +143,6 @@ export function device(names: boolean, uuid: string, field: string, hours: numbe
                  WHERE CASE WHEN s.drift IS NULL THEN m.enabled ELSE s.drift ? m.name END),
       'is_percent', EXISTS (SELECT FROM ml_metric m JOIN alias a ON a.field = m.name
                             WHERE m.lower_bound = 0 AND m.upper_bound = 100),
-      'history', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', z."timestamp", 'value', z.value) ORDER BY z."timestamp"), '[]')
-                  FROM ml_zscore($1, $2, hours => $3) AS z),
       'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
                       'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
                       'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),

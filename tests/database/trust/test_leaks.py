@@ -48,6 +48,7 @@ def forest_of(**other):
     def change(meta):
         every_reading(meta)
         meta["metrics"][0].update(other)
+        meta["names"][0] = meta["metrics"][0]["name"]
 
     return change
 
@@ -222,7 +223,7 @@ def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device):
 
 MODEL = "_ml_put_model(%(d)s, '{}', '{}', {}, 0, 9, 0, '{{}}', {}, '{{}}', {}, {})"
 WRONG = {
-    "a model's kind": MODEL.format("other", "", 0, "'{}'", 1, "'x'"),
+    "a model's kind": MODEL.format("Other kind", "", 0, "'{}'", 1, "'x'"),
     "a model's field": MODEL.format("forest", "x", 0, "'{}'", 1, "'x'"),
     "a model's time": MODEL.format("forest", "", "'infinity'", "'{}'", 1, "'x'"),
     "a model's figures": MODEL.format("forest", "", 0, "'[]'", 1, "'x'"),

@@ -19,7 +19,8 @@ CREATE TABLE seen (what text); CREATE FUNCTION {HOME}.spy() RETURNS boolean LANG
 """
 ROUTINES = """
 SELECT p.proname, p.prokind::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
-       CASE WHEN p.prokind = 'f' AND NOT p.proretset AND p.prorettype <> 'void'::regtype
+       CASE WHEN p.prokind = 'f' AND p.proargmodes IS NULL
+            AND NOT p.proretset AND p.prorettype <> 'void'::regtype
             THEN 'RETURN NULL;' ELSE '' END
 FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid WHERE d.classid = 'pg_proc'::regclass
   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pyml') AND d.deptype = 'e'

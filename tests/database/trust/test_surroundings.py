@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -133,7 +134,9 @@ def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, door):
     """Not as a traceback, nor as a model that cannot be read."""
     device = add_modelled()
     db.execute(LIMIT)
-    with psycopg.connect(dsn, autocommit=True) as session:
+    # Closed without a COMMIT: where PL/Python has not even the room to copy the error, it leaves
+    # its subtransaction open, and PostgreSQL ends the session with whatever is asked next.
+    with closing(psycopg.connect(dsn, autocommit=True)) as session:
         session.execute("SELECT count(*) FROM ml_doctor()")
         session.execute("SELECT limit_memory(0)")
         # So often that what was set aside before is used up.
