@@ -11,7 +11,7 @@ import numpy as np
 
 from pyml import __version__, queries, training
 from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
-from pyml.errors import BadArgument, ModelNotFound, PymlError, unreadable
+from pyml.errors import BadArgument, ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
