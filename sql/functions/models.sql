@@ -26,7 +26,7 @@ END
 $$;
 COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. parameters.given holds the arguments that were given to the training, by which ml_retrain trains again; the others follow the settings. None: ML002.';
 
-CREATE OR REPLACE FUNCTION ml_rollback(model_id bigint) RETURNS jsonb
+CREATE OR REPLACE FUNCTION _ml_rollback(seen bigint, model_id bigint) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -35,26 +35,38 @@ DECLARE
     before bigint;
 BEGIN
     @PYML_AT_HOME@
-    SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = ml_rollback.model_id;
+    SELECT m.device_uuid, m.kind, m.field INTO wanted FROM ml_model m WHERE m.model_id = seen;
     IF FOUND THEN
         PERFORM _ml_lock_model(wanted.device_uuid, wanted.kind, wanted.field);
         UPDATE ml_model m SET is_current = false
         WHERE m.device_uuid = wanted.device_uuid AND m.kind = wanted.kind AND m.field = wanted.field AND m.is_current
         RETURNING m.model_id INTO before;
-        UPDATE ml_model m SET is_current = true WHERE m.model_id = ml_rollback.model_id;
+        UPDATE ml_model m SET is_current = true WHERE m.model_id = seen;
     END IF;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', model_id),
             DETAIL = 'Either there never was one, or it was pruned.',
             HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
     END IF;
-    RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, ml_rollback.model_id),
+    RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, _ml_rollback.model_id),
         'device_uuid', wanted.device_uuid, 'kind', wanted.kind, 'field', nullif(wanted.field, ''));
+END
+$$;
+COMMENT ON FUNCTION _ml_rollback(bigint, bigint) IS 'What ml_rollback does once its caller has seen the model.';
+
+CREATE OR REPLACE FUNCTION ml_rollback(model_id bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    -- Of a model that row-level security hides from the caller, as of one that is not there.
+    RETURN _ml_rollback((SELECT m.model_id FROM ml_model m WHERE m.model_id = ml_rollback.model_id), model_id);
 END
 $$;
 COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force. Gives it and the one that it replaced. Unknown model: ML002.';
 
-CREATE OR REPLACE FUNCTION ml_forget(device uuid) RETURNS jsonb
+CREATE OR REPLACE FUNCTION _ml_forget(device uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -65,10 +77,6 @@ DECLARE
     points bigint;
 BEGIN
     @PYML_AT_HOME@
-    IF device IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
-            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
-    END IF;
     -- Those who write rows of this device take turns before any row is locked.
     PERFORM _ml_lock('scan', device::text);
     PERFORM _ml_lock_model(device, m.kind, m.field)
@@ -91,6 +99,26 @@ BEGIN
     VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'forecast_points', points);
+END
+$$;
+COMMENT ON FUNCTION _ml_forget(uuid) IS 'What ml_forget does once its caller has seen the device.';
+
+CREATE OR REPLACE FUNCTION ml_forget(device uuid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+    END IF;
+    -- A device that row-level security hides from the caller is one that has nothing.
+    IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)
+       AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device) THEN
+        RETURN jsonb_build_object('device_uuid', device, 'models', 0, 'runs', 0, 'anomalies', 0, 'forecast_points', 0);
+    END IF;
+    RETURN _ml_forget(device);
 END
 $$;
 COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';

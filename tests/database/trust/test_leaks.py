@@ -224,7 +224,7 @@ def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device):
 MODEL = "_ml_put_model(%(d)s, '{}', '{}', {}, 0, 9, 0, '{{}}', {}, '{{}}', {}, {})"
 WRONG = {
     "a model's kind": MODEL.format("Other kind", "", 0, "'{}'", 1, "'x'"),
-    "a model's field": MODEL.format("forest", "x", 0, "'{}'", 1, "'x'"),
+    "a model's field": MODEL.format("forest", "x" * 1001, 0, "'{}'", 1, "'x'"),
     "a model's time": MODEL.format("forest", "", "'infinity'", "'{}'", 1, "'x'"),
     "a model's figures": MODEL.format("forest", "", 0, "'[]'", 1, "'x'"),
     "much beside a model": MODEL.format(
@@ -238,12 +238,12 @@ WRONG = {
     "a run that trained": "_ml_put_run(%(d)s, 'forest', '', 1, 'trained', 1, '{}', NULL, NULL)",
     "a run's seconds": "_ml_put_run(%(d)s, 'forest', '', -1, 'kept', 1, '{}', NULL, NULL)",
     "a run's code": "_ml_put_run(%(d)s, 'forest', '', 1, 'failed', NULL, NULL, 'no', 'x')",
-    "no anomaly": "_ml_put_anomalies(%(d)s, 'forest', '{}', '{}', '{}', '{}', '{}', '{}')",
-    "an anomaly's score": "_ml_put_anomalies(%(d)s, 'forest', '{1}', '{NaN}', '{critical}',"
+    "no anomaly": "_ml_put_anomalies(%(d)s, 'forest', false, '{}', '{}', '{}', '{}', '{}', '{}')",
+    "an anomaly's score": "_ml_put_anomalies(%(d)s, 'forest', false, '{1}', '{NaN}', '{critical}',"
     " '{\"{}\"}', '{[]}', '{1}')",
-    "an anomaly's reasons": "_ml_put_anomalies(%(d)s, 'forest', '{1}', '{1}', '{critical}',"
+    "an anomaly's reasons": "_ml_put_anomalies(%(d)s, 'forest', false, '{1}', '{1}', '{critical}',"
     " '{\"{}\"}', '{1}', '{1}')",
-    "an anomaly too few": "_ml_put_anomalies(%(d)s, 'forest', '{1,2}', '{1}', '{critical}',"
+    "an anomaly too few": "_ml_put_anomalies(%(d)s, 'forest', false, '{1,2}', '{1}', '{critical}',"
     " '{\"{}\"}', '{[]}', '{1}')",
     "a forecast that is none": "_ml_put_forecast(%(d)s, 'a', 0.9, 1, 1, 0, '{1}', '{NaN}', '{1}',"
     " '{1}')",
