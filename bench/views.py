@@ -29,9 +29,9 @@ SELECT s.device_uuid, t, 'forest', -0.7, 'warning', '{"cpu_usage": 99}',
 FROM ml_scan_state s, generate_series(1, 100) AS i,
      LATERAL (SELECT now() - i * interval '13 hours'
               - abs(hashtext(s.device_uuid::text)) % 46800 * interval '1 second') AS x (t);
-INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, predicted, lower, upper, level,
-    breach, model_id, made_at)
-SELECT s.device_uuid, now() + i * interval '1 minute', 'cpu_usage', 50 + i, 40, 90, 0.9,
+INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, kind, predicted, lower, upper,
+    level, breach, model_id, made_at)
+SELECT s.device_uuid, now() + i * interval '1 minute', 'cpu_usage', 'lstm', 50 + i, 40, 90, 0.9,
     CASE WHEN i > 3 AND s.device_uuid < '01000000-0000-0000-0000-000000000000' THEN 53 END, 1, now()
 FROM ml_scan_state s, generate_series(-30, 12) AS i WHERE i <> 0;
 INSERT INTO ml_run (device_uuid, kind, started_at, seconds, outcome)

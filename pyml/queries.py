@@ -190,15 +190,15 @@ JOIN_INCIDENTS = Query("SELECT _ml_join_incidents($1, $2, $3)", ("uuid", "float8
 
 POINTS = Query(
     "SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.model_id"
-    " FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.field = $2"
-    " AND p.timestamp > to_timestamp($3) AND p.timestamp <= to_timestamp($4) ORDER BY p.timestamp",
-    ("uuid", "text", "float8", "float8"),
+    " FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.kind = $2 AND p.field = $3"
+    " AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY p.timestamp",
+    ("uuid", "text", "text", "float8", "float8"),
 )
 
 PUT_FORECAST = Query(
-    "SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    "SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     (
-        *("uuid", "text", "float8", "float8", "bigint", "float8"),
+        *("uuid", "text", "text", "float8", "float8", "bigint", "float8"),
         *("float8[]", "float8[]", "float8[]", "float8[]"),
     ),
 )

@@ -85,7 +85,7 @@ COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm or both.';
 
 CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
-       p.upper AS confidence_upper, p.level, p.model_id, p.made_at
+       p.upper AS confidence_upper, p.level, p.model_id, p.made_at, p.kind
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
 WHERE s.retired_at IS NULL;
@@ -99,6 +99,7 @@ COMMENT ON COLUMN ml_forecasts.confidence_upper IS 'Upper end of the interval.';
 COMMENT ON COLUMN ml_forecasts.level IS 'Share of the values that the interval shall cover.';
 COMMENT ON COLUMN ml_forecasts.model_id IS 'The model that made the forecast.';
 COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
+COMMENT ON COLUMN ml_forecasts.kind IS 'The forecaster that made it.';
 
 CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,

@@ -189,7 +189,8 @@ class Scan:
     ) -> dict[str, dict[str, float]]:
         settings, knows = self.history.settings, current.knows
         level = float(settings["forecast_level"])
-        points = backend.execute(queries.POINTS, self.device, name, self.since, self.until)
+        said = (self.device, forecaster.kind, name)
+        points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
         back = (MAX_GAP + 1) * knows.interval
         readings, values = series_of(
@@ -207,7 +208,7 @@ class Scan:
         columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
         backend.execute(
             queries.PUT_FORECAST,
-            *(self.device, name, level, limit, current.model_id, ahead.last_time),
+            *(*said, level, limit, current.model_id, ahead.last_time),
             *(column.tolist() for column in columns),
         )
         new = readings.times > self.since

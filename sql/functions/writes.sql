@@ -165,27 +165,27 @@ END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
-CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, field text, level float8, breach float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, breach float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
+    PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) BETWEEN 1 AND 1000 AND level > 0 AND level < 1 AND model_id > 0
         AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
         AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
     FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
     -- Beyond the last reading only the newest forecast counts; what lies before it stands.
-    DELETE FROM ml_forecast_point p WHERE p.device_uuid = device AND p.field = _ml_put_forecast.field
+    DELETE FROM ml_forecast_point p WHERE p.device_uuid = device AND p.kind = _ml_put_forecast.kind AND p.field = _ml_put_forecast.field
       AND (p."timestamp" > to_timestamp(last_reading)
            OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));
-    INSERT INTO ml_forecast_point (device_uuid, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
-    SELECT device, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
+    INSERT INTO ml_forecast_point (device_uuid, kind, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
+    SELECT device, _ml_put_forecast.kind, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
         CASE WHEN f.predicted >= _ml_put_forecast.breach THEN _ml_put_forecast.breach END, _ml_put_forecast.model_id, now()
     FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
 END
 $$;
-COMMENT ON FUNCTION _ml_put_forecast(uuid, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what was forecast of a field after its device''s last reading; breach is the field''s limit.';
+COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading; breach is the field''s limit.';
 
 CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

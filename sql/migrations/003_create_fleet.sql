@@ -60,6 +60,7 @@ CREATE TABLE ml_forecast_point (
     device_uuid uuid NOT NULL,
     "timestamp" timestamptz NOT NULL,
     field       text NOT NULL,
+    kind        text NOT NULL,
     predicted   float8 NOT NULL,
     lower       float8 NOT NULL,
     upper       float8 NOT NULL,
@@ -67,7 +68,7 @@ CREATE TABLE ml_forecast_point (
     breach      float8,
     model_id    bigint NOT NULL,
     made_at     timestamptz NOT NULL,
-    PRIMARY KEY (device_uuid, "timestamp", field),
+    PRIMARY KEY (device_uuid, "timestamp", field, kind),
     -- Also of NaN, which is more than any number.
     CHECK (abs(predicted) < 'Infinity' AND abs(lower) < 'Infinity' AND abs(upper) < 'Infinity')
 );
@@ -75,6 +76,7 @@ COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan re
 COMMENT ON COLUMN ml_forecast_point.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_forecast_point."timestamp" IS 'The time that is forecast.';
 COMMENT ON COLUMN ml_forecast_point.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_forecast_point.kind IS 'The forecaster that made the forecast, as in ml_model.kind.';
 COMMENT ON COLUMN ml_forecast_point.predicted IS 'The forecast value.';
 COMMENT ON COLUMN ml_forecast_point.lower IS 'Lower end of the interval.';
 COMMENT ON COLUMN ml_forecast_point.upper IS 'Upper end of the interval.';

@@ -246,3 +246,24 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
     assert one("SELECT outcome FROM ml_scan_state") == "scanned"
     assert one("SELECT ml_forget(%s)", device)["models"] == 6
     assert one("SELECT count(*) FROM ml_forecast_point") == 0
+
+
+def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
+    """Neither's points take the other's place, and each is judged by its own."""
+    db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])
+    db.execute(SET, ["1", "epochs"])
+    register("yesterday.py")
+    db.execute("CALL ml_retrain()")
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 8)])
+    models = "SELECT model_id FROM ml_model WHERE kind = %s"
+    points = "SELECT count(*) FROM ml_forecast_point WHERE model_id = %s"
+    own = {kind: one(models, kind) for kind in ("lstm", "yesterday")}
+    assert {kind: one(points, model) for kind, model in own.items()} == {
+        "lstm": 12,
+        "yesterday": 12,
+    }
+    db.execute(BEND, ["99", device, 5])
+    db.execute("CALL ml_scan()")
+    for kind, model in own.items():
+        logged = "SELECT array_agg(DISTINCT model_id) FROM ml_anomaly WHERE tier = %s"
+        assert one(logged, kind) == [model]

@@ -29,9 +29,9 @@ def pair(db, add_device):
 def test_a_deleted_device_leaves_the_views_with_the_next_scan(db, one, pair):
     stays, goes = pair
     db.execute(
-        'INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, predicted, lower, upper,'
-        " level, breach, model_id, made_at) SELECT device_uuid, now() + interval '1 minute',"
-        " 'cpu_usage', 60, 50, 70, 0.9, 55, 1, now() FROM ml_scan_state"
+        'INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, kind, predicted, lower,'
+        " upper, level, breach, model_id, made_at) SELECT device_uuid, now() + interval '1 minute',"
+        " 'cpu_usage', 'lstm', 60, 50, 70, 0.9, 55, 1, now() FROM ml_scan_state"
     )
     db.execute("DELETE FROM devices WHERE uuid = %s", [goes])
     db.execute("CALL ml_scan()")

@@ -39,9 +39,9 @@ def test_breaches_tell_when(db):
         " SELECT md5(i::text)::uuid, now(), 'scanned', now() FROM generate_series(1, 2) AS i"
     )
     db.execute(
-        'INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, predicted, lower, upper,'
-        " level, breach, model_id, made_at) SELECT md5(d::text)::uuid,"
-        " now() + i * interval '1 minute', 'cpu_usage', 50 + i, 40, 90, 0.9,"
+        'INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, kind, predicted, lower,'
+        " upper, level, breach, model_id, made_at) SELECT md5(d::text)::uuid,"
+        " now() + i * interval '1 minute', 'cpu_usage', 'lstm', 50 + i, 40, 90, 0.9,"
         " CASE WHEN d = 1 AND i NOT BETWEEN -2 AND 3 THEN 53 END, 1, now()"
         " FROM generate_series(1, 2) AS d, generate_series(-9, 12) AS i"
     )

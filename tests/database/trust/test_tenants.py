@@ -25,8 +25,8 @@ INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, 
     FROM ml_model ON CONFLICT DO NOTHING;
 INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading) SELECT DISTINCT
     device_uuid, now(), 'scanned', now() - interval '1 hour' FROM ml_model;
-INSERT INTO ml_forecast_point (device_uuid, timestamp, field, predicted, lower, upper, level,
-    breach, model_id, made_at) SELECT device_uuid, now(), 'x', 1, 0, 2, 0.9, 1, 1, now()
+INSERT INTO ml_forecast_point (device_uuid, timestamp, field, kind, predicted, lower, upper, level,
+    breach, model_id, made_at) SELECT device_uuid, now(), 'x', 'lstm', 1, 0, 2, 0.9, 1, 1, now()
     FROM ml_model ON CONFLICT DO NOTHING;
 INSERT INTO ml_lock (task, what) SELECT DISTINCT 'scan', device_uuid::text FROM ml_model;
 INSERT INTO ml_device_forecast SELECT DISTINCT device_uuid, '{x}'::text[] FROM ml_model;
