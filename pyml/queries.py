@@ -1,9 +1,11 @@
 """The SQL that the module sends, named.
 
-Tables of the extension need no schema here: each function pins `search_path` to it.
+What is always the same stands in ``queries.sql``; here is what varies with the history's table,
+its columns and the paths that are read.
 """
 
 import itertools
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,186 +27,31 @@ class Query:
     types: tuple[str, ...] = ()
 
 
-# Every call needs the settings, the metrics that a model may read, the history table's name, those
-# of its columns that it lacks or that are of a wrong type, and its time's type: one row.
-_CONTEXT = (
-    " (SELECT s.settings::text, (SELECT json_agg(json_build_array("
-    "    name, path, divisor_path, scale, kind))::text FROM ml_metric) AS metrics,"
-    "  parse_ident(s.settings ->> 'history_table') AS history, t.*"
-    "  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s"
-    "  CROSS JOIN LATERAL ("
-    "   SELECT"
-    '    array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,'
-    "    string_agg(w.fault, ', ' ORDER BY w.name COLLATE \"C\") AS fault,"
-    "    min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type"
-    "   FROM _ml_history_columns() AS w) AS t) AS c"
-)
+def _read(text: str) -> dict[str, Query]:
+    """The statements of ``queries.sql``, by name."""
+    parts: dict[str, str] = {}
+    found: dict[str, Query] = {}
+    head = r"^-- (part|query): (\w+)(?:\((.*)\))?\n"
+    _, *pieces = re.split(head, text, flags=re.MULTILINE)
+    for what, name, types, body in zip(*(iter(pieces),) * 4, strict=True):
+        lines = [line for line in body.splitlines() if line and not line.startswith("--")]
+        statement = re.sub(r"@(\w+)@", lambda part: parts[part[1]], "\n".join(lines))
+        if what == "part":
+            parts[name] = statement
+        else:
+            found[name] = Query(statement, tuple(types.split(", ")) if types else ())
+    return found
 
-CONTEXT = Query("SELECT c.* FROM" + _CONTEXT)
 
-# In the order of "C", whatever the database's collation: models are compared by it.
-METRICS = Query(
-    'SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"'
-)
+_NAMED = _read((pkgutil.get_data("pyml", "queries.sql") or b"").decode())
 
-BOUNDS = Query(
-    "SELECT lower_bound, upper_bound FROM ml_metric"
-    " WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'"
-    ' ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1',
-    ("text",),
-)
 
-# Of the figures what a forecast's document has.
-_FIGURES = (
-    "jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',"
-    " 'beats_naive', m.figures -> 'beats_naive', 'coverage', m.figures -> 'coverage')::text"
-)
-
-CURRENT_MODEL = Query(
-    "SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,"
-    " m.readings_used, " + _FIGURES + " AS figures, date_part('epoch', now()) AS now"
-    " FROM" + _CONTEXT + " LEFT JOIN ml_model m"
-    " ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current",
-    ("uuid", "text", "text"),
-)
-
-BLOB = Query(
-    "SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1",
-    ("bigint",),
-)
-
-LOCK_MODEL = Query("SELECT _ml_lock_model($1, $2, $3)", ("uuid", "text", "text"))
-
-PUT_MODEL = Query(
-    "SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model_id",
-    (
-        *("uuid", "text", "text", "float8", "float8", "int", "int"),
-        *("jsonb", "jsonb", "jsonb", "float8", "bytea"),
-    ),
-)
-
-PUT_RUN = Query(
-    "SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    ("uuid", "text", "text", "float8", "text", "bigint", "jsonb", "text", "text"),
-)
-
-EPOCHS = Query(
-    "SELECT date_part('epoch', $1::timestamptz) AS since,"
-    " date_part('epoch', $2::timestamptz) AS until",
-    ("text", "text"),
-)
-
-# Nothing but a moment at which a cancel or a timeout is heard.
-PULSE = Query("SELECT true AS going_on")
-
-ENCODING = Query("SELECT getdatabaseencoding() AS encoding")
-
-SESSION = Query("SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone")
-
-NOTICE = Query("SELECT _ml_notice($1)", ("text",))
-
-# ---- trainings outside the server ------------------------------------------------
-
-# The claim goes with the connection: where a machine vanishes without a word, the server finds
-# out within a minute. Names are found as the extension's functions find them.
-AT_HOME = Query(
-    "SELECT e.extversion AS version,"
-    " set_config('search_path', format('pg_catalog, %I, pg_temp', n.nspname), true),"
-    " set_config('tcp_keepalives_idle', '30', true),"
-    " set_config('tcp_keepalives_interval', '10', true),"
-    " set_config('tcp_keepalives_count', '3', true),"
-    " set_config('idle_in_transaction_session_timeout', '1h', true)"
-    " FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
-    " WHERE e.extname = 'pyml'"
-)
-
-# The inner functions that a worker calls look things up where the extension was created.
-UNMOVED = Query("SELECT _ml_at_home()")
-
-READ_ONLY = Query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)")
-
-DUE = Query(
-    "SELECT d.device_uuid::text AS device, d.kind, d.field"
-    " FROM _ml_due(ARRAY(SELECT _ml_fleet())) AS d"
-    ' ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"'
-)
-
-GIVEN = Query(
-    "SELECT _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1"
-    "   AND m.kind = $2 AND m.field = $3 AND m.is_current))::text AS given",
-    ("uuid", "text", "text"),
-)
-
-CLAIM = Query("SELECT _ml_claim($1, $2, $3) AS claimed", ("uuid", "text", "text"))
-
-STORE_MODEL = Query(
-    "SELECT (ml_store_model($1, $2, $3, $4, $5, $6) ->> 'accepted')::boolean AS accepted",
-    ("uuid", "text", "text", "bytea", "jsonb", "bigint"),
-)
-
-PRUNE = Query("SELECT _ml_prune($1, $2, $3)", ("uuid", "text", "text"))
-
-# ---- the scan ------------------------------------------------------------------
-
-# The current models: detectors first. A field that nobody has configured is read by no one but who
-# asks for it by name.
-SCAN_STATE = Query(
-    "SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,"
-    " date_part('epoch', now()) AS now,"
-    " date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,"
-    " (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,"
-    "         'model_id', m.model_id, 'sha256', m.sha256,"
-    "         'trained_at', date_part('epoch', m.trained_at), 'readings_used', m.readings_used,"
-    "         'figures', " + _FIGURES + ")"
-    '         ORDER BY m.field COLLATE "C", m.kind COLLATE "C"), \'[]\')::text'
-    "  FROM ml_model m WHERE m.device_uuid = $1 AND m.is_current AND (m.field = ''"
-    "    OR m.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)"
-    "         FROM ml_setting f WHERE f.name = 'forecast_fields')"
-    "    OR m.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o"
-    "         WHERE o.device_uuid = $1)"
-    "    OR EXISTS (SELECT FROM ml_metric k"
-    "         WHERE m.field IN (k.name, k.path, k.divisor_path)))) AS models"
-    " FROM" + _CONTEXT + " LEFT JOIN ml_scan_state s ON s.device_uuid = $1",
-    ("uuid", "timestamptz"),
-)
-
-SCAN_UNCHANGED = Query("SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)", ("uuid",))
-
-SCAN_DONE = Query(
-    "SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-    (
-        *("uuid", "text", "text", "float8", "int", "int", "int"),
-        *("jsonb", "jsonb", "jsonb", "bigint[]", "bigint[]", "float8"),
-    ),
-)
-
-PUT_ANOMALIES = Query(
-    "SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9) AS t",
-    (
-        *("uuid", "text", "boolean", "float8[]", "float8[]", "text[]", "text[]", "text[]"),
-        "bigint[]",
-    ),
-)
-
-JOIN_INCIDENTS = Query("SELECT _ml_join_incidents($1, $2, $3)", ("uuid", "float8", "float8"))
-
-POINTS = Query(
-    "SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.model_id"
-    " FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.kind = $2 AND p.field = $3"
-    " AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY p.timestamp",
-    ("uuid", "text", "text", "float8", "float8"),
-)
-
-PUT_FORECAST = Query(
-    "SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-    (
-        *("uuid", "text", "text", "float8", "float8", "bigint", "float8"),
-        *("float8[]", "float8[]", "float8[]", "float8[]"),
-    ),
-)
-
-# What a poll shows to other sessions, in pg_stat_activity; put back when the door closes.
-PROGRESS = Query("SELECT set_config('application_name', $1, true)", ("text",))
+def __getattr__(name: str) -> Query:
+    """A statement of ``queries.sql``, by its name in capitals."""
+    try:
+        return _NAMED[name.lower()]
+    except KeyError:
+        raise AttributeError(name) from None
 
 
 def quoted(identifier: str) -> str:

@@ -1,0 +1,175 @@
+-- The statements that the module sends: each a name, what it is for, and its parameters' types.
+-- Tables of the extension need no schema here: each function pins search_path to it. What varies
+-- with the history's table, columns and paths is put together in queries.py.
+-- @name@ stands for the part of that name.
+
+-- part: context
+-- What every call needs, in one row: the settings, the metrics that a model may read, the history
+-- table's name, those of its columns that it lacks or that are of a wrong type, its time's type.
+(SELECT s.settings::text,
+        (SELECT json_agg(json_build_array(name, path, divisor_path, scale, kind))::text
+         FROM ml_metric) AS metrics,
+        parse_ident(s.settings ->> 'history_table') AS history, t.*
+ FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s
+ CROSS JOIN LATERAL (
+     SELECT array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,
+            string_agg(w.fault, ', ' ORDER BY w.name COLLATE "C") AS fault,
+            min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type
+     FROM _ml_history_columns() AS w) AS t) AS c
+
+-- part: figures
+-- Of a model's figures what a forecast's document has.
+jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',
+    'beats_naive', m.figures -> 'beats_naive', 'coverage', m.figures -> 'coverage')::text
+
+-- query: context()
+-- The context of a call that needs no model.
+SELECT c.* FROM @context@
+
+-- query: metrics()
+-- In the order of "C", whatever the database's collation: models are compared by it.
+SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"
+
+-- query: bounds(text)
+-- The possible values of a field, which is a metric's name or its path.
+SELECT lower_bound, upper_bound FROM ml_metric
+WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'
+ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1
+
+-- query: current_model(uuid, text, text)
+-- The context, and the model in force of a device, kind and field.
+SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+FROM @context@
+LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
+
+-- query: blob(bigint)
+-- A model's bytes, and their digest.
+SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1
+
+-- query: lock_model(uuid, text, text)
+-- Waits for whoever moves the is_current mark.
+SELECT _ml_lock_model($1, $2, $3)
+
+-- query: put_model(uuid, text, text, float8, float8, int, int, jsonb, jsonb, jsonb, float8, bytea)
+-- Adds a model and puts it in force.
+SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model_id
+
+-- query: put_run(uuid, text, text, float8, text, bigint, jsonb, text, text)
+-- Records a training of which no model came.
+SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- query: epochs(text, text)
+-- Two moments as seconds since the epoch.
+SELECT date_part('epoch', $1::timestamptz) AS since, date_part('epoch', $2::timestamptz) AS until
+
+-- query: pulse()
+-- Nothing but a moment at which a cancel or a timeout is heard.
+SELECT true AS going_on
+
+-- query: encoding()
+-- The database's encoding.
+SELECT getdatabaseencoding() AS encoding
+
+-- query: session()
+-- The moment, and the zone in which a picture's axis is labelled.
+SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone
+
+-- query: notice(text)
+-- Tells the client something.
+SELECT _ml_notice($1)
+
+-- query: progress(text)
+-- What a poll shows to other sessions, in pg_stat_activity; put back when the door closes.
+SELECT set_config('application_name', $1, true)
+
+-- query: at_home()
+-- Begins a training outside the server: names are found as the extension's functions find them. The
+-- claim goes with the connection: where a machine vanishes without a word, the server finds out
+-- within a minute.
+SELECT e.extversion AS version,
+       set_config('search_path', format('pg_catalog, %I, pg_temp', n.nspname), true),
+       set_config('tcp_keepalives_idle', '30', true),
+       set_config('tcp_keepalives_interval', '10', true),
+       set_config('tcp_keepalives_count', '3', true),
+       set_config('idle_in_transaction_session_timeout', '1h', true)
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = 'pyml'
+
+-- query: unmoved()
+-- The inner functions that a worker calls look things up where the extension was created.
+SELECT _ml_at_home()
+
+-- query: read_only()
+-- For a connection that reads the history alone.
+SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
+
+-- query: due()
+-- The models of the fleet that are due for training, the longest due first.
+SELECT d.device_uuid::text AS device, d.kind, d.field
+FROM _ml_due(ARRAY(SELECT _ml_fleet())) AS d
+ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"
+
+-- query: given(uuid, text, text)
+-- The arguments that a person gave to the training of the model in force.
+SELECT _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1
+                  AND m.kind = $2 AND m.field = $3 AND m.is_current))::text AS given
+
+-- query: claim(uuid, text, text)
+-- Takes a training, where nobody else has it.
+SELECT _ml_claim($1, $2, $3) AS claimed
+
+-- query: store_model(uuid, text, text, bytea, jsonb, bigint)
+-- Hands in a model that was trained elsewhere.
+SELECT (ml_store_model($1, $2, $3, $4, $5, $6) ->> 'accepted')::boolean AS accepted
+
+-- query: prune(uuid, text, text)
+-- Drops the oldest models beyond those that are kept.
+SELECT _ml_prune($1, $2, $3)
+
+-- query: scan_state(uuid, timestamptz)
+-- The context, how far a device's last scan came, and its current models. A field that nobody has
+-- configured is read by no one but who asks for it by name.
+SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
+       date_part('epoch', now()) AS now,
+       date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,
+       (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
+                   'model_id', m.model_id, 'sha256', m.sha256,
+                   'trained_at', date_part('epoch', m.trained_at),
+                   'readings_used', m.readings_used, 'figures', @figures@)
+                   ORDER BY m.field COLLATE "C", m.kind COLLATE "C"), '[]')::text
+        FROM ml_model m WHERE m.device_uuid = $1 AND m.is_current AND (m.field = ''
+            OR m.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)
+                           FROM ml_setting f WHERE f.name = 'forecast_fields')
+            OR m.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o
+                           WHERE o.device_uuid = $1)
+            OR EXISTS (SELECT FROM ml_metric k
+                       WHERE m.field IN (k.name, k.path, k.divisor_path)))) AS models
+FROM @context@
+LEFT JOIN ml_scan_state s ON s.device_uuid = $1
+
+-- query: scan_unchanged(uuid)
+-- Records a scan that found nothing new.
+SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
+
+-- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8)
+-- Records a scan, and how far it came.
+SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
+-- query: put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[])
+-- Adds to the log of anomalies; gives the times of those that are new.
+SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9) AS t
+
+-- query: join_incidents(uuid, float8, float8)
+-- Makes one incident of neighbouring anomalies, from a time on; the gap is in seconds.
+SELECT _ml_join_incidents($1, $2, $3)
+
+-- query: points(uuid, text, text, float8, float8)
+-- What a forecaster has said of a field in a window.
+SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.model_id
+FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.kind = $2 AND p.field = $3
+AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY p.timestamp
+
+-- query: put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[])
+-- Replaces what a forecaster said of a field after the device's last reading.
+SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
