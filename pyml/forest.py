@@ -114,28 +114,41 @@ class Forest(Detector[Model]):
         values = signals.values[:, used]
         known = [column[np.isfinite(column)] for column in values.T]
         spans = Spans.of(float(np.median(np.diff(times))), p)
-        scaling = list(map(_scaling, known))
-        columns, jumps, sudden = moves(spans, scaling, p, times, values)
+        scaling, usual = [], []
+        for column in known:
+            pulse()
+            scaling.append(_scaling(column))
+            usual.append(_usual(column, settings["contamination"]))
+        pulse()
+        columns, jumps, sudden = moves(spans, scaling, p, times, values, pulse)
+        pulse()
+        level_whitening = whitening(levels(len(used), columns[rows]), p)
+        pulse()
+        jump_whitening = whitening(jumps[rows], p)
+        pulse()
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
             interval=spans.interval,
             spans=spans,
             scaling=scaling,
-            usual=[_usual(column, settings["contamination"]) for column in known],
-            level_whitening=whitening(levels(len(used), columns[rows]), p),
-            jump_whitening=whitening(jumps[rows], p),
+            usual=usual,
+            level_whitening=level_whitening,
+            jump_whitening=jump_whitening,
             jump_sizes=sizes(jumps[rows]),
             sudden_sizes=sizes(sudden[rows]),
         )
+        pulse()
         found = with_decay(
             spans, model.jump_whitening, p, times, columns, jumps, sudden, np.flatnonzero(rows)
         )
+        pulse()
         cells = matrix(model, p, found)
         pulse()
         distance = trailing_mean(spans, times[rows], cells[:, LEVEL_DISTANCE])
         blocks = Blocks.of(distance, settings["n_estimators"], p)
         fill = growing.medians(cells)
         weights = growing.feature_weights(len(used), cells.shape[1])
+        pulse()
         offered = np.where(np.isnan(cells), fill, cells)[:, weights]
         grown = growing.grow(
             offered, blocks.seen(), blocks.rows, settings["n_estimators"], settings["seed"], pulse
@@ -143,8 +156,9 @@ class Forest(Detector[Model]):
         paths = growing.path_lengths(grown)
         numbers = growing.numbers_of(grown, paths, blocks.rows, fill, weights)
         pulse()
-        alone = bounded(model, p, found, blocks.unseen_scores(grown, paths, offered))
+        alone = bounded(model, p, found, blocks.unseen_scores(grown, paths, offered, pulse))
         scores = persistent(spans, p, times[rows], alone)
+        pulse()
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
         return Fitted(
             numbers,
@@ -169,7 +183,7 @@ class Forest(Detector[Model]):
         first = since - spans.lasting * spans.interval
         rows = np.flatnonzero((signals.times > first) & there)
         times = signals.times[rows]
-        found = features(model, p, signals.times, signals.values, rows)
+        found = features(model, p, signals.times, signals.values, pulse, rows)
         scores = self.scores(model, run, times, found, pulse)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
         inside = slice(int(np.searchsorted(times, since, side="right")), None)

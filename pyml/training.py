@@ -252,7 +252,9 @@ def train_detector(
     signals = Signals(readings.times, values, names)
     fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
     used = [names.index(name) for name in fitted.model.names]
+    poll()
     reference = drift.reference(readings.times, values[:, used])
+    poll()
     model = fitted.model.knowing([metrics[i] for i in used], reference)
     return Trained(
         blob.pack(detector, fitted.numbers, model),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.detectors.base import Pulse
 from pyml.detectors.isolation import UNIT, Model, Parameters, Spans
 from pyml.detectors.isolation import Matrix as Rows
 
@@ -53,6 +54,7 @@ def features(
     p: Parameters,
     times: Floats,
     values: Floats,
+    pulse: Pulse,
     rows: NDArray[np.intp] | None = None,
 ) -> Features:
     """Describe readings by what their metrics have done of late.
@@ -69,6 +71,7 @@ def features(
         Seconds, strictly increasing.
     values : ndarray of float64, shape (n, m)
         One column for each of ``model.names``; NaN where missing.
+    pulse : callable
     rows : ndarray of int, shape (k,), optional
         Which readings to describe; all where not given.
 
@@ -79,12 +82,12 @@ def features(
     if values.shape[1:] != (len(model.names),):
         raise ValueError(f"expected the columns {model.names}, got {values.shape}")
     rows = np.arange(len(times)) if rows is None else rows
-    moved = moves(model.spans, model.scaling, p, times, values)
+    moved = moves(model.spans, model.scaling, p, times, values, pulse)
     return with_decay(model.spans, model.jump_whitening, p, times, *moved, rows)
 
 
 def moves(
-    spans: Spans, scaling: Rows, p: Parameters, times: Floats, values: Floats
+    spans: Spans, scaling: Rows, p: Parameters, times: Floats, values: Floats, pulse: Pulse
 ) -> tuple[Floats, Floats, Floats]:
     """Of each reading, as in `Features`: columns, its own jumps, and how sudden they are."""
     centre, scale = np.array(scaling).T
@@ -100,6 +103,7 @@ def moves(
     level: Floats = np.empty((m, 0))
     spreads, jumps, sudden = [], [], []
     for window in sorted({spans.level, *spans.windows}):
+        pulse()
         starts = _starts(spans, times, window)
         count, total, square = running[:, :, 1:] - running.take(starts, axis=2)
         of = np.maximum(count, 1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.detectors.base import Pulse
 from pyml.detectors.features import Floats, Matrix
 from pyml.detectors.growing import rate
 from pyml.detectors.isolation import Parameters
@@ -77,7 +78,7 @@ class Blocks:
         return [np.flatnonzero(held & self.ordinary) for held in self.holds]
 
     def unseen_scores(
-        self, trees: Sequence[Any], paths: Sequence[Floats], matrix: Matrix
+        self, trees: Sequence[Any], paths: Sequence[Floats], matrix: Matrix, pulse: Pulse
     ) -> Floats:
         """Scores (n,) of readings by the trees that have not seen their block."""
         total, count = np.zeros(len(matrix)), np.zeros(len(matrix), np.int64)
@@ -86,6 +87,7 @@ class Blocks:
             readings, mine = matrix[unseen], slice(group, None, self.groups)
             of_group = np.zeros(len(unseen))
             for tree, path in zip(trees[mine], paths[mine], strict=True):
+                pulse()
                 of_group += path.take(tree.apply(readings))
             total[unseen] += of_group
             count[unseen] += len(trees[mine])

@@ -62,7 +62,7 @@ def scored(fitted, times, values):
 
 
 def features_of(fitted, times, values):
-    return features.features(fitted.model, PARAMETERS, times, values)
+    return features.features(fitted.model, PARAMETERS, times, values, lambda: None)
 
 
 def scores_of(fitted, times, values):
@@ -143,7 +143,7 @@ def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
     found = alone(fitted, times, values)
     np.testing.assert_allclose(found, -(2 ** (-length.mean(axis=0) / usual)), atol=1e-5)
     # What the limits are made from: each block by the trees of the groups that have not seen it.
-    unseen = blocks.unseen_scores(grown, growing.path_lengths(grown), filled)
+    unseen = blocks.unseen_scores(grown, growing.path_lengths(grown), filled, lambda: None)
     for block in range(7):
         inside = blocks.block == block
         groups = [g for g in range(7) if not inside[blocks.seen()[g]].any()]
