@@ -15,6 +15,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+Pulse = Callable[[], None]
+"""Called several times a second during long work; what it raises ends that."""
+
 # A poll is due this often while the work is in one long call, in seconds.
 PATIENCE = 0.2
 # Signals that report a fault of the thread itself cannot be blocked with meaning.
@@ -29,7 +32,7 @@ class Stopped(BaseException):
     """Raised in the work by `pulse` once the caller has given up on it."""
 
 
-def run(work: Callable[[Callable[[], None]], T], poll: Callable[[], object]) -> T:
+def run(work: Callable[[Pulse], T], poll: Callable[[], object]) -> T:
     """Result of ``work(pulse)``, while `poll` is called several times a second.
 
     The work calls `pulse` when it can be interrupted: it then waits there, doing

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.detectors import growing
 from pyml.detectors.base import (
     DETECTORS,
     Detection,
     Detector,
     Fitted,
-    Pulse,
     Reason,
     Signals,
 )
@@ -80,9 +80,10 @@ class Forest(Detector[Model]):
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
         self.parameters = parameters
 
-    def training_call(self, device: str) -> str:
+    def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
         """The statement that trains it, for a person to type."""
-        return f"SELECT ml_train_forest('{device}');"
+        wider = f", hours => {hours}" if hours else ""
+        return f"SELECT ml_train_forest('{device}'{wider});"
 
     def load(self) -> None:
         """Load scikit-learn."""

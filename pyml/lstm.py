@@ -12,12 +12,13 @@ a long gap a single NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from pyml.background import Pulse
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
 from pyml.forecasters.base import (
@@ -27,7 +28,6 @@ from pyml.forecasters.base import (
     Forecast,
     Forecaster,
     Previous,
-    Pulse,
 )
 from pyml.forecasters.forecast import LEVELS, backtest, forecast, span
 from pyml.forecasters.linear import Scale, choose_ridge, linear_path
@@ -36,6 +36,7 @@ from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
 from pyml.models.blob import Run, Runner
 from pyml.models.wire import Graph, Numbers
+from pyml.queries import literal
 from pyml.telemetry.series import Grid
 
 DAY = 86_400.0
@@ -66,6 +67,11 @@ class LSTM(Forecaster[Model]):
 
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
         self.parameters = parameters
+
+    def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
+        """The statement that trains it, for a person to type."""
+        wider = f", hours => {hours}" if hours else ""
+        return f"SELECT ml_train_lstm('{device}', {literal(field)}{wider});"
 
     def load(self, settings: Mapping[str, Any]) -> None:
         """Load TensorFlow, and make the network."""
@@ -271,7 +277,7 @@ def _descend(
     warm: bool,
     rng: np.random.Generator,
     p: Parameters,
-    pulse: Callable[[], None],
+    pulse: Pulse,
 ) -> tuple[Weights, int, int]:
     """Train until the error on the stopping part no longer falls.
 
@@ -321,7 +327,7 @@ def _measured(
     values: Floats,
     held_at: Places,
     p: Parameters,
-    pulse: Callable[[], None],
+    pulse: Pulse,
 ) -> dict[str, Any]:
     """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
     at = held_at[:: -(-len(held_at) // p.measured)]

@@ -21,6 +21,7 @@ from pyml.errors import (
 from pyml.forecasters.base import FORECASTERS, Forecaster, Previous
 from pyml.forms import MAX_METRICS, document, number, record, whole
 from pyml.models import blob
+from pyml.models.blob import Owner
 from pyml.telemetry import drift
 from pyml.telemetry.history import (
     LONGEST_HOURS,
@@ -37,7 +38,6 @@ from pyml.telemetry.history import (
 from pyml.telemetry.series import Metric, regular
 
 T = TypeVar("T")
-Owner = Detector[Any] | Forecaster[Any]
 Poll = Callable[[], object]
 """Called several times a second by whoever waits for a training; what it raises ends that."""
 
@@ -115,12 +115,12 @@ def versions() -> dict[str, str | None]:
     return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
 
 
-def owner_of(kind: str) -> Owner | None:
+def owner_of(kind: str) -> Owner[Any] | None:
     """The detector or the forecaster of a kind."""
     return DETECTORS.get(kind) or FORECASTERS.get(kind)
 
 
-Load = Callable[[Owner, int, str], blob.Model[Any]]
+Load = Callable[[Owner[Any], int, str], blob.Model[Any]]
 """Gives a stored model of an owner, by its model_id and sha256."""
 
 
@@ -175,7 +175,7 @@ def train(
     )
 
 
-def _settings(owner: Owner, history: History, given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(owner: Owner[Any], history: History, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a training takes: the arguments that a person gave, and else the settings."""
     return {
         name: kind(given.get(name, history.settings[setting]))
@@ -183,9 +183,7 @@ def _settings(owner: Owner, history: History, given: Mapping[str, Any]) -> dict[
     } | {"hours": int(given.get("hours", history.settings["training_hours"]))}
 
 
-def _beside(
-    prepare: Callable[[], object], work: Callable[[Callable[[], None]], T], poll: Poll
-) -> T:
+def _beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T], poll: Poll) -> T:
     """Run a training in a thread of its own, so that the caller's can look up from it.
 
     `prepare` loads the training's library: a cancel need not wait for that.
@@ -247,7 +245,7 @@ def train_detector(
     usable = int(np.isfinite(values).any(axis=1).sum())
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
-        raise _too_few(history, device, usable, needed, hours, readings.rejected)
+        raise _too_few(detector, history, device, usable, needed, hours, readings.rejected)
     names = tuple(metric.name for metric in metrics)
     signals = Signals(readings.times, values, names)
     fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
@@ -273,15 +271,25 @@ def train_detector(
     )
 
 
+def _wider(hours: int) -> int:
+    """The hours that a person is to try where those were too few."""
+    return min(hours * 4, LONGEST_HOURS)
+
+
 def _too_few(
-    history: History, device: str, usable: int, needed: int, hours: int, rejected: int
+    detector: Detector[Any],
+    history: History,
+    device: str,
+    usable: int,
+    needed: int,
+    hours: int,
+    rejected: int,
 ) -> NotEnoughData:
-    wider = min(hours * 4, LONGEST_HOURS)
     return NotEnoughData(
         f"device {device} has {usable} usable readings, {needed} are needed",
         detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
         f"{rejected} more rows there held no usable number.",
-        hint=f"SELECT ml_train_forest('{device}', hours => {wider});"
+        hint=detector.training_call(device, hours=_wider(hours))
         if usable
         else queries.newest_state(history.settings, history.table, device),
     )
@@ -342,9 +350,7 @@ def train_forecaster(
             poll,
         )
     except NotEnoughData as error:
-        wider = min(hours * 4, LONGEST_HOURS)
-        named = queries.literal(field)
-        error.hint = f"SELECT ml_train_lstm('{device}', {named}, hours => {wider});"
+        error.hint = forecaster.training_call(device, field, _wider(hours))
         raise
     finally:
         background.trim()
@@ -371,7 +377,7 @@ def train_forecaster(
 # ---- the current model -----------------------------------------------------------
 
 
-def stored(execute: Execute, owner: Owner, model_id: int, sha256: str) -> blob.Model[Any]:
+def stored(execute: Execute, owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
     """A stored model, ready.
 
     Raises
@@ -441,7 +447,7 @@ def check_metrics(
         )
 
 
-def check(owner: Owner, model: blob.Model[Any], field: str, rows: str | None) -> None:
+def check(owner: Owner[Any], model: blob.Model[Any], field: str, rows: str | None) -> None:
     """`check_metrics` of a stored model."""
     if isinstance(owner, Detector):
         check_metrics(model.knows.metrics, (), "", rows)

@@ -4,24 +4,23 @@ A detector is one class in a file of its own, marked ``@DETECTORS.register``. Tr
 scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.forms import SOME, YEAR, Form, listed, number, text
-from pyml.models.blob import Run, Runner
-from pyml.models.wire import File, Graph, Numbers
+from pyml.models.blob import Owner, Run
+from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import is_reference
 from pyml.telemetry.series import IS_METRIC, Metric
 
 Floats = NDArray[np.float64]
-Pulse = Callable[[], None]
-"""Called several times a second during long work; what it raises ends that."""
 Reason = dict[str, Any]
 
 NORMAL, WARNING, CRITICAL = 0, 1, 2
@@ -156,27 +155,8 @@ class Detection:
         )
 
 
-class Detector(ABC, Generic[M]):
-    """Finds readings that are not as usual.
-
-    Attributes
-    ----------
-    kind : str
-        Its name, in ``ml_model.kind`` and ``ml_anomaly.tier``.
-    settings : mapping of str to tuple
-        What its training takes: parameter -> the setting's name and the type. A change of such a
-        setting makes the models due.
-    max_bytes : int
-        A stored model is no longer.
-    """
-
-    kind: ClassVar[str]
-    settings: ClassVar[Mapping[str, tuple[str, type]]] = {}
-    max_bytes: ClassVar[int] = 1 << 20
-
-    def training_call(self, device: str) -> str:
-        """The statement that trains it, for a person to type."""
-        return f"CALL ml_retrain('{device}');"
+class Detector(Owner[M]):
+    """Finds readings that are not as usual; what all owners of models have is in `Owner`."""
 
     def load(self) -> None:
         """Import the libraries that `fit` needs; it then starts at once."""
@@ -230,26 +210,6 @@ class Detector(ABC, Generic[M]):
             For each reading its metrics, the most important first:
             ``metric, value, usual_low, usual_high, contribution``.
         """
-
-    def to_json(self, model: M) -> dict[str, Any]:
-        """The stored form: one flat object."""
-        return model.to_json()
-
-    @abstractmethod
-    def of_json(self, meta: dict[str, Any]) -> M | None:
-        """What `to_json` gave and JSON kept; None where no training has written it."""
-
-    def numbers(self, file: File) -> Numbers:
-        """What varies in the graph of a stored file."""
-        return file.tensors()
-
-    def graph(self, numbers: Numbers, model: M) -> Graph:
-        """The graph of these numbers; here that of a detector whose model says all."""
-        return Graph(self.kind, [], {}, {}, {}, {"": 18}, 9)
-
-    def runner(self, numbers: Numbers, model: M) -> Runner:
-        """What computes the same as `graph`."""
-        return Runner(lambda feeds: [], 0, [])
 
 
 DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")

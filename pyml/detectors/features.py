@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.detectors.base import Pulse
+from pyml.background import Pulse
 from pyml.detectors.isolation import UNIT, Model, Parameters, Spans
 from pyml.detectors.isolation import Matrix as Rows
 

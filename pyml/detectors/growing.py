@@ -3,12 +3,13 @@
 scikit-learn is imported by `grow` alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.detectors.features import Floats, Matrix
 from pyml.models.wire import Array
 
@@ -47,7 +48,7 @@ def grow(
     rows: int,
     n_estimators: int,
     seed: int,
-    pulse: Callable[[], None],
+    pulse: Pulse,
 ) -> list[Any]:
     """Trees as scikit-learn's IsolationForest grows them, each on rows that its group sees.
 

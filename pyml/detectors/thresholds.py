@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.detectors.base import Pulse
+from pyml.background import Pulse
 from pyml.detectors.features import Floats, Matrix
 from pyml.detectors.growing import rate
 from pyml.detectors.isolation import Parameters

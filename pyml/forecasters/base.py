@@ -4,26 +4,24 @@ A forecaster is one class in a file of its own, marked ``@FORECASTERS.register``
 store, scans, workers and the checks of `tests/unit/test_forecasters.py` find it by its kind.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, text, truth
-from pyml.models.blob import Run, Runner
-from pyml.models.wire import File, Graph, Numbers
-from pyml.queries import literal
+from pyml.models.blob import Owner, Run
+from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import is_reference
 from pyml.telemetry.series import IS_METRIC, Grid, Metric
 
 Floats = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
-Pulse = Callable[[], None]
-"""Called several times a second during long work; what it raises ends that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,30 +162,16 @@ class Previous(Generic[M]):
     run: Run
 
 
-class Forecaster(ABC, Generic[M]):
-    """Forecasts one signal.
+class Forecaster(Owner[M]):
+    """Forecasts one signal; what all owners of models have is in `Owner`.
 
     Attributes
     ----------
-    kind : str
-        Its name, in ``ml_model.kind`` and ``ml_anomaly.tier``.
-    settings : mapping of str to tuple
-        What its training takes: parameter -> the setting's name and the type. A change of such a
-        setting makes the models due.
     shape : sequence of str
-        Those parameters that a current model has to share for a training to start from it.
-    max_bytes : int
-        A stored model is no longer.
+        Those of `settings` that a current model has to share for a training to start from it.
     """
 
-    kind: ClassVar[str]
-    settings: ClassVar[Mapping[str, tuple[str, type]]] = {}
     shape: ClassVar[Sequence[str]] = ()
-    max_bytes: ClassVar[int] = 1 << 20
-
-    def training_call(self, device: str, field: str) -> str:
-        """The statement that trains it, for a person to type."""
-        return f"SELECT ml_train_lstm('{device}', {literal(field)});"
 
     def load(self, settings: Mapping[str, Any]) -> None:
         """Import the libraries that `fit` needs; it then starts at once."""
@@ -248,26 +232,6 @@ class Forecaster(ABC, Generic[M]):
             A horizon or level outside its range.
         NotEnoughData
         """
-
-    def to_json(self, model: M) -> dict[str, Any]:
-        """The stored form: one flat object."""
-        return model.to_json()
-
-    @abstractmethod
-    def of_json(self, meta: dict[str, Any]) -> M | None:
-        """What `to_json` gave and JSON kept; None where no training has written it."""
-
-    def numbers(self, file: File) -> Numbers:
-        """What varies in the graph of a stored file."""
-        return file.tensors()
-
-    def graph(self, numbers: Numbers, model: M) -> Graph:
-        """The graph of these numbers; here that of a forecaster whose model says all."""
-        return Graph(self.kind, [], {}, {}, {}, {"": 18}, 9)
-
-    def runner(self, numbers: Numbers, model: M) -> Runner:
-        """What computes the same as `graph`."""
-        return Runner(lambda feeds: [], 0, [])
 
 
 FORECASTERS: Registry[Forecaster[Any]] = Registry("pyml.forecasters", "pyml.lstm")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from pyml.background import Pulse
 from pyml.forecasters.recurrent import Parameters
 from pyml.forecasters.windows import Floats, Windows
 
@@ -38,7 +38,7 @@ def linear_path(
     windows: Windows,
     ridge: float,
     p: Parameters,
-    pulse: Callable[[], None],
+    pulse: Pulse,
     start: Floats | None = None,
 ) -> Floats:
     """Fit the linear path to some windows; weights of shape (inputs, horizon)."""
@@ -48,7 +48,7 @@ def linear_path(
 
 
 def choose_ridge(
-    scale: Scale, to_fit: Windows, to_stop: Windows, p: Parameters, pulse: Callable[[], None]
+    scale: Scale, to_fit: Windows, to_stop: Windows, p: Parameters, pulse: Pulse
 ) -> tuple[float, Floats]:
     """Ridge penalty with the least absolute error on `to_stop`, and the path fitted with it."""
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
@@ -66,7 +66,7 @@ def _least_absolute(
     ridge: float,
     start: Floats | None,
     rounds: int,
-    pulse: Callable[[], None],
+    pulse: Pulse,
 ) -> Floats:
     """Linear map of least absolute error, by iteratively reweighted least squares.
 

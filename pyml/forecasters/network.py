@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.forecasters.inference import CLIP, DENSE, EXPERTS, UNITS, patch_of
 from pyml.forecasters.linear import Scale, regressors
 from pyml.forecasters.windows import Floats, Windows, spans
@@ -248,9 +249,7 @@ class Part:
         """Mean absolute error, in units of a usual change."""
         return float(np.abs(self.targets.numpy() - self.network(self)).mean())
 
-    def epoch(
-        self, rate: float, batch: int, rng: np.random.Generator, pulse: Callable[[], None]
-    ) -> None:
+    def epoch(self, rate: float, batch: int, rng: np.random.Generator, pulse: Pulse) -> None:
         """Each window once, in random order."""
         n = len(self.targets)
         size = min(batch, n)

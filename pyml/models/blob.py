@@ -6,7 +6,8 @@ a forecaster, gives it, and is, byte for byte, what is written of its numbers an
 """
 
 import json
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -27,7 +28,15 @@ MAX_LISTS = 50_000
 # A process that cannot have so many more bytes has none for a model either.
 ROOM = 32 << 20
 
-M = TypeVar("M")
+
+class Known(Protocol):
+    """What a model knows beside its numbers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form: one flat object."""
+
+
+M = TypeVar("M", bound=Known)
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: input name -> array, to the outputs in order."""
 
@@ -50,26 +59,50 @@ class Runner:
     shapes: list[tuple[int, ...]]
 
 
-class Owner(Protocol[M]):
-    """Who knows what a kind of model is made of."""
+class Owner(ABC, Generic[M]):
+    """Who knows what a kind of model is made of: a detector, or a forecaster.
+
+    Attributes
+    ----------
+    kind : str
+        Its name, in ``ml_model.kind`` and ``ml_anomaly.tier``.
+    settings : mapping of str to tuple
+        What its training takes: parameter -> the setting's name and the type. A change of such a
+        setting makes the models due.
+    max_bytes : int
+        A stored model is no longer.
+    """
 
     kind: ClassVar[str]
-    max_bytes: ClassVar[int]
+    settings: ClassVar[Mapping[str, tuple[str, type]]] = {}
+    max_bytes: ClassVar[int] = 1 << 20
+
+    def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
+        """The statement that trains it, for a person to type.
+
+        `field` is a forecast's; `hours` is how far back to look, where a person is to say so.
+        """
+        return f"CALL ml_retrain('{device}');"
 
     def to_json(self, model: M) -> dict[str, Any]:
         """The metadata: one flat object."""
+        return model.to_json()
 
+    @abstractmethod
     def of_json(self, meta: dict[str, Any]) -> M | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
 
     def numbers(self, file: wire.File) -> Numbers:
         """What varies in the graph of a stored file."""
+        return file.tensors()
 
     def graph(self, numbers: Numbers, model: M) -> Graph:
-        """The graph of these numbers."""
+        """The graph of these numbers; here that of an owner whose model says all."""
+        return Graph(self.kind, [], {}, {}, {}, {"": 18}, 9)
 
     def runner(self, numbers: Numbers, model: M) -> Runner:
         """What computes the same as `graph`."""
+        return Runner(lambda feeds: [], 0, [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def store_model(
             detail=f"Known are {', '.join(known)}.",
             hint=f"Pass kind => {queries.literal(known[0])}.",
         )
-    model = store.naming(store.training_call(owner, device, field), None, blob.load, owner, data)
+    model = store.naming(owner.training_call(device, field), None, blob.load, owner, data)
     said = "" if kind in DETECTORS else model.knows.metric.name
     if field != said:
         raise BadArgument(

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyml import queries, training
-from pyml.detectors.base import Detector
 from pyml.errors import ModelNotFound, UnreadableModel, unreadable
 from pyml.forecasters.base import IS_FIGURES
 from pyml.forms import parsed
 from pyml.models import blob
+from pyml.models.blob import Owner
 from pyml.server import backend
 from pyml.telemetry.history import History, metric_of, metrics_of
-from pyml.training import Owner
 
 T = TypeVar("T")
 
@@ -72,7 +71,7 @@ class Current:
 _cache: OrderedDict[tuple[int, str, str], blob.Model[Any]] = OrderedDict()
 
 
-def ready(owner: Owner, model_id: int, sha256: str) -> blob.Model[Any]:
+def ready(owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
     """A stored model, ready; kept for the session, the least used leaving first.
 
     Rows never change, so that what is kept cannot be stale.
@@ -87,13 +86,6 @@ def ready(owner: Owner, model_id: int, sha256: str) -> blob.Model[Any]:
     return model
 
 
-def training_call(owner: Owner, device: str, field: str) -> str:
-    """The statement that trains a model."""
-    if isinstance(owner, Detector):
-        return owner.training_call(device)
-    return owner.training_call(device, field)
-
-
 def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
     """What a call gives; of a model that cannot be read it says which one and what to do."""
     try:
@@ -103,7 +95,7 @@ def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) 
         raise
 
 
-def current(owner: Owner, device: str, field: str = "") -> tuple[History, Current]:
+def current(owner: Owner[Any], device: str, field: str = "") -> tuple[History, Current]:
     """The history's description and the current model.
 
     Raises
@@ -135,7 +127,7 @@ def _no_number(error: ModelNotFound, history: History, device: str, field: str, 
 
 
 def of_row(
-    owner: Owner,
+    owner: Owner[Any],
     row: Mapping[str, Any],
     device: str,
     field: str,
@@ -159,7 +151,7 @@ def of_row(
     ModelNotFound
     UnreadableModel
     """
-    hint = training_call(owner, device, field)
+    hint = owner.training_call(device, field)
     if row["model_id"] is None:
         raise missing(owner, device, field)
     model = naming(hint, row["model_id"], ready, owner, row["model_id"], row["sha256"])
@@ -175,13 +167,13 @@ def of_row(
     )
 
 
-def missing(owner: Owner, device: str, field: str) -> ModelNotFound:
+def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
     """What is said where a device has no model."""
     what = f"forecast model of {field}" if field else owner.kind
     return ModelNotFound(
         f"device {device} has no {what}",
         detail="None was trained for it, or it was dropped.",
-        hint=training_call(owner, device, field),
+        hint=owner.training_call(device, field),
     )
 
 

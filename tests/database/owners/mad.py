@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pyml.background import Pulse
 from pyml.detectors.base import (
     DETECTORS,
     KNOWN,
@@ -14,7 +15,6 @@ from pyml.detectors.base import (
     Fitted,
     Floats,
     Known,
-    Pulse,
     Reason,
     Signals,
 )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pyml.background import Pulse
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.forecasters.base import (
     FORECASTERS,
@@ -17,7 +18,6 @@ from pyml.forecasters.base import (
     Forecaster,
     Known,
     Previous,
-    Pulse,
 )
 from pyml.forms import record
 from pyml.models.blob import Run
