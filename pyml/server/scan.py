@@ -20,7 +20,7 @@ from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.store import Current
 from pyml.telemetry import drift
 from pyml.telemetry.history import Floats, History, series_of, within
-from pyml.telemetry.series import MAX_GAP, columns_of
+from pyml.telemetry.series import columns_of, spare
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
@@ -118,11 +118,11 @@ class Scan:
         back = 0.0
         for detector, current in self.detectors:
             paths |= dict.fromkeys(columns_of(current.knows.metrics)[0])
-            back = max(back, detector.lookback(current.knows) + _spare(current))
+            back = max(back, detector.lookback(current.knows) + spare(current.knows.interval))
         for forecaster, _, current in self.forecasters:
             paths |= dict.fromkeys(columns_of([current.knows.metric])[0])
             paths |= dict.fromkeys(current.knows.totals)
-            back = max(back, forecaster.lookback(current.knows) + _spare(current))
+            back = max(back, forecaster.lookback(current.knows) + spare(current.knows.interval))
         longest = PIECE * min(
             (max(1.0, current.knows.interval) for _, current in self.detectors), default=60.0
         )
@@ -192,11 +192,10 @@ class Scan:
         said = (self.device, forecaster.kind, name)
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
-        back = (MAX_GAP + 1) * knows.interval
         readings, values = series_of(
             self.history,
             self.device,
-            self.since - back,
+            self.since - spare(knows.interval),
             self.until,
             knows.metric,
             knows.totals,
@@ -266,11 +265,6 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
         "readings": readings,
         "anomalies": len(run.found),
     }
-
-
-def _spare(current: Current) -> float:
-    """Seconds beyond the look-back in which a counter may have its value before."""
-    return (MAX_GAP + 1) * float(current.knows.interval)
 
 
 def _outside(

@@ -13,7 +13,7 @@ from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
 from pyml.telemetry.history import History, measured, no_numbers, series_of
-from pyml.telemetry.series import MAX_GAP, Grid, regular
+from pyml.telemetry.series import Grid, regular, spare
 
 # Intervals, a week of minutes: a longer window is scored in pieces of as many, so that a
 # cancel is heard in time and memory does not grow with the window.
@@ -88,7 +88,7 @@ def _piece(
 ) -> Scored:
     """The readings of a window; those before it that their scores look back to are read too."""
     knows = current.knows
-    back = detector.lookback(knows) + (MAX_GAP + 1) * knows.interval
+    back = detector.lookback(knows) + spare(knows.interval)
     readings, values, _ = measured(
         history, device, since, until, knows.metrics, knows.interval, back
     )
@@ -116,8 +116,8 @@ def forecast(
 ) -> Forecast:
     """A forecast of one field from the last reading up to a moment."""
     knows = current.knows
-    spare = (MAX_GAP + 1) * knows.interval
-    back = forecaster.lookback(knows) + spare
+    beyond = spare(knows.interval)
+    back = forecaster.lookback(knows) + beyond
 
     def read(end: float) -> Grid:
         readings, values = series_of(
@@ -129,7 +129,7 @@ def forecast(
     # The forecast of a stale device goes on from its last reading.
     path = knows.metric.path
     last = float(grid.times[-1]) if len(grid.times) else history.last(device, until, path)
-    if last is not None and until - last > spare:
+    if last is not None and until - last > beyond:
         grid = read(last)
     if not len(grid.values):
         raise no_numbers(history, device, knows.metric, until - back, until)

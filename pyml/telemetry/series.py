@@ -83,6 +83,11 @@ class Readings:
     rejected: int
 
 
+def spare(interval: float) -> float:
+    """Seconds before a window in which a counter may have its value before."""
+    return (MAX_GAP + 1) * interval
+
+
 def typical_interval(times: Floats) -> float:
     """Median step between readings in seconds; 60 where there are fewer than two.
 
