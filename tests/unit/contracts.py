@@ -57,6 +57,10 @@ def kinds() -> list[str]:
     return [owner.kind for owner in (*DETECTORS, *FORECASTERS)]
 
 
+def nothing() -> None:
+    """A pulse that goes on."""
+
+
 class Ended(Exception):
     """Raised by a pulse."""
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from .contracts import (
     ending,
     frozen,
     junk,
-    kinds,
-    known_settings,
+    nothing,
     settings_of,
     unless_too_little,
     with_example,
@@ -33,10 +31,6 @@ EVER = -np.inf
 @pytest.fixture(params=ALL, ids=lambda one: one.kind)
 def detector(request):
     return request.param
-
-
-def nothing():
-    """A pulse that goes on."""
 
 
 def telemetry(seed=0, n=2000):
@@ -81,26 +75,6 @@ def ready(detector, signals):
 @pytest.fixture
 def loaded(detector):
     return ready(detector, telemetry())
-
-
-def test_its_kind_is_a_name_and_its_own(detector):
-    assert re.fullmatch("[a-z][a-z0-9_]{0,30}", detector.kind)  # as the tables take it
-    assert detector.kind.isidentifier()
-    assert kinds().count(detector.kind) == (DETECTORS.get(detector.kind) is not None)
-    assert kinds().count(detector.kind) <= 1
-
-
-def test_its_settings_exist_and_are_of_their_type(detector):
-    known = known_settings()
-    for setting, kind in detector.settings.values():
-        assert known[setting][0] is kind
-
-
-def test_it_says_how_to_train_it(detector):
-    call = detector.training_call("7f0c3c52-0000-4000-8000-000000000001")
-    assert call.startswith(("SELECT ml_", "CALL ml_"))
-    assert "7f0c3c52-0000-4000-8000-000000000001" in call
-    assert call.endswith(";")
 
 
 def test_the_same_data_and_seed_give_the_same_bytes(detector):
