@@ -168,17 +168,17 @@ def next_row(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -
 
 
 def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
-    """Time of a device's newest reading that holds a usable number at a path, up to a time.
+    """Time of a device's newest reading in a window that holds a usable number at a path.
 
-    Parameters: device, shadow, zone, until, path.
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive), path.
     """
     source, time, moment, where = _source(settings, table, zoned)
     return Query(
         f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
-        f" WHERE {where} AND {time} <= {_bound(4, zoned)}"
-        f" AND h.{quoted(settings['history_state_column'])} #> $5 BETWEEN {LEAST} AND {GREATEST}"
+        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
+        f" AND h.{quoted(settings['history_state_column'])} #> $6 BETWEEN {LEAST} AND {GREATEST}"
         f" ORDER BY {time} DESC LIMIT 1",
-        ("uuid", "text", "text", "float8", "text[]"),
+        ("uuid", "text", "text", "float8", "float8", "text[]"),
     )
 
 

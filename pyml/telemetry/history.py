@@ -172,7 +172,7 @@ class History:
     def last(self, device: str, until: float, path: str) -> float | None:
         """Time of the newest number at a path."""
         query = queries.last_reading(self.settings, self.table, self.zoned)
-        found = self.execute(query, *self._key(device, until), path.split("."))
+        found = self.execute(query, *self._key(device, -math.inf, until), path.split("."))
         return float(found[0]["t"]) if found else None
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:

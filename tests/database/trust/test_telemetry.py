@@ -5,6 +5,7 @@
 
 import json
 import math
+import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -256,6 +257,13 @@ def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
         " unnest(%s::text[]) AS moment WHERE id %% 40 = 0",
         [ends],
     )
+    for index in ("on", "off"):  # rows outside the window are looked at by other plans
+        db.execute(f"SET enable_indexscan = {index}; SET enable_bitmapscan = {index}")
+        db.execute("DISCARD PLANS")
+        ends_are_answered(db, device)
+
+
+def ends_are_answered(db: psycopg.Connection, device: uuid.UUID) -> None:
     for call in [*DOORS, *FORECASTS[1:]]:
         ask(db, call.format(device))
     for moment in MOMENT[:-3] + MOMENT[-2:]:
@@ -265,5 +273,5 @@ def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
         ):
             ask(db, "SELECT count(*) FROM " + door.format(d=device, m=moment))
         ask(db, f"CALL ml_scan('{device}', as_of => {moment})", transaction=False)
-    failed = "SELECT sqlstate FROM ml_scan_state WHERE outcome = 'failed'"
-    assert {code for (code,) in db.execute(failed)} <= DOCUMENTED
+    failed = "SELECT sqlstate, error FROM ml_scan_state WHERE outcome = 'failed'"
+    assert [row for row in db.execute(failed) if row[0] not in DOCUMENTED] == []
