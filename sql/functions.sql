@@ -13,5 +13,6 @@
 \ir functions/scan.sql
 \ir functions/retrain.sql
 \ir functions/schedule.sql
+\ir functions/doctor_history.sql
 \ir functions/doctor.sql
 \ir functions/privileges.sql

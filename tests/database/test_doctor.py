@@ -243,9 +243,21 @@ def test_of_other_views_it_says_that_it_cannot_tell(db, ask):
     assert "EXPLAIN" in detail
 
 
-def test_it_reads_little_of_a_long_history(db, add_device):
-    for _ in range(3):
-        add_device(readings=20_000)
+@pytest.mark.parametrize("order", ["DESC", "ASC"])
+def test_it_reads_little_of_a_long_history(db, add_device, order):
+    """Also where one device fell silent long ago and an index on the time is there to mislead."""
+    db.execute(
+        "DROP INDEX device_shadow_history_device_timestamp_idx;"
+        f'CREATE INDEX ON device_shadow_history (device_uuid, "timestamp" {order})'
+    )
+    for age in (0, 0, 20):
+        device = add_device(readings=20_000)
+        db.execute(
+            'UPDATE device_shadow_history SET "timestamp" = "timestamp" - make_interval(days => %s)'
+            " WHERE device_uuid = %s",
+            [age, device],
+        )
+    db.execute("VACUUM ANALYZE device_shadow_history")
     db.execute("ANALYZE device_shadow_history")
     # What this session has counted so far goes first, or it would come after the reset.
     db.execute("SELECT pg_stat_force_next_flush()")
@@ -257,6 +269,21 @@ def test_it_reads_little_of_a_long_history(db, add_device):
         " WHERE relname = 'device_shadow_history'"
     )
     assert db.execute(read).fetchone()[0] < 200
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def test_a_row_at_either_end_of_time_hides_nothing(db, ask, add_device, zone):
+    device = add_device(readings=5)
+    db.execute("UPDATE ml_setting SET value = %s WHERE name = 'history_time_zone'", [zone])
+    for end in ("294276-12-31 23:59:59.999999", "infinity", "4714-11-24 BC", "-infinity"):
+        db.execute(
+            'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+            " SELECT device_uuid, reported_state, %s FROM device_shadow_history"
+            " WHERE device_uuid = %s LIMIT 1",
+            [end, device],
+        )
+    assert ask("metrics")[0] is True
+    assert ask("clock")[1].startswith("1 of 1 devices have readings in the future")
 
 
 def test_a_reader_is_told_the_same(db, dsn, add_device):
