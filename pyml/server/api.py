@@ -1,77 +1,23 @@
 """The doors: what each function in SQL calls."""
 
-import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from pyml import __version__, queries, training
+from pyml import __version__, in_force, queries, training
 from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
-from pyml.errors import BadArgument, ModelNotFound, PymlError
+from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
-from pyml.server import backend, scoring, store
+from pyml.server import arguments, backend, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.scoring import Scored, forecast_of
-from pyml.telemetry import series
-from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, iso, metrics_of, window
-
-if TYPE_CHECKING:
-    from pyml.server import chart
-
-# Share of the values that a forecast's interval shall cover where none is asked for.
-LEVEL = 0.9
-
-
-# ---- arguments -----------------------------------------------------------------
-
-
-def _given(**arguments: Any) -> None:
-    """Refuse NULL for arguments that have no meaning without a value."""
-    for name, value in arguments.items():
-        if value is None:
-            raise BadArgument(
-                f"{name} is null",
-                detail="It has to be given.",
-                hint="SELECT device_uuid FROM ml_device_status;"
-                if name == "device"
-                else f"Leave {name} out for its default.",
-            )
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise BadArgument(
-            f"{name} {value:g} is out of range",
-            detail=f"It has to be from {low:g} to {high:g}.",
-            hint=f"Pass {name} => a value in that range, or leave it out for its default.",
-        )
-
-
-def _moments(since: str, until: str) -> tuple[float, float]:
-    """Two timestamptz arguments as seconds since the epoch."""
-    row = backend.execute(queries.EPOCHS, since, until)[0]
-    return float(row["since"]), float(row["until"])
-
-
-def _finite(name: str, moment: float) -> float:
-    if not math.isfinite(moment):
-        raise BadArgument(
-            f"{name} is infinite",
-            detail="It has to be a moment in time.",
-            hint=f"Leave {name} out for now().",
-        )
-    return moment
-
-
-def _arguments(**arguments: float | None) -> dict[str, Any]:
-    """The arguments that a person gave: a later training keeps to them, whatever the settings."""
-    return {name: value for name, value in arguments.items() if value is not None}
+from pyml.telemetry.history import LONGEST_HOURS, bounds_of, iso, metrics_of
 
 
 def _forest() -> Detector[Any]:
@@ -115,7 +61,7 @@ def store_model(
     device: str, kind: str, field: str, data: bytes, about: str, replaces: int | None
 ) -> dict[str, Any]:
     """Door of ``ml_store_model``."""
-    _given(device=device, kind=kind, field=field, blob=data, about=about)
+    arguments.given(device=device, kind=kind, field=field, blob=data, about=about)
     beside = parsed(about)
     if not training.IS_ABOUT(beside):
         raise BadArgument(
@@ -157,19 +103,19 @@ def train_forest(
 ) -> dict[str, Any]:
     """Door of ``ml_train_forest``."""
     started = time.monotonic()
-    _given(device=device, as_of=as_of)
+    arguments.given(device=device, as_of=as_of)
     if hours is not None:
-        _within("hours", hours, 1, LONGEST_HOURS)
+        arguments.within("hours", hours, 1, LONGEST_HOURS)
     if contamination is not None:
-        _within("contamination", contamination, 0.0001, 0.2)
+        arguments.within("contamination", contamination, 0.0001, 0.2)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-    until = _finite("as_of", _moments(as_of, as_of)[1])
+    until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     trained = training.train_detector(
         _forest(),
         history,
         metrics_of(backend.execute, enabled=True),
         device,
-        given=_arguments(hours=hours, contamination=contamination),
+        given=arguments.chosen(hours=hours, contamination=contamination),
         until=until,
         poll=backend.progress("training forest"),
     )
@@ -182,9 +128,9 @@ def train_forest(
 @document
 def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     """Door of ``ml_detect``."""
-    _given(device=device, hours=hours, max_anomalies=max_anomalies)
-    _within("hours", hours, 1, LONGEST_HOURS)
-    _within("max_anomalies", max_anomalies, 0, 1_000_000)
+    arguments.given(device=device, hours=hours, max_anomalies=max_anomalies)
+    arguments.within("hours", hours, 1, LONGEST_HOURS)
+    arguments.within("max_anomalies", max_anomalies, 0, 1_000_000)
     history, current = store.current(_forest(), device)
     knows = current.knows
     analyzed = rejected = repeated = detected = 0
@@ -235,8 +181,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
 @rows(6)
 def score(device: str, since: str, until: str) -> Iterator[Row]:
     """Door of ``ml_score``."""
-    _given(device=device, since=since, until=until)
-    first, last = _moments(since, until)
+    arguments.given(device=device, since=since, until=until)
+    first, last = arguments.moments(since, until)
     history, current = store.current(_forest(), device)
     for scored in scoring.score(_forest(), history, current, device, first, last):
         reasons = iter(scored.of(scored.flagged()).reasons())
@@ -253,9 +199,9 @@ def score(device: str, since: str, until: str) -> Iterator[Row]:
 def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
     started = time.monotonic()
-    _given(device=device, field=field, as_of=as_of)
+    arguments.given(device=device, field=field, as_of=as_of)
     if hours is not None:
-        _within("hours", hours, 1, LONGEST_HOURS)
+        arguments.within("hours", hours, 1, LONGEST_HOURS)
     if not path(field):
         raise BadArgument(
             f"field has {len(field)} characters in {field.count('.') + 1} parts",
@@ -264,17 +210,17 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
             hint="SELECT name, path FROM ml_metric;",
         )
     row = backend.execute(queries.CURRENT_MODEL, device, _lstm().kind, field)[0]
-    until = _finite("as_of", _moments(as_of, as_of)[1])
+    until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     trained = training.train_forecaster(
         _lstm(),
         backend.history_of(row),
         metrics_of(backend.execute),
         device,
         field,
-        given=_arguments(hours=hours),
+        given=arguments.chosen(hours=hours),
         until=until,
         bounds=bounds_of(backend.execute, field),
-        current=training.current(_lstm(), row, field, store.ready),
+        current=in_force.usable(_lstm(), row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
     kept = store.keep(device, _lstm().kind, field, trained, row["model_id"], started)
@@ -291,8 +237,8 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
 @document
 def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
-    _given(device=device, field=field)
-    ahead, current = forecast_of(_lstm(), device, field, horizon, LEVEL, None)
+    arguments.given(device=device, field=field)
+    ahead, current = forecast_of(_lstm(), device, field, horizon, scoring.LEVEL, None)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     return {
         "device_uuid": device,
@@ -314,7 +260,7 @@ def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
             "training_samples": current.readings_used,
             "sequence_length": current.knows.sequence_length,
             "forecast_horizon": current.knows.horizon,
-            "level": LEVEL,
+            "level": scoring.LEVEL,
             "interval_from": ahead.replayed,
             "last_reading": iso(ahead.last_time),
             "last_reading_age_seconds": round(current.now - ahead.last_time, 1),
@@ -328,8 +274,8 @@ def predict(
     device: str, field: str, horizon: int | None, level: float, as_of: str
 ) -> Iterator[Row]:
     """Door of ``ml_predict``."""
-    _given(device=device, field=field, level=level, as_of=as_of)
-    until = _finite("as_of", _moments(as_of, as_of)[1])
+    arguments.given(device=device, field=field, level=level, as_of=as_of)
+    until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     ahead, _ = forecast_of(_lstm(), device, field, horizon, level, until)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     shown = (backend.shown(column).tolist() for column in columns)
@@ -339,89 +285,11 @@ def predict(
 # ---- the picture ---------------------------------------------------------------
 
 
-@document
-def draw(device: str, field: str, hours: int) -> dict[str, Any]:
-    """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
-    from pyml.server import chart
+def draw(device: str, field: str, hours: int) -> str:
+    """Door of ``ml_chart``. Most sessions never draw, and need not load what does."""
+    from pyml.server import picture
 
-    _given(device=device, field=field, hours=hours)
-    _within("hours", hours, 1, LONGEST_HOURS)
-    history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-    session = backend.execute(queries.SESSION)[0]
-    until = float(session["until"])
-    since = until - hours * 3600
-    known = metrics_of(backend.execute)
-    metric, _, readings, values = window(history, device, since, until, field, known)
-    marks: list[chart.Mark] = []
-    ahead: chart.Ahead | None = None
-    notes: list[str] = []
-    try:
-        marks = _marks(device, since, until, readings.times, values)
-    except PymlError as error:
-        notes += [f"No anomalies: {error.message}.", error.hint or ""]
-    try:
-        ahead = _ahead(device, field, known, until)
-    except PymlError as error:
-        notes += [f"No forecast: {error.message}.", error.hint or ""]
-    percent = bounds_of(backend.execute, field) == (0, 100)
-    step = series.MAX_GAP * series.typical_interval(readings.times)
-    picture = chart.draw(
-        readings.times,
-        values,
-        title=f"{field}, last {hours} h",
-        subtitle=f"device {device}",
-        unit="%" if percent else "per second" if metric.kind == "counter" else "",
-        window=(since, until),
-        longest_step=step,
-        zone=chart.zone_of(session["zone"]),
-        marks=marks,
-        ahead=ahead,
-        notes=notes,
-        pulse=backend.pulse,
-    )
-    return {"svg": picture}
-
-
-def _marks(
-    device: str, since: float, until: float, at: Floats, values: Floats
-) -> "list[chart.Mark]":
-    """What the current forest flags, at the value that the picture has nearest to it."""
-    from pyml.server import chart
-
-    history, current = store.current(_forest(), device)
-    known = np.isfinite(values)
-    at, values = at[known], values[known]
-    marks = []
-    for scored in scoring.score(_forest(), history, current, device, since, until):
-        some = scored.of(scored.flagged())
-        times = some.found.times
-        right = np.clip(np.searchsorted(at, times), 1, len(at) - 1) if len(at) > 1 else 0
-        left = np.maximum(right - 1, 0)
-        nearer = np.abs(at[left] - times) <= np.abs(at[right] - times)
-        nearest = values[np.where(nearer, left, right)]
-        marks += [
-            chart.Mark(moment, value, SEVERITIES[severity], score, why)
-            for value, (moment, score, severity, _), why in zip(
-                nearest.tolist(), some.rows(), some.reasons(), strict=True
-            )
-        ]
-    return marks
-
-
-def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> "chart.Ahead":
-    """The forecast of a field, whichever of its names the model was trained under."""
-    from pyml.server import chart
-
-    plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
-    other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
-    try:
-        found, _ = forecast_of(_lstm(), device, field, None, LEVEL, until)
-    except ModelNotFound as missing:
-        try:
-            found, _ = forecast_of(_lstm(), device, other[field], None, LEVEL, until)
-        except (KeyError, ModelNotFound):
-            raise missing from None
-    return chart.Ahead(found.times, found.predicted, found.lower, found.upper, LEVEL)
+    return picture.draw(device, field, hours)
 
 
 # ---- health --------------------------------------------------------------------

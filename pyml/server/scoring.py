@@ -18,6 +18,8 @@ from pyml.telemetry.series import Grid, regular, spare
 # Intervals, a week of minutes: a longer window is scored in pieces of as many, so that a
 # cancel is heard in time and memory does not grow with the window.
 PIECE = 10_080
+# Share of the values that a forecast's interval shall cover where none is asked for.
+LEVEL = 0.9
 
 
 @dataclass(frozen=True, slots=True)

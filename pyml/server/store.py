@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pyml import queries, training
+from pyml import in_force, queries, training
 from pyml.errors import ModelNotFound, UnreadableModel, unreadable
 from pyml.forecasters.base import IS_FIGURES
 from pyml.forms import parsed
@@ -80,7 +80,7 @@ def ready(owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
-    model = _cache[key] = training.stored(backend.execute, owner, model_id, sha256)
+    model = _cache[key] = in_force.stored(backend.execute, owner, model_id, sha256)
     while len(_cache) > 1 and sum(kept.size for kept in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
     return model
@@ -155,7 +155,7 @@ def of_row(
     if row["model_id"] is None:
         raise missing(owner, device, field)
     model = naming(hint, row["model_id"], ready, owner, row["model_id"], row["sha256"])
-    naming(hint, row["model_id"], training.check, owner, model, field, metrics)
+    naming(hint, row["model_id"], in_force.check, owner, model, field, metrics)
     return Current(
         now,
         row["model_id"],

@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from pyml import __version__, queries, training
+from pyml import __version__, in_force, queries, training
 from pyml.errors import BrokenEnvironment, translated
 from pyml.queries import Query
 from pyml.telemetry.history import Execute, History
@@ -190,7 +190,7 @@ def _train(
     """Train a model and store it; the outcome."""
     device, kind, field = model
     row = execute(queries.CURRENT_MODEL, *model)[0]
-    history, load = History.of(row, read), functools.partial(training.stored, execute)
+    history, load = History.of(row, read), functools.partial(in_force.stored, execute)
     trained = training.train(execute, load, history, device, kind, field, row, poll)
     about = trained.about(time.monotonic() - started)
     if trained.data is None:

@@ -1,0 +1,53 @@
+"""Checks of what a door is given."""
+
+import math
+from typing import Any
+
+from pyml import queries
+from pyml.errors import BadArgument
+from pyml.server import backend
+
+
+def given(**arguments: Any) -> None:
+    """Refuse NULL for arguments that have no meaning without a value."""
+    for name, value in arguments.items():
+        if value is None:
+            raise BadArgument(
+                f"{name} is null",
+                detail="It has to be given.",
+                hint="SELECT device_uuid FROM ml_device_status;"
+                if name == "device"
+                else f"Leave {name} out for its default.",
+            )
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number out of its range."""
+    if not low <= value <= high:
+        raise BadArgument(
+            f"{name} {value:g} is out of range",
+            detail=f"It has to be from {low:g} to {high:g}.",
+            hint=f"Pass {name} => a value in that range, or leave it out for its default.",
+        )
+
+
+def moments(since: str, until: str) -> tuple[float, float]:
+    """Two timestamptz arguments as seconds since the epoch."""
+    row = backend.execute(queries.EPOCHS, since, until)[0]
+    return float(row["since"]), float(row["until"])
+
+
+def finite(name: str, moment: float) -> float:
+    """The moment, unless it is either end of time."""
+    if not math.isfinite(moment):
+        raise BadArgument(
+            f"{name} is infinite",
+            detail="It has to be a moment in time.",
+            hint=f"Leave {name} out for now().",
+        )
+    return moment
+
+
+def chosen(**arguments: float | None) -> dict[str, Any]:
+    """The arguments that a person gave: a later training keeps to them, whatever the settings."""
+    return {name: value for name, value in arguments.items() if value is not None}

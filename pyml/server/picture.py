@@ -1,0 +1,94 @@
+"""The door of ml_chart: what there is to draw of a field."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyml import queries
+from pyml.detectors.base import DETECTORS, SEVERITIES
+from pyml.errors import ModelNotFound, PymlError
+from pyml.forecasters.base import FORECASTERS
+from pyml.server import arguments, backend, chart, scoring, store
+from pyml.server.backend import document
+from pyml.server.scoring import LEVEL, forecast_of
+from pyml.telemetry import series
+from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, metrics_of, window
+
+
+@document
+def draw(device: str, field: str, hours: int) -> dict[str, Any]:
+    """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
+    arguments.given(device=device, field=field, hours=hours)
+    arguments.within("hours", hours, 1, LONGEST_HOURS)
+    history = backend.history_of(backend.execute(queries.CONTEXT)[0])
+    session = backend.execute(queries.SESSION)[0]
+    until = float(session["until"])
+    since = until - hours * 3600
+    known = metrics_of(backend.execute)
+    metric, _, readings, values = window(history, device, since, until, field, known)
+    marks: list[chart.Mark] = []
+    ahead: chart.Ahead | None = None
+    notes: list[str] = []
+    try:
+        marks = _marks(device, since, until, readings.times, values)
+    except PymlError as error:
+        notes += [f"No anomalies: {error.message}.", error.hint or ""]
+    try:
+        ahead = _ahead(device, field, known, until)
+    except PymlError as error:
+        notes += [f"No forecast: {error.message}.", error.hint or ""]
+    percent = bounds_of(backend.execute, field) == (0, 100)
+    step = series.MAX_GAP * series.typical_interval(readings.times)
+    picture = chart.draw(
+        readings.times,
+        values,
+        title=f"{field}, last {hours} h",
+        subtitle=f"device {device}",
+        unit="%" if percent else "per second" if metric.kind == "counter" else "",
+        window=(since, until),
+        longest_step=step,
+        zone=chart.zone_of(session["zone"]),
+        marks=marks,
+        ahead=ahead,
+        notes=notes,
+        pulse=backend.pulse,
+    )
+    return {"svg": picture}
+
+
+def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
+    """What the current forest flags, at the value that the picture has nearest to it."""
+    history, current = store.current(DETECTORS["forest"], device)
+    known = np.isfinite(values)
+    at, values = at[known], values[known]
+    marks = []
+    for scored in scoring.score(DETECTORS["forest"], history, current, device, since, until):
+        some = scored.of(scored.flagged())
+        times = some.found.times
+        right = np.clip(np.searchsorted(at, times), 1, len(at) - 1) if len(at) > 1 else 0
+        left = np.maximum(right - 1, 0)
+        nearer = np.abs(at[left] - times) <= np.abs(at[right] - times)
+        nearest = values[np.where(nearer, left, right)]
+        marks += [
+            chart.Mark(moment, value, SEVERITIES[severity], score, why)
+            for value, (moment, score, severity, _), why in zip(
+                nearest.tolist(), some.rows(), some.reasons(), strict=True
+            )
+        ]
+    return marks
+
+
+def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> chart.Ahead:
+    """The forecast of a field, whichever of its names the model was trained under."""
+    plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
+    other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
+    lstm = FORECASTERS["lstm"]
+    try:
+        found, _ = forecast_of(lstm, device, field, None, LEVEL, until)
+    except ModelNotFound as missing:
+        try:
+            found, _ = forecast_of(lstm, device, other[field], None, LEVEL, until)
+        except (KeyError, ModelNotFound):
+            raise missing from None
+    return chart.Ahead(found.times, found.predicted, found.lower, found.upper, LEVEL)
