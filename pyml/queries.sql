@@ -5,17 +5,13 @@
 
 -- part: context
 -- What every call needs, in one row: the settings, the metrics that a model may read, the history
--- table's name, those of its columns that it lacks or that are of a wrong type, its time's type.
+-- as pieces of SQL, those of its columns that it lacks, and what is wrong with the others.
 (SELECT s.settings::text,
         (SELECT json_agg(json_build_array(name, path, divisor_path, scale, kind))::text
          FROM ml_metric) AS metrics,
-        parse_ident(s.settings ->> 'history_table') AS history, t.*
+        t.absent, t.fault, to_jsonb(t)::text AS history
  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s
- CROSS JOIN LATERAL (
-     SELECT array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,
-            string_agg(w.fault, ', ' ORDER BY w.name COLLATE "C") AS fault,
-            min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type
-     FROM _ml_history_columns() AS w) AS t) AS c
+ CROSS JOIN _ml_history_parts() AS t) AS c
 
 -- part: figures
 -- Of a model's figures what a forecast's document has.
@@ -42,6 +38,14 @@ SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at
        m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
 FROM @context@
 LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
+
+-- query: device_id(uuid)
+-- The id by which the history knows a device; NULL where it knows none.
+SELECT _ml_device_id($1) AS id
+
+-- query: meet(uuid)
+-- Sees to it that ml_device has the device.
+SELECT _ml_meet(ARRAY[$1])
 
 -- query: blob(bigint)
 -- A model's bytes, and their digest.

@@ -44,7 +44,7 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
         readings.times,
         values,
         title=f"{field}, last {hours} h",
-        subtitle=f"device {device}",
+        subtitle=f"device {history.id(device)}",
         unit="%" if percent else "per second" if metric.kind == "counter" else "",
         window=(since, until),
         longest_step=step,

@@ -62,35 +62,47 @@ END
 $$;
 COMMENT ON FUNCTION _ml_doctor_index(regclass, name, name) IS 'The doctor''s row on the index of the history, or of the table below where it is a view.';
 
-CREATE OR REPLACE FUNCTION _ml_sample(OUT devices int, OUT rows_read int, OUT readings int, OUT absent text[], OUT ahead interval[], OUT zone text, OUT error text)
+CREATE OR REPLACE FUNCTION _ml_some_rows() RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     h record;
     index record;
-    rows_of text;
 BEGIN
     SELECT * INTO h FROM _ml_history();
-    zone := CASE WHEN NOT h.zoned THEN h.zone END;
     SELECT i.* INTO index FROM ml_setting s, ml_setting d, ml_setting t, _ml_history_index(to_regclass(s.value), d.value, t.value) AS i
     WHERE s.name = 'history_table' AND d.name = 'history_device_column' AND t.name = 'history_time_column';
-    -- With the index the newest rows of some devices; without it, any rows. The order is the index's own, and the
-    -- device a range: else an index on the time alone might be taken, and all of it read for a device that is silent.
-    rows_of := CASE WHEN index.leads
-        THEN format($part$
-            WITH RECURSIVE found (device, n) AS (
-                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
-                UNION ALL
-                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
-                FROM found f WHERE f.device IS NOT NULL AND f.n < 100
-            ) SELECT r.* FROM found f CROSS JOIN LATERAL (
-                SELECT h.* FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %4$s, %3$s DESC LIMIT 10) AS r
-            WHERE f.device IS NOT NULL$part$, h.device, h.source, h.moment, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END)
-        ELSE format('SELECT h.* FROM %s LIMIT 1000', h.source) END;
+    IF NOT coalesce(index.leads, false) THEN
+        RETURN format('SELECT h.* FROM %s LIMIT 1000', h.source);
+    END IF;
+    -- The order is the index's own, and the device a range: else an index on the time alone might be
+    -- taken, and all of it read for a device that is silent.
+    RETURN format($part$
+        WITH RECURSIVE found (device, n) AS (
+            SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
+            UNION ALL
+            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
+            FROM found f WHERE f.device IS NOT NULL AND f.n < 100
+        ) SELECT r.* FROM found f CROSS JOIN LATERAL (
+            SELECT h.* FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %4$s, %3$s DESC LIMIT 10) AS r
+        WHERE f.device IS NOT NULL$part$, h.device, h.source, h.moment, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END);
+END
+$$;
+COMMENT ON FUNCTION _ml_some_rows() IS 'A query that gives a small sample of the history''s rows: the newest 10 of 100 devices, or any 1000 where no index leads to them.';
+
+CREATE OR REPLACE FUNCTION _ml_sample(OUT devices int, OUT rows_read int, OUT readings int, OUT absent text[], OUT ahead interval[], OUT zone text, OUT error text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    zone := h.zone;
     EXECUTE format($query$
         WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
-            SELECT %2$s AS device, %3$s AS t, %4$s::jsonb AS state FROM h WHERE %5$s
+            SELECT %2$s AS device, %3$s AS t, %4$s AS state FROM h WHERE %5$s
         )
         SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
             ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND NOT EXISTS (
@@ -98,15 +110,13 @@ BEGIN
                 AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL) ORDER BY m.name),
             ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
                   HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
-        rows_of, h.device, CASE WHEN h.zoned THEN h.moment ELSE
-            -- A row at either end of time has no moment in every zone.
-            format('(least(greatest(%s, ''4000-01-01 BC''), ''290000-01-01'') AT TIME ZONE %L)', h.moment, h.zone) END, h.state, h.shadow)
+        _ml_some_rows(), h.device, h.at, h.state, h.shadow)
     INTO devices, rows_read, readings, absent, ahead;
 EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
     error := SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them.';
+COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_history() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -171,7 +181,7 @@ BEGIN
             fix := format('UPDATE @extschema@.ml_setting SET value = ''Etc/GMT-%s'' WHERE name = ''history_time_zone''; -- or by its name, such as Europe/Berlin', hours);
         ELSE
             fix := format('SELECT %1$s, max(%2$s) FROM %3$s WHERE %2$s > %4$s GROUP BY 1; -- set these clocks right', h.device, h.moment, h.source,
-                CASE WHEN h.zoned THEN 'now()' ELSE format('now() AT TIME ZONE %L', h.zone) END);
+                format(h.bound, 'now()'));
         END IF;
     END IF;
     RETURN NEXT;

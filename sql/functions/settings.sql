@@ -54,6 +54,9 @@ BEGIN
     ELSIF NEW.name = 'forecast_limits' AND (jsonb_typeof(held) <> 'object' OR held @? 'strict $.* ? (@.type() != "number")') THEN
         wanted := 'a JSON object with a number for each field';
     END IF;
+    IF NEW.name = 'history_time_unit' AND NEW.value NOT IN ('', 'seconds', 'milliseconds') THEN
+        wanted := 'seconds, milliseconds or empty';
+    END IF;
     IF number IS NOT NULL AND (number = 'NaN' OR NOT number BETWEEN NEW.minimum AND NEW.maximum) THEN
         wanted := format('from %s to %s', NEW.minimum, NEW.maximum);
     END IF;
