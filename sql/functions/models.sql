@@ -112,7 +112,7 @@ BEGIN
     @PYML_AT_HOME@
     IF device IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
-            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
     END IF;
     -- A device that row-level security hides from the caller is one that has nothing.
     IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)

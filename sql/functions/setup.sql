@@ -130,7 +130,7 @@ BEGIN
     RETURN NEXT;
 
     what := 'rhythm';
-    detail := coalesce(format('a row every %s, as a rule', date_trunc('milliseconds', seen.rhythm)), 'too few rows to tell');
+    detail := coalesce(format('a row every %s, as a rule', CASE WHEN seen.rhythm < '10 seconds' THEN seen.rhythm ELSE date_trunc('second', seen.rhythm + interval '0.5 seconds') END), 'too few rows to tell');
     RETURN NEXT;
 
     what := 'readings';
