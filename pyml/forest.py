@@ -307,7 +307,7 @@ def _gains(model: Model, run: Run, found: Features, p: Parameters) -> Floats:
     return np.asarray((scores[1:] - scores[0]).T, np.float64)
 
 
-def _reasons(model: Model, values: list[float], gain: Floats) -> list[dict[str, Any]]:
+def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:
     order = np.argsort(-gain, kind="stable")
     return [
         {

@@ -7,7 +7,7 @@ scans, workers and the checks of `tests/unit/test_detectors.py` find it by its k
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,32 @@ from pyml.forms import SOME, YEAR, Form, listed, number, text
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
-from pyml.telemetry.drift import is_reference
+from pyml.telemetry.drift import Histogram, is_reference
 from pyml.telemetry.series import IS_METRIC, Metric
 
 Floats = NDArray[np.float64]
-Reason = dict[str, Any]
+
+
+class Reason(TypedDict):
+    """Why a reading is, or is not, an anomaly: one metric's part, as the answer's JSON has it.
+
+    Attributes
+    ----------
+    metric : str
+    value : float or None
+        None where missing.
+    usual_low, usual_high : float
+        The range that the training's values usually had.
+    contribution : float
+        Greater is more; in the detector's own measure.
+    """
+
+    metric: str
+    value: float | None
+    usual_low: float
+    usual_high: float
+    contribution: float
+
 
 NORMAL, WARNING, CRITICAL = 0, 1, 2
 SEVERITIES = ("none", "warning", "critical")
@@ -58,16 +79,16 @@ class Known:
         Seconds between two readings of the training.
     metrics : tuple of Metric, length m
         What to read for each; set by `knowing`.
-    reference : tuple of dict, length m
+    reference : tuple of Histogram, length m
         What the training saw of each (`pyml.telemetry.drift.reference`); set by `knowing`.
     """
 
     names: tuple[str, ...]
     interval: float
     metrics: tuple[Metric, ...] = ()
-    reference: tuple[dict[str, Any], ...] = ()
+    reference: tuple[Histogram, ...] = ()
 
-    def knowing(self, metrics: Sequence[Metric], reference: Sequence[dict[str, Any]]) -> Self:
+    def knowing(self, metrics: Sequence[Metric], reference: Sequence[Histogram]) -> Self:
         """The same, with what to read and what the training saw of it."""
         return replace(self, metrics=tuple(metrics), reference=tuple(reference))
 

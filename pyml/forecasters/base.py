@@ -17,7 +17,7 @@ from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, te
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
-from pyml.telemetry.drift import is_reference
+from pyml.telemetry.drift import Histogram, is_reference
 from pyml.telemetry.series import IS_METRIC, Grid, Metric
 
 Floats = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Known:
         What to read; set by `knowing`.
     totals : tuple of str
         Paths of totals, a zero at which marks a failed collection; set by `knowing`.
-    reference : tuple of dict, length 1
+    reference : tuple of Histogram, length 1
         What the training saw (`pyml.telemetry.drift.reference`); set by `knowing`.
     """
 
@@ -73,10 +73,10 @@ class Known:
     bounds: Bounds
     metric: Metric | None = None
     totals: tuple[str, ...] = ()
-    reference: tuple[dict[str, Any], ...] = ()
+    reference: tuple[Histogram, ...] = ()
 
     def knowing(
-        self, metric: Metric, totals: Sequence[str], reference: Sequence[dict[str, Any]]
+        self, metric: Metric, totals: Sequence[str], reference: Sequence[Histogram]
     ) -> Self:
         """The same, with what to read and what the training saw of it."""
         return replace(self, metric=metric, totals=tuple(totals), reference=tuple(reference))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
+from pyml.detectors.base import DETECTORS, SEVERITIES, Detector, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
@@ -19,6 +19,7 @@ from pyml.server import backend, store
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.store import Current
 from pyml.telemetry import drift
+from pyml.telemetry.drift import Index
 from pyml.telemetry.history import Floats, History, series_of, within
 from pyml.telemetry.series import columns_of, spare
 
@@ -30,6 +31,12 @@ ENTRIES = 2000
 FARTHEST = 1000.0
 
 
+class Outside(Reason):
+    """Why a reading is an anomaly where it lies outside what was forecast."""
+
+    predicted: float
+
+
 @dataclass(slots=True)
 class Drift:
     """What a scan sees of the metrics of each model, beside what the training saw."""
@@ -37,14 +44,14 @@ class Drift:
     threshold: float
     until: float
     before: Any  # of the last scan: by model_id, as `drift.observe` gives it
-    seen: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, drift.Seen] = field(default_factory=dict)
     drifted: list[int] = field(default_factory=list)
 
     def look(
         self, current: Current, names: Sequence[str], times: Floats, values: Floats
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, Index]:
         """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
-        key, known = str(current.model_id), list(current.knows.reference)
+        key, known = str(current.model_id), current.knows.reference
         before = self.before.get(key) if isinstance(self.before, dict) else None
         # What no scan has written is forgotten, and counting begins anew.
         before = before if drift.is_seen(before, known, self.until) else None
@@ -53,7 +60,7 @@ class Drift:
             if seen is None:
                 return {}
             self.seen[key] = seen
-            judged, drifted = drift.judge(list(names), known, seen, self.threshold)
+            judged, drifted = drift.judge(names, known, seen, self.threshold)
         if drifted:
             self.drifted.append(current.model_id)
         return judged
@@ -131,9 +138,9 @@ class Scan:
             since = self.since - back
             self.history = self.history.fetched(self.device, since, self.until, list(paths))
 
-    def detect(self) -> tuple[bool, int, dict[str, Any]]:
+    def detect(self) -> tuple[bool, int, dict[str, Index]]:
         """Log what the detectors flag; whether all spoke, readings scored, drift by metric."""
-        drifts: dict[str, Any] = {}
+        drifts: dict[str, Index] = {}
         spoke, readings = bool(self.detectors), 0
         for detector, current in self.detectors:
             try:
@@ -145,9 +152,7 @@ class Scan:
                 self.failures.append(error)
         return spoke, readings, drifts
 
-    def _detector(
-        self, detector: Detector[Any], current: Current
-    ) -> tuple[int, dict[str, dict[str, float]]]:
+    def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
         times, seen = [np.empty(0)], [np.empty((0, len(names)))]
         for scored in score(detector, self.history, current, self.device, self.since, self.until):
@@ -166,10 +171,10 @@ class Scan:
         at = np.concatenate(times)
         return len(at), self.drift.look(current, names, at, np.concatenate(seen))
 
-    def forecast(self) -> dict[str, Any]:
+    def forecast(self) -> dict[str, Index]:
         """Log what lies outside the stored forecasts, store fresh ones; drift by field."""
-        drifts: dict[str, Any] = {}
-        outside: dict[str, dict[float, list[dict[str, Any]]]] = {}
+        drifts: dict[str, Index] = {}
+        outside: dict[str, dict[float, list[tuple[Outside, int]]]] = {}
         for forecaster, name, current in self.forecasters:
             try:
                 judged = outside.setdefault(forecaster.kind, {})
@@ -186,8 +191,8 @@ class Scan:
         forecaster: Forecaster[Any],
         name: str,
         current: Current,
-        judged: dict[float, list[dict[str, Any]]],
-    ) -> dict[str, dict[str, float]]:
+        judged: dict[float, list[tuple[Outside, int]]],
+    ) -> dict[str, Index]:
         settings, knows = self.history.settings, current.knows
         level = float(settings["forecast_level"])
         said = (self.device, forecaster.kind, name)
@@ -274,7 +279,7 @@ def _outside(
     times: Floats,
     values: Floats,
     interval: float,
-    judged: dict[float, list[dict[str, Any]]],
+    judged: dict[float, list[tuple[Outside, int]]],
 ) -> None:
     """Add the readings outside the interval forecast for the point nearest to them."""
     forecast_at = np.array([point["t"] for point in points])
@@ -290,25 +295,25 @@ def _outside(
         side = point["upper"] if value > point["upper"] else point["lower"]
         half = abs(side - point["predicted"])
         distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
-        judged.setdefault(moment, []).append(
-            {
-                "metric": name,
-                "value": backend.shown(value),
-                "usual_low": backend.shown(point["lower"]),
-                "usual_high": backend.shown(point["upper"]),
-                "predicted": backend.shown(point["predicted"]),
-                "contribution": round(min(distance, FARTHEST), 3),
-                "model_id": point["model_id"],
-            }
-        )
+        why: Outside = {
+            "metric": name,
+            "value": backend.shown(value),
+            "usual_low": backend.shown(point["lower"]),
+            "usual_high": backend.shown(point["upper"]),
+            "predicted": backend.shown(point["predicted"]),
+            "contribution": round(min(distance, FARTHEST), 3),
+        }
+        judged.setdefault(moment, []).append((why, point["model_id"]))
 
 
-def _log_outside(device: str, kind: str, judged: dict[float, list[dict[str, Any]]]) -> list[float]:
+def _log_outside(
+    device: str, kind: str, judged: dict[float, list[tuple[Outside, int]]]
+) -> list[float]:
     """Log the readings outside a forecast, one row for all fields of one time."""
     entries = []
-    for moment, reasons in sorted(judged.items()):
-        reasons.sort(key=lambda reason: -reason["contribution"])
-        models = [reason.pop("model_id") for reason in reasons]
+    for moment, found in sorted(judged.items()):
+        found.sort(key=lambda one: -one[0]["contribution"])
+        reasons = [reason for reason, _ in found]
         worst = reasons[0]["contribution"]
         entries.append(
             (
@@ -317,7 +322,7 @@ def _log_outside(device: str, kind: str, judged: dict[float, list[dict[str, Any]
                 SEVERITIES[1 + (worst >= CRITICAL)],
                 {reason["metric"]: reason["value"] for reason in reasons},
                 reasons,
-                models[0],
+                found[0][1],
             )
         )
     return _log(device, kind, True, entries) if entries else []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.detectors.base import Detection, Detector, Signals
+from pyml.detectors.base import Detection, Detector, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
@@ -57,7 +57,7 @@ class Scored:
             strict=True,
         )
 
-    def reasons(self) -> list[list[dict[str, Any]]]:
+    def reasons(self) -> list[list[Reason]]:
         """Why each of them is, or is not, an anomaly."""
         model = self.current.model
         found = replace(self.found, values=backend.shown(self.found.values))

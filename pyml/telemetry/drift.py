@@ -6,7 +6,8 @@ fills up), so each metric has a limit of its own.
 """
 
 import itertools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,46 @@ HALF_LIFE = DAY / 2
 LEAST = 200.0
 # Limit, over the index of the training's most unusual day.
 MARGIN = 1.5
+
+
+class Histogram(TypedDict):
+    """One metric in the training, as a model stores it.
+
+    Attributes
+    ----------
+    edges : list of float
+        Of the bins, increasing.
+    counts : list of float, length len(edges) + 2
+        Readings below, in each bin, above, and without a value.
+    usual : float
+        The largest index of a single day against all days.
+    """
+
+    edges: list[float]
+    counts: list[float]
+    usual: float
+
+
+class Seen(TypedDict):
+    """What scans have counted of one model's metrics, as the scan's state stores it.
+
+    Attributes
+    ----------
+    until : float
+        The last counted reading's time.
+    counts : list of list of float, length m
+        For each metric as in its `Histogram`.
+    """
+
+    until: float
+    counts: list[list[float]]
+
+
+class Index(TypedDict):
+    """How far a metric is from the training, and from where on it has drifted."""
+
+    index: float
+    limit: float
 
 
 def _bins(edges: Floats, values: Floats) -> Floats:
@@ -40,7 +81,7 @@ def _index(expected: Floats, seen: Floats) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | float]]:
+def reference(times: Floats, values: Floats) -> list[Histogram]:
     """The histogram of each metric in the training.
 
     Parameters
@@ -52,13 +93,11 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
 
     Returns
     -------
-    list of dict, length m
-        JSON-able: ``edges`` and ``counts`` of the bins, and ``usual``, the largest index of a
-        single day against all days.
+    list of Histogram, length m
     """
     days = np.floor((times - times[-1]) / DAY)
     begins = np.flatnonzero(np.diff(days)) + 1
-    found = []
+    found: list[Histogram] = []
     for column in values.T:
         known = column[np.isfinite(column)]
         edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)))
@@ -76,15 +115,14 @@ def reference(times: Floats, values: Floats) -> list[dict[str, list[float] | flo
 
 
 def observe(
-    known: list[dict[str, Any]], seen: dict[str, Any] | None, times: Floats, values: Floats
-) -> dict[str, Any] | None:
+    known: Sequence[Histogram], seen: Seen | None, times: Floats, values: Floats
+) -> Seen | None:
     """Count the new readings; earlier counts decay.
 
     Parameters
     ----------
-    known : list of dict, length m
-        What `reference` gave.
-    seen : dict, optional
+    known : sequence of Histogram, length m
+    seen : Seen, optional
         What this function gave last time.
     times : ndarray of float64, shape (n,)
         Seconds, increasing.
@@ -92,8 +130,7 @@ def observe(
 
     Returns
     -------
-    dict, optional
-        JSON-able: ``counts`` for each metric, and ``until``, the last reading's time.
+    Seen, optional
     """
     fresh = times > (seen["until"] if seen else -np.inf)
     if not fresh.any():
@@ -112,13 +149,13 @@ def observe(
 
 
 def judge(
-    names: list[str], known: list[dict[str, Any]], seen: dict[str, Any], threshold: float
-) -> tuple[dict[str, dict[str, float]], bool]:
+    names: Sequence[str], known: Sequence[Histogram], seen: Seen, threshold: float
+) -> tuple[dict[str, Index], bool]:
     """Index and limit of each metric, and whether one is beyond its limit.
 
     A metric with too few readings has no index.
     """
-    found = {}
+    found: dict[str, Index] = {}
     for name, one, counts in zip(names, known, seen["counts"], strict=True):
         if sum(counts) >= LEAST:
             index = _index(np.array(one["counts"]), np.array(counts))
@@ -135,7 +172,7 @@ _REFERENCES = listed(
 _SEEN = record(until=number(), counts=listed(listed(number(0), 1)))
 
 
-def is_reference(value: Any) -> bool:
+def is_reference(value: Any) -> TypeGuard[list[Histogram]]:
     """Whether a value is what `reference` gives: increasing edges with counts around them."""
     return _REFERENCES(value) and all(
         len(one["counts"]) - len(one["edges"]) == 2
@@ -145,7 +182,7 @@ def is_reference(value: Any) -> bool:
     )
 
 
-def is_seen(value: Any, known: list[dict[str, Any]], until: float) -> bool:
+def is_seen(value: Any, known: Sequence[Histogram], until: float) -> TypeGuard[Seen]:
     """Whether `observe` up to a moment can go on from a value."""
     return (
         _SEEN(value)
