@@ -31,10 +31,8 @@ SELECT c.* FROM @context@
 SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"
 
 -- query: bounds(text)
--- The possible values of a field, which is a metric's name or its path.
-SELECT lower_bound, upper_bound FROM ml_metric
-WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'
-ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1
+-- The range of possible values of a field, which is a metric's name or its path.
+SELECT lower_bound, upper_bound FROM _ml_metric_of($1)
 
 -- query: current_model(uuid, text, text)
 -- The context, and the model in force of a device, kind and field.
@@ -170,6 +168,6 @@ SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.mo
 FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.kind = $2 AND p.field = $3
 AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY p.timestamp
 
--- query: put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[])
+-- query: put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[])
 -- Replaces what a forecaster said of a field after the device's last reading.
-SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)

@@ -102,19 +102,21 @@ COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
 COMMENT ON COLUMN ml_forecasts.kind IS 'The forecaster that made it.';
 
 CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
-SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,
-       max(p.predicted) AS worst_predicted, max(p.made_at) AS made_at
+SELECT p.device_uuid, p.field, p.breach AS limit_value, min(p."timestamp") AS breach_at,
+       CASE WHEN max(p.predicted) > p.breach THEN max(p.predicted) ELSE min(p.predicted) END AS worst_predicted,
+       max(p.made_at) AS made_at, (SELECT k.unit FROM _ml_metric_of(p.field) AS k) AS unit
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
 WHERE p.breach IS NOT NULL AND s.retired_at IS NULL
-GROUP BY p.device_uuid, p.field;
-COMMENT ON VIEW ml_breaches IS 'Which forecast reaches its limit (setting forecast_limits), and when it first does.';
+GROUP BY p.device_uuid, p.field, p.breach;
+COMMENT ON VIEW ml_breaches IS 'Which forecast reaches a limit of its metric (limit_low, limit_high in ml_metric), and when it first does: one row a device, field and limit.';
 COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a dotted path or a metric''s name.';
-COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit.';
+COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit that is reached: limit_low where worst_predicted lies below it, else limit_high.';
 COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.';
-COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The greatest value that is forecast.';
+COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The value that is forecast furthest beyond the limit.';
 COMMENT ON COLUMN ml_breaches.made_at IS 'When the forecast was made.';
+COMMENT ON COLUMN ml_breaches.unit IS 'Unit of both values; NULL where none is known.';
 
 CREATE OR REPLACE VIEW ml_device_status WITH (security_invoker = true) AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,

@@ -99,7 +99,8 @@ AS $$
     SELECT md5(concat(
         (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
          WHERE s.name ~ '^history_' OR s.name = ANY ('{contamination,n_estimators,min_training_samples,sequence_length,forecast_horizon,epochs,seed,training_hours}')),
-        (SELECT string_agg(to_jsonb(m)::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
+        -- Of a metric what a training reads: another limit does not make a failed one worth another try.
+        (SELECT string_agg((to_jsonb(m) - '{unit,limit_low,limit_high,direction,least_deviation}'::text[])::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
 $$;
 COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by.';
 

@@ -165,7 +165,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
-CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, breach float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -181,11 +181,13 @@ BEGIN
            OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));
     INSERT INTO ml_forecast_point (device_uuid, kind, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
     SELECT device, _ml_put_forecast.kind, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
-        CASE WHEN f.predicted >= _ml_put_forecast.breach THEN _ml_put_forecast.breach END, _ml_put_forecast.model_id, now()
-    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
+        CASE WHEN f.predicted >= k.limit_high THEN k.limit_high WHEN f.predicted <= k.limit_low THEN k.limit_low END,
+        _ml_put_forecast.model_id, now()
+    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper)
+    LEFT JOIN _ml_metric_of(_ml_put_forecast.field) AS k ON true;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading; breach is the field''s limit.';
+COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric.';
 
 CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
