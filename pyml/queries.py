@@ -15,6 +15,8 @@ from dataclasses import dataclass
 MOST_DIGITS = 40
 # What no sensor measures is greater (objects, arrays, booleans and large numbers are) or less.
 LEAST, GREATEST = "'-1e15'", "'1e15'"
+# Readings in which metrics are looked for where no field is named.
+NEWEST = 1000
 # A part of a path that may count the elements of an array.
 INDEX = re.compile(r"-?\d+")
 
@@ -179,6 +181,30 @@ def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: boo
         f" AND h.{quoted(settings['history_state_column'])} #> $6 BETWEEN {LEAST} AND {GREATEST}"
         f" ORDER BY {time} DESC LIMIT 1",
         ("uuid", "text", "text", "float8", "float8", "text[]"),
+    )
+
+
+def first_held(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+    """Which metric comes first of those with a usable number in a device's newest readings.
+
+    Parameters: device, shadow, zone, since (exclusive), until (inclusive), and a JSON array of
+    metrics: the name, and the parts of the paths of value and total (null where it has none).
+    """
+    source, time, _, where = _source(settings, table, zoned)
+    state = f"h.{quoted(settings['history_state_column'])}"
+    window = f"{time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
+    parts = "ARRAY(SELECT jsonb_array_elements_text(nullif(m.value -> {}, 'null')))"
+    return Query(
+        f"WITH reading AS MATERIALIZED (SELECT {state} AS state FROM {source}"
+        f" WHERE {where} AND {window} ORDER BY {time} DESC LIMIT {NEWEST})"
+        f" SELECT w.name FROM (SELECT m.value ->> 0 AS name, {parts.format(1)} AS path,"
+        f" {parts.format(2)} AS total, m.place"
+        " FROM jsonb_array_elements($6) WITH ORDINALITY AS m (value, place)) AS w"
+        " WHERE EXISTS (SELECT FROM reading r"
+        f" WHERE r.state #> w.path BETWEEN {LEAST} AND {GREATEST}"
+        f" AND (w.total = '{{}}' OR r.state #> w.total BETWEEN '1e-300' AND {GREATEST}))"
+        " ORDER BY w.place LIMIT 1",
+        ("uuid", "text", "text", "float8", "float8", "jsonb"),
     )
 
 

@@ -41,6 +41,20 @@ SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at
 FROM @context@
 LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
 
+-- query: any_model(uuid, text, text)
+-- The same where no field is named: of the usual field (by its path, or by its metric's name), or
+-- else of one that has a model, enabled metrics first.
+SELECT c.*, m.field, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+FROM @context@
+LEFT JOIN LATERAL (
+    SELECT n.* FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2 AND n.is_current
+    ORDER BY n.field = $3 DESC,
+        EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.path = $3
+            AND k.divisor_path IS NULL AND k.scale = 1 AND k.kind = 'gauge') DESC,
+        EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.enabled) DESC,
+        n.field COLLATE "C" LIMIT 1) AS m ON true
+
 -- query: blob(bigint)
 -- A model's bytes, and their digest.
 SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1

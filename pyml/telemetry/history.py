@@ -169,11 +169,28 @@ class History:
         query = queries.arrivals(self.settings, self.table, self.zoned)
         return _decoded(self.execute(query, *self._key(device, since, until))[0]["t"])
 
-    def last(self, device: str, until: float, path: str) -> float | None:
-        """Time of the newest number at a path."""
+    def last(self, device: str, until: float, path: str, since: float = -math.inf) -> float | None:
+        """Time of the newest number at a path in a window."""
         query = queries.last_reading(self.settings, self.table, self.zoned)
-        found = self.execute(query, *self._key(device, -math.inf, until), path.split("."))
+        found = self.execute(query, *self._key(device, since, until), path.split("."))
         return float(found[0]["t"]) if found else None
+
+    def first_held(
+        self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
+    ) -> str | None:
+        """Name of the first of some metrics that the newest readings of a window hold."""
+        wanted = [
+            [
+                metric.name,
+                *(path and path.split(".") for path in (metric.path, metric.divisor_path)),
+            ]
+            for metric in metrics
+        ]
+        query = queries.first_held(self.settings, self.table, self.zoned)
+        # Letters go as they are: an escape would have to be of the database's encoding.
+        places = json.dumps(wanted, ensure_ascii=False)
+        found = self.execute(query, *self._key(device, since, until), places)
+        return str(found[0]["name"]) if found else None
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""

@@ -100,3 +100,76 @@ def test_metrics_that_come_with_the_extension_have_units_and_limits(db):
         ("B/s", None, None, "both", None),
         ("°C", None, None, "both", None),
     ]
+
+
+# ---- where no field is named -----------------------------------------------------
+
+# Messages of a device that says nothing of a computer.
+GATE = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %(device)s, jsonb_build_object('bars', 3 + 2 * sin(i / 40.0) + sin(i * 12.9898) / 5,
+        'volts', 12 + sin(i / 90.0) + sin(i * 78.233) / 9, 'open', i %% 2 = 0),
+    now() AT TIME ZONE 'UTC' - (1500 - i) * interval '1 minute'
+FROM generate_series(1, 1500) AS i
+"""
+
+
+@pytest.fixture
+def gate(db, add_device):
+    """A device that reports two metrics of the people's own; the second by name comes last."""
+    device = add_device(readings=0)
+    db.execute(GATE, {"device": device})
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute(
+        "INSERT INTO ml_metric (name, path, enabled, unit) VALUES"
+        " ('absent', 'nowhere', true, NULL), ('always', 'open', true, NULL),"
+        " ('bars', 'bars', false, NULL), ('pressure', 'bars', true, 'bar'),"
+        " ('voltage', 'volts', true, 'V')"
+    )
+    return device
+
+
+@pytest.mark.parametrize("argument", ["", ", field => NULL"])
+def test_without_a_field_the_doors_take_what_the_device_reports(db, one, refused, gate, argument):
+    assert "pressure, last 24 h" in one(f"SELECT ml_chart(%s{argument})", gate)
+    said = refused(f"SELECT ml_forecast(%s{argument})", gate, sqlstate="ML002")
+    assert said.message_hint == f"SELECT ml_train_lstm('{gate}', 'pressure');"
+    assert one(f"SELECT ml_train_lstm(%s{argument})", gate)["field"] == "pressure"
+    assert one(f"SELECT ml_forecast(%s{argument})", gate)["field"] == "pressure"
+
+
+def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate):
+    for field in ("volts", "voltage"):
+        db.execute("SELECT ml_train_lstm(%s, %s)", [gate, field])
+        assert one("SELECT ml_forecast(%s)", gate)["field"] == field
+
+
+def test_without_a_field_the_usual_one_comes_first(db, one, device):
+    """Though another metric comes first by name; also where its model goes by its metric's name."""
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('a', 'system.temperature')")
+    assert "system.cpuUsage, last 24 h" in one("SELECT ml_chart(%s)", device)
+    for field in ("a", "cpu_usage"):
+        db.execute("SELECT ml_train_lstm(%s, %s)", [device, field])
+        assert one("SELECT ml_forecast(%s)", device)["field"] == field
+    assert one("SELECT ml_train_lstm(%s)", device)["field"] == "system.cpuUsage"
+    assert one("SELECT ml_forecast(%s)", device)["field"] == "system.cpuUsage"
+
+
+@pytest.mark.parametrize(
+    ("call", "sqlstate"),
+    [("ml_train_lstm(%s)", "ML003"), ("ml_chart(%s)", "ML003"), ("ml_forecast(%s)", "ML002")],
+)
+def test_where_nothing_is_reported_the_doors_say_what_they_looked_for(
+    db, refused, gate, call, sqlstate
+):
+    db.execute("DELETE FROM ml_metric WHERE name IN ('pressure', 'voltage')")
+    said = refused(f"SELECT {call}", gate, sqlstate=sqlstate)
+    for name in ("system.cpuUsage", "absent (nowhere)", "always (open)"):
+        assert name in said.message_detail
+    db.execute(said.message_hint)
+
+
+def test_a_share_of_nothing_is_not_reported(db, one, gate):
+    db.execute("UPDATE ml_metric SET divisor_path = 'nowhere' WHERE name = 'pressure'")
+    assert "voltage, last 24 h" in one("SELECT ml_chart(%s)", gate)

@@ -1,0 +1,48 @@
+"""Which field a door takes where none is named."""
+
+from collections.abc import Sequence
+
+from pyml.errors import UnknownField
+from pyml.server import backend
+from pyml.telemetry.history import History, iso, metrics_of, no_numbers
+from pyml.telemetry.series import Metric
+
+# What most devices report, and what doors look for first.
+USUAL = "system.cpuUsage"
+# Metrics that an error names.
+NAMED = 10
+
+
+def reported(history: History, device: str, since: float, until: float) -> str:
+    """The field that a device reports in a window: the usual one, or its first metric by name.
+
+    Raises
+    ------
+    NotEnoughData
+        It has no readings there.
+    UnknownField
+        They hold no number at any path that was looked for.
+    """
+    if history.last(device, until, USUAL, since) is not None:
+        return USUAL
+    metrics = metrics_of(backend.execute, enabled=True)
+    found = history.first_held(device, since, until, metrics)
+    if found is None:
+        raise _nothing(history, device, since, until, metrics)
+    return found
+
+
+def _nothing(
+    history: History, device: str, since: float, until: float, metrics: Sequence[Metric]
+) -> Exception:
+    """What is said where a device reports none of the metrics."""
+    usual = Metric(USUAL, USUAL, None, 1.0, "gauge")
+    error = no_numbers(history, device, usual, since, until)
+    if isinstance(error, UnknownField):
+        places = [USUAL, *(f"{metric.name} ({metric.path})" for metric in metrics[:NAMED])]
+        more = f" and {len(metrics) - NAMED} more" if len(metrics) > NAMED else ""
+        error.message = f"device {device} reports no metric that is enabled"
+        error.detail = (
+            f"Looked from {iso(since)} to {iso(until)} for a number at {', '.join(places)}{more}."
+        )
+    return error
