@@ -34,6 +34,15 @@ SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY na
 -- The range of possible values of a field, which is a metric's name or its path.
 SELECT lower_bound, upper_bound FROM _ml_metric_of($1)
 
+-- query: unit(text)
+-- The unit of a field, which is a metric's name or its path.
+SELECT unit FROM _ml_metric_of($1)
+
+-- query: units(text[])
+-- The units of metrics that have one.
+SELECT name, unit FROM ml_metric WHERE name = ANY ($1) AND unit IS NOT NULL
+ORDER BY name COLLATE "C"
+
 -- query: current_model(uuid, text, text)
 -- The context, and the model in force of a device, kind and field.
 SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
@@ -69,7 +78,7 @@ SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model
 
 -- query: put_run(uuid, text, text, float8, text, bigint, jsonb, text, text)
 -- Records a training of which no model came.
-SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9)
+SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9) AS outcome
 
 -- query: epochs(text, text)
 -- Two moments as seconds since the epoch.

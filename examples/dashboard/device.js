@@ -115,7 +115,8 @@ function nothing(uuid, field, hours) {
 
 /** What the picture shows, in words and figures. @param {DevicePage} found */
 function sentences(found) {
-  const { history, forecast, anomalies, is_percent: percent } = found;
+  const { history, forecast, anomalies } = found;
+  const percent = found.unit === "%";
   const last = history.at(-1);
   const told = [];
   if (last) {

@@ -165,6 +165,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         "analyzed_points": analyzed,
         "anomalies_detected": detected,
         "anomalies": anomalies,
+        "units": fields.units_of(knows.names),
         "model_info": {
             "model_id": current.model_id,
             "trained_at": iso(current.trained_at),
@@ -244,9 +245,11 @@ def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, A
     arguments.given(device=device)
     ahead, current = forecast_of(_lstm(), device, field, horizon, scoring.LEVEL, None)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
+    field = current.knows.metric.name
     return {
         "device_uuid": device,
-        "field": current.knows.metric.name,
+        "field": field,
+        "unit": fields.unit_of(field),
         "predictions": [
             {
                 "timestamp": iso(moment),

@@ -1,7 +1,8 @@
-"""Which field a door takes where none is named."""
+"""Fields as doors take and show them: which one where none is named, and their units."""
 
 from collections.abc import Sequence
 
+from pyml import queries
 from pyml.errors import UnknownField
 from pyml.server import backend
 from pyml.telemetry.history import History, iso, metrics_of, no_numbers
@@ -30,6 +31,17 @@ def reported(history: History, device: str, since: float, until: float) -> str:
     if found is None:
         raise _nothing(history, device, since, until, metrics)
     return found
+
+
+def unit_of(field: str) -> str | None:
+    """The unit of a field's values, where known."""
+    found = backend.execute(queries.UNIT, field)
+    return found[0]["unit"] if found else None
+
+
+def units_of(names: Sequence[str]) -> dict[str, str]:
+    """The units of metrics, by their names; without those that have none."""
+    return {row["name"]: row["unit"] for row in backend.execute(queries.UNITS, list(names))}
 
 
 def _nothing(

@@ -13,7 +13,7 @@ from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.scoring import LEVEL, forecast_of
 from pyml.telemetry import series
-from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, metrics_of, window
+from pyml.telemetry.history import LONGEST_HOURS, Floats, metrics_of, window
 
 
 @document
@@ -40,14 +40,14 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         ahead = _ahead(device, field, known, until)
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
-    percent = bounds_of(backend.execute, field) == (0, 100)
+    unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = series.MAX_GAP * series.typical_interval(readings.times)
     picture = chart.draw(
         readings.times,
         values,
         title=f"{field}, last {hours} h",
         subtitle=f"device {device}",
-        unit="%" if percent else "per second" if metric.kind == "counter" else "",
+        unit=unit,
         window=(since, until),
         longest_step=step,
         zone=chart.zone_of(session["zone"]),

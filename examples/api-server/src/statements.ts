@@ -141,8 +141,7 @@ export function device(names: boolean, uuid: string, field: string, hours: numbe
       -- What its forest looks at; every metric, while it has none.
       'fields', (SELECT jsonb_agg(m.name ORDER BY m.name) FROM ml_metric m
                  WHERE CASE WHEN s.drift IS NULL THEN m.enabled ELSE s.drift ? m.name END),
-      'is_percent', EXISTS (SELECT FROM ml_metric m JOIN alias a ON a.field = m.name
-                            WHERE m.lower_bound = 0 AND m.upper_bound = 100),
+      'unit', (SELECT m.unit FROM ml_metric m JOIN alias a ON a.field = m.name ORDER BY m.name = $2 DESC, m.name LIMIT 1),
       'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
                       'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
                       'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),
