@@ -159,7 +159,7 @@ COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a sc
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
        a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
-       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome <> 'failed') AS trainings_24h,
+       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome IN ('trained', 'kept')) AS trainings_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
 FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.outcome = 'failed') AS failing,
@@ -201,7 +201,7 @@ COMMENT ON COLUMN ml_runs.kind IS 'forest or lstm.';
 COMMENT ON COLUMN ml_runs.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_runs.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_runs.seconds IS 'How long it took.';
-COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better) or failed.';
+COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better), failed, or absent (the device does not report this field of the setting forecast_fields).';
 COMMENT ON COLUMN ml_runs.model_id IS 'The model that came of it, or was kept.';
 COMMENT ON COLUMN ml_runs.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
 COMMENT ON COLUMN ml_runs.error IS 'The error''s message.';

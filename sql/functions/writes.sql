@@ -91,7 +91,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_model(uuid, text, text, float8, float8, int, int, jsonb, jsonb, jsonb, float8, bytea) IS 'Adds a model, puts it in force and records the training; gives its model_id.';
 
-CREATE OR REPLACE FUNCTION _ml_put_run(device uuid, kind text, field text, seconds float8, outcome text, model_id bigint, figures jsonb, sqlstate text, error text) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_run(device uuid, kind text, field text, seconds float8, outcome text, model_id bigint, figures jsonb, sqlstate text, error text) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -100,12 +100,19 @@ BEGIN
     PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
+    -- The setting names fields for a whole fleet, and no device has to report them all.
+    IF outcome = 'failed' AND sqlstate = 'ML003' AND field <> ''
+       AND NOT EXISTS (SELECT FROM ml_device_forecast o WHERE o.device_uuid = device)
+       AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device AND m.kind = _ml_put_run.kind AND m.field = _ml_put_run.field AND m.is_current) THEN
+        outcome := 'absent';
+    END IF;
     INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, model_id, figures, sqlstate, error)
-    VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'failed' THEN seconds ELSE 0 END),
+    VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'kept' THEN 0 ELSE seconds END),
         seconds, outcome, model_id, figures, sqlstate, error);
+    RETURN outcome;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
+COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed. Gives the outcome: absent for a field of the setting that the device does not report.';
 
 CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -2,6 +2,10 @@
 
 import pytest
 
+from pyml.workers import job
+
+from .test_models import ANOMALY
+
 # Eight days of a level that falls to `last` by half a percent an hour, in the last four hours by 3.
 BATTERY = """
 INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
@@ -173,3 +177,101 @@ def test_where_nothing_is_reported_the_doors_say_what_they_looked_for(
 def test_a_share_of_nothing_is_not_reported(db, one, gate):
     db.execute("UPDATE ml_metric SET divisor_path = 'nowhere' WHERE name = 'pressure'")
     assert "voltage, last 24 h" in one("SELECT ml_chart(%s)", gate)
+
+
+# ---- units -----------------------------------------------------------------------
+
+
+def test_documents_tell_the_units_of_what_they_show(db, one, device):
+    db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute("UPDATE ml_metric SET unit = NULL WHERE name = 'disk_usage_percent'")
+    assert one("SELECT ml_detect(%s)", device)["units"] == {
+        "cpu_usage": "%",
+        "memory_usage_percent": "%",
+        "network_receive_rate": "B/s",
+        "network_transmit_rate": "B/s",
+        "temperature": "°C",
+    }
+    for field, unit in (("system.cpuUsage", "%"), ("temperature", "°C"), ("health.uptime", None)):
+        db.execute("SELECT ml_train_lstm(%s, %s)", [device, field])
+        assert one("SELECT ml_forecast(%s, %s)", device, field)["unit"] == unit
+
+
+# ---- what a device does not report -----------------------------------------------
+
+
+def test_a_field_of_the_setting_that_a_device_does_not_report_is_no_failure(db, dsn, one, gate):
+    db.execute("""UPDATE ml_setting SET value = '["system.cpuUsage", "volts"]'
+        WHERE name = 'forecast_fields'""")
+    runs = "SELECT field, outcome, sqlstate FROM ml_runs WHERE kind = 'lstm' ORDER BY field, run_id"
+    db.execute("CALL ml_retrain()")
+    first = [("system.cpuUsage", "absent", "ML003"), ("volts", "trained", None)]
+    assert db.execute(runs).fetchall() == first
+    assert one("SELECT (failed, done) FROM ml_jobs") == ("0", "3")
+    found = "SELECT ok, detail FROM ml_doctor() WHERE check_name = 'trainings'"
+    told = "none failed within a day; 1 devices do not report a field of forecast_fields"
+    assert db.execute(found).fetchall() == [(True, told)]
+    assert one("SELECT failed_trainings_24h FROM ml_fleet_health") == 0
+    assert one("SELECT trainings_24h FROM ml_fleet_health") == 2
+
+    db.execute("CALL ml_retrain()")
+    assert db.execute(runs).fetchall() == first
+    # Once in retrain_hours it is looked for, on a worker too.
+    db.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
+    assert job.retrain_one(dsn, None, gate, "lstm", "system.cpuUsage")[1] == "absent"
+    # Whoever asks for it is told.
+    db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{system.cpuUsage}')", [gate])
+    db.execute("CALL ml_retrain()")
+    assert db.execute(runs).fetchall()[2] == ("system.cpuUsage", "failed", "ML003")
+    assert one("SELECT ok FROM ml_doctor() WHERE check_name = 'trainings'") is False
+
+
+def test_a_field_that_vanishes_is_told(db, one, gate):
+    db.execute("""UPDATE ml_setting SET value = '["volts"]' WHERE name = 'forecast_fields'""")
+    db.execute("CALL ml_retrain()")
+    db.execute("UPDATE device_shadow_history SET reported_state = reported_state - 'volts'")
+    db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
+    db.execute("CALL ml_retrain()")
+    assert one("SELECT array_agg(outcome ORDER BY run_id) FROM ml_runs WHERE kind = 'lstm'") == [
+        "trained",
+        "failed",
+    ]
+
+
+MANY = """
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+SELECT %(device)s, (SELECT jsonb_object_agg('m' || j, round((20 + j + 3 * sin(i / 30.0 + j)
+        + sin(i * j * 12.9898))::numeric, 2)) FROM generate_series(1, %(metrics)s) AS j),
+    date_trunc('second', now() AT TIME ZONE 'UTC') - (300 - i) * interval '1 minute'
+FROM generate_series(1, 300) AS i
+"""
+
+
+def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device):
+    db.execute("UPDATE ml_metric SET enabled = false")
+    db.execute(
+        "INSERT INTO ml_metric (name, path) SELECT 'metric_' || lpad(j::text, 3, '0'), 'm' || j"
+        " FROM generate_series(1, 200) AS j"
+    )
+    db.execute("UPDATE ml_setting SET value = '10' WHERE name = 'n_estimators'")
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    all_of_them, few = add_device(readings=0), add_device(readings=0)
+    db.execute(MANY, {"device": all_of_them, "metrics": 200})
+    db.execute(MANY, {"device": few, "metrics": 3})
+    db.execute("CALL ml_retrain()")
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = reported_state || '{\"m2\": 500}'"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '3 minutes'"
+    )
+    db.execute("CALL ml_scan()")
+    assert one("SELECT array_agg(DISTINCT scan_outcome) FROM ml_device_status") == ["scanned"]
+    names = [f"metric_{j:03}" for j in range(1, 201)]
+    for device, expected in ((all_of_them, names), (few, names[:3])):
+        found = one("SELECT ml_detect(%s)", device)
+        assert found["model_info"]["features"] == expected
+        assert "metric_002" in {reason["metric"] for reason in found["anomalies"][0]["reasons"]}
+        assert set(found["anomalies"][0]) - ANOMALY == set(expected)
+        drift = one("SELECT drift FROM ml_device_status WHERE device_uuid = %s", device)
+        assert sorted(drift) == expected
+    assert one("SELECT bool_and(ok) FROM ml_doctor() WHERE check_name = 'metrics'")
