@@ -69,7 +69,9 @@ AS $$
 DECLARE
     h record;
     index record;
-    rows_of text;
+    of_device text;
+    ordered text;
+    last_day text; -- up to the newest row of a device
 BEGIN
     SELECT * INTO h FROM _ml_history();
     zone := CASE WHEN NOT h.zoned THEN h.zone END;
@@ -77,36 +79,51 @@ BEGIN
     WHERE s.name = 'history_table' AND d.name = 'history_device_column' AND t.name = 'history_time_column';
     -- With the index the newest rows of some devices; without it, any rows. The order is the index's own, and the
     -- device a range: else an index on the time alone might be taken, and all of it read for a device that is silent.
-    rows_of := CASE WHEN index.leads
-        THEN format($part$
-            WITH RECURSIVE found (device, n) AS (
-                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
-                UNION ALL
-                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
-                FROM found f WHERE f.device IS NOT NULL AND f.n < 100
-            ) SELECT r.* FROM found f CROSS JOIN LATERAL (
-                SELECT h.* FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %4$s, %3$s DESC LIMIT 10) AS r
-            WHERE f.device IS NOT NULL$part$, h.device, h.source, h.moment, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END)
-        ELSE format('SELECT h.* FROM %s LIMIT 1000', h.source) END;
-    EXECUTE format($query$
+    of_device := format('%s BETWEEN f.device AND f.device', h.device);
+    ordered := format('ORDER BY %s %s, %s DESC', h.device, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END, h.moment);
+    last_day := format('%s AND %s > (SELECT %s FROM %s WHERE %s AND isfinite(%s) %s LIMIT 1) - interval ''1 day''',
+        of_device, h.moment, h.moment, h.source, of_device, h.moment, ordered);
+    FOR look IN 1 .. 2 LOOP
+        -- What a few rows of a few devices do not hold, a message an hour or another class of devices may.
+        EXIT WHEN look = 2 AND (absent = '{}' OR NOT index.leads OR rows_read = 0);
+        EXECUTE format($query$
         WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
             SELECT %2$s AS device, %3$s AS t, %4$s::jsonb AS state FROM h WHERE %5$s
         )
         SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
-            ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND NOT EXISTS (
+            ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1)) AND NOT EXISTS (
                 SELECT FROM reading r WHERE jsonb_typeof(r.state #> string_to_array(m.path, '.')) = 'number')
-                AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL) ORDER BY m.name),
+                ORDER BY m.name),
             ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
                   HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
-        rows_of, h.device, CASE WHEN h.zoned THEN h.moment ELSE
+        CASE WHEN NOT index.leads THEN format('SELECT h.* FROM %s LIMIT 1000', h.source) ELSE format($part$
+            WITH RECURSIVE found (device, n) AS (
+                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
+                UNION ALL
+                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
+                FROM found f WHERE f.device IS NOT NULL AND f.n < %3$s
+            ) SELECT r.* FROM found f CROSS JOIN LATERAL (SELECT h.* FROM %2$s WHERE %4$s %5$s LIMIT %6$s) AS r
+            WHERE f.device IS NOT NULL$part$, h.device, h.source, CASE look WHEN 1 THEN 100 ELSE 2000 END,
+            CASE look WHEN 1 THEN of_device ELSE last_day END, ordered, CASE look WHEN 1 THEN '10' ELSE '(SELECT 20000 / count(*) FROM found c WHERE c.device IS NOT NULL)' END) END,
+        h.device, CASE WHEN h.zoned THEN h.moment ELSE
             -- A row at either end of time has no moment in every zone.
             format('(least(greatest(%s, ''4000-01-01 BC''), ''290000-01-01'') AT TIME ZONE %L)', h.moment, h.zone) END, h.state, h.shadow)
-    INTO devices, rows_read, readings, absent, ahead;
+        INTO devices, rows_read, readings, absent, ahead USING absent;
+    END LOOP;
+    -- The devices whose models have such a metric may lie beyond the sample; what they have not reported for a day is gone.
+    EXECUTE format($query$
+        SELECT ARRAY(SELECT m.name FROM ml_metric m WHERE m.name = ANY ($1) AND NOT EXISTS (
+            SELECT FROM (SELECT s.device_uuid AS device, s.last_reading FROM ml_scan_state s
+                WHERE s.drift ? m.name AND s.retired_at IS NULL ORDER BY s.last_reading DESC LIMIT 10) AS f
+            WHERE f.last_reading IS NULL OR %1$s) ORDER BY m.name)$query$,
+        CASE WHEN NOT index.leads THEN 'true' ELSE format($part$EXISTS (
+            SELECT FROM %s WHERE %s AND %s AND jsonb_typeof(%s::jsonb #> string_to_array(m.path, '.')) = 'number')$part$, h.source, last_day, h.shadow, h.state) END)
+    INTO absent USING absent;
 EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
     error := SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them.';
+COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them. Where a metric has no number there: the last day of 2000 devices, at most 20000 rows, and of 10 devices whose models have it.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_history() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
