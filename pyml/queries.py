@@ -98,9 +98,15 @@ def _bound(number: int, zoned: bool) -> str:
 
 
 def history(
-    settings: Mapping[str, str], table: tuple[str, ...], zoned: bool, paths: Sequence[Sequence[str]]
+    settings: Mapping[str, str],
+    table: tuple[str, ...],
+    zoned: bool,
+    paths: Sequence[Sequence[str]],
+    counted: bool = False,
 ) -> Query:
     """Times and numbers of one device's window, each column as one value.
+
+    Or, `counted`, how many rows have something at each path, which is soon told.
 
     A row each would cost more in Python objects than everything else together, so
     the times travel as the bytes of `array_send` and what stands at each path as one
@@ -123,13 +129,16 @@ def history(
     places = parents(paths)
     state = f"h.{quoted(settings['history_state_column'])}"
     picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
+    cells = [f"(p{places.index(tuple(path[:-1]))} {step(path[-1])})" for path in paths]
     columns = [
-        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})"
-        f"::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
-        for i, path in enumerate(paths)
+        f"count({cell}) AS c{i}"
+        if counted
+        else f"string_agg(coalesce({cell}::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
+        for i, cell in enumerate(cells)
     ]
+    times = "count(t)" if counted else "array_send(array_agg(t))"
     return Query(
-        f"SELECT array_send(array_agg(t)) AS t, {', '.join(columns)}"
+        f"SELECT {times} AS t, {', '.join(columns)}"
         f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
         f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
         f" OFFSET 0) AS reading",

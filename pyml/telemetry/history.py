@@ -28,6 +28,8 @@ LONGEST_HOURS = 24 * 366 * 10
 # Seconds: readings of before the year -4600 or after 287000 are not looked at. PostgreSQL's
 # time ends a little beyond, and what is reckoned from a reading has to stay within it.
 EARLIEST, LATEST = -207_000_000_000.0, 9_000_000_000_000.0
+# Paths that are read without looking first which of them the device reports.
+FEW = 16
 # Rows whose numbers take so long to parse that a cancel is to be heard in between.
 MANY = 50_000
 
@@ -128,6 +130,24 @@ class History:
             if len(times) > MANY:
                 self.execute(queries.PULSE)
         return times, columns
+
+    def present(
+        self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
+    ) -> list[series.Metric]:
+        """Those of many metrics that a window has something of; all of them where there are few.
+
+        What a device does not report is not to cost it a column of nothing.
+        """
+        paths, _ = series.columns_of(metrics)
+        if len(paths) <= FEW:
+            return list(metrics)
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.settings, self.table, self.zoned, parted, counted=True)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = self.execute(query, *self._key(device, since, until), *parts)[0]
+        there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
+        # A total tells of a failed collection, also where nothing is divided by it.
+        return [metric for metric in metrics if there & {metric.path, metric.divisor_path}]
 
     def fetched(self, device: str, since: float, until: float, paths: Sequence[str]) -> "Fetched":
         """The same history with one window of it read, once for all who look into it."""

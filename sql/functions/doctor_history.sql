@@ -89,11 +89,12 @@ BEGIN
         EXECUTE format($query$
         WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
             SELECT %2$s AS device, %3$s AS t, %4$s::jsonb AS state FROM h WHERE %5$s
+        ), wanted AS MATERIALIZED ( -- so that no path is cut up for each row
+            SELECT m.name, string_to_array(m.path, '.') AS parts FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1))
         )
         SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
-            ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1)) AND NOT EXISTS (
-                SELECT FROM reading r WHERE jsonb_typeof(r.state #> string_to_array(m.path, '.')) = 'number')
-                ORDER BY m.name),
+            ARRAY(SELECT w.name FROM wanted w WHERE NOT EXISTS (
+                SELECT FROM reading r WHERE jsonb_typeof(r.state #> w.parts) = 'number') ORDER BY w.name),
             ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
                   HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
         CASE WHEN NOT index.leads THEN format('SELECT h.* FROM %s LIMIT 1000', h.source) ELSE format($part$
@@ -104,7 +105,7 @@ BEGIN
                 FROM found f WHERE f.device IS NOT NULL AND f.n < %3$s
             ) SELECT r.* FROM found f CROSS JOIN LATERAL (SELECT h.* FROM %2$s WHERE %4$s %5$s LIMIT %6$s) AS r
             WHERE f.device IS NOT NULL$part$, h.device, h.source, CASE look WHEN 1 THEN 100 ELSE 2000 END,
-            CASE look WHEN 1 THEN of_device ELSE last_day END, ordered, CASE look WHEN 1 THEN '10' ELSE '(SELECT 20000 / count(*) FROM found c WHERE c.device IS NOT NULL)' END) END,
+            CASE look WHEN 1 THEN of_device ELSE last_day END, ordered, CASE look WHEN 1 THEN '10' ELSE '(SELECT 10000 / count(*) FROM found c WHERE c.device IS NOT NULL)' END) END,
         h.device, CASE WHEN h.zoned THEN h.moment ELSE
             -- A row at either end of time has no moment in every zone.
             format('(least(greatest(%s, ''4000-01-01 BC''), ''290000-01-01'') AT TIME ZONE %L)', h.moment, h.zone) END, h.state, h.shadow)
@@ -123,7 +124,7 @@ EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
     error := SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them. Where a metric has no number there: the last day of 2000 devices, at most 20000 rows, and of 10 devices whose models have it.';
+COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history: the newest 10 rows of 100 devices, or any 1000 rows where no index leads to them. Where a metric has no number there: the last day of 2000 devices, at most 10000 rows, and of 10 devices whose models have it.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_history() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER

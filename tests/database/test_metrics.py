@@ -275,3 +275,9 @@ def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device)
         drift = one("SELECT drift FROM ml_device_status WHERE device_uuid = %s", device)
         assert sorted(drift) == expected
     assert one("SELECT bool_and(ok) FROM ml_doctor() WHERE check_name = 'metrics'")
+    # What it does not report leaves no trace in a device's model.
+    db.execute("SELECT ml_train_forest(%s)", [few])
+    db.execute("UPDATE ml_metric SET enabled = name = ANY (%s)", [names[:3]])
+    db.execute("SELECT ml_train_forest(%s)", [few])
+    last = "SELECT sha256 FROM ml_model WHERE device_uuid = %s ORDER BY model_id DESC LIMIT 2"
+    assert len(set(db.execute(last, [few]).fetchall())) == 1
