@@ -30,7 +30,7 @@ SELECT "timestamp", severity, round(anomaly_score::numeric, 3) AS score,
 FROM ml_score(:'device', now() - interval '1 day', now())
 WHERE is_anomaly ORDER BY anomaly_score LIMIT 5;
 
-\echo '== Train a forecast: of system.cpuUsage, or else of the first metric that the device reports'
+\echo '== Train a forecast'
 SELECT d ->> 'field' AS field, d ->> 'model_id' AS model, d ->> 'accepted' AS accepted, d ->> 'training_samples' AS readings,
        round((d -> 'held_out' ->> 'mae')::numeric, 3) AS error, round((d -> 'held_out' ->> 'naive_mae')::numeric, 3) AS error_of_last_value,
        round((d -> 'held_out' -> 'coverage' ->> '0.9')::numeric, 3) AS held_by_90_percent, d ->> 'seconds' AS seconds
