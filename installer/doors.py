@@ -1,9 +1,12 @@
-"""A door is declared once; this writes the two functions that it is made of.
+"""A door is declared once; this writes the functions that it is made of.
 
 A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field
 of `pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore
 before its name, calls the Python side, which gives an error of the user's as data. The door
 itself, in PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
+
+What takes a device by its uuid takes any id of the history besides: another function of the same
+name, whose first argument is text. What a client sends without a type goes there.
 """
 
 import re
@@ -15,13 +18,49 @@ DECLARED = re.compile(
     r"AS \$door\$ (?P<python>\w+)(?: -> (?P<key>\w+))? \$door\$;\n"
     r"COMMENT ON FUNCTION (?P=name) IS (?P<comment>'(?:[^']|'')*');\n"
 )
+BY_UUID = re.compile(
+    r"CREATE OR REPLACE (?P<what>FUNCTION|PROCEDURE) (?P<name>ml_\w+)"
+    r"\(device uuid(?: DEFAULT NULL)?(?P<rest>[^;]*?)\)"
+    r"(?:\s+RETURNS (?P<returns>[^$;]*?))?\nLANGUAGE plpgsql (?P<how>[^$]*?)AS \$\$\n"
+    r".*?COMMENT ON (?P=what) (?P=name)\(uuid(?P<types>[^)]*)\) IS '(?P<comment>(?:[^']|'')*)';\n",
+    re.DOTALL,
+)
+# What only a worker calls, which has the uuid.
+BY_UUID_ALONE = ("ml_store_model",)
 # A time crosses from Python as seconds since the epoch.
 MOMENT = '"timestamp" timestamptz'
 
 
 def expanded(sql: str) -> str:
     """SQL in which each declared door is two functions, each with its COMMENT."""
-    return DECLARED.sub(_written, sql)
+    return BY_UUID.sub(_by_any_id, DECLARED.sub(_written, sql))
+
+
+def _by_any_id(door: "re.Match[str]") -> str:
+    name, what = door["name"], door["what"]
+    if name in BY_UUID_ALONE:
+        return door[0]
+    rest = [one.strip() for one in re.split(r",(?![^(]*\))", door["rest"]) if one.strip()]
+    names = "".join(f", {one.split()[0]}" for one in rest)
+    arguments, types, comment = ["device text", *rest], door["types"], door["comment"]
+    if what == "PROCEDURE":
+        head = f"\nLANGUAGE plpgsql {door['how']}"
+        answer = f"CALL @extschema@.{name}(@extschema@.ml_uuid(device){names})"
+    else:
+        how = door["how"].replace("PARALLEL SAFE", "PARALLEL UNSAFE")
+        head = f" RETURNS {door['returns']}\nLANGUAGE plpgsql {how}"
+        rows = "QUERY SELECT * FROM " if door["returns"].startswith("TABLE") else ""
+        answer = f"RETURN {rows}{name}(ml_uuid(device){names})"
+    return f"""\
+{door[0]}
+CREATE OR REPLACE {what} {name}({", ".join(arguments)}){head}AS $$
+BEGIN
+    @PYML_AT_HOME@
+    {answer};
+END
+$$;
+COMMENT ON {what} {name}(text{types}) IS 'By the id that the history has. {comment}';
+"""
 
 
 def _written(door: "re.Match[str]") -> str:

@@ -21,7 +21,7 @@ def version() -> str:
 
 def sources() -> str:
     """A digest of everything that `install` puts on a server."""
-    return digest(HERE / "pyml", HERE / "sql", HERE / "requirements.lock")
+    return digest(HERE / "pyml", HERE / "sql", HERE / "installer", HERE / "requirements.lock")
 
 
 def functions() -> str:

@@ -51,6 +51,7 @@ from pyml.models import trees
 from pyml.models.blob import Run, Runner
 from pyml.models.trees import Remembering, Trees
 from pyml.models.wire import File, Graph, Numbers
+from pyml.queries import literal
 
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.
@@ -83,7 +84,7 @@ class Forest(Detector[Model]):
     def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
         """The statement that trains it, for a person to type."""
         wider = f", hours => {hours}" if hours else ""
-        return f"SELECT ml_train_forest('{device}'{wider});"
+        return f"SELECT ml_train_forest({literal(device)}{wider});"
 
     def load(self) -> None:
         """Load scikit-learn."""

@@ -71,7 +71,7 @@ class LSTM(Forecaster[Model]):
     def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
         """The statement that trains it, for a person to type."""
         wider = f", hours => {hours}" if hours else ""
-        return f"SELECT ml_train_lstm('{device}', {literal(field)}{wider});"
+        return f"SELECT ml_train_lstm({literal(device)}, {literal(field)}{wider});"
 
     def load(self, settings: Mapping[str, Any]) -> None:
         """Load TensorFlow, and make the network."""

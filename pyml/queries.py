@@ -7,7 +7,7 @@ its columns and the paths that are read.
 import itertools
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
@@ -68,42 +68,67 @@ def literal(text: str) -> str:
     return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
 
 
-def _source(
-    settings: Mapping[str, str], table: tuple[str, ...], zoned: bool
-) -> tuple[str, str, str, str]:
-    """The history as a FROM item, its time as it stands and as a moment, and its condition.
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The history table as pieces of SQL, as `_ml_history_parts` gives them.
 
-    The window's bounds are converted to the column's type, not the column to
-    theirs, so that the index on it is used whatever the session's time zone.
+    Attributes
+    ----------
+    source : str
+        The table, as a FROM item called h.
+    device, moment : str
+        Its columns with the device's id and with the time, as they stand.
+    device_type : str
+        The type that an id is to be of.
+    at : str
+        A row's time as timestamptz.
+    plain : bool
+        Whether `moment` is the same moment, or the same wall clock in UTC.
+    bound : str
+        With a timestamptz in the place of ``%s``: that moment in the type of the time column. A
+        window's bounds are converted to the column's type, not the column to theirs, so that the
+        index on it is used.
+    shadow : str
+        The condition that a row is a reading.
+    state : str
+        What was reported, of type jsonb.
     """
-    time = "h." + quoted(settings["history_time_column"])
-    # Read as UTC, a time without zone is the same moment, and no row has to look the zone up.
-    plain = zoned or settings["history_time_zone"] == "UTC"
-    moment = time if plain else f"({time} AT TIME ZONE $3)"
-    where = f"h.{quoted(settings['history_device_column'])} = $1"
-    if settings["history_shadow_column"]:
-        where += f" AND h.{quoted(settings['history_shadow_column'])} = $2"
-    else:
-        where += " AND $2::text IS NOT NULL"
-    return ".".join(map(quoted, table)) + " AS h", time, moment, where
+
+    source: str
+    device: str
+    device_type: str
+    moment: str
+    at: str
+    plain: bool
+    bound: str
+    shadow: str
+    state: str
+
+    @property
+    def time(self) -> str:
+        """A row's time, of a type that `array_send` writes as microseconds in UTC."""
+        return self.moment if self.plain else self.at
+
+    def window(self) -> str:
+        """The condition on a device (``$1``) and a window: since (``$2``), until (``$3``)."""
+        return (
+            f"{self.device} = $1 AND {self.shadow}"
+            f" AND {self.moment} > {self._bound(2)} AND {self.moment} <= {self._bound(3)}"
+        )
+
+    def _bound(self, number: int) -> str:
+        moment = f"to_timestamp(${number})"
+        return re.sub("%(.)", lambda mark: moment if mark[1] == "s" else "%", self.bound)
+
+    def newest_state(self, device: str) -> str:
+        """A statement for a person to type: what the device reported last."""
+        return (
+            f"SELECT jsonb_pretty({self.state}) FROM {self.source}"
+            f" WHERE {self.device} = {literal(device)} ORDER BY {self.moment} DESC LIMIT 1;"
+        )
 
 
-def _bound(number: int, zoned: bool) -> str:
-    """A window's bound (seconds since the epoch) in the type of the time column.
-
-    ``$3`` is the zone of a column without one.
-    """
-    moment = f"to_timestamp(${number})"
-    return moment if zoned else f"({moment} AT TIME ZONE $3)"
-
-
-def history(
-    settings: Mapping[str, str],
-    table: tuple[str, ...],
-    zoned: bool,
-    paths: Sequence[Sequence[str]],
-    counted: bool = False,
-) -> Query:
+def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = False) -> Query:
     """Times and numbers of one device's window, each column as one value.
 
     Or, `counted`, how many rows have something at each path, which is soon told.
@@ -115,11 +140,10 @@ def history(
     `MOST_DIGITS` characters of it are gathered, so that no value makes the text long:
     what is longer has more digits than a float64 keeps, or is no measurement.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive), then the
+    Parameters: device, since (exclusive), until (inclusive), then the
     parts of what `paths` lie in, each once, and each path's last part.
     """
-    source, time, moment, where = _source(settings, table, zoned)
-    number = itertools.count(6)
+    number = itertools.count(4)
 
     def step(part: str) -> str:
         # Only #> counts the elements of an array; -> is the faster one.
@@ -127,10 +151,13 @@ def history(
 
     # Out of line, or else PostgreSQL would look for what the paths share once for each.
     places = parents(paths)
-    state = f"h.{quoted(settings['history_state_column'])}"
+    source, time, state = f"{columns.source} WHERE {columns.window()}", columns.time, columns.state
+    if not state.startswith("h."):  # it is parsed: once a row
+        source = f"(SELECT {time} AS t, {state} AS state FROM {source} OFFSET 0) AS h"
+        time, state = "h.t", "h.state"
     picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
     cells = [f"(p{places.index(tuple(path[:-1]))} {step(path[-1])})" for path in paths]
-    columns = [
+    values = [
         f"count({cell}) AS c{i}"
         if counted
         else f"string_agg(coalesce({cell}::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
@@ -138,11 +165,9 @@ def history(
     ]
     times = "count(t)" if counted else "array_send(array_agg(t))"
     return Query(
-        f"SELECT {times} AS t, {', '.join(columns)}"
-        f" FROM (SELECT {moment} AS t, {', '.join(picks)} FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" OFFSET 0) AS reading",
-        ("uuid", "text", "text", "float8", "float8", *["text"] * (next(number) - 6)),
+        f"SELECT {times} AS t, {', '.join(values)}"
+        f" FROM (SELECT {time} AS t, {', '.join(picks)} FROM {source} OFFSET 0) AS reading",
+        (columns.device_type, "float8", "float8", *["text"] * (next(number) - 4)),
     )
 
 
@@ -151,94 +176,75 @@ def parents(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(tuple(path[:-1]) for path in paths))
 
 
-def arrivals(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+def arrivals(columns: Columns) -> Query:
     """Times of a device's rows in a window, as `array_send` writes them.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive).
+    Parameters: device, since (exclusive), until (inclusive).
     """
-    source, time, moment, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT array_send(array_agg({moment})) AS t FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}",
-        ("uuid", "text", "text", "float8", "float8"),
+        f"SELECT array_send(array_agg({columns.time})) AS t FROM {columns.source}"
+        f" WHERE {columns.window()}",
+        (columns.device_type, "float8", "float8"),
     )
 
 
-def next_row(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+def next_row(columns: Columns) -> Query:
     """Time of a device's first row in a window.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive).
+    Parameters: device, since (exclusive), until (inclusive).
     """
-    source, time, moment, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" ORDER BY {time} LIMIT 1",
-        ("uuid", "text", "text", "float8", "float8"),
+        f"SELECT date_part('epoch', {columns.time}) AS t FROM {columns.source}"
+        f" WHERE {columns.window()} ORDER BY {columns.moment} LIMIT 1",
+        (columns.device_type, "float8", "float8"),
     )
 
 
-def last_reading(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+def last_reading(columns: Columns) -> Query:
     """Time of a device's newest reading in a window that holds a usable number at a path.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive), path.
+    Parameters: device, since (exclusive), until (inclusive), path.
     """
-    source, time, moment, where = _source(settings, table, zoned)
     return Query(
-        f"SELECT date_part('epoch', {moment}) AS t FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
-        f" AND h.{quoted(settings['history_state_column'])} #> $6 BETWEEN {LEAST} AND {GREATEST}"
-        f" ORDER BY {time} DESC LIMIT 1",
-        ("uuid", "text", "text", "float8", "float8", "text[]"),
+        f"SELECT date_part('epoch', {columns.time}) AS t FROM {columns.source}"
+        f" WHERE {columns.window()} AND {columns.state} #> $4 BETWEEN {LEAST} AND {GREATEST}"
+        f" ORDER BY {columns.moment} DESC LIMIT 1",
+        (columns.device_type, "float8", "float8", "text[]"),
     )
 
 
-def first_held(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+def first_held(columns: Columns) -> Query:
     """Which metric comes first of those with a usable number in a device's newest readings.
 
-    Parameters: device, shadow, zone, since (exclusive), until (inclusive), and a JSON array of
-    metrics: the name, and the parts of the paths of value and total (null where it has none).
+    Parameters: device, since (exclusive), until (inclusive), and a JSON array of metrics: the
+    name, and the parts of the paths of value and total (null where it has none).
     """
-    source, time, _, where = _source(settings, table, zoned)
-    state = f"h.{quoted(settings['history_state_column'])}"
-    window = f"{time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}"
     parts = "ARRAY(SELECT jsonb_array_elements_text(nullif(m.value -> {}, 'null')))"
     return Query(
-        f"WITH reading AS MATERIALIZED (SELECT {state} AS state FROM {source}"
-        f" WHERE {where} AND {window} ORDER BY {time} DESC LIMIT {NEWEST})"
+        f"WITH reading AS MATERIALIZED (SELECT {columns.state} AS state FROM {columns.source}"
+        f" WHERE {columns.window()} ORDER BY {columns.moment} DESC LIMIT {NEWEST})"
         f" SELECT w.name FROM (SELECT m.value ->> 0 AS name, {parts.format(1)} AS path,"
         f" {parts.format(2)} AS total, m.place"
-        " FROM jsonb_array_elements($6) WITH ORDINALITY AS m (value, place)) AS w"
+        " FROM jsonb_array_elements($4) WITH ORDINALITY AS m (value, place)) AS w"
         " WHERE EXISTS (SELECT FROM reading r"
         f" WHERE r.state #> w.path BETWEEN {LEAST} AND {GREATEST}"
         f" AND (w.total = '{{}}' OR r.state #> w.total BETWEEN '1e-300' AND {GREATEST}))"
         " ORDER BY w.place LIMIT 1",
-        ("uuid", "text", "text", "float8", "float8", "jsonb"),
+        (columns.device_type, "float8", "float8", "jsonb"),
     )
 
 
-def field_types(settings: Mapping[str, str], table: tuple[str, ...], zoned: bool) -> Query:
+def field_types(columns: Columns) -> Query:
     """How often each JSON type stands at a path in a window.
 
-    Parameters: device, shadow, zone, since, until, path.
+    Parameters: device, since, until, path.
     """
-    source, time, _, where = _source(settings, table, zoned)
     return Query(
         "SELECT CASE WHEN jsonb_typeof(s.value) = 'number'"
         f" AND s.value NOT BETWEEN {LEAST} AND {GREATEST} THEN 'number beyond 1e15'"
         " ELSE coalesce(jsonb_typeof(s.value), 'missing') END AS type, count(*)::int AS rows"
-        f" FROM (SELECT h.{quoted(settings['history_state_column'])} #> $6 AS value FROM {source}"
-        f" WHERE {where} AND {time} > {_bound(4, zoned)} AND {time} <= {_bound(5, zoned)}) AS s"
+        f" FROM (SELECT {columns.state} #> $4 AS value FROM {columns.source}"
+        f" WHERE {columns.window()}) AS s"
         " GROUP BY 1 ORDER BY 2 DESC",
-        ("uuid", "text", "text", "float8", "float8", "text[]"),
-    )
-
-
-def newest_state(settings: Mapping[str, str], table: tuple[str, ...], device: str) -> str:
-    """A statement for a person to type: what the device reported last."""
-    return (
-        f"SELECT jsonb_pretty({quoted(settings['history_state_column'])})"
-        f" FROM {'.'.join(map(quoted, table))}"
-        f" WHERE {quoted(settings['history_device_column'])} = '{device}'"
-        f" ORDER BY {quoted(settings['history_time_column'])} DESC LIMIT 1;"
+        (columns.device_type, "float8", "float8", "text[]"),
     )

@@ -5,17 +5,13 @@
 
 -- part: context
 -- What every call needs, in one row: the settings, the metrics that a model may read, the history
--- table's name, those of its columns that it lacks or that are of a wrong type, its time's type.
+-- as pieces of SQL, those of its columns that it lacks, and what is wrong with the others.
 (SELECT s.settings::text,
         (SELECT json_agg(json_build_array(name, path, divisor_path, scale, kind))::text
          FROM ml_metric) AS metrics,
-        parse_ident(s.settings ->> 'history_table') AS history, t.*
+        t.absent, t.fault, to_jsonb(t)::text AS history
  FROM (SELECT jsonb_object_agg(name, value) AS settings FROM ml_setting) AS s
- CROSS JOIN LATERAL (
-     SELECT array_agg(w.name ORDER BY w.name COLLATE "C") FILTER (WHERE w.type IS NULL) AS absent,
-            string_agg(w.fault, ', ' ORDER BY w.name COLLATE "C") AS fault,
-            min(w.type) FILTER (WHERE w.setting = 'history_time_column') AS time_type
-     FROM _ml_history_columns() AS w) AS t) AS c
+ CROSS JOIN _ml_history_parts() AS t) AS c
 
 -- part: figures
 -- Of a model's figures what a forecast's document has.
@@ -63,6 +59,14 @@ LEFT JOIN LATERAL (
             AND k.divisor_path IS NULL AND k.scale = 1 AND k.kind = 'gauge') DESC,
         EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.enabled) DESC,
         n.field COLLATE "C" LIMIT 1) AS m ON true
+
+-- query: device_id(uuid)
+-- The id by which the history knows a device; NULL where it knows none.
+SELECT _ml_device_id($1) AS id
+
+-- query: meet(uuid)
+-- Sees to it that ml_device has the device.
+SELECT _ml_meet(ARRAY[$1])
 
 -- query: blob(bigint)
 -- A model's bytes, and their digest.

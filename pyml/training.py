@@ -189,7 +189,8 @@ def _beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T]
     try:
         background.prepare(prepare, poll)
         return background.run(work, poll)
-    except ImportError as error:
+    # The second is what a compiled module raises that gets no memory as it is loaded.
+    except (ImportError, SystemError) as error:
         raise BrokenEnvironment(
             f"a library for training cannot be loaded: {error}",
             detail="Scoring goes on without it.",
@@ -281,12 +282,12 @@ def _too_few(
     rejected: int,
 ) -> NotEnoughData:
     return NotEnoughData(
-        f"device {device} has {usable} usable readings, {needed} are needed",
+        f"device {history.id(device)} has {usable} usable readings, {needed} are needed",
         detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
         f"{rejected} more rows there held no usable number.",
-        hint=detector.training_call(device, hours=_wider(hours))
+        hint=detector.training_call(history.id(device), hours=_wider(hours))
         if usable
-        else queries.newest_state(history.settings, history.table, device),
+        else history.parts.newest_state(history.id(device)),
     )
 
 
@@ -345,7 +346,7 @@ def train_forecaster(
             poll,
         )
     except NotEnoughData as error:
-        error.hint = forecaster.training_call(device, field, _wider(hours))
+        error.hint = forecaster.training_call(history.id(device), field, _wider(hours))
         raise
     finally:
         background.trim()

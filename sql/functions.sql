@@ -9,10 +9,12 @@
 \ir functions/doors.sql
 \ir functions/models.sql
 \ir functions/history.sql
+\ir functions/zscore.sql
 \ir functions/fleet.sql
 \ir functions/scan.sql
 \ir functions/retrain.sql
 \ir functions/schedule.sql
 \ir functions/doctor_history.sql
+\ir functions/setup.sql
 \ir functions/doctor.sql
 \ir functions/privileges.sql

@@ -11,7 +11,9 @@ SELECT m.model_id, m.device_uuid, m.kind, nullif(m.field, '') AS field, m.is_cur
        refused.started_at AS refused_at,
        CASE refused.outcome WHEN 'kept' THEN format('held-out error %s, of the model in force %s',
             refused.figures ->> 'candidate_mae', refused.figures ->> 'previous_mae')
-            ELSE refused.error END AS refused_why
+            ELSE refused.error END AS refused_why,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = m.device_uuid), m.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = m.device_uuid), m.device_uuid::text) AS device_name
 FROM ml_model m
 LEFT JOIN LATERAL (
     SELECT r.started_at, r.outcome, r.error, r.figures FROM ml_run r
@@ -20,7 +22,9 @@ LEFT JOIN LATERAL (
     ORDER BY r.started_at DESC LIMIT 1) AS refused ON m.is_current;
 COMMENT ON VIEW ml_models IS 'Each stored model without its blob: what it was trained on, what was measured, whether it is in force, and the last attempt to replace it that came to nothing, with the reason.';
 COMMENT ON COLUMN ml_models.model_id IS 'The model''s number.';
-COMMENT ON COLUMN ml_models.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_models.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_models.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_models.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest) or lstm (a forecast).';
 COMMENT ON COLUMN ml_models.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_models.is_current IS 'Whether it is the model in force.';
@@ -47,12 +51,16 @@ SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
            || coalesce((array_agg(a.metrics) FILTER (WHERE NOT a.foretold))[1], '{}') AS metrics,
        coalesce((array_agg(a.reasons) FILTER (WHERE NOT a.foretold))[1], '[]')
            || coalesce((array_agg(a.reasons) FILTER (WHERE a.foretold))[1], '[]') AS reasons,
-       min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at
+       min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name
 FROM ml_anomaly a
 GROUP BY a."timestamp", a.device_uuid
 ORDER BY a."timestamp" DESC, a.device_uuid;
 COMMENT ON VIEW ml_anomalies IS 'The log of anomalies, one row a device and time, whichever tiers spoke. anomaly_score is the forest''s (lower is more anomalous); forecast_score minus the distance from the forecast in half widths of its interval.';
-COMMENT ON COLUMN ml_anomalies.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_anomalies.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_anomalies.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_anomalies.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_anomalies."timestamp" IS 'Time of the reading.';
 COMMENT ON COLUMN ml_anomalies.tiers IS 'Who spoke: forest, lstm or both.';
 COMMENT ON COLUMN ml_anomalies.severity IS 'The worse of what they said: warning or critical.';
@@ -69,12 +77,16 @@ SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_a
        coalesce(min(a.score) FILTER (WHERE NOT a.foretold), min(a.score)) AS worst_score,
        (array_agg(a.reasons -> 0 ->> 'metric' ORDER BY a.severity = 'critical' DESC, a.tier, a.score))[1] AS leading_metric,
        count(DISTINCT a."timestamp") AS readings,
-       array_agg(DISTINCT a.tier) AS tiers
+       array_agg(DISTINCT a.tier) AS tiers,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name
 FROM ml_anomaly a
 GROUP BY a.incident_at, a.device_uuid
 ORDER BY a.incident_at DESC, a.device_uuid;
 COMMENT ON VIEW ml_incidents IS 'Neighbouring anomalies of a device as one event: from when to when, how bad, which metric leads, how many readings.';
-COMMENT ON COLUMN ml_incidents.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_incidents.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_incidents.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_incidents.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_incidents.started_at IS 'Time of its first anomaly.';
 COMMENT ON COLUMN ml_incidents.ended_at IS 'Time of its last anomaly.';
 COMMENT ON COLUMN ml_incidents.severity IS 'The worst of its anomalies: warning or critical.';
@@ -85,12 +97,16 @@ COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm or both.';
 
 CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
-       p.upper AS confidence_upper, p.level, p.model_id, p.made_at, p.kind
+       p.upper AS confidence_upper, p.level, p.model_id, p.made_at, p.kind,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_name
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
 WHERE s.retired_at IS NULL;
 COMMENT ON VIEW ml_forecasts IS 'The latest forecast of each device and field: what is expected after its last reading. Earlier ones stay in ml_forecast_point, beside what came.';
-COMMENT ON COLUMN ml_forecasts.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_forecasts.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_forecasts.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_forecasts.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_forecasts.field IS 'What is forecast: a dotted path or a metric''s name.';
 COMMENT ON COLUMN ml_forecasts."timestamp" IS 'The time that is forecast.';
 COMMENT ON COLUMN ml_forecasts.predicted_value IS 'The forecast value.';
@@ -104,13 +120,18 @@ COMMENT ON COLUMN ml_forecasts.kind IS 'The forecaster that made it.';
 CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p.breach AS limit_value, min(p."timestamp") AS breach_at,
        CASE WHEN max(p.predicted) > p.breach THEN max(p.predicted) ELSE min(p.predicted) END AS worst_predicted,
-       max(p.made_at) AS made_at, (SELECT k.unit FROM _ml_metric_of(p.field) AS k) AS unit
+       max(p.made_at) AS made_at,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_name,
+       (SELECT k.unit FROM _ml_metric_of(p.field) AS k) AS unit
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
 WHERE p.breach IS NOT NULL AND s.retired_at IS NULL
 GROUP BY p.device_uuid, p.field, p.breach;
 COMMENT ON VIEW ml_breaches IS 'Which forecast reaches a limit of its metric (limit_low, limit_high in ml_metric), and when it first does: one row a device, field and limit.';
-COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_breaches.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_breaches.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a dotted path or a metric''s name.';
 COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit that is reached: limit_low where worst_predicted lies below it, else limit_high.';
 COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.';
@@ -124,7 +145,9 @@ SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
         WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h,
-       coalesce(d.last_reading_at < now() - interval '1 hour', false) AS silent
+       coalesce(d.last_reading_at < now() - interval '1 hour', false) AS silent,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = d.device_uuid), d.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = d.device_uuid), d.device_uuid::text) AS device_name
 FROM (
     SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
            s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift
@@ -139,7 +162,9 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE c.field <> '') AS forecast_models, min(c.trained_at) AS oldest_model_at
     FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, the last day''s anomalies, and whether it is silent. Retired devices are left out.';
-COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_device_status.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_device_status.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_device_status.forest_model_id IS 'The forest in force; NULL where there is none.';
 COMMENT ON COLUMN ml_device_status.forest_trained_at IS 'When that was trained.';
 COMMENT ON COLUMN ml_device_status.forecast_models IS 'How many fields have a forecast model in force.';
@@ -191,12 +216,16 @@ COMMENT ON COLUMN ml_fleet_health.failed_trainings_24h IS 'Trainings within 24 h
 
 CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,
-       r.model_id, r.sqlstate, r.error, r.figures
+       r.model_id, r.sqlstate, r.error, r.figures,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = r.device_uuid), r.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = r.device_uuid), r.device_uuid::text) AS device_name
 FROM ml_run r
 ORDER BY r.started_at DESC;
 COMMENT ON VIEW ml_runs IS 'Training attempts, the latest first.';
 COMMENT ON COLUMN ml_runs.run_id IS 'The attempt''s number.';
-COMMENT ON COLUMN ml_runs.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_runs.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_runs.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_runs.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_runs.kind IS 'forest or lstm.';
 COMMENT ON COLUMN ml_runs.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_runs.started_at IS 'When it began.';

@@ -32,15 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tests out when in a hurry; else begin with the files that have no others."""
+    """Leave out what is not asked for; begin with the files that have slow tests alone."""
     for item in items:
         for name in {"server", "browser"} & set(item.fixturenames):
             item.add_marker(name)
     slow = {item for item in items if any(map(item.get_closest_marker, SLOW))}
     others = {item.path for item in items if item not in slow}
-    if config.getoption("quick"):
-        config.hook.pytest_deselected(items=[item for item in items if item in slow])
-        items[:] = [item for item in items if item not in slow]
+    left_out = slow if config.getoption("quick") else set()
+    if not config.getoption("long"):
+        left_out |= {item for item in items if item.get_closest_marker("long")}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.path in others)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyml.errors import unreadable
 from pyml.models import wire
 from pyml.models.wire import Graph, Numbers
+from pyml.queries import literal
 
 # Raised when what a reader of the metadata must know changes; a reader of the old
 # format is then kept beside the new one.
@@ -80,9 +81,10 @@ class Owner(ABC, Generic[M]):
     def training_call(self, device: str, field: str = "", hours: int | None = None) -> str:
         """The statement that trains it, for a person to type.
 
-        `field` is a forecast's; `hours` is how far back to look, where a person is to say so.
+        `device` is its id in the history; `field` is a forecast's; `hours` is how far back to
+        look, where a person is to say so.
         """
-        return f"CALL ml_retrain('{device}');"
+        return f"CALL ml_retrain({literal(device)});"
 
     def to_json(self, model: M) -> dict[str, Any]:
         """The metadata: one flat object."""

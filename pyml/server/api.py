@@ -48,7 +48,7 @@ def train(device: str, kind: str, field: str) -> dict[str, Any]:
     history = backend.history_of(row)
     trained = training.train(backend.execute, store.ready, history, device, kind, field, row, poll)
     answer: dict[str, Any] = backend.shown(
-        store.keep(device, kind, field, trained, row["model_id"], started)
+        store.keep(history, device, kind, field, trained, row["model_id"], started)
     )
     return answer
 
@@ -119,7 +119,7 @@ def train_forest(
         until=until,
         poll=backend.progress("training forest"),
     )
-    kept = store.keep(device, _forest().kind, "", trained, None, started)
+    kept = store.keep(history, device, _forest().kind, "", trained, None, started)
     share = {"contamination": trained.parameters["contamination"]}
     answer: dict[str, Any] = backend.shown(kept | share)
     return answer
@@ -162,6 +162,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         ]
     return {
         "device_uuid": device,
+        "device_id": current.device_id,
         "analyzed_points": analyzed,
         "anomalies_detected": detected,
         "anomalies": anomalies,
@@ -216,9 +217,10 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
             hint="SELECT name, path FROM ml_metric;",
         )
     row = backend.execute(queries.CURRENT_MODEL, device, _lstm().kind, field)[0]
+    history = backend.history_of(row)
     trained = training.train_forecaster(
         _lstm(),
-        backend.history_of(row),
+        history,
         metrics_of(backend.execute),
         device,
         field,
@@ -228,7 +230,7 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
         current=in_force.usable(_lstm(), row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
-    kept = store.keep(device, _lstm().kind, field, trained, row["model_id"], started)
+    kept = store.keep(history, device, _lstm().kind, field, trained, row["model_id"], started)
     length = {"sequence_length": trained.parameters["sequence_length"]}
     answer: dict[str, Any] = backend.shown(kept | length | {"field": field})
     if not trained.figures["beats_naive"]:
@@ -248,6 +250,7 @@ def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, A
     field = current.knows.metric.name
     return {
         "device_uuid": device,
+        "device_id": current.device_id,
         "field": field,
         "unit": fields.unit_of(field),
         "predictions": [

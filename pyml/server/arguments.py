@@ -15,7 +15,7 @@ def given(**arguments: Any) -> None:
             raise BadArgument(
                 f"{name} is null",
                 detail="It has to be given.",
-                hint="SELECT device_uuid FROM ml_device_status;"
+                hint="SELECT device_id FROM ml_device_status;"
                 if name == "device"
                 else f"Leave {name} out for its default.",
             )

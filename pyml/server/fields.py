@@ -53,7 +53,7 @@ def _nothing(
     if isinstance(error, UnknownField):
         places = [USUAL, *(f"{metric.name} ({metric.path})" for metric in metrics[:NAMED])]
         more = f" and {len(metrics) - NAMED} more" if len(metrics) > NAMED else ""
-        error.message = f"device {device} reports no metric that is enabled"
+        error.message = f"device {history.id(device)} reports no metric that is enabled"
         error.detail = (
             f"Looked from {iso(since)} to {iso(until)} for a number at {', '.join(places)}{more}."
         )

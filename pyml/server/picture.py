@@ -46,7 +46,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         readings.times,
         values,
         title=f"{field}, last {hours} h",
-        subtitle=f"device {device}",
+        subtitle=f"device {history.id(device)}",
         unit=unit,
         window=(since, until),
         longest_step=step,

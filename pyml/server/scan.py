@@ -96,18 +96,19 @@ class Scan:
     def models(self, state: Any) -> None:
         """Make the device's current models ready."""
         metrics, now = state["metrics"], float(state["now"])
+        known_as = self.history.id(self.device)
         rows = json.loads(state["models"])
         if not any(row["kind"] in DETECTORS for row in rows):
-            self.failures.append(store.missing(DETECTORS["forest"], self.device, ""))
+            self.failures.append(store.missing(DETECTORS["forest"], known_as, ""))
         for row in rows:
             try:
                 if row["kind"] in DETECTORS:
                     owner: Any = DETECTORS[row["kind"]]
-                    current = store.of_row(owner, row, self.device, "", metrics, now)
+                    current = store.of_row(owner, row, known_as, "", metrics, now)
                     self.detectors.append((owner, current))
                 elif row["kind"] in FORECASTERS:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
-                    current = store.of_row(owner, row, self.device, name, metrics, now)
+                    current = store.of_row(owner, row, known_as, name, metrics, now)
                     self.forecasters.append((owner, name, current))
             except PymlError as error:
                 self.failures.append(error)

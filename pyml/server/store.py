@@ -26,6 +26,7 @@ CACHE_BYTES = 10 << 20
 class Current:
     """The current model of a device, kind and field, when it was looked up."""
 
+    device_id: str
     now: float
     model_id: int
     trained_at: float
@@ -111,7 +112,8 @@ def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[His
     if field is None:
         field = row["field"] or _trainable(history, device, float(row["now"]))
     try:
-        return history, of_row(owner, row, device, field, row["metrics"], float(row["now"]))
+        known_as = history.id(device)
+        return history, of_row(owner, row, known_as, field, row["metrics"], float(row["now"]))
     except ModelNotFound as error:
         if field:
             _no_number(error, history, device, field, float(row["now"]))
@@ -125,7 +127,7 @@ def _trainable(history: History, device: str, now: float) -> str:
         return fields.reported(history, device, now - hours * 3600, now)
     except PymlError as error:
         raise ModelNotFound(
-            f"device {device} has no forecast model",
+            f"device {history.id(device)} has no forecast model",
             detail=f"None can be trained: {error.message}. {error.detail}",
             hint=error.hint,
         ) from None
@@ -141,7 +143,7 @@ def _no_number(error: ModelNotFound, history: History, device: str, field: str, 
         error.detail = f"None can be trained: in the last {hours} hours it held no number." + (
             f" Found: {found}." if found else " There were no readings."
         )
-        error.hint = queries.newest_state(history.settings, history.table, device)
+        error.hint = history.parts.newest_state(history.id(device))
 
 
 def of_row(
@@ -156,6 +158,8 @@ def of_row(
 
     Parameters
     ----------
+    device : str
+        Its id in the history.
     row : mapping
         ``model_id`` (None where there is none), ``sha256``, ``trained_at``, ``readings_used`` and
         ``figures``.
@@ -175,6 +179,7 @@ def of_row(
     model = naming(hint, row["model_id"], ready, owner, row["model_id"], row["sha256"])
     naming(hint, row["model_id"], in_force.check, owner, model, field, metrics)
     return Current(
+        device,
         now,
         row["model_id"],
         float(row["trained_at"]),
@@ -196,6 +201,7 @@ def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
 
 
 def keep(
+    history: History,
     device: str,
     kind: str,
     field: str,
@@ -216,6 +222,7 @@ def keep(
         model_id = put(device, kind, field, trained.data, about)
     return {
         "device_uuid": device,
+        "device_id": history.id(device),
         "model_id": model_id,
         **trained.details,
         "held_out": trained.figures,
@@ -225,6 +232,7 @@ def keep(
 
 def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
     """Add a model and make it the current one; readers see the old one or the new."""
+    backend.execute(queries.MEET, device)
     stored = backend.execute(
         queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),

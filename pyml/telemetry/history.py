@@ -3,18 +3,19 @@
 Clean readings and values of one device's window, for a training, a score or a picture.
 """
 
+import functools
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyml import queries
-from pyml.errors import BrokenEnvironment, NotEnoughData, PymlError, UnknownField
+from pyml.errors import BrokenEnvironment, ModelNotFound, NotEnoughData, PymlError, UnknownField
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
@@ -75,18 +76,36 @@ def within(moment: float) -> float:
     return min(max(moment, EARLIEST), LATEST)
 
 
+@functools.lru_cache(maxsize=4)
+def _columns(history: str) -> queries.Columns:
+    pieces = json.loads(history)
+    return queries.Columns(**{f.name: pieces[f.name] for f in fields(queries.Columns)})
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """The user's table, as the settings describe it."""
 
     execute: Execute
     settings: Mapping[str, str]
-    table: tuple[str, ...]
-    zoned: bool
+    parts: queries.Columns
+    tell: Execute
+    ids: dict[str, str]
 
     @classmethod
-    def of(cls, context: Mapping[str, Any], execute: Execute) -> "History":
+    def of(
+        cls, context: Mapping[str, Any], execute: Execute, tell: Execute | None = None
+    ) -> "History":
         """The table that the settings name, as `queries.CONTEXT` tells it.
+
+        Parameters
+        ----------
+        context : mapping
+            A row of `queries.CONTEXT`.
+        execute : callable
+            Where the table is read.
+        tell : callable, optional
+            Where the extension is, which tells the devices' ids; the same place if not given.
 
         Raises
         ------
@@ -107,20 +126,39 @@ class History:
                 detail=f"There, {context['fault']}.",
                 hint="SELECT * FROM ml_doctor();",
             )
-        zoned = context["time_type"] == "timestamp with time zone"
-        return cls(execute, settings, tuple(context["history"]), zoned)
+        return cls(execute, settings, _columns(context["history"]), tell or execute, {})
+
+    def id(self, device: str) -> str:
+        """The id by which the table knows a device, of its uuid.
+
+        Raises
+        ------
+        ModelNotFound
+            The table knows no such device.
+        """
+        if self.parts.device_type == "uuid":
+            return device
+        if device not in self.ids:
+            found = self.tell(queries.DEVICE_ID, device)[0]["id"]
+            if found is None:
+                raise ModelNotFound(
+                    f"there is no device {device}",
+                    detail=f"The history ({self.settings['history_table']}) has no row of it.",
+                    hint="SELECT device_uuid, device_id FROM ml_device;",
+                )
+            self.ids[device] = found
+        return self.ids[device]
 
     def _key(self, device: str, *moments: float) -> tuple[Any, ...]:
         """The parameters that every query begins with, up to moments that the server can hold."""
-        zone = self.settings["history_time_zone"]
-        return device, self.settings["history_shadow"], zone, *map(within, moments)
+        return self.id(device), *map(within, moments)
 
     def read(
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
         parted = [path.split(".") for path in paths]
-        query = queries.history(self.settings, self.table, self.zoned, parted)
+        query = queries.history(self.parts, parted)
         parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
         row = self.execute(query, *self._key(device, since, until), *parts)[0]
         times = _decoded(row["t"])
@@ -142,7 +180,7 @@ class History:
         if len(paths) <= FEW:
             return list(metrics)
         parted = [path.split(".") for path in paths]
-        query = queries.history(self.settings, self.table, self.zoned, parted, counted=True)
+        query = queries.history(self.parts, parted, counted=True)
         parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
         row = self.execute(query, *self._key(device, since, until), *parts)[0]
         there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
@@ -155,8 +193,9 @@ class History:
         return Fetched(
             self.execute,
             self.settings,
-            self.table,
-            self.zoned,
+            self.parts,
+            self.tell,
+            self.ids,
             device,
             since,
             until,
@@ -173,7 +212,7 @@ class History:
         A window that is no longer than that is one part.
         """
         while until - since > longest:
-            query = queries.next_row(self.settings, self.table, self.zoned)
+            query = queries.next_row(self.parts)
             found = self.execute(query, *self._key(device, since, until))
             if not found:
                 return
@@ -186,12 +225,12 @@ class History:
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
         """Times (n,) of one device's rows in a window, in no order."""
-        query = queries.arrivals(self.settings, self.table, self.zoned)
+        query = queries.arrivals(self.parts)
         return _decoded(self.execute(query, *self._key(device, since, until))[0]["t"])
 
     def last(self, device: str, until: float, path: str, since: float = -math.inf) -> float | None:
         """Time of the newest number at a path in a window."""
-        query = queries.last_reading(self.settings, self.table, self.zoned)
+        query = queries.last_reading(self.parts)
         found = self.execute(query, *self._key(device, since, until), path.split("."))
         return float(found[0]["t"]) if found else None
 
@@ -206,7 +245,7 @@ class History:
             ]
             for metric in metrics
         ]
-        query = queries.first_held(self.settings, self.table, self.zoned)
+        query = queries.first_held(self.parts)
         # Letters go as they are: an escape would have to be of the database's encoding.
         places = json.dumps(wanted, ensure_ascii=False)
         found = self.execute(query, *self._key(device, since, until), places)
@@ -214,7 +253,7 @@ class History:
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""
-        query = queries.field_types(self.settings, self.table, self.zoned)
+        query = queries.field_types(self.parts)
         found = self.execute(query, *self._key(device, since, until), path.split("."))
         return {row["type"]: row["rows"] for row in found}
 
@@ -332,10 +371,11 @@ def no_numbers(
     """Why a field has no number in a window."""
     types = history.types(device, since, until, metric.path)
     rows_read = sum(types.values())
-    newest = queries.newest_state(history.settings, history.table, device)
+    known_as = history.id(device)
+    newest = history.parts.newest_state(known_as)
     if not rows_read:
         return NotEnoughData(
-            f"device {device} has no readings in the window",
+            f"device {known_as} has no readings in the window",
             detail=f"Looked in {history.settings['history_table']} from {iso(since)} to "
             f"{iso(until)}.",
             hint=newest,

@@ -189,7 +189,7 @@ def _train(
     """Train a model and store it; the outcome."""
     device, kind, field = model
     row = execute(queries.CURRENT_MODEL, *model)[0]
-    history, load = History.of(row, read), functools.partial(in_force.stored, execute)
+    history, load = History.of(row, read, execute), functools.partial(in_force.stored, execute)
     trained = training.train(execute, load, history, device, kind, field, row, poll)
     about = trained.about(time.monotonic() - started)
     if trained.data is None:

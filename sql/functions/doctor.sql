@@ -146,8 +146,7 @@ BEGIN
     history := to_regclass(setting ->> 'history_table');
     SELECT string_agg(c.name, ', ' ORDER BY c.name) FILTER (WHERE c.type IS NULL),
            string_agg(c.fault, ', ' ORDER BY c.name) FILTER (WHERE c.type IS NOT NULL),
-           string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', c.name, CASE c.setting WHEN 'history_device_column' THEN 'uuid'
-               WHEN 'history_time_column' THEN 'timestamptz' WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END), ', ' ORDER BY c.name) FILTER (WHERE c.type IS NOT NULL AND c.fault IS NOT NULL)
+           string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', c.name, CASE c.setting WHEN 'history_time_column' THEN 'timestamptz' WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END), ', ' ORDER BY c.name) FILTER (WHERE c.type IS NOT NULL AND c.fault IS NOT NULL)
     INTO missing, mistyped, cast_it FROM _ml_history_columns() AS c;
     IF history IS NULL THEN
         ok := false;
@@ -173,6 +172,20 @@ BEGIN
     RETURN NEXT;
 
     RETURN QUERY SELECT * FROM _ml_doctor_index(history, setting ->> 'history_device_column', setting ->> 'history_time_column');
+
+    IF setting ->> 'device_table' <> '' THEN
+        check_name := 'names';
+        SELECT string_agg(c.name, ', ') INTO missing
+        FROM (VALUES (setting ->> 'device_id_column'), (setting ->> 'device_name_column')) AS c (name)
+        WHERE NOT coalesce(has_column_privilege(to_regclass(setting ->> 'device_table'),
+            (SELECT a.attname FROM pg_attribute a WHERE a.attrelid = to_regclass(setting ->> 'device_table') AND a.attname = c.name AND NOT a.attisdropped), 'SELECT'), false);
+        ok := missing IS NULL;
+        detail := CASE WHEN ok THEN format('from %s', setting ->> 'device_table')
+            ELSE format('%s has no column %s that %s may read', setting ->> 'device_table', missing, current_user) END;
+        fix := CASE WHEN ok THEN NULL WHEN to_regclass(setting ->> 'device_table') IS NULL THEN 'UPDATE @extschema@.ml_setting SET value = default_value WHERE name = ''device_table'';'
+            ELSE format('GRANT SELECT ON %s TO %I;', to_regclass(setting ->> 'device_table'), current_user) END;
+        RETURN NEXT;
+    END IF;
 
     check_name := 'pg_cron';
     IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN

@@ -1,6 +1,6 @@
 -- The devices, and the calls that go through them.
 
-CREATE OR REPLACE FUNCTION _ml_devices() RETURNS SETOF uuid
+CREATE OR REPLACE FUNCTION _ml_devices() RETURNS TABLE (device uuid, id text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -15,10 +15,12 @@ BEGIN
             UNION ALL
             SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
             FROM found WHERE found.device IS NOT NULL
-        ) SELECT device::uuid FROM found WHERE device IS NOT NULL$query$, h.device, h.source);
+        ) SELECT %3$s, %4$s FROM found WHERE device IS NOT NULL$query$, h.device, h.source,
+        CASE h.device_type WHEN 'uuid' THEN 'device::uuid' WHEN 'numeric' THEN '_ml_uuid_of(trim_scale(device)::text)' ELSE '_ml_uuid_of(device::text)' END,
+        CASE h.device_type WHEN 'numeric' THEN 'trim_scale(device)::text' ELSE 'device::text' END);
 END
 $$;
-COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds.';
+COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds: the uuid by which pyml''s tables know each, and its id there.';
 
 CREATE OR REPLACE FUNCTION _ml_fleet() RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -29,11 +31,10 @@ DECLARE
 BEGIN
     SELECT * INTO h FROM _ml_history();
     RETURN QUERY EXECUTE format($query$
-        SELECT d.device FROM _ml_devices() AS d (device)
+        SELECT d.device FROM _ml_devices() AS d
         LEFT JOIN ml_scan_state s ON s.device_uuid = d.device AND s.retired_at IS NOT NULL
-        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.device AND %3$s > %4$s)
-        ORDER BY 1$query$, h.source, h.device, h.moment,
-        CASE WHEN h.zoned THEN 's.retired_at' ELSE format('(s.retired_at AT TIME ZONE %L)', h.zone) END);
+        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.id::%3$s AND %4$s > %5$s)
+        ORDER BY 1$query$, h.source, h.device, h.device_type, h.moment, format(h.bound, 's.retired_at'));
 END
 $$;
 COMMENT ON FUNCTION _ml_fleet() IS 'The devices to scan and to train: those that the history holds, but for retired ones that have not reported since.';
@@ -44,18 +45,18 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     h record;
-    known boolean;
+    id CONSTANT text := _ml_device_id(device);
+    known boolean := false;
 BEGIN
     SELECT * INTO h FROM _ml_history();
-    -- Among the last day's first: of a history by month the older parts then stay closed.
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1 AND %s > %s)', h.source, h.device, h.moment,
-        CASE WHEN h.zoned THEN 'now() - interval ''1 day''' ELSE format('(now() - interval ''1 day'') AT TIME ZONE %L', h.zone) END)
-    INTO known USING device;
-    IF NOT known THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1)', h.source, h.device) INTO known USING device;
+    IF id IS NOT NULL THEN
+        -- Among the last day's first: of a history by month the older parts then stay closed.
+        EXECUTE format('SELECT EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s AND %4$s > %5$s) OR EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s)',
+            h.source, h.device, h.device_type, h.moment, format(h.bound, '(now() - interval ''1 day'')'))
+        INTO known USING id;
     END IF;
     IF NOT known THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', device),
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', coalesce(id, device::text)),
             DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
             HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
     END IF;
@@ -63,6 +64,55 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_name_device(uuid) IS 'Refuses a device that the history does not hold (ML002); ends the retirement of one that it holds.';
+
+CREATE OR REPLACE FUNCTION _ml_put_devices(ids text[], names text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    INSERT INTO ml_device AS d (device_uuid, device_id, device_name)
+    SELECT _ml_uuid_of(n.id), n.id, left(n.name, 200) FROM unnest(ids, names) AS n (id, name) WHERE octet_length(n.id) BETWEEN 1 AND 2000
+    ON CONFLICT (device_uuid) DO UPDATE SET device_name = EXCLUDED.device_name WHERE d.device_name IS DISTINCT FROM EXCLUDED.device_name;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_devices(text[], text[]) IS 'Writes the ids and names of devices; the uuid follows from the id.';
+
+CREATE OR REPLACE FUNCTION _ml_meet(devices uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    setting jsonb;
+    new_ones uuid[];
+    ids text[];
+    names text[];
+BEGIN
+    new_ones := ARRAY(SELECT n.device FROM unnest(devices) AS n (device) WHERE NOT EXISTS (SELECT FROM ml_device d WHERE d.device_uuid = n.device));
+    ids := CASE WHEN cardinality(new_ones) = 0 THEN '{}'
+        WHEN EXISTS (SELECT FROM _ml_history_columns() AS c WHERE c.setting = 'history_device_column' AND c.type = 'uuid') THEN new_ones::text[]
+        WHEN cardinality(new_ones) = 1 THEN ARRAY[_ml_device_id(new_ones[1])]
+        ELSE ARRAY(SELECT d.id FROM _ml_devices() AS d WHERE d.device = ANY (new_ones)) END;
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '^device_';
+    IF setting ->> 'device_table' <> '' THEN
+        BEGIN
+            EXECUTE format($query$
+                SELECT array_agg(m.id), array_agg(m.name) FROM (
+                    SELECT k.id, left(min(n.%1$I::text), 200) AS name, k.known
+                    FROM (SELECT unnest($1) AS id, NULL AS known UNION ALL SELECT d.device_id, d.device_name FROM ml_device d WHERE d.device_uuid = ANY ($2)) AS k
+                    LEFT JOIN %2$s AS n ON n.%3$I::text = k.id GROUP BY k.id, k.known) AS m
+                WHERE m.id = ANY ($1) OR m.name IS DISTINCT FROM m.known$query$,
+                setting ->> 'device_name_column', to_regclass(setting ->> 'device_table'), setting ->> 'device_id_column')
+            INTO ids, names USING ids, devices;
+        EXCEPTION WHEN insufficient_privilege OR syntax_error_or_access_rule_violation THEN -- ml_doctor says so
+        END;
+    END IF;
+    IF cardinality(ids) > 0 THEN
+        PERFORM _ml_put_devices(ids, names);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _ml_meet(uuid[]) IS 'Sees to it that ml_device has these devices, with their names as they are now.';
 
 CREATE OR REPLACE FUNCTION _ml_retire_absent() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -79,7 +129,7 @@ BEGIN
         UNION
         SELECT m.device_uuid FROM ml_model m WHERE m.is_current
         EXCEPT
-        SELECT d.device FROM _ml_devices() AS d (device)));
+        SELECT d.device FROM _ml_devices() AS d));
 END
 $$;
 COMMENT ON FUNCTION _ml_retire_absent() IS 'Retires the devices that the history no longer holds: they leave the views at once, their models wait for them to come back until ml_forget drops them.';

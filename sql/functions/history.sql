@@ -1,4 +1,4 @@
--- The history as SQL reads it, and z scores.
+-- The user's table as SQL reads it: its columns, whatever their types, and its devices' ids.
 
 CREATE OR REPLACE FUNCTION _ml_history_columns() RETURNS TABLE (setting text, name text, type text, fault text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
@@ -6,15 +6,14 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
-    SELECT s.name, s.value, format_type(base.oid, NULL), CASE WHEN CASE s.name
-            WHEN 'history_device_column' THEN base.oid = 'uuid'::regtype
-            WHEN 'history_time_column' THEN base.oid IN ('timestamp'::regtype, 'timestamptz'::regtype)
-            WHEN 'history_state_column' THEN base.oid = 'jsonb'::regtype
-            ELSE (SELECT t.typcategory = 'S' FROM pg_type t WHERE t.oid = base.oid) END THEN NULL
-        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), CASE s.name
-            WHEN 'history_device_column' THEN 'uuid' WHEN 'history_time_column' THEN 'timestamp or timestamptz'
-            WHEN 'history_state_column' THEN 'jsonb' ELSE 'text' END) END
+    SELECT s.name, s.value, CASE base.oid WHEN 'bpchar'::regtype THEN 'bpchar' ELSE format_type(base.oid, NULL) END,
+        CASE WHEN base.oid = ANY (w.types) OR w.text_too AND (SELECT t.typcategory = 'S' FROM pg_type t WHERE t.oid = base.oid) THEN NULL
+        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), w.told) END
     FROM ml_setting s
+    JOIN (VALUES ('history_device_column', '{uuid,int2,int4,int8,numeric}'::regtype[], true, 'uuid, text or a whole number'),
+                 ('history_time_column', '{timestamp,timestamptz,int4,int8,float8,numeric}', false, 'timestamp, timestamptz or a number'),
+                 ('history_state_column', '{jsonb,json}', true, 'jsonb, json or text'),
+                 ('history_shadow_column', '{}', true, 'text')) AS w (name, types, text_too, told) ON w.name = s.name
     LEFT JOIN pg_attribute a ON a.attname = s.value AND NOT a.attisdropped
         AND a.attrelid = to_regclass((SELECT t.value FROM ml_setting t WHERE t.name = 'history_table'))
     LEFT JOIN pg_type d ON d.oid = a.atttypid
@@ -24,128 +23,162 @@ BEGIN
             UNION ALL
             SELECT t.oid, t.typtype, t.typbasetype FROM made_of m JOIN pg_type t ON t.oid = m.below
         ) SELECT m.oid FROM made_of m WHERE m.kind <> 'd') END AS oid) AS base
-    WHERE s.name ~ '^history_.*_column$' AND s.value <> '';
+    WHERE s.value <> '';
 END
 $$;
 COMMENT ON FUNCTION _ml_history_columns() IS 'The history''s columns, one row a setting: the name, the type (of a domain its base type; NULL where the table lacks the column), and what is wrong with the type.';
 
-CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, moment text, shadow text, state text, zone text, zoned boolean)
+CREATE OR REPLACE FUNCTION _ml_json(document text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN document::jsonb;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION _ml_json(text) IS 'A JSON document of a text or json column; NULL where it is none that jsonb can take.';
+
+CREATE OR REPLACE FUNCTION _ml_history_parts(OUT source text, OUT device text, OUT device_type text, OUT moment text, OUT at text,
+    OUT plain boolean, OUT bound text, OUT shadow text, OUT state text, OUT zone text, OUT unit text, OUT absent text[], OUT fault text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     setting jsonb;
-    absent text;
-    fault text;
-    kind text;
+    types jsonb;
+    largest float8;
+    a_second text;
 BEGIN
-    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s;
-    SELECT string_agg(c.name, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NULL),
-           string_agg(c.fault, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NOT NULL),
-           min(c.type) FILTER (WHERE c.setting = 'history_time_column')
-    INTO absent, fault, kind FROM _ml_history_columns() AS c;
-    IF absent IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', setting ->> 'history_table'),
-            DETAIL = format('The table does not exist, or has no column %s.', absent),
-            HINT = 'SELECT * FROM ml_doctor();';
-    ELSIF fault IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('the history in %s cannot be read', setting ->> 'history_table'),
-            DETAIL = format('There, %s.', fault), HINT = 'SELECT * FROM ml_doctor();';
+    SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '^history_';
+    SELECT jsonb_object_agg(c.setting, c.type), array_agg(c.name ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NULL),
+           string_agg(c.fault, ', ' ORDER BY c.name COLLATE "C") FILTER (WHERE c.type IS NOT NULL)
+    INTO types, absent, fault FROM _ml_history_columns() AS c;
+    IF absent IS NOT NULL OR fault IS NOT NULL THEN
+        RETURN;
     END IF;
-    RETURN QUERY SELECT
-        (SELECT string_agg(quote_ident(p), '.') FROM unnest(parse_ident(setting ->> 'history_table')) AS p) || ' AS h',
-        'h.' || quote_ident(setting ->> 'history_device_column'), 'h.' || quote_ident(setting ->> 'history_time_column'),
-        CASE WHEN setting ->> 'history_shadow_column' = '' THEN 'true' ELSE
-            format('h.%I = %L', setting ->> 'history_shadow_column', setting ->> 'history_shadow') END,
-        'h.' || quote_ident(setting ->> 'history_state_column'), setting ->> 'history_time_zone',
-        kind = 'timestamp with time zone';
+    source := (SELECT string_agg(quote_ident(p), '.') FROM unnest(parse_ident(setting ->> 'history_table')) AS p) || ' AS h';
+    device := 'h.' || quote_ident(setting ->> 'history_device_column');
+    device_type := types ->> 'history_device_column';
+    moment := 'h.' || quote_ident(setting ->> 'history_time_column');
+    shadow := CASE WHEN setting ->> 'history_shadow_column' = '' THEN 'true'
+        ELSE format('h.%I = %L', setting ->> 'history_shadow_column', setting ->> 'history_shadow') END;
+    state := 'h.' || quote_ident(setting ->> 'history_state_column');
+    IF types ->> 'history_state_column' <> 'jsonb' THEN
+        state := '@extschema@._ml_json(' || state || '::text)';
+    END IF;
+    CASE types ->> 'history_time_column'
+        WHEN 'timestamp with time zone' THEN
+            plain := true;
+            at := moment || '::timestamptz';
+            bound := '%s';
+        WHEN 'timestamp without time zone' THEN
+            zone := setting ->> 'history_time_zone';
+            -- Read as UTC, a time without zone is the same moment, and no row has to look the zone up.
+            plain := zone = 'UTC';
+            -- A row at either end of time has no moment in every zone.
+            at := format('(least(greatest(%s, ''4000-01-01 BC''), ''290000-01-01'') AT TIME ZONE %L)', moment, zone);
+            bound := format('(%%s AT TIME ZONE %s)', replace(quote_literal(zone), '%', '%%'));
+        ELSE
+            plain := false;
+            unit := setting ->> 'history_time_unit';
+            IF unit = '' THEN -- whichever of them makes the rows' times lie in this age
+                EXECUTE format('SELECT max(r.t) FROM (SELECT %s AS t FROM %s LIMIT 100) AS r WHERE r.t BETWEEN 0 AND 1e300', moment, source) INTO largest;
+                unit := CASE WHEN largest >= 1e14 THEN NULL WHEN largest < 1e11 THEN 'seconds' ELSE 'milliseconds' END;
+            END IF;
+            IF unit IS NULL THEN
+                fault := format('column %I has times such as %s, which are neither seconds nor milliseconds since 1970', setting ->> 'history_time_column', largest::numeric);
+                RETURN;
+            END IF;
+            a_second := CASE unit WHEN 'seconds' THEN '1' ELSE '1000' END;
+            at := format('to_timestamp(least(greatest(%s::float8, -1.2e11 * %s), 9e12 * %s) / %s)', moment, a_second, a_second, a_second);
+            bound := format('least(greatest(date_part(''epoch'', %%s), -2e11), 9e12) * %s', a_second);
+            bound := CASE types ->> 'history_time_column' WHEN 'double precision' THEN format('(%s)', bound) WHEN 'numeric' THEN format('(%s)::numeric', bound)
+                ELSE format('floor(%s + 0.01)::bigint', bound) END; -- a hundredth, since a float64 may be that little less
+    END CASE;
 END
 $$;
-COMMENT ON FUNCTION _ml_history() IS 'The history table as pieces of SQL, quoted, made of the settings.';
+COMMENT ON FUNCTION _ml_history_parts() IS 'The history table as pieces of SQL, quoted, made of the settings: at is a row''s time as timestamptz (plain: moment says the same), bound the template that makes a timestamptz of the time column''s type, state is jsonb. absent names the columns that there are not, fault says what is wrong with the others.';
 
-CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5)
-RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
+CREATE OR REPLACE FUNCTION _ml_history() RETURNS TABLE (source text, device text, device_type text, moment text, at text, plain boolean, bound text, shadow text, state text, zone text, unit text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     h record;
-    metric record;
-    complete text;
-    since timestamptz;
-    types text;
-    -- A number as float8; NULL for anything else and for what no sensor measured. Objects,
-    -- arrays and booleans are greater than any number, strings and null are less.
-    number CONSTANT text := $number$CASE WHEN %1$s BETWEEN '-1e-300' AND '1e-300' THEN 0 WHEN %1$s BETWEEN '-1e15' AND '1e15' THEN (%1$s)::float8 END$number$;
+    history CONSTANT text := (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table');
 BEGIN
-    @PYML_AT_HOME@
-    IF device IS NULL OR field IS NULL OR hours IS NULL OR hours NOT BETWEEN 1 AND 87840
-       OR threshold IS NULL OR NOT threshold BETWEEN 0.1 AND 100 THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null or out of range',
-            DETAIL = format('device %s, field %s, hours %s (1 to 87840), threshold %s (0.1 to 100).',
-                            device, field, hours, threshold),
-            HINT = format('SELECT * FROM ml_zscore(%L, %L);', coalesce(device::text, 'uuid'), coalesce(field, 'system.cpuUsage'));
+    SELECT * INTO h FROM _ml_history_parts();
+    IF h.absent IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', history),
+            DETAIL = format('The table does not exist, or has no column %s.', array_to_string(h.absent, ', ')), HINT = 'SELECT * FROM ml_doctor();';
+    ELSIF h.fault IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('the history in %s cannot be read', history),
+            DETAIL = format('There, %s.', h.fault), HINT = 'SELECT * FROM ml_doctor();';
     END IF;
-    SELECT * INTO h FROM _ml_history();
-    SELECT m.path, m.divisor_path, m.scale, m.kind INTO metric FROM ml_metric m WHERE m.name = field;
-    IF NOT FOUND THEN
-        SELECT field AS path, NULL::text AS divisor_path, 1::float8 AS scale, 'gauge' AS kind INTO metric;
-    END IF;
-    -- A value of 0 beside a total of 0 says that the whole collection failed.
-    SELECT coalesce(string_agg(DISTINCT format($total$%s #> %L IS DISTINCT FROM '0'$total$, h.state, string_to_array(m.divisor_path, '.')), ' AND '), 'true')
-    INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL;
-    -- The window's bounds are converted to the column's type, so that its index is used.
-    RETURN QUERY EXECUTE format($query$
-        WITH found AS MATERIALIZED ( -- so that each value is looked for once
-            SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
-            FROM %3$s
-            WHERE %4$s = $1 AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND (%9$s #> $3 IS DISTINCT FROM '0' OR %2$s)
-        ), number AS MATERIALIZED (
-            SELECT t, %10$s AS value, %11$s AS total FROM found
-        ), reading AS ( -- of a total that is next to nothing, no share
-            SELECT t, CASE WHEN $4 IS NULL THEN value WHEN total > 0 AND abs(value) <= 1e15 * total THEN value / total END AS v FROM number
-        ), measured AS (
-            SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
-                WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
-                THEN (v - lag(v) OVER w) / extract(epoch FROM t - lag(t) OVER w)::float8 END AS v
-            FROM reading WHERE v IS NOT NULL WINDOW w AS (ORDER BY t)
-        ), spread AS MATERIALIZED ( -- not once for each row, where there are no statistics
-            SELECT count(*) AS n, avg(v) AS mean, stddev_pop(v) AS deviation, min(v) = max(v) AS constant
-            FROM measured WHERE abs(v) <= 1e15
-        ), judged AS (
-            SELECT m.t, m.v, CASE WHEN s.n < 10 THEN NULL WHEN s.constant OR s.deviation = 0 THEN 0
-                                  ELSE (m.v - s.mean) / s.deviation END AS z
-            FROM measured m, spread s WHERE abs(m.v) <= 1e15
-        )
-        SELECT t, v, z, coalesce(abs(z) > $7, false),
-               CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
-        FROM judged ORDER BY t
-        $query$,
-        CASE WHEN h.zoned THEN h.moment || '::timestamptz' ELSE format('(%s AT TIME ZONE %L)', h.moment, h.zone) END, complete, h.source, h.device, h.shadow, h.moment,
-        CASE WHEN h.zoned THEN '(now() - make_interval(hours => $2))' ELSE format('((now() - make_interval(hours => $2)) AT TIME ZONE %L)', h.zone) END,
-        CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END,
-        h.state, format(number, 'value'), format(number, 'total'))
-    USING device, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
-    IF FOUND THEN
-        RETURN;
-    END IF;
-    since := now() - make_interval(hours => hours);
-    EXECUTE format($query$
-        SELECT string_agg(format('%%s in %%s rows', t.type, t.rows), ', ' ORDER BY t.rows DESC, t.type COLLATE "C")
-        FROM (SELECT coalesce(jsonb_typeof(%1$s #> $2), 'missing') AS type, count(*) AS rows
-              FROM %2$s WHERE %3$s = $1 AND %4$s AND %5$s > %6$s AND %5$s <= %7$s GROUP BY 1) AS t$query$,
-        h.state, h.source, h.device, h.shadow, h.moment,
-        CASE WHEN h.zoned THEN '$3' ELSE format('($3 AT TIME ZONE %L)', h.zone) END,
-        CASE WHEN h.zoned THEN 'now()' ELSE format('(now() AT TIME ZONE %L)', h.zone) END)
-    INTO types USING device, string_to_array(metric.path, '.'), since;
-    RAISE EXCEPTION USING
-        ERRCODE = CASE WHEN types IS NULL THEN 'ML001' ELSE 'ML003' END,
-        MESSAGE = CASE WHEN types IS NULL THEN format('device %s has no readings in the window', device)
-            ELSE format('field %s holds no usable number', metric.path) END,
-        DETAIL = coalesce('Found: ' || types || '.',
-            format('Looked in %s from %s to %s.', split_part(h.source, ' AS h', 1), since, now())),
-        HINT = format('SELECT jsonb_pretty(%s) FROM %s WHERE %s = %L AND %s ORDER BY %s DESC LIMIT 1;',
-            h.state, h.source, h.device, device, h.shadow, h.moment);
+    RETURN QUERY SELECT h.source, h.device, h.device_type, h.moment, h.at, h.plain, h.bound, h.shadow, h.state, h.zone, h.unit;
 END
 $$;
-COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a dotted path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. No number there: ML003; no readings: ML001.';
+COMMENT ON FUNCTION _ml_history() IS 'The history table as pieces of SQL, as _ml_history_parts gives them; ML006 where it cannot be read.';
+
+CREATE OR REPLACE FUNCTION _ml_uuid_of(id text) RETURNS uuid
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN CASE WHEN id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN id::uuid ELSE md5('pyml/' || id)::uuid END;
+END
+$$;
+COMMENT ON FUNCTION _ml_uuid_of(text) IS 'The uuid by which pyml''s tables know the device of that id: the id itself, where it is a uuid as PostgreSQL writes it.';
+
+CREATE OR REPLACE FUNCTION ml_uuid(device text) RETURNS uuid
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    id text := device;
+    h record;
+    known boolean;
+BEGIN
+    @PYML_AT_HOME@
+    IF device IS NULL OR _ml_uuid_of(device)::text = device THEN
+        RETURN _ml_uuid_of(device);
+    END IF;
+    SELECT * INTO h FROM _ml_history();
+    BEGIN
+        IF h.device_type = 'uuid' THEN
+            RETURN device::uuid; -- which takes capitals and braces, too
+        ELSIF h.device_type IN ('smallint', 'integer', 'bigint', 'numeric') THEN
+            id := trim_scale(device::numeric);
+        END IF;
+        known := EXISTS (SELECT FROM ml_device d WHERE d.device_id = id);
+        IF NOT known THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s = $1::%s)', h.source, h.device, h.device_type) INTO known USING id;
+        END IF;
+    EXCEPTION WHEN data_exception THEN
+        known := false;
+    END;
+    IF NOT known THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', left(device, 200)),
+            DETAIL = format('The history (%s) has no row of it; there, devices have ids of type %s.', split_part(h.source, ' AS h', 1), h.device_type),
+            HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+    END IF;
+    RETURN _ml_uuid_of(id);
+END
+$$;
+COMMENT ON FUNCTION ml_uuid(text) IS 'The uuid by which pyml''s tables and views know a device, of the id by which the history knows it. No such device: ML002.';
+
+CREATE OR REPLACE FUNCTION _ml_device_id(device uuid) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT device::text FROM _ml_history_columns() AS c WHERE c.setting = 'history_device_column' AND c.type = 'uuid'),
+        (SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device),
+        -- What no scan and no training has met yet is looked for.
+        (SELECT d.id FROM _ml_devices() AS d WHERE d.device = _ml_device_id.device LIMIT 1));
+END
+$$;
+COMMENT ON FUNCTION _ml_device_id(uuid) IS 'The id by which the history knows a device; NULL where it knows none.';

@@ -1,7 +1,7 @@
 -- Models: look, roll back, forget.
 
 CREATE OR REPLACE FUNCTION ml_model_info(device uuid) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -91,6 +91,7 @@ BEGIN
     GET DIAGNOSTICS points = ROW_COUNT;
     DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
+    DELETE FROM ml_device d WHERE d.device_uuid = device;
     -- But for what a training holds just now, which is not waited for.
     DELETE FROM ml_lock l USING (
         SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
@@ -111,7 +112,7 @@ BEGIN
     @PYML_AT_HOME@
     IF device IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
-            DETAIL = 'It has to be given.', HINT = 'SELECT device_uuid FROM ml_device_status;';
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
     END IF;
     -- A device that row-level security hides from the caller is one that has nothing.
     IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)

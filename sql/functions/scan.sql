@@ -90,6 +90,7 @@ BEGIN
         PERFORM _ml_name_device(device);
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
+    PERFORM _ml_meet(devices);
     job := _ml_begin_job('scan', slot, cardinality(devices));
     COMMIT;
     FOREACH one IN ARRAY devices LOOP

@@ -50,6 +50,9 @@ BEGIN
             WHERE f.field !~ '^[^.]+([.][^.]+)*$' OR length(f.field) > 1000) THEN
         wanted := 'a JSON array of fields, each a dotted path or the name of a metric';
     END IF;
+    IF NEW.name = 'history_time_unit' AND NEW.value NOT IN ('', 'seconds', 'milliseconds') THEN
+        wanted := 'seconds, milliseconds or empty';
+    END IF;
     IF number IS NOT NULL AND (number = 'NaN' OR NOT number BETWEEN NEW.minimum AND NEW.maximum) THEN
         wanted := format('from %s to %s', NEW.minimum, NEW.maximum);
     END IF;

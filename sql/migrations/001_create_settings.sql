@@ -22,11 +22,15 @@ INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, mean
 SELECT name, kind, minimum, maximum, default_value, default_value, meaning
 FROM (VALUES
     ('history_table', 'table', NULL::float8, NULL::float8, 'public.device_shadow_history', 'Table or view with the readings, as schema.name.'),
-    ('history_device_column', 'identifier', NULL, NULL, 'device_uuid', 'Its column with the device''s uuid.'),
-    ('history_time_column', 'identifier', NULL, NULL, 'timestamp', 'Its column with the time of the reading: timestamp or timestamptz.'),
-    ('history_state_column', 'identifier', NULL, NULL, 'reported_state', 'Its jsonb column with the reported state.'),
+    ('history_device_column', 'identifier', NULL, NULL, 'device_uuid', 'Its column with the device''s id: uuid, text or a whole number.'),
+    ('history_time_column', 'identifier', NULL, NULL, 'timestamp', 'Its column with the time of the reading: timestamp, timestamptz, or a number since 1970.'),
+    ('history_state_column', 'identifier', NULL, NULL, 'reported_state', 'Its column with the reported state: jsonb, json, or text that is JSON.'),
     ('history_shadow_column', 'identifier', NULL, NULL, 'shadow_name', 'Its column with the shadow''s name; empty where it has none.'),
     ('history_shadow', 'text', NULL, NULL, 'device-state', 'The shadow whose rows are readings.'),
+    ('history_time_unit', 'text', NULL, NULL, '', 'Unit of a time column that is a number since 1970: seconds or milliseconds; empty where the rows tell.'),
+    ('device_table', 'text', NULL, NULL, '', 'Table with the devices'' names, as schema.name; empty where there is none.'),
+    ('device_id_column', 'text', NULL, NULL, '', 'Its column with the id that the history has.'),
+    ('device_name_column', 'text', NULL, NULL, '', 'Its column with the name.'),
     ('history_time_zone', 'zone', NULL, NULL, 'UTC', 'Zone of the wall clock in a time column without time zone.'),
     ('contamination', 'number', 0.0001, 0.2, '0.01', 'Share of readings that an Isolation Forest may flag on ordinary days.'),
     ('n_estimators', 'integer', 10, 1000, '100', 'Trees of an Isolation Forest.'),

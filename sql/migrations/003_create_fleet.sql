@@ -17,6 +17,16 @@ FROM (VALUES
     ('run_days', 'integer', 7, 36500, '90', 'Days that ml_run and ml_job keep.')
 ) AS setting (name, kind, minimum, maximum, default_value, meaning);
 
+CREATE TABLE ml_device (
+    device_uuid uuid PRIMARY KEY,
+    device_id   text NOT NULL UNIQUE CHECK (octet_length(device_id) BETWEEN 1 AND 2000),
+    device_name text CHECK (length(device_name) <= 200)
+);
+COMMENT ON TABLE ml_device IS 'The devices that scans and trainings have met, by the id and the name under which people know them.';
+COMMENT ON COLUMN ml_device.device_uuid IS 'The uuid by which the other tables know it: its id, where that is a uuid.';
+COMMENT ON COLUMN ml_device.device_id IS 'Its id in the history.';
+COMMENT ON COLUMN ml_device.device_name IS 'Its name, from the table in the setting device_table; NULL where there is none.';
+
 CREATE TABLE ml_device_forecast (
     device_uuid uuid PRIMARY KEY,
     fields      text[] NOT NULL CHECK (array_position(fields, NULL) IS NULL AND '' <> ALL (fields))
@@ -166,6 +176,7 @@ COMMENT ON COLUMN ml_lock.device_uuid IS 'The device; NULL where it is a worker'
 CREATE INDEX ml_lock_device ON ml_lock (device_uuid);
 
 SELECT pg_catalog.pg_extension_config_dump('ml_lock', 'WHERE false'); -- made anew where it is missing
+SELECT pg_catalog.pg_extension_config_dump('ml_device', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');

@@ -204,7 +204,9 @@ def test_a_device_without_readings_is_told_apart(refused):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0.1, 1.0, 2.5, 6.0])
+@pytest.mark.parametrize(
+    "after", [0.1, 2.5, *(pytest.param(one, marks=pytest.mark.long) for one in (1.0, 6.0))]
+)
 def test_a_cancel_lands_within_a_second_and_the_session_goes_on(db, dsn, one, device, after):
     with psycopg.connect(dsn, autocommit=True) as training:
         pid = training.info.backend_pid

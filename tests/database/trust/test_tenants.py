@@ -14,7 +14,7 @@ VIEWS = (
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
-    "ml_device_forecast",
+    *("ml_device_forecast", "ml_device"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -29,6 +29,8 @@ INSERT INTO ml_forecast_point (device_uuid, timestamp, field, kind, predicted, l
     breach, model_id, made_at) SELECT device_uuid, now(), 'x', 'lstm', 1, 0, 2, 0.9, 1, 1, now()
     FROM ml_model ON CONFLICT DO NOTHING;
 INSERT INTO ml_lock (task, what) SELECT DISTINCT 'scan', device_uuid::text FROM ml_model;
+INSERT INTO ml_device SELECT DISTINCT device_uuid, device_uuid::text FROM ml_model
+    ON CONFLICT DO NOTHING;
 INSERT INTO ml_device_forecast SELECT DISTINCT device_uuid, '{x}'::text[] FROM ml_model;
 CREATE TABLE tenant_device (tenant name, device_uuid uuid, PRIMARY KEY (tenant, device_uuid));
 GRANT SELECT ON tenant_device TO PUBLIC;
