@@ -31,7 +31,7 @@ FIELD = "system.cpuUsage"
 
 # A live fleet has one device whose forecast passes a limit.
 HOT = next(device for device in FLEET if device.name == "edge-oslo")
-LIMITS = """UPDATE ml_setting SET value = '{"temperature": 60}' WHERE name = 'forecast_limits'"""
+LIMIT = "UPDATE ml_metric SET limit_high = 60 WHERE name = 'temperature'"
 TRAIN_HOT = "SELECT ml_train_lstm(%s, 'temperature', as_of => %s - interval '1 day')"
 
 NEXT = """
@@ -91,7 +91,7 @@ def prepare(
     conn.execute("SELECT ml_train_lstm(%s, %s)", (AHEAD.uuid, FIELD))
     if live:
         say(f"training the forecast of {HOT.name}'s temperature, and scanning")
-        conn.execute(LIMITS)
+        conn.execute(LIMIT)
         conn.execute(TRAIN_HOT, (HOT.uuid, now.replace(tzinfo=UTC)))
         conn.execute("CALL ml_scan()")
     conn.execute("INSERT INTO demo_state VALUES (%s, %s, %s)", (made, here, now))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 MOST_DIGITS = 40
 # What no sensor measures is greater (objects, arrays, booleans and large numbers are) or less.
 LEAST, GREATEST = "'-1e15'", "'1e15'"
+# Readings in which metrics are looked for where no field is named.
+NEWEST = 1000
 # A part of a path that may count the elements of an array.
 INDEX = re.compile(r"-?\d+")
 
@@ -126,8 +128,10 @@ class Columns:
         )
 
 
-def history(columns: Columns, paths: Sequence[Sequence[str]]) -> Query:
+def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = False) -> Query:
     """Times and numbers of one device's window, each column as one value.
+
+    Or, `counted`, how many rows have something at each path, which is soon told.
 
     A row each would cost more in Python objects than everything else together, so
     the times travel as the bytes of `array_send` and what stands at each path as one
@@ -152,13 +156,16 @@ def history(columns: Columns, paths: Sequence[Sequence[str]]) -> Query:
         source = f"(SELECT {time} AS t, {state} AS state FROM {source} OFFSET 0) AS h"
         time, state = "h.t", "h.state"
     picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
+    cells = [f"(p{places.index(tuple(path[:-1]))} {step(path[-1])})" for path in paths]
     values = [
-        f"string_agg(coalesce((p{places.index(tuple(path[:-1]))} {step(path[-1])})"
-        f"::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
-        for i, path in enumerate(paths)
+        f"count({cell}) AS c{i}"
+        if counted
+        else f"string_agg(coalesce({cell}::varchar({MOST_DIGITS}), 'null'), E'\\n') AS c{i}"
+        for i, cell in enumerate(cells)
     ]
+    times = "count(t)" if counted else "array_send(array_agg(t))"
     return Query(
-        f"SELECT array_send(array_agg(t)) AS t, {', '.join(values)}"
+        f"SELECT {times} AS t, {', '.join(values)}"
         f" FROM (SELECT {time} AS t, {', '.join(picks)} FROM {source} OFFSET 0) AS reading",
         (columns.device_type, "float8", "float8", *["text"] * (next(number) - 4)),
     )
@@ -203,6 +210,27 @@ def last_reading(columns: Columns) -> Query:
         f" WHERE {columns.window()} AND {columns.state} #> $4 BETWEEN {LEAST} AND {GREATEST}"
         f" ORDER BY {columns.moment} DESC LIMIT 1",
         (columns.device_type, "float8", "float8", "text[]"),
+    )
+
+
+def first_held(columns: Columns) -> Query:
+    """Which metric comes first of those with a usable number in a device's newest readings.
+
+    Parameters: device, since (exclusive), until (inclusive), and a JSON array of metrics: the
+    name, and the parts of the paths of value and total (null where it has none).
+    """
+    parts = "ARRAY(SELECT jsonb_array_elements_text(nullif(m.value -> {}, 'null')))"
+    return Query(
+        f"WITH reading AS MATERIALIZED (SELECT {columns.state} AS state FROM {columns.source}"
+        f" WHERE {columns.window()} ORDER BY {columns.moment} DESC LIMIT {NEWEST})"
+        f" SELECT w.name FROM (SELECT m.value ->> 0 AS name, {parts.format(1)} AS path,"
+        f" {parts.format(2)} AS total, m.place"
+        " FROM jsonb_array_elements($4) WITH ORDINALITY AS m (value, place)) AS w"
+        " WHERE EXISTS (SELECT FROM reading r"
+        f" WHERE r.state #> w.path BETWEEN {LEAST} AND {GREATEST}"
+        f" AND (w.total = '{{}}' OR r.state #> w.total BETWEEN '1e-300' AND {GREATEST}))"
+        " ORDER BY w.place LIMIT 1",
+        (columns.device_type, "float8", "float8", "jsonb"),
     )
 
 

@@ -27,10 +27,17 @@ SELECT c.* FROM @context@
 SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"
 
 -- query: bounds(text)
--- The possible values of a field, which is a metric's name or its path.
-SELECT lower_bound, upper_bound FROM ml_metric
-WHERE name = $1 OR path = $1 AND divisor_path IS NULL AND scale = 1 AND kind = 'gauge'
-ORDER BY name = $1 DESC, name COLLATE "C" LIMIT 1
+-- The range of possible values of a field, which is a metric's name or its path.
+SELECT lower_bound, upper_bound FROM _ml_metric_of($1)
+
+-- query: unit(text)
+-- The unit of a field, which is a metric's name or its path.
+SELECT unit FROM _ml_metric_of($1)
+
+-- query: units(text[])
+-- The units of metrics that have one.
+SELECT name, unit FROM ml_metric WHERE name = ANY ($1) AND unit IS NOT NULL
+ORDER BY name COLLATE "C"
 
 -- query: current_model(uuid, text, text)
 -- The context, and the model in force of a device, kind and field.
@@ -38,6 +45,20 @@ SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at
        m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
 FROM @context@
 LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
+
+-- query: any_model(uuid, text, text)
+-- The same where no field is named: of the usual field (by its path, or by its metric's name), or
+-- else of one that has a model, enabled metrics first.
+SELECT c.*, m.field, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+FROM @context@
+LEFT JOIN LATERAL (
+    SELECT n.* FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2 AND n.is_current
+    ORDER BY n.field = $3 DESC,
+        EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.path = $3
+            AND k.divisor_path IS NULL AND k.scale = 1 AND k.kind = 'gauge') DESC,
+        EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.enabled) DESC,
+        n.field COLLATE "C" LIMIT 1) AS m ON true
 
 -- query: device_id(uuid)
 -- The id by which the history knows a device; NULL where it knows none.
@@ -61,7 +82,7 @@ SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model
 
 -- query: put_run(uuid, text, text, float8, text, bigint, jsonb, text, text)
 -- Records a training of which no model came.
-SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9)
+SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9) AS outcome
 
 -- query: epochs(text, text)
 -- Two moments as seconds since the epoch.
@@ -174,6 +195,6 @@ SELECT date_part('epoch', p.timestamp) AS t, p.predicted, p.lower, p.upper, p.mo
 FROM ml_forecast_point p WHERE p.device_uuid = $1 AND p.kind = $2 AND p.field = $3
 AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY p.timestamp
 
--- query: put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[])
+-- query: put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[])
 -- Replaces what a forecaster said of a field after the device's last reading.
-SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)

@@ -235,19 +235,21 @@ def train_detector(
         )
     settings = _settings(detector, history, given)
     hours = settings["hours"]
-    readings, values, _ = measured(history, device, until - hours * 3600, until, metrics)
+    since = until - hours * 3600
+    reported = history.present(device, since, until, metrics) or metrics
+    readings, values, _ = measured(history, device, since, until, reported)
     usable = int(np.isfinite(values).any(axis=1).sum())
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
         raise _too_few(detector, history, device, usable, needed, hours, readings.rejected)
-    names = tuple(metric.name for metric in metrics)
+    names = tuple(metric.name for metric in reported)
     signals = Signals(readings.times, values, names)
     fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
     used = [names.index(name) for name in fitted.model.names]
     poll()
     reference = drift.reference(readings.times, values[:, used])
     poll()
-    model = fitted.model.knowing([metrics[i] for i in used], reference)
+    model = fitted.model.knowing([reported[i] for i in used], reference)
     return Trained(
         blob.pack(detector, fitted.numbers, model),
         readings.times,

@@ -30,16 +30,17 @@ SELECT "timestamp", severity, round(anomaly_score::numeric, 3) AS score,
 FROM ml_score(:'device', now() - interval '1 day', now())
 WHERE is_anomaly ORDER BY anomaly_score LIMIT 5;
 
-\echo '== Train a forecast of the CPU'
-SELECT d ->> 'model_id' AS model, d ->> 'accepted' AS accepted, d ->> 'training_samples' AS readings,
+\echo '== Train a forecast'
+SELECT d ->> 'field' AS field, d ->> 'model_id' AS model, d ->> 'accepted' AS accepted, d ->> 'training_samples' AS readings,
        round((d -> 'held_out' ->> 'mae')::numeric, 3) AS error, round((d -> 'held_out' ->> 'naive_mae')::numeric, 3) AS error_of_last_value,
        round((d -> 'held_out' -> 'coverage' ->> '0.9')::numeric, 3) AS held_by_90_percent, d ->> 'seconds' AS seconds
 FROM ml_train_lstm(:'device') AS d;
 
 \echo '== What comes next'
-SELECT "timestamp", round(predicted_value::numeric, 1) AS predicted,
-       round(confidence_lower::numeric, 1) AS lower, round(confidence_upper::numeric, 1) AS upper
-FROM ml_predict(:'device', 'system.cpuUsage');
+SELECT f ->> 'field' AS field, f ->> 'unit' AS unit, (p ->> 'timestamp')::timestamptz AS "timestamp",
+       round((p ->> 'predicted_value')::numeric, 1) AS predicted, round((p ->> 'confidence_lower')::numeric, 1) AS lower,
+       round((p ->> 'confidence_upper')::numeric, 1) AS upper
+FROM ml_forecast(:'device') AS f, jsonb_array_elements(f -> 'predictions') AS p;
 
 \echo '== The models in force'
 SELECT m ->> 'kind' AS kind, m ->> 'field' AS field, m ->> 'model_id' AS model, (m ->> 'trained_at')::timestamptz AS trained,

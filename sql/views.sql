@@ -118,23 +118,26 @@ COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
 COMMENT ON COLUMN ml_forecasts.kind IS 'The forecaster that made it.';
 
 CREATE OR REPLACE VIEW ml_breaches WITH (security_invoker = true) AS
-SELECT p.device_uuid, p.field, max(p.breach) AS limit_value, min(p."timestamp") AS breach_at,
-       max(p.predicted) AS worst_predicted, max(p.made_at) AS made_at,
+SELECT p.device_uuid, p.field, p.breach AS limit_value, min(p."timestamp") AS breach_at,
+       CASE WHEN max(p.predicted) > p.breach THEN max(p.predicted) ELSE min(p.predicted) END AS worst_predicted,
+       max(p.made_at) AS made_at,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_name
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = p.device_uuid), p.device_uuid::text) AS device_name,
+       (SELECT k.unit FROM _ml_metric_of(p.field) AS k) AS unit
 FROM ml_scan_state s
 JOIN ml_forecast_point p ON p.device_uuid = s.device_uuid AND p."timestamp" > s.last_reading
 WHERE p.breach IS NOT NULL AND s.retired_at IS NULL
-GROUP BY p.device_uuid, p.field;
-COMMENT ON VIEW ml_breaches IS 'Which forecast reaches its limit (setting forecast_limits), and when it first does.';
+GROUP BY p.device_uuid, p.field, p.breach;
+COMMENT ON VIEW ml_breaches IS 'Which forecast reaches a limit of its metric (limit_low, limit_high in ml_metric), and when it first does: one row a device, field and limit.';
 COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_breaches.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_breaches.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a dotted path or a metric''s name.';
-COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit.';
+COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit that is reached: limit_low where worst_predicted lies below it, else limit_high.';
 COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.';
-COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The greatest value that is forecast.';
+COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The value that is forecast furthest beyond the limit.';
 COMMENT ON COLUMN ml_breaches.made_at IS 'When the forecast was made.';
+COMMENT ON COLUMN ml_breaches.unit IS 'Unit of both values; NULL where none is known.';
 
 CREATE OR REPLACE VIEW ml_device_status WITH (security_invoker = true) AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
@@ -181,7 +184,7 @@ COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a sc
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
        a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
-       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome <> 'failed') AS trainings_24h,
+       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome IN ('trained', 'kept')) AS trainings_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
 FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.outcome = 'failed') AS failing,
@@ -227,7 +230,7 @@ COMMENT ON COLUMN ml_runs.kind IS 'forest or lstm.';
 COMMENT ON COLUMN ml_runs.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_runs.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_runs.seconds IS 'How long it took.';
-COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better) or failed.';
+COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better), failed, or absent (the device does not report this field of the setting forecast_fields).';
 COMMENT ON COLUMN ml_runs.model_id IS 'The model that came of it, or was kept.';
 COMMENT ON COLUMN ml_runs.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
 COMMENT ON COLUMN ml_runs.error IS 'The error''s message.';

@@ -16,9 +16,9 @@ const REASONS = 2;
  * @returns {import("./app.js").Page}
  */
 export function devicePage(uuid, options) {
-  const field = options.get("field") ?? "cpu_usage";
+  const asked = options.get("field");
   const hours = Number(options.get("hours")) || 24;
-  const query = new URLSearchParams({ field, hours: String(hours) });
+  const query = new URLSearchParams({ ...(asked && { field: asked }), hours: String(hours) });
   const head = h("div", { class: "head" });
   const picture = h("div", { class: "picture" });
   const told = h("div", {});
@@ -36,7 +36,7 @@ export function devicePage(uuid, options) {
 
   /** @param {DevicePage} found */
   function show(found) {
-    const { device } = found;
+    const { device, field } = found;
     fill(head, ...heading(found));
     if (!controls.firstChild) fill(controls, ...pickers(uuid, found.fields, field, hours));
     if (found.history.length === 0) {
@@ -115,7 +115,8 @@ function nothing(uuid, field, hours) {
 
 /** What the picture shows, in words and figures. @param {DevicePage} found */
 function sentences(found) {
-  const { history, forecast, anomalies, is_percent: percent } = found;
+  const { history, forecast, anomalies } = found;
+  const percent = found.unit === "%";
   const last = history.at(-1);
   const told = [];
   if (last) {

@@ -97,8 +97,9 @@ function deviceTable(devices) {
 
 /** @param {Breach[]} breaches */
 export function breachList(breaches) {
-  const items = breaches.map((breach) =>
-    h(
+  const items = breaches.map((breach) => {
+    const low = breach.worst_predicted < breach.limit_value;
+    return h(
       "li",
       { class: "breach" },
       badge("warning"),
@@ -106,12 +107,12 @@ export function breachList(breaches) {
         "span",
         {},
         deviceLink(breach.device_uuid, breach.name, `breach-${breach.field}`),
-        ` ${breach.field} is forecast at or above its limit of ${number(breach.limit_value)} `,
+        ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${number(breach.limit_value)} `,
         time(breach.breach_at, (moment) => `from ${clock(moment)}, ${ago(moment)}`),
-        ` (at most ${number(breach.worst_predicted)})`,
+        ` (at ${low ? "least" : "most"} ${number(breach.worst_predicted)})`,
       ),
-    ),
-  );
+    );
+  });
   return h("ul", { class: "events" }, ...items);
 }
 

@@ -104,9 +104,10 @@ export function draw(place) {
       const { x, y } = /** @type {any} */ (chart.options.scales);
       const last = found.forecast.at(-1) ?? found.history.at(-1);
       [x.min, x.max] = [found.history[0], last].map((one) => at(one?.timestamp ?? ""));
-      y.title.text = found.is_percent ? `${found.field} (%)` : found.field;
-      y.ticks.callback = (/** @type {number} */ value) => number(value, found.is_percent);
-      if (found.is_percent) Object.assign(y, { min: 0, suggestedMax: Math.min(100, 1.15 * highest(found)) });
+      const percent = found.unit === "%";
+      y.title.text = found.unit ? `${found.field} (${found.unit})` : found.field;
+      y.ticks.callback = (/** @type {number} */ value) => number(value, percent);
+      if (percent) Object.assign(y, { min: 0, suggestedMax: Math.min(100, 1.15 * highest(found)) });
       canvas.setAttribute("aria-label", summary(found));
       recolour();
     },
@@ -188,7 +189,7 @@ function nearest(line, x) {
 function label(page, item) {
   const { anomaly } = item.raw;
   if (anomaly) return [`${anomaly.severity}:`, ...anomaly.reasons.map(why)];
-  return `${item.dataset.label}: ${number(item.parsed.y, page.is_percent)}`;
+  return `${item.dataset.label}: ${number(item.parsed.y, page.unit === "%")}`;
 }
 
 /** Colours as the style sheet has them. @param {Line} chart */

@@ -14,7 +14,7 @@ from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
-from pyml.server import arguments, backend, scoring, store
+from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.scoring import Scored, forecast_of
 from pyml.telemetry.history import LONGEST_HOURS, bounds_of, iso, metrics_of
@@ -166,6 +166,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         "analyzed_points": analyzed,
         "anomalies_detected": detected,
         "anomalies": anomalies,
+        "units": fields.units_of(knows.names),
         "model_info": {
             "model_id": current.model_id,
             "trained_at": iso(current.trained_at),
@@ -197,12 +198,17 @@ def score(device: str, since: str, until: str) -> Iterator[Row]:
 
 
 @document
-def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[str, Any]:
+def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) -> dict[str, Any]:
     """Door of ``ml_train_lstm``."""
     started = time.monotonic()
-    arguments.given(device=device, field=field, as_of=as_of)
+    arguments.given(device=device, as_of=as_of)
     if hours is not None:
         arguments.within("hours", hours, 1, LONGEST_HOURS)
+    until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
+    if field is None:
+        history = backend.history_of(backend.execute(queries.CONTEXT)[0])
+        longest = 3600 * (hours or int(history.settings["training_hours"]))
+        field = fields.reported(history, device, until - longest, until)
     if not path(field):
         raise BadArgument(
             f"field has {len(field)} characters in {field.count('.') + 1} parts",
@@ -211,7 +217,6 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
             hint="SELECT name, path FROM ml_metric;",
         )
     row = backend.execute(queries.CURRENT_MODEL, device, _lstm().kind, field)[0]
-    until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     history = backend.history_of(row)
     trained = training.train_forecaster(
         _lstm(),
@@ -237,15 +242,17 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
 
 
 @document
-def forecast(device: str, field: str, horizon: int | None) -> dict[str, Any]:
+def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, Any]:
     """Door of ``ml_forecast``."""
-    arguments.given(device=device, field=field)
+    arguments.given(device=device)
     ahead, current = forecast_of(_lstm(), device, field, horizon, scoring.LEVEL, None)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
+    field = current.knows.metric.name
     return {
         "device_uuid": device,
         "device_id": current.device_id,
         "field": field,
+        "unit": fields.unit_of(field),
         "predictions": [
             {
                 "timestamp": iso(moment),
@@ -288,7 +295,7 @@ def predict(
 # ---- the picture ---------------------------------------------------------------
 
 
-def draw(device: str, field: str, hours: int) -> str:
+def draw(device: str, field: str | None, hours: int) -> str:
     """Door of ``ml_chart``. Most sessions never draw, and need not load what does."""
     from pyml.server import picture
 

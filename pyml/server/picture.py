@@ -9,22 +9,24 @@ from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES
 from pyml.errors import ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS
-from pyml.server import arguments, backend, chart, scoring, store
+from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.scoring import LEVEL, forecast_of
 from pyml.telemetry import series
-from pyml.telemetry.history import LONGEST_HOURS, Floats, bounds_of, metrics_of, window
+from pyml.telemetry.history import LONGEST_HOURS, Floats, metrics_of, window
 
 
 @document
-def draw(device: str, field: str, hours: int) -> dict[str, Any]:
+def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
     """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
-    arguments.given(device=device, field=field, hours=hours)
+    arguments.given(device=device, hours=hours)
     arguments.within("hours", hours, 1, LONGEST_HOURS)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])
     session = backend.execute(queries.SESSION)[0]
     until = float(session["until"])
     since = until - hours * 3600
+    if field is None:
+        field = fields.reported(history, device, since, until)
     known = metrics_of(backend.execute)
     metric, _, readings, values = window(history, device, since, until, field, known)
     marks: list[chart.Mark] = []
@@ -38,14 +40,14 @@ def draw(device: str, field: str, hours: int) -> dict[str, Any]:
         ahead = _ahead(device, field, known, until)
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
-    percent = bounds_of(backend.execute, field) == (0, 100)
+    unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = series.MAX_GAP * series.typical_interval(readings.times)
     picture = chart.draw(
         readings.times,
         values,
         title=f"{field}, last {hours} h",
         subtitle=f"device {history.id(device)}",
-        unit="%" if percent else "per second" if metric.kind == "counter" else "",
+        unit=unit,
         window=(since, until),
         longest_step=step,
         zone=chart.zone_of(session["zone"]),

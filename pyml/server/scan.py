@@ -209,11 +209,10 @@ class Scan:
         )
         if points:
             _outside(points, name, readings.times, values, knows.interval, judged)
-        limit = json.loads(settings["forecast_limits"]).get(name)
         columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
         backend.execute(
             queries.PUT_FORECAST,
-            *(*said, level, limit, current.model_id, ahead.last_time),
+            *(*said, level, current.model_id, ahead.last_time),
             *(column.tolist() for column in columns),
         )
         new = readings.times > self.since

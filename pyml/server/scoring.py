@@ -142,12 +142,12 @@ def forecast(
 def forecast_of(
     forecaster: Forecaster[Any],
     device: str,
-    field: str,
+    field: str | None,
     horizon: int | None,
     level: float,
     until: float | None,
 ) -> tuple[Forecast, Current]:
-    """The forecast of a field by its current model, up to a moment or now."""
+    """The forecast of a field (None: of one that has a model), up to a moment or now."""
     history, current = store.current(forecaster, device, field)
     moment = current.now if until is None else until
     return forecast(forecaster, history, current, device, horizon, level, moment), current

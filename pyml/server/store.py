@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyml import in_force, queries, training
-from pyml.errors import ModelNotFound, UnreadableModel, unreadable
+from pyml.errors import ModelNotFound, PymlError, UnreadableModel, unreadable
 from pyml.forecasters.base import IS_FIGURES
 from pyml.forms import parsed
 from pyml.models import blob
 from pyml.models.blob import Owner
-from pyml.server import backend
+from pyml.server import backend, fields
 from pyml.telemetry.history import History, metric_of, metrics_of
 
 T = TypeVar("T")
@@ -96,16 +96,21 @@ def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) 
         raise
 
 
-def current(owner: Owner[Any], device: str, field: str = "") -> tuple[History, Current]:
-    """The history's description and the current model.
+def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[History, Current]:
+    """The history's description and the current model; None for a field: of whichever it has.
 
     Raises
     ------
     ModelNotFound
     UnreadableModel
     """
-    row = backend.execute(queries.CURRENT_MODEL, device, owner.kind, field)[0]
+    query, wanted = queries.CURRENT_MODEL, field
+    if field is None:
+        query, wanted = queries.ANY_MODEL, fields.USUAL
+    row = backend.execute(query, device, owner.kind, wanted)[0]
     history = backend.history_of(row)
+    if field is None:
+        field = row["field"] or _trainable(history, device, float(row["now"]))
     try:
         known_as = history.id(device)
         return history, of_row(owner, row, known_as, field, row["metrics"], float(row["now"]))
@@ -113,6 +118,19 @@ def current(owner: Owner[Any], device: str, field: str = "") -> tuple[History, C
         if field:
             _no_number(error, history, device, field, float(row["now"]))
         raise
+
+
+def _trainable(history: History, device: str, now: float) -> str:
+    """The field that a device without any model could have one of."""
+    hours = int(history.settings["training_hours"])
+    try:
+        return fields.reported(history, device, now - hours * 3600, now)
+    except PymlError as error:
+        raise ModelNotFound(
+            f"device {history.id(device)} has no forecast model",
+            detail=f"None can be trained: {error.message}. {error.detail}",
+            hint=error.hint,
+        ) from None
 
 
 def _no_number(error: ModelNotFound, history: History, device: str, field: str, now: float) -> None:

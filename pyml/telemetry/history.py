@@ -29,6 +29,8 @@ LONGEST_HOURS = 24 * 366 * 10
 # Seconds: readings of before the year -4600 or after 287000 are not looked at. PostgreSQL's
 # time ends a little beyond, and what is reckoned from a reading has to stay within it.
 EARLIEST, LATEST = -207_000_000_000.0, 9_000_000_000_000.0
+# Paths that are read without looking first which of them the device reports.
+FEW = 16
 # Rows whose numbers take so long to parse that a cancel is to be heard in between.
 MANY = 50_000
 
@@ -167,6 +169,24 @@ class History:
                 self.execute(queries.PULSE)
         return times, columns
 
+    def present(
+        self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
+    ) -> list[series.Metric]:
+        """Those of many metrics that a window has something of; all of them where there are few.
+
+        What a device does not report is not to cost it a column of nothing.
+        """
+        paths, _ = series.columns_of(metrics)
+        if len(paths) <= FEW:
+            return list(metrics)
+        parted = [path.split(".") for path in paths]
+        query = queries.history(self.parts, parted, counted=True)
+        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        row = self.execute(query, *self._key(device, since, until), *parts)[0]
+        there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
+        # A total tells of a failed collection, also where nothing is divided by it.
+        return [metric for metric in metrics if there & {metric.path, metric.divisor_path}]
+
     def fetched(self, device: str, since: float, until: float, paths: Sequence[str]) -> "Fetched":
         """The same history with one window of it read, once for all who look into it."""
         times, columns = self.read(device, since, until, paths)
@@ -208,11 +228,28 @@ class History:
         query = queries.arrivals(self.parts)
         return _decoded(self.execute(query, *self._key(device, since, until))[0]["t"])
 
-    def last(self, device: str, until: float, path: str) -> float | None:
-        """Time of the newest number at a path."""
+    def last(self, device: str, until: float, path: str, since: float = -math.inf) -> float | None:
+        """Time of the newest number at a path in a window."""
         query = queries.last_reading(self.parts)
-        found = self.execute(query, *self._key(device, -math.inf, until), path.split("."))
+        found = self.execute(query, *self._key(device, since, until), path.split("."))
         return float(found[0]["t"]) if found else None
+
+    def first_held(
+        self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
+    ) -> str | None:
+        """Name of the first of some metrics that the newest readings of a window hold."""
+        wanted = [
+            [
+                metric.name,
+                *(path and path.split(".") for path in (metric.path, metric.divisor_path)),
+            ]
+            for metric in metrics
+        ]
+        query = queries.first_held(self.parts)
+        # Letters go as they are: an escape would have to be of the database's encoding.
+        places = json.dumps(wanted, ensure_ascii=False)
+        found = self.execute(query, *self._key(device, since, until), places)
+        return str(found[0]["name"]) if found else None
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""

@@ -29,7 +29,7 @@ from pyml.workers.job import LOST, Model, at_home, connection, disconnect, retra
 
 BACKENDS = ("loky", "dask", "spark")
 # Outcomes after which a model is not tried again in the same call.
-SETTLED = {"trained", "kept", "failed"}
+SETTLED = {"trained", "kept", "failed", "absent"}
 # What is still due when a round has ended is begun again, unless that many rounds in a row
 # have brought nothing; the pauses between them are 1, 2, 4, 8 and 16 seconds.
 FRUITLESS = 6

@@ -136,7 +136,7 @@ def retrain_one(
     Returns
     -------
     tuple
-        The model; trained, kept, failed (as `ml_run` then says), passed over or lost: the
+        The model; trained, kept, failed or absent (as `ml_run` then says), passed over or lost: the
         connection, and all that was done; and what there is to say of it.
 
     Raises
@@ -170,8 +170,7 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
             raise
         told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error)[:10_000])
-        execute(queries.PUT_RUN, *model, *told)
-        return "failed"
+        return str(execute(queries.PUT_RUN, *model, *told)[0]["outcome"])
 
 
 def _beat(conns: set[Connection]) -> None:

@@ -62,7 +62,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_doctor_index(regclass, name, name) IS 'The doctor''s row on the index of the history, or of the table below where it is a view.';
 
-CREATE OR REPLACE FUNCTION _ml_some_rows() RETURNS text
+CREATE OR REPLACE FUNCTION _ml_newest_first(OUT of_device text, OUT ordered text, OUT last_day text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -74,22 +74,45 @@ BEGIN
     SELECT i.* INTO index FROM ml_setting s, ml_setting d, ml_setting t, _ml_history_index(to_regclass(s.value), d.value, t.value) AS i
     WHERE s.name = 'history_table' AND d.name = 'history_device_column' AND t.name = 'history_time_column';
     IF NOT coalesce(index.leads, false) THEN
-        RETURN format('SELECT h.* FROM %s LIMIT 1000', h.source);
+        RETURN;
     END IF;
     -- The order is the index's own, and the device a range: else an index on the time alone might be
     -- taken, and all of it read for a device that is silent.
+    of_device := format('%s BETWEEN f.device AND f.device', h.device);
+    ordered := format('ORDER BY %s %s, %s DESC', h.device, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END, h.moment);
+    last_day := format('%s AND %s > %s', of_device, h.moment, format(h.bound,
+        format('((SELECT %s FROM %s WHERE %s AND %s < now() + interval ''100 years'' %s LIMIT 1) - interval ''1 day'')',
+            h.at, h.source, of_device, h.at, ordered)));
+END
+$$;
+COMMENT ON FUNCTION _ml_newest_first() IS 'Pieces of SQL that give the newest rows of the device f.device, and the day up to the newest of them; NULL where no index leads to them.';
+
+CREATE OR REPLACE FUNCTION _ml_some_rows(days boolean DEFAULT false) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+    newest record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    SELECT * INTO newest FROM _ml_newest_first();
+    IF newest.ordered IS NULL THEN
+        RETURN format('SELECT h.* FROM %s LIMIT 1000', h.source);
+    END IF;
     RETURN format($part$
         WITH RECURSIVE found (device, n) AS (
             SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
             UNION ALL
             SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
-            FROM found f WHERE f.device IS NOT NULL AND f.n < 100
-        ) SELECT r.* FROM found f CROSS JOIN LATERAL (
-            SELECT h.* FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %4$s, %3$s DESC LIMIT 10) AS r
-        WHERE f.device IS NOT NULL$part$, h.device, h.source, h.moment, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END);
+            FROM found f WHERE f.device IS NOT NULL AND f.n < %3$s
+        ) SELECT r.* FROM found f CROSS JOIN LATERAL (SELECT h.* FROM %2$s WHERE %4$s %5$s LIMIT %6$s) AS r
+        WHERE f.device IS NOT NULL$part$, h.device, h.source, CASE WHEN days THEN 2000 ELSE 100 END,
+        CASE WHEN days THEN newest.last_day ELSE newest.of_device END, newest.ordered,
+        CASE WHEN days THEN '(SELECT 10000 / count(*) FROM found c WHERE c.device IS NOT NULL)' ELSE '10' END);
 END
 $$;
-COMMENT ON FUNCTION _ml_some_rows() IS 'A query that gives a small sample of the history''s rows: the newest 10 of 100 devices, or any 1000 where no index leads to them.';
+COMMENT ON FUNCTION _ml_some_rows(boolean) IS 'A query that gives a small sample of the history''s rows: the newest 10 of 100 devices, or (days) at most 10000 of the last day of 2000 devices, or any 1000 where no index leads to them.';
 
 CREATE OR REPLACE FUNCTION _ml_sample(OUT devices int, OUT rows_read int, OUT readings int, OUT absent text[], OUT ahead interval[], OUT zone text, OUT error text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -97,26 +120,43 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     h record;
+    newest record;
 BEGIN
     SELECT * INTO h FROM _ml_history();
+    SELECT * INTO newest FROM _ml_newest_first();
     zone := h.zone;
+    FOR look IN 1 .. 2 LOOP
+        -- What a few rows of a few devices do not hold, a message an hour or another class of devices may.
+        EXIT WHEN look = 2 AND (absent = '{}' OR newest.ordered IS NULL OR rows_read = 0);
+        EXECUTE format($query$
+            WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
+                SELECT %2$s AS device, %3$s AS t, %4$s AS state FROM h WHERE %5$s
+            ), wanted AS MATERIALIZED ( -- so that no path is cut up for each row
+                SELECT m.name, string_to_array(m.path, '.') AS parts FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1))
+            )
+            SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
+                ARRAY(SELECT w.name FROM wanted w WHERE NOT EXISTS (
+                    SELECT FROM reading r WHERE jsonb_typeof(r.state #> w.parts) = 'number') ORDER BY w.name),
+                ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
+                      HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
+            _ml_some_rows(look = 2), h.device, h.at, h.state, h.shadow)
+        INTO devices, rows_read, readings, absent, ahead USING absent;
+    END LOOP;
+    -- The devices whose models have such a metric may lie beyond the sample; what they have not reported for a day is gone.
     EXECUTE format($query$
-        WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
-            SELECT %2$s AS device, %3$s AS t, %4$s AS state FROM h WHERE %5$s
-        )
-        SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
-            ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND NOT EXISTS (
-                SELECT FROM reading r WHERE jsonb_typeof(r.state #> string_to_array(m.path, '.')) = 'number')
-                AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL) ORDER BY m.name),
-            ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
-                  HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
-        _ml_some_rows(), h.device, h.at, h.state, h.shadow)
-    INTO devices, rows_read, readings, absent, ahead;
+        SELECT ARRAY(SELECT m.name FROM ml_metric m WHERE m.name = ANY ($1) AND NOT EXISTS (
+            SELECT FROM (SELECT _ml_device_id(s.device_uuid)::%1$s AS device, s.last_reading FROM ml_scan_state s
+                WHERE s.drift ? m.name AND s.retired_at IS NULL ORDER BY s.last_reading DESC LIMIT 10) AS f
+            WHERE f.last_reading IS NULL OR %2$s) ORDER BY m.name)$query$, h.device_type,
+        CASE WHEN newest.last_day IS NULL THEN 'true' ELSE format($part$EXISTS (
+            SELECT FROM %s WHERE %s AND %s AND jsonb_typeof(%s #> string_to_array(m.path, '.')) = 'number')$part$,
+            h.source, newest.last_day, h.shadow, h.state) END)
+    INTO absent USING absent;
 EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
     error := SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history.';
+COMMENT ON FUNCTION _ml_sample() IS 'What the doctor sees in a small sample of the history. Where a metric has no number there, it looks at more: at the last day of many devices, and of 10 devices whose models have it.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_history() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER

@@ -41,15 +41,15 @@ BEGIN
     longest := make_interval(hours => (s ->> 'retrain_hours')::int);
     RETURN QUERY
     WITH wanted AS (
-        SELECT d.device, k.kind, '' AS field
+        SELECT d.device, k.kind, '' AS field, true AS asked_for
         FROM unnest(devices) AS d (device), jsonb_each(kinds) AS k (kind, known) WHERE k.known @> '{"detects": true}' AND detected IS NOT NULL
         UNION ALL
-        SELECT d.device, k.kind, f.name
+        SELECT d.device, k.kind, f.name, o.device_uuid IS NOT NULL
         FROM jsonb_each(kinds) AS k (kind, known) JOIN unnest(devices) AS d (device) ON NOT k.known @> '{"detects": true}'
         LEFT JOIN ml_device_forecast o ON o.device_uuid = d.device
         CROSS JOIN LATERAL unnest(coalesce(o.fields, ARRAY(SELECT jsonb_array_elements_text((s ->> 'forecast_fields')::jsonb)))) AS f (name)
     ), judged AS (
-        SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last,
+        SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last, absent.last AS absent_at,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
                     NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters)
@@ -65,21 +65,27 @@ BEGIN
         LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
         LEFT JOIN LATERAL (
             SELECT r.started_at, r.outcome FROM ml_run r
-            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome <> 'failed'
+            WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome IN ('trained', 'kept')
             ORDER BY r.started_at DESC LIMIT 1) AS done ON true
         CROSS JOIN LATERAL (
             SELECT count(*)::int AS times, max(r.started_at) AS last FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome = 'failed'
               AND r.started_at > coalesce(done.started_at, '-infinity')
               AND r.asked IS NOT DISTINCT FROM digest) AS failed
+        LEFT JOIN LATERAL (
+            SELECT max(r.started_at) AS last FROM ml_run r
+            WHERE m.model_id IS NULL AND NOT w.asked_for AND r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field
+              AND r.outcome = 'absent' AND r.asked IS NOT DISTINCT FROM digest) AS absent ON true
     )
     SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
     WHERE j.reason IS NOT NULL
       -- After a failure a quarter of an hour's wait, twice as long after each further one.
-      AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp());
+      AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp())
+      -- What the device does not report is looked for once in that time.
+      AND (j.absent_at IS NULL OR j.absent_at < clock_timestamp() - longest);
 END
 $$;
-COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change.';
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours.';
 
 CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
@@ -99,7 +105,8 @@ AS $$
     SELECT md5(concat(
         (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
          WHERE s.name ~ '^history_' OR s.name = ANY ('{contamination,n_estimators,min_training_samples,sequence_length,forecast_horizon,epochs,seed,training_hours}')),
-        (SELECT string_agg(to_jsonb(m)::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
+        -- Of a metric what a training reads: another limit does not make a failed one worth another try.
+        (SELECT string_agg((to_jsonb(m) - '{unit,limit_low,limit_high,direction,least_deviation}'::text[])::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
 $$;
 COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by.';
 
@@ -116,7 +123,7 @@ $$;
 COMMENT ON FUNCTION _ml_note_asked() IS 'Notes of a failed training what it was asked for.';
 
 CREATE OR REPLACE TRIGGER ml_run_asked BEFORE INSERT ON ml_run
-    FOR EACH ROW WHEN (NEW.outcome = 'failed') EXECUTE FUNCTION _ml_note_asked();
+    FOR EACH ROW WHEN (NEW.outcome IN ('failed', 'absent')) EXECUTE FUNCTION _ml_note_asked();
 COMMENT ON TRIGGER ml_run_asked ON ml_run IS 'Notes what a failed training was asked for.';
 
 CREATE OR REPLACE FUNCTION _ml_claim(device uuid, kind text, field text) RETURNS boolean
@@ -156,11 +163,10 @@ BEGIN
             RAISE;
         END IF;
     END;
-    PERFORM _ml_put_run(device, kind, field, extract(epoch FROM clock_timestamp() - begun), 'failed', NULL, NULL, code, left(words, 10000));
-    RETURN 'failed';
+    RETURN _ml_put_run(device, kind, field, extract(epoch FROM clock_timestamp() - begun), 'failed', NULL, NULL, code, left(words, 10000));
 END
 $$;
-COMMENT ON FUNCTION _ml_retrain_one(uuid, text, text) IS 'Trains one model if it is still due and nobody else is at it; a failure is recorded in ml_run. Gives trained, kept, failed or passed over.';
+COMMENT ON FUNCTION _ml_retrain_one(uuid, text, text) IS 'Trains one model if it is still due and nobody else is at it; a failure is recorded in ml_run. Gives trained, kept, failed, absent or passed over.';
 
 CREATE OR REPLACE PROCEDURE ml_retrain(device uuid DEFAULT NULL, minutes int DEFAULT NULL, slot int DEFAULT NULL)
 LANGUAGE plpgsql SECURITY INVOKER

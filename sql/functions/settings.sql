@@ -49,10 +49,6 @@ BEGIN
     ELSIF NEW.name = 'forecast_fields' AND EXISTS (SELECT FROM jsonb_array_elements_text(held) AS f (field)
             WHERE f.field !~ '^[^.]+([.][^.]+)*$' OR length(f.field) > 1000) THEN
         wanted := 'a JSON array of fields, each a dotted path or the name of a metric';
-    ELSIF NEW.name = 'forecast_limits' AND held @? 'strict $.* ? (@ > 1e15 || @ < -1e15)' THEN
-        wanted := 'a JSON object with a number from -1e15 to 1e15 for each field';
-    ELSIF NEW.name = 'forecast_limits' AND (jsonb_typeof(held) <> 'object' OR held @? 'strict $.* ? (@.type() != "number")') THEN
-        wanted := 'a JSON object with a number for each field';
     END IF;
     IF NEW.name = 'history_time_unit' AND NEW.value NOT IN ('', 'seconds', 'milliseconds') THEN
         wanted := 'seconds, milliseconds or empty';
@@ -109,11 +105,18 @@ BEGIN
         WHEN NEW.name = ANY ('{timestamp,is_anomaly,anomaly_score,severity,rarity,reasons}') THEN 'each anomaly in the answer of ml_detect has that key already'
         WHEN NEW.path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.path) > 1000 THEN 'path has 1 to 1000 characters and no empty part between its dots'
         WHEN NEW.divisor_path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.divisor_path) > 1000 THEN 'divisor_path has 1 to 1000 characters and no empty part between its dots'
+        -- Each part is a parameter of the statement that reads the history.
+        WHEN greatest(length(NEW.path) - length(replace(NEW.path, '.', '')), length(NEW.divisor_path) - length(replace(NEW.divisor_path, '.', ''))) > 31 THEN 'a path has at most 32 parts'
         WHEN NEW.scale = 0 OR NOT abs(NEW.scale) <= 1e12 THEN 'scale is not 0, and from -1e12 to 1e12'
         WHEN NEW.kind NOT IN ('gauge', 'counter') THEN 'kind is gauge or counter'
         WHEN NEW.kind = 'counter' AND NEW.divisor_path IS NOT NULL THEN 'a counter has no divisor_path'
         WHEN NOT (abs(NEW.lower_bound) <= 1e15 AND abs(NEW.upper_bound) <= 1e15) THEN 'bounds are from -1e15 to 1e15'
-        WHEN NEW.lower_bound >= NEW.upper_bound THEN 'lower_bound is less than upper_bound' END;
+        WHEN NEW.lower_bound >= NEW.upper_bound THEN 'lower_bound is less than upper_bound'
+        WHEN NOT length(NEW.unit) BETWEEN 1 AND 20 OR NEW.unit ~ '[[:cntrl:]]' THEN 'unit has 1 to 20 characters, none of them a control character'
+        WHEN NOT (abs(NEW.limit_low) <= 1e15 AND abs(NEW.limit_high) <= 1e15) THEN 'limits are from -1e15 to 1e15'
+        WHEN NEW.limit_low >= NEW.limit_high THEN 'limit_low is less than limit_high'
+        WHEN NEW.direction IS NULL OR NEW.direction NOT IN ('both', 'up', 'down') THEN 'direction is both, up or down'
+        WHEN NOT NEW.least_deviation BETWEEN 0 AND 1e15 THEN 'least_deviation is from 0 to 1e15' END;
     IF wanted IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('metric %L cannot be as it is given', NEW.name),
             DETAIL = format('Wanted: %s.', wanted),
@@ -122,8 +125,9 @@ BEGIN
     IF TG_OP = 'INSERT' AND NEW.built_in AND EXISTS (SELECT FROM ml_metric m WHERE m.name = NEW.name) THEN
         -- A restored dump brings rows that CREATE EXTENSION has already made.
         UPDATE ml_metric m SET path = NEW.path, divisor_path = NEW.divisor_path,
-            scale = NEW.scale, kind = NEW.kind, lower_bound = NEW.lower_bound,
-            upper_bound = NEW.upper_bound, enabled = NEW.enabled
+            scale = NEW.scale, kind = NEW.kind, unit = NEW.unit, lower_bound = NEW.lower_bound, upper_bound = NEW.upper_bound,
+            limit_low = NEW.limit_low, limit_high = NEW.limit_high, direction = NEW.direction,
+            least_deviation = NEW.least_deviation, enabled = NEW.enabled
         WHERE m.name = NEW.name;
         RETURN NULL;
     END IF;
@@ -140,3 +144,13 @@ COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come w
 -- Also where rows come by replication.
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
+
+CREATE OR REPLACE FUNCTION _ml_metric_of(field text) RETURNS SETOF ml_metric
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER ROWS 1
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT m.* FROM ml_metric m
+    WHERE m.name = $1 OR m.path = $1 AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
+    ORDER BY m.name = $1 DESC, m.name COLLATE "C" LIMIT 1
+$$;
+COMMENT ON FUNCTION _ml_metric_of(text) IS 'The metric that a field names: by its name, or by its path where it is the plain value there.';

@@ -91,7 +91,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_model(uuid, text, text, float8, float8, int, int, jsonb, jsonb, jsonb, float8, bytea) IS 'Adds a model, puts it in force and records the training; gives its model_id.';
 
-CREATE OR REPLACE FUNCTION _ml_put_run(device uuid, kind text, field text, seconds float8, outcome text, model_id bigint, figures jsonb, sqlstate text, error text) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_run(device uuid, kind text, field text, seconds float8, outcome text, model_id bigint, figures jsonb, sqlstate text, error text) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -100,12 +100,19 @@ BEGIN
     PERFORM _ml_well_formed(device IS NOT NULL AND kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(field) <= 1000
         AND seconds BETWEEN 0 AND 1e9 AND CASE outcome WHEN 'kept' THEN jsonb_typeof(figures) = 'object' AND octet_length(figures::text) <= 2000000
             WHEN 'failed' THEN sqlstate ~ '^[0-9A-Z]{5}$' AND length(error) <= 100000 END, 'run');
+    -- The setting names fields for a whole fleet, and no device has to report them all.
+    IF outcome = 'failed' AND sqlstate = 'ML003' AND field <> ''
+       AND NOT EXISTS (SELECT FROM ml_device_forecast o WHERE o.device_uuid = device)
+       AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device AND m.kind = _ml_put_run.kind AND m.field = _ml_put_run.field AND m.is_current) THEN
+        outcome := 'absent';
+    END IF;
     INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, model_id, figures, sqlstate, error)
-    VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'failed' THEN seconds ELSE 0 END),
+    VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'kept' THEN 0 ELSE seconds END),
         seconds, outcome, model_id, figures, sqlstate, error);
+    RETURN outcome;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed.';
+COMMENT ON FUNCTION _ml_put_run(uuid, text, text, float8, text, bigint, jsonb, text, text) IS 'Records a training of which no model came: kept (the one in force was better) or failed. Gives the outcome: absent for a field of the setting that the device does not report.';
 
 CREATE OR REPLACE FUNCTION _ml_prune(device uuid, kind text, field text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -165,7 +172,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
-CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, breach float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -181,11 +188,13 @@ BEGIN
            OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));
     INSERT INTO ml_forecast_point (device_uuid, kind, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
     SELECT device, _ml_put_forecast.kind, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
-        CASE WHEN f.predicted >= _ml_put_forecast.breach THEN _ml_put_forecast.breach END, _ml_put_forecast.model_id, now()
-    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
+        CASE WHEN f.predicted >= k.limit_high THEN k.limit_high WHEN f.predicted <= k.limit_low THEN k.limit_low END,
+        _ml_put_forecast.model_id, now()
+    FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper)
+    LEFT JOIN _ml_metric_of(_ml_put_forecast.field) AS k ON true;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading; breach is the field''s limit.';
+COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric.';
 
 CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

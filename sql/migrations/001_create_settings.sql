@@ -48,14 +48,20 @@ CREATE TABLE ml_metric (
     divisor_path text CHECK (length(divisor_path) BETWEEN 1 AND 1000),
     scale        float8 NOT NULL DEFAULT 1 CHECK (scale <> 0 AND abs(scale) <= 1e12),
     kind         text NOT NULL DEFAULT 'gauge' CHECK (kind IN ('gauge', 'counter')),
+    unit         text CHECK (length(unit) BETWEEN 1 AND 20),
     lower_bound  float8,
     upper_bound  float8,
+    limit_low    float8 CHECK (abs(limit_low) <= 1e15),
+    limit_high   float8 CHECK (abs(limit_high) <= 1e15),
+    direction    text NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'up', 'down')),
+    least_deviation float8 CHECK (least_deviation BETWEEN 0 AND 1e15),
     enabled      boolean NOT NULL DEFAULT true,
     built_in     boolean NOT NULL DEFAULT false,
     -- Each part is a parameter of the statement that reads the history.
     CHECK (length(path) - length(replace(path, '.', '')) < 32),
     CHECK (length(divisor_path) - length(replace(divisor_path, '.', '')) < 32),
     CHECK (lower_bound < upper_bound),
+    CHECK (limit_low < limit_high),
     CHECK (divisor_path IS NULL OR kind = 'gauge')
 );
 COMMENT ON TABLE ml_metric IS 'What detection looks at, and what forecasts and z scores may be asked for by name, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
@@ -64,18 +70,32 @@ COMMENT ON COLUMN ml_metric.path IS 'Dotted path in the reported state, for inst
 COMMENT ON COLUMN ml_metric.divisor_path IS 'Dotted path of the total that the value is divided by; a total of 0 marks a failed collection.';
 COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';
 COMMENT ON COLUMN ml_metric.kind IS 'gauge: the value itself; counter: it grows until it resets, and its rate per second is used.';
-COMMENT ON COLUMN ml_metric.lower_bound IS 'Least value possible (of a counter: of its rate), where known: forecasts are clipped to it.';
-COMMENT ON COLUMN ml_metric.upper_bound IS 'Greatest value possible (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.unit IS 'Unit of the value (of a counter: of its rate), for documents and pictures: %, B/s.';
+COMMENT ON COLUMN ml_metric.lower_bound IS 'Lower end of the range of possible values (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.upper_bound IS 'Upper end of the range of possible values (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.limit_low IS 'Limit from below: a forecast that falls to it is a breach. NULL: none.';
+COMMENT ON COLUMN ml_metric.limit_high IS 'Limit from above: a forecast that rises to it is a breach. NULL: none.';
+COMMENT ON COLUMN ml_metric.direction IS 'Which way of leaving the usual is trouble: up, down or both. The Isolation Forest does not follow it.';
+COMMENT ON COLUMN ml_metric.least_deviation IS 'What differs from the usual by less is no trouble; NULL: no such floor. The Isolation Forest does not follow it.';
 COMMENT ON COLUMN ml_metric.enabled IS 'Whether detection (the Isolation Forest) uses it. Forecasts and z scores may name any metric, enabled or not.';
 COMMENT ON COLUMN ml_metric.built_in IS 'Comes with the extension; disable rather than delete it.';
 
-INSERT INTO ml_metric (name, path, divisor_path, scale, kind, lower_bound, upper_bound, built_in) VALUES
-    ('cpu_usage', 'system.cpuUsage', NULL, 1, 'gauge', 0, 100, true),
-    ('memory_usage_percent', 'system.memoryUsage', 'system.memoryTotal', 100, 'gauge', 0, 100, true),
-    ('disk_usage_percent', 'system.diskUsage', 'system.diskTotal', 100, 'gauge', 0, 100, true),
-    ('temperature', 'system.temperature', NULL, 1, 'gauge', NULL, NULL, true),
-    ('network_receive_rate', 'system.network.rxBytes', NULL, 1, 'counter', 0, NULL, true),
-    ('network_transmit_rate', 'system.network.txBytes', NULL, 1, 'counter', 0, NULL, true);
+INSERT INTO ml_metric (name, path, divisor_path, scale, kind, unit, lower_bound, upper_bound, limit_high, built_in) VALUES
+    ('cpu_usage', 'system.cpuUsage', NULL, 1, 'gauge', '%', 0, 100, 80, true),
+    ('memory_usage_percent', 'system.memoryUsage', 'system.memoryTotal', 100, 'gauge', '%', 0, 100, 90, true),
+    ('disk_usage_percent', 'system.diskUsage', 'system.diskTotal', 100, 'gauge', '%', 0, 100, 90, true),
+    ('temperature', 'system.temperature', NULL, 1, 'gauge', NULL, NULL, NULL, NULL, true),
+    ('network_receive_rate', 'system.network.rxBytes', NULL, 1, 'counter', 'B/s', 0, NULL, NULL, true),
+    ('network_transmit_rate', 'system.network.txBytes', NULL, 1, 'counter', 'B/s', 0, NULL, NULL, true);
+
+-- The degree sign is not in every database's encoding, and this file is read in any.
+DO $$
+BEGIN
+    UPDATE ml_metric SET unit = convert_from(decode('c2b043', 'hex'), 'UTF8') WHERE name = 'temperature';
+EXCEPTION WHEN untranslatable_character THEN
+    UPDATE ml_metric SET unit = 'C' WHERE name = 'temperature';
+END
+$$;
 
 SELECT pg_catalog.pg_extension_config_dump('ml_setting', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_metric', '');

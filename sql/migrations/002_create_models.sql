@@ -59,26 +59,26 @@ CREATE TABLE ml_run (
     field       text NOT NULL DEFAULT '',
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     seconds     float8 NOT NULL,
-    outcome     text NOT NULL CHECK (outcome IN ('trained', 'kept', 'failed')),
+    outcome     text NOT NULL CHECK (outcome IN ('trained', 'kept', 'failed', 'absent')),
     model_id    bigint,
     sqlstate    text,
     error       text,
     figures     jsonb CHECK (octet_length(figures::text) <= 65536),
     asked       text
 );
-COMMENT ON TABLE ml_run IS 'Each training attempt that was committed: device, outcome, error, seconds. Outcome kept: the new model was worse than the one in force, which stays.';
+COMMENT ON TABLE ml_run IS 'Each training attempt that was committed: device, outcome, error, seconds. Outcome kept: the new model was worse than the one in force, which stays. Outcome absent: a field of the setting forecast_fields that the device does not report.';
 COMMENT ON COLUMN ml_run.run_id IS 'The attempt''s number.';
 COMMENT ON COLUMN ml_run.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_run.kind IS 'forest or lstm.';
 COMMENT ON COLUMN ml_run.field IS 'The forecast field of an LSTM; empty for a forest.';
 COMMENT ON COLUMN ml_run.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_run.seconds IS 'How long it took.';
-COMMENT ON COLUMN ml_run.outcome IS 'trained, kept (the model in force was better) or failed.';
+COMMENT ON COLUMN ml_run.outcome IS 'trained, kept (the model in force was better), failed, or absent (the device does not report the field, and nobody asked for it by the device).';
 COMMENT ON COLUMN ml_run.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
 COMMENT ON COLUMN ml_run.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_run.model_id IS 'The model that came of it.';
 COMMENT ON COLUMN ml_run.figures IS 'What was measured on held-out data.';
-COMMENT ON COLUMN ml_run.asked IS 'Of a failed attempt a digest of the settings and metrics then: one for others does not have to wait.';
+COMMENT ON COLUMN ml_run.asked IS 'Of a failed or absent attempt a digest of the settings and metrics then: one for others does not have to wait.';
 
 CREATE INDEX ml_run_device ON ml_run (device_uuid, kind, field, started_at DESC);
 CREATE INDEX ml_run_recent ON ml_run (started_at DESC);

@@ -7,7 +7,6 @@ FROM (VALUES
     ('retrain_hours', 'integer', 1, 8760, '24', 'Age in hours after which ml_retrain trains a model anew.'),
     ('models_kept', 'integer', 1, 1000, '3', 'Models kept for a device, kind and field; ml_retrain prunes older ones, never the one in force.'),
     ('forecast_fields', 'json', NULL, NULL, '["system.cpuUsage"]', 'Fields with a forecast of their own, for each device without a row in ml_device_forecast.'),
-    ('forecast_limits', 'json', NULL, NULL, '{"system.cpuUsage": 80, "cpu_usage": 80, "memory_usage_percent": 90, "disk_usage_percent": 90}', 'Limit of a forecast field: a forecast that reaches it is a breach.'),
     ('forecast_level', 'number', 0.5, 0.999, '0.99', 'Share of the values that a stored forecast''s interval shall cover; a value outside is an anomaly of the tier lstm.'),
     ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
     ('scan_late_minutes', 'integer', 0, 10080, '15', 'How late a reading may come and still be scored, in minutes.'),

@@ -75,8 +75,13 @@ def test_times_are_the_sessions(db, chart, device):
     assert "Times in UTC" in words(chart(device, "cpu_usage", 3))
 
 
-def test_rates_tell_their_unit(chart, device):
+def test_the_axis_tells_the_metrics_unit(db, chart, device):
+    assert "B/s" in words(chart(device, "network_receive_rate", 3))
+    assert "°C" in words(chart(device, "system.temperature", 3))
+    db.execute("UPDATE ml_metric SET unit = NULL")
     assert "per second" in words(chart(device, "network_receive_rate", 3))
+    # A range from 0 to 100 does not make a percentage.
+    assert not [text for text in words(chart(device, "cpu_usage", 3)) if text and "%" in text]
 
 
 def test_what_is_in_a_name_stays_text(db, chart, device):

@@ -93,6 +93,50 @@ def test_a_metric_that_a_model_of_some_other_device_has(db, ask, add_device):
     assert ask("metrics")[0] is True
 
 
+def test_a_metric_that_one_class_of_many_devices_has(db, ask, add_device):
+    """Or one message an hour: neither is among the newest rows of the first devices."""
+    add_device(readings=120)
+    db.execute(
+        "INSERT INTO devices (uuid, name) SELECT"
+        " ('00000000-0000-4000-8000-' || lpad(i::text, 12, '0'))::uuid, 'small'"
+        " FROM generate_series(1, 150) AS i"
+    )
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT uuid, '{\"a\": 1}', now() AT TIME ZONE 'UTC' FROM devices WHERE name = 'small'"
+    )
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = reported_state || '{\"total\": 5}'"
+        " WHERE \"timestamp\" < now() AT TIME ZONE 'UTC' - interval '1 hour'"
+    )
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('total', 'total'), ('first', 'a')")
+    assert ask("metrics")[0] is True
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('typo', 'system.cpuusage')")
+    ok, detail, fix = ask("metrics")
+    assert not ok
+    assert detail.endswith(" readings of 151 devices: typo (system.cpuusage)")
+    db.execute(fix)
+    assert ask("metrics")[0] is True
+
+
+def test_a_metric_that_is_reported_no_longer(db, ask, add_device):
+    """Though the device's model has it still, for as long as its training window holds it."""
+    add_device(readings=2000)
+    db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', 'system.temperature')")
+    db.execute("CALL ml_retrain()")
+    db.execute("CALL ml_scan()")
+    gone = (
+        "UPDATE device_shadow_history SET reported_state = reported_state #- '{system,temperature}'"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - make_interval(hours => %s)"
+    )
+    db.execute(gone, [2])
+    assert ask("metrics")[0] is True
+    db.execute(gone, [25])
+    assert ask("metrics")[1].endswith(
+        ": room (system.temperature), temperature (system.temperature)"
+    )
+
+
 def test_a_shadow_that_no_row_has(db, ask, add_device):
     add_device(readings=30)
     db.execute("UPDATE ml_setting SET value = 'state' WHERE name = 'history_shadow'")

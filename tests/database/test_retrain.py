@@ -228,8 +228,6 @@ def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
         ("forecast_fields", "5"),
         ("forecast_fields", '["a", 1]'),
         ("forecast_fields", "[[]]"),
-        ("forecast_limits", '["a"]'),
-        ("forecast_limits", '{"a": "80"}'),
     ],
 )
 def test_settings_of_another_shape_are_refused(refused, name, value):

@@ -29,7 +29,7 @@ PARIS, BERLIN, ATHENS, VIENNA = (
 PREPARE = f"""
 UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
-UPDATE ml_setting SET value = '{{"system.cpuUsage": 3}}' WHERE name = 'forecast_limits';
+UPDATE ml_metric SET limit_high = 3 WHERE name = 'cpu_usage';
 SELECT ml_train_forest('{PARIS}', as_of => now() - interval '1 day');
 """
 

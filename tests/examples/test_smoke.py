@@ -4,7 +4,7 @@ STEPS = {
     "Is all well?": 13,
     "Train an Isolation Forest": 1,
     "Anomalies of the last day, the worst five": 2,
-    "Train a forecast of the CPU": 1,
+    "Train a forecast": 1,
     "What comes next": 12,
     "The models in force": 2,
 }

@@ -56,6 +56,7 @@ export const Detection = object({
   analyzed_points: Type.Integer(),
   anomalies_detected: Type.Integer(),
   anomalies: Type.Array(Anomaly),
+  units: Type.Record(Type.String(), Type.String(), { description: "Of the metrics that have one." }),
   model_info: object({
     model_id: Type.Integer(),
     trained_at: Time,
@@ -94,6 +95,7 @@ export const Prediction = object({
 export const Forecast = object({
   device_uuid: Uuid,
   field: Type.String(),
+  unit: nullable(Type.String()),
   predictions: Type.Array(Prediction),
   model_info: object({
     model_id: Type.Integer(),
@@ -261,7 +263,7 @@ export const DevicePage = object({
   device: Device,
   fields: Type.Array(Type.String(), { description: "What can be asked for as field." }),
   field: Type.String(),
-  is_percent: Type.Boolean(),
+  unit: nullable(Type.String()),
   history: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
     description: "The field's readings, the oldest first.",
   }),

@@ -150,7 +150,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
         ...shown("One device: its status, history, anomalies and forecast", documents.DevicePage),
         params: Uuid,
         querystring: Type.Object({
-          field: Type.String({ default: "cpu_usage" }),
+          field,
           hours: Type.Integer({ default: 24 }),
         }),
       },
@@ -162,7 +162,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
       type Page = documents.DevicePage;
       const found = await read<Omit<Page, "history"> | undefined>(request, statement);
       if (!found) return missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
-      const readings = read<Page["history"]>(request, statements.history(uuid, field, hours));
+      const readings = read<Page["history"]>(request, statements.history(uuid, found.field, hours));
       const history = await readings.catch((error: { code?: string }) => {
         // No reading, or no number in that field: an empty chart beside all that is known.
         if (error.code === "ML001" || error.code === "ML003") return [];

@@ -127,22 +127,25 @@ export function history(uuid: string, field: string, hours: number): Statement {
 }
 
 /** What the page of one device shows beside the readings; null for a device that pyml knows nothing of. */
-export function device(names: boolean, uuid: string, field: string, hours: number): Statement {
+export function device(names: boolean, uuid: string, field: string | undefined, hours: number): Statement {
   return {
     // The same numbers may be asked for by a metric's name and by its path.
-    text: `${fleetOf(names)}, alias AS (
-      SELECT $2 AS field UNION
-      SELECT CASE WHEN m.name = $2 THEN m.path ELSE m.name END FROM ml_metric m
-      WHERE $2 IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
+    text: `${fleetOf(names)}, asked AS (
+      -- Where none is asked for, what its forest looks at: the CPU, or else the first.
+      SELECT coalesce($2::text, (SELECT k FROM named n, jsonb_object_keys(n.drift) AS k WHERE n.device_uuid = $1
+                                 ORDER BY k = 'cpu_usage' DESC, k COLLATE "C" LIMIT 1), 'cpu_usage') AS field
+    ), alias AS (
+      SELECT q.field FROM asked q UNION
+      SELECT CASE WHEN m.name = q.field THEN m.path ELSE m.name END FROM ml_metric m, asked q
+      WHERE q.field IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
     ), forecast AS (
       SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = $1 AND p.field IN (SELECT field FROM alias)
     )
-    SELECT jsonb_build_object('device', to_jsonb(f), 'field', $2,
+    SELECT jsonb_build_object('device', to_jsonb(f), 'field', q.field,
       -- What its forest looks at; every metric, while it has none.
       'fields', (SELECT jsonb_agg(m.name ORDER BY m.name) FROM ml_metric m
                  WHERE CASE WHEN s.drift IS NULL THEN m.enabled ELSE s.drift ? m.name END),
-      'is_percent', EXISTS (SELECT FROM ml_metric m JOIN alias a ON a.field = m.name
-                            WHERE m.lower_bound = 0 AND m.upper_bound = 100),
+      'unit', (SELECT m.unit FROM ml_metric m JOIN alias a ON a.field = m.name ORDER BY m.name = q.field DESC, m.name LIMIT 1),
       'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
                       'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
                       'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),
@@ -156,7 +159,7 @@ export function device(names: boolean, uuid: string, field: string, hours: numbe
       'forecast_level', (SELECT max(p.level) FROM forecast p),
       'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
       'breaches', ${BREACHES}, 'timestamp', now()) AS document
-    FROM fleet f JOIN named s USING (device_uuid)`,
+    FROM fleet f JOIN named s USING (device_uuid) CROSS JOIN asked q`,
     values: [uuid, field, hours],
   };
 }

@@ -47,7 +47,11 @@ def primary(server):
         db.execute("SELECT ml_train_forest(%s)", [device])
         db.execute("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
         db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'temperature'")
-        db.execute("INSERT INTO ml_metric (name, path) VALUES ('own', 'system.own')")
+        db.execute(
+            "UPDATE ml_metric SET unit = 'K', limit_low = 1, limit_high = 2, direction = 'up',"
+            " least_deviation = 0.5 WHERE name = 'temperature'"
+        )
+        db.execute("INSERT INTO ml_metric (name, path, unit) VALUES ('own', 'system.own', 'bar')")
         db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
         db.execute("CALL ml_scan()")
         db.execute(f"CREATE ROLE {ROLE} LOGIN")

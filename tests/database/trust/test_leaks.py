@@ -245,9 +245,9 @@ WRONG = {
     " '{\"{}\"}', '{1}', '{1}')",
     "an anomaly too few": "_ml_put_anomalies(%(d)s, 'forest', false, '{1,2}', '{1}', '{critical}',"
     " '{\"{}\"}', '{[]}', '{1}')",
-    "a forecast that is none": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 1, 0, '{1}', '{NaN}',"
+    "a forecast that is none": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 0, '{1}', '{NaN}',"
     " '{1}', '{1}')",
-    "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 1, 5, '{1}', '{1}',"
+    "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 5, '{1}', '{1}',"
     " '{1}', '{1}')",
     "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}',"
     " 0)",
