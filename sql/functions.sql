@@ -4,6 +4,7 @@
 -- one declaration (installer/doors.py), and fills in the snippets of sql/snippets.
 
 \ir functions/answers.sql
+\ir functions/paths.sql
 \ir functions/settings.sql
 \ir functions/writes.sql
 \ir functions/doors.sql

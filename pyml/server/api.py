@@ -14,6 +14,7 @@ from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
+from pyml.paths import parts_of
 from pyml.server import arguments, backend, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.scoring import Scored, forecast_of
@@ -205,7 +206,7 @@ def train_lstm(device: str, field: str, hours: int | None, as_of: str) -> dict[s
         arguments.within("hours", hours, 1, LONGEST_HOURS)
     if not path(field):
         raise BadArgument(
-            f"field has {len(field)} characters in {field.count('.') + 1} parts",
+            f"field has {len(field)} characters in {len(parts_of(field))} parts",
             detail=f"A path or a metric's name has 1 to {LONGEST_TEXT} characters, in"
             f" {MOST_PARTS} parts at most.",
             hint="SELECT name, path FROM ml_metric;",

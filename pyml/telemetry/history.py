@@ -4,7 +4,6 @@ Clean readings and values of one device's window, for a training, a score or a p
 """
 
 import functools
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, ModelNotFound, NotEnoughData, PymlError, UnknownField
+from pyml.paths import parts_of
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
@@ -155,9 +155,9 @@ class History:
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        parted = [path.split(".") for path in paths]
+        parted = [*map(parts_of, paths)]
         query = queries.history(self.parts, parted)
-        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
+        parts = queries.parameters(queries.looked_up(parted))
         row = self.execute(query, *self._key(device, since, until), *parts)[0]
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
@@ -210,14 +210,17 @@ class History:
 
     def last(self, device: str, until: float, path: str) -> float | None:
         """Time of the newest number at a path."""
-        query = queries.last_reading(self.parts)
-        found = self.execute(query, *self._key(device, -math.inf, until), path.split("."))
+        parts = parts_of(path)
+        query = queries.last_reading(self.parts, parts)
+        key = self._key(device, -math.inf, until)
+        found = self.execute(query, *key, *queries.place(parts))
         return float(found[0]["t"]) if found else None
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""
-        query = queries.field_types(self.parts)
-        found = self.execute(query, *self._key(device, since, until), path.split("."))
+        parts = parts_of(path)
+        query = queries.field_types(self.parts, parts)
+        found = self.execute(query, *self._key(device, since, until), *queries.place(parts))
         return {row["type"]: row["rows"] for row in found}
 
 
@@ -321,7 +324,7 @@ def bounds_of(execute: Execute, field: str) -> tuple[float | None, float | None]
 
 
 def metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
-    """What a field means: a metric by its name, or the number at a dotted path."""
+    """What a field means: a metric by its name, or the number at a path."""
     for metric in known:
         if metric.name == field:
             return metric

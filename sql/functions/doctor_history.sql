@@ -106,7 +106,7 @@ BEGIN
         )
         SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
             ARRAY(SELECT m.name FROM ml_metric m WHERE m.enabled AND NOT EXISTS (
-                SELECT FROM reading r WHERE jsonb_typeof(r.state #> string_to_array(m.path, '.')) = 'number')
+                SELECT FROM reading r WHERE jsonb_typeof(_ml_at(r.state, m.path)) = 'number')
                 AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL) ORDER BY m.name),
             ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
                   HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,

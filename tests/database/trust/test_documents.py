@@ -155,15 +155,13 @@ def test_a_forecast_point_is_a_number(db, device, column, number):
         db.execute(update, [number])
 
 
-@pytest.mark.parametrize(
-    ("path", "sqlstate"), [(".".join("x" * 33), "23514"), ("x" * 1001, "ML004"), ("", "ML004")]
-)
+@pytest.mark.parametrize("path", [".".join("x" * 33), "x" * 1001, ""])
 @pytest.mark.parametrize("column", ["path", "divisor_path"])
-def test_a_path_of_a_metric_is_bounded(db, device, column, path, sqlstate):
+def test_a_path_of_a_metric_is_bounded(db, device, column, path):
     update = sql.SQL("UPDATE ml_metric SET {} = %s WHERE name = 'cpu_usage'")
     with pytest.raises(psycopg.Error) as caught:
         db.execute(update.format(sql.Identifier(column)), [path])
-    assert caught.value.sqlstate == sqlstate
+    assert caught.value.sqlstate == "ML004"
     assert caught.value.diag.message_detail
     if path:
         with pytest.raises(psycopg.Error) as caught:
