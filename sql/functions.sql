@@ -16,6 +16,7 @@
 \ir functions/retrain.sql
 \ir functions/schedule.sql
 \ir functions/doctor_history.sql
+\ir functions/discover.sql
 \ir functions/setup.sql
 \ir functions/doctor.sql
 \ir functions/privileges.sql

@@ -47,7 +47,7 @@ BEGIN
     IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
         wanted := 'a JSON array of fields';
     ELSIF NEW.name = 'forecast_fields' THEN
-        SELECT format('a JSON array of fields, each a path or the name of a metric; of %s, %s', to_json(f.field), p.fault) INTO wanted
+        SELECT format('a JSON array of fields, each a path or the name of a metric; in %s, %s', to_json(f.field), p.fault) INTO wanted
         FROM jsonb_array_elements_text(held) WITH ORDINALITY AS f (field, n), _ml_parts(f.field) AS p
         WHERE p.fault IS NOT NULL ORDER BY f.n LIMIT 1;
     ELSIF NEW.name = 'forecast_limits' AND held @? 'strict $.* ? (@ > 1e15 || @ < -1e15)' THEN
@@ -108,11 +108,11 @@ BEGIN
     wanted := CASE
         WHEN NEW.name !~ '^[a-z][a-z0-9_]{0,62}$' THEN 'name has 1 to 63 of a to z, 0 to 9 and _, a letter first'
         WHEN NEW.name = ANY ('{timestamp,is_anomaly,anomaly_score,severity,rarity,reasons}') THEN 'each anomaly in the answer of ml_detect has that key already'
-        WHEN (_ml_parts(NEW.path)).fault IS NOT NULL THEN 'a path such as system.cpuUsage, "my.key".value or sensors[name=t1].value, but ' || (_ml_parts(NEW.path)).fault
-        WHEN (_ml_parts(NEW.divisor_path)).fault IS NOT NULL THEN 'a divisor_path such as system.memoryTotal, but ' || (_ml_parts(NEW.divisor_path)).fault
+        WHEN (_ml_parts(NEW.path)).fault IS NOT NULL THEN 'a path such as system.cpuUsage, "my.key".value or sensors[name=t1].value; here, ' || (_ml_parts(NEW.path)).fault
+        WHEN (_ml_parts(NEW.divisor_path)).fault IS NOT NULL THEN 'a divisor_path such as system.memoryTotal; here, ' || (_ml_parts(NEW.divisor_path)).fault
         WHEN NEW.scale = 0 OR NOT abs(NEW.scale) <= 1e12 THEN 'scale is not 0, and from -1e12 to 1e12'
         WHEN NEW.kind NOT IN ('gauge', 'counter') THEN 'kind is gauge or counter'
-        WHEN NEW.kind = 'counter' THEN 'a counter has no divisor_path'
+        WHEN NEW.kind = 'counter' AND NEW.divisor_path IS NOT NULL THEN 'a counter has no divisor_path'
         WHEN NOT (abs(NEW.lower_bound) <= 1e15 AND abs(NEW.upper_bound) <= 1e15) THEN 'bounds are from -1e15 to 1e15'
         WHEN NEW.lower_bound >= NEW.upper_bound THEN 'lower_bound is less than upper_bound' END;
     IF wanted IS NOT NULL THEN
