@@ -17,7 +17,7 @@ _KEY = re.compile(_QUOTED)
 # A bracket that begins no element is a character like others.
 _PLAIN = re.compile(rf'(?!")(?:[^.[]|\[(?!{_NAME}=))+')
 _ELEMENT = re.compile(rf'\[{_NAME}=(?:{_QUOTED}|([^]"][^]]*))\]')
-# What is written without quotes; `_ml_found` does the same.
+# What is written without quotes; `_ml_numbers_in` does the same.
 _PLAINLY = re.compile(r'[^]\s.="[]+')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
 

@@ -155,8 +155,7 @@ BEGIN
             (SELECT string_agg(format('%s (%s)', m.name, m.path), ', ' ORDER BY m.name) FROM ml_metric m WHERE m.name = ANY (seen.absent)));
         fix := CASE WHEN cardinality(seen.absent) < enabled THEN format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
                 (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)))
-            ELSE format('SELECT %s FROM %s LIMIT 1; -- then, for each field that counts: INSERT INTO @extschema@.ml_metric (name, path) VALUES (''its_name'', ''its.path'');',
-                h.state, h.source) END;
+            ELSE 'SELECT path, kind, unit, statement FROM @extschema@.ml_discover(); -- apply => true takes them in' END;
     ELSE
         ok := true;
         detail := format('%s enabled, each with numbers in %s readings of %s devices', enabled, seen.readings, seen.devices);
