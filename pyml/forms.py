@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pyml.paths import parts_of
+
 Form = Callable[[Any], bool]
 
 YEAR = 366 * 86_400.0
@@ -41,8 +43,8 @@ def text(value: Any) -> bool:
 
 
 def path(value: Any) -> bool:
-    """A dotted path."""
-    return text(value) and value.count(".") < MOST_PARTS
+    """A path of at most `MOST_PARTS`."""
+    return text(value) and len(parts_of(value)) <= MOST_PARTS
 
 
 def truth(value: Any) -> bool:

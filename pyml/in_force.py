@@ -11,8 +11,9 @@ from pyml.errors import ModelNotFound, UnreadableModel
 from pyml.forecasters.base import Forecaster
 from pyml.models import blob
 from pyml.models.blob import Owner
-from pyml.telemetry.history import Execute, metric_of
+from pyml.telemetry.history import Execute
 from pyml.telemetry.series import Metric
+from pyml.telemetry.window import metric_of
 
 Load = Callable[[Owner[Any], int, str], blob.Model[Any]]
 """Gives a stored model of an owner, by its model_id and sha256."""

@@ -4,11 +4,15 @@ What is always the same stands in ``queries.sql``; here is what varies with the 
 its columns and the paths that are read.
 """
 
+import functools
 import itertools
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pyml.paths import Element, Part
 
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
 # more after it than a float64 tells apart.
@@ -128,7 +132,39 @@ class Columns:
         )
 
 
-def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = False) -> Query:
+def _step(place: str, part: Part, number: int) -> str:
+    """What stands at a part of a path, which is parameter `number`, below a place."""
+    if isinstance(part, Element):
+        return f"jsonb_path_query_first({place}, ${number}, '{{}}', true)"
+    # Only #> counts the elements of an array; -> is the faster one.
+    return f"{place} #> ARRAY[${number}]" if INDEX.fullmatch(part) else f"{place} -> ${number}"
+
+
+def _types(parts: Iterable[Part]) -> list[str]:
+    return ["jsonpath" if isinstance(part, Element) else "text" for part in parts]
+
+
+def parameters(parts: Iterable[Part]) -> list[str]:
+    """Parts of paths as `history` takes them."""
+    return [part.jsonpath if isinstance(part, Element) else part for part in parts]
+
+
+def place(parts: Sequence[Part]) -> list[Any]:
+    """A path as `last_reading` and `field_types` take it."""
+    found = parameters(parts)
+    return found if any(isinstance(part, Element) for part in parts) else [found]
+
+
+def _at(state: str, parts: Sequence[Part]) -> tuple[str, list[str]]:
+    """What stands at a path, and the types of its parameters, of which the first is ``$4``."""
+    if not any(isinstance(part, Element) for part in parts):
+        return f"{state} #> $4", ["text[]"]
+    for number, part in enumerate(parts, 4):
+        state = _step(state, part, number)
+    return f"({state})", _types(parts)
+
+
+def history(columns: Columns, paths: Sequence[Sequence[Part]], counted: bool = False) -> Query:
     """Times and numbers of one device's window, each column as one value.
 
     Or, `counted`, how many rows have something at each path, which is soon told.
@@ -145,9 +181,8 @@ def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = Fa
     """
     number = itertools.count(4)
 
-    def step(part: str) -> str:
-        # Only #> counts the elements of an array; -> is the faster one.
-        return f"#> ARRAY[${next(number)}]" if INDEX.fullmatch(part) else f"-> ${next(number)}"
+    def step(place: str, part: Part) -> str:
+        return _step(place, part, next(number))
 
     # Out of line, or else PostgreSQL would look for what the paths share once for each.
     places = parents(paths)
@@ -155,8 +190,8 @@ def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = Fa
     if not state.startswith("h."):  # it is parsed: once a row
         source = f"(SELECT {time} AS t, {state} AS state FROM {source} OFFSET 0) AS h"
         time, state = "h.t", "h.state"
-    picks = [" ".join([state, *map(step, place), f"AS p{i}"]) for i, place in enumerate(places)]
-    cells = [f"(p{places.index(tuple(path[:-1]))} {step(path[-1])})" for path in paths]
+    picks = [f"{functools.reduce(step, place, state)} AS p{i}" for i, place in enumerate(places)]
+    cells = [f"({step(f'p{places.index(tuple(path[:-1]))}', path[-1])})" for path in paths]
     values = [
         f"count({cell}) AS c{i}"
         if counted
@@ -167,11 +202,16 @@ def history(columns: Columns, paths: Sequence[Sequence[str]], counted: bool = Fa
     return Query(
         f"SELECT {times} AS t, {', '.join(values)}"
         f" FROM (SELECT {time} AS t, {', '.join(picks)} FROM {source} OFFSET 0) AS reading",
-        (columns.device_type, "float8", "float8", *["text"] * (next(number) - 4)),
+        (columns.device_type, "float8", "float8", *_types(looked_up(paths))),
     )
 
 
-def parents(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+def looked_up(paths: Sequence[Sequence[Part]]) -> list[Part]:
+    """The parts that `history` looks up, in the order of its parameters."""
+    return [*itertools.chain(*parents(paths)), *(path[-1] for path in paths)]
+
+
+def parents(paths: Sequence[Sequence[Part]]) -> list[tuple[Part, ...]]:
     """The distinct places that the ends of `paths` lie in."""
     return list(dict.fromkeys(tuple(path[:-1]) for path in paths))
 
@@ -200,51 +240,52 @@ def next_row(columns: Columns) -> Query:
     )
 
 
-def last_reading(columns: Columns) -> Query:
+def last_reading(columns: Columns, path: Sequence[Part]) -> Query:
     """Time of a device's newest reading in a window that holds a usable number at a path.
 
-    Parameters: device, since (exclusive), until (inclusive), path.
+    Parameters: device, since (exclusive), until (inclusive), then `place` of the path.
     """
+    value, types = _at(columns.state, path)
     return Query(
         f"SELECT date_part('epoch', {columns.time}) AS t FROM {columns.source}"
-        f" WHERE {columns.window()} AND {columns.state} #> $4 BETWEEN {LEAST} AND {GREATEST}"
+        f" WHERE {columns.window()} AND {value} BETWEEN {LEAST} AND {GREATEST}"
         f" ORDER BY {columns.moment} DESC LIMIT 1",
-        (columns.device_type, "float8", "float8", "text[]"),
+        (columns.device_type, "float8", "float8", *types),
     )
 
 
-def first_held(columns: Columns) -> Query:
+def first_reported(columns: Columns) -> Query:
     """Which metric comes first of those with a usable number in a device's newest readings.
 
     Parameters: device, since (exclusive), until (inclusive), and a JSON array of metrics: the
-    name, and the parts of the paths of value and total (null where it has none).
+    name, and the paths of value and total (null where it has none).
     """
-    parts = "ARRAY(SELECT jsonb_array_elements_text(nullif(m.value -> {}, 'null')))"
     return Query(
         f"WITH reading AS MATERIALIZED (SELECT {columns.state} AS state FROM {columns.source}"
         f" WHERE {columns.window()} ORDER BY {columns.moment} DESC LIMIT {NEWEST})"
-        f" SELECT w.name FROM (SELECT m.value ->> 0 AS name, {parts.format(1)} AS path,"
-        f" {parts.format(2)} AS total, m.place"
+        " SELECT w.name FROM (SELECT m.value ->> 0 AS name, m.value ->> 1 AS path,"
+        " m.value ->> 2 AS total, m.place"
         " FROM jsonb_array_elements($4) WITH ORDINALITY AS m (value, place)) AS w"
         " WHERE EXISTS (SELECT FROM reading r"
-        f" WHERE r.state #> w.path BETWEEN {LEAST} AND {GREATEST}"
-        f" AND (w.total = '{{}}' OR r.state #> w.total BETWEEN '1e-300' AND {GREATEST}))"
+        f" WHERE _ml_at(r.state, w.path) BETWEEN {LEAST} AND {GREATEST}"
+        f" AND (w.total IS NULL OR _ml_at(r.state, w.total) BETWEEN '1e-300' AND {GREATEST}))"
         " ORDER BY w.place LIMIT 1",
         (columns.device_type, "float8", "float8", "jsonb"),
     )
 
 
-def field_types(columns: Columns) -> Query:
+def field_types(columns: Columns, path: Sequence[Part]) -> Query:
     """How often each JSON type stands at a path in a window.
 
-    Parameters: device, since, until, path.
+    Parameters: device, since, until, then `place` of the path.
     """
+    value, types = _at(columns.state, path)
     return Query(
         "SELECT CASE WHEN jsonb_typeof(s.value) = 'number'"
         f" AND s.value NOT BETWEEN {LEAST} AND {GREATEST} THEN 'number beyond 1e15'"
         " ELSE coalesce(jsonb_typeof(s.value), 'missing') END AS type, count(*)::int AS rows"
-        f" FROM (SELECT {columns.state} #> $4 AS value FROM {columns.source}"
+        f" FROM (SELECT {value} AS value FROM {columns.source}"
         f" WHERE {columns.window()}) AS s"
         " GROUP BY 1 ORDER BY 2 DESC",
-        (columns.device_type, "float8", "float8", "text[]"),
+        (columns.device_type, "float8", "float8", *types),
     )

@@ -21,18 +21,9 @@ from pyml.forms import MAX_METRICS, document, number, record, whole
 from pyml.models import blob
 from pyml.models.blob import Owner
 from pyml.telemetry import drift
-from pyml.telemetry.history import (
-    LONGEST_HOURS,
-    Execute,
-    Floats,
-    History,
-    bounds_of,
-    iso,
-    measured,
-    metrics_of,
-    window,
-)
+from pyml.telemetry.history import LONGEST_HOURS, Execute, Floats, History, iso
 from pyml.telemetry.series import Metric, regular
+from pyml.telemetry.window import bounds_of, measured, metrics_of, window
 
 T = TypeVar("T")
 Poll = Callable[[], object]

@@ -4,6 +4,7 @@
 -- one declaration (installer/doors.py), and fills in the snippets of sql/snippets.
 
 \ir functions/answers.sql
+\ir functions/paths.sql
 \ir functions/settings.sql
 \ir functions/writes.sql
 \ir functions/doors.sql
@@ -15,6 +16,7 @@
 \ir functions/retrain.sql
 \ir functions/schedule.sql
 \ir functions/doctor_history.sql
+\ir functions/discover.sql
 \ir functions/setup.sql
 \ir functions/doctor.sql
 \ir functions/privileges.sql

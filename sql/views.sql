@@ -107,7 +107,7 @@ COMMENT ON VIEW ml_forecasts IS 'The latest forecast of each device and field: w
 COMMENT ON COLUMN ml_forecasts.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_forecasts.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_forecasts.device_name IS 'The device''s name; its id where it has none.';
-COMMENT ON COLUMN ml_forecasts.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_forecasts.field IS 'What is forecast: a path or a metric''s name.';
 COMMENT ON COLUMN ml_forecasts."timestamp" IS 'The time that is forecast.';
 COMMENT ON COLUMN ml_forecasts.predicted_value IS 'The forecast value.';
 COMMENT ON COLUMN ml_forecasts.confidence_lower IS 'Lower end of the interval.';
@@ -132,7 +132,7 @@ COMMENT ON VIEW ml_breaches IS 'Which forecast reaches a limit of its metric (li
 COMMENT ON COLUMN ml_breaches.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_breaches.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_breaches.device_name IS 'The device''s name; its id where it has none.';
-COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_breaches.field IS 'What is forecast: a path or a metric''s name.';
 COMMENT ON COLUMN ml_breaches.limit_value IS 'The limit that is reached: limit_low where worst_predicted lies below it, else limit_high.';
 COMMENT ON COLUMN ml_breaches.breach_at IS 'When the forecast first reaches it.';
 COMMENT ON COLUMN ml_breaches.worst_predicted IS 'The value that is forecast furthest beyond the limit.';

@@ -14,10 +14,12 @@ from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
+from pyml.paths import parts_of
 from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.scoring import Scored, forecast_of
-from pyml.telemetry.history import LONGEST_HOURS, bounds_of, iso, metrics_of
+from pyml.telemetry.history import LONGEST_HOURS, iso
+from pyml.telemetry.window import bounds_of, metrics_of
 
 
 def _forest() -> Detector[Any]:
@@ -211,7 +213,7 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
         field = fields.reported(history, device, until - longest, until)
     if not path(field):
         raise BadArgument(
-            f"field has {len(field)} characters in {field.count('.') + 1} parts",
+            f"field has {len(field)} characters in {len(parts_of(field))} parts",
             detail=f"A path or a metric's name has 1 to {LONGEST_TEXT} characters, in"
             f" {MOST_PARTS} parts at most.",
             hint="SELECT name, path FROM ml_metric;",

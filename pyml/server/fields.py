@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pyml import queries
 from pyml.errors import UnknownField
 from pyml.server import backend
-from pyml.telemetry.history import History, iso, metrics_of, no_numbers
+from pyml.telemetry.history import History, iso
 from pyml.telemetry.series import Metric
+from pyml.telemetry.window import metrics_of, no_numbers
 
 # What most devices report, and what doors look for first.
 USUAL = "system.cpuUsage"
@@ -27,7 +28,7 @@ def reported(history: History, device: str, since: float, until: float) -> str:
     if history.last(device, until, USUAL, since) is not None:
         return USUAL
     metrics = metrics_of(backend.execute, enabled=True)
-    found = history.first_held(device, since, until, metrics)
+    found = history.first_reported(device, since, until, metrics)
     if found is None:
         raise _nothing(history, device, since, until, metrics)
     return found

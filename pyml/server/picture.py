@@ -13,7 +13,8 @@ from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.scoring import LEVEL, forecast_of
 from pyml.telemetry import series
-from pyml.telemetry.history import LONGEST_HOURS, Floats, metrics_of, window
+from pyml.telemetry.history import LONGEST_HOURS, Floats
+from pyml.telemetry.window import metrics_of, window
 
 
 @document

@@ -20,8 +20,9 @@ from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.store import Current
 from pyml.telemetry import drift
 from pyml.telemetry.drift import Index
-from pyml.telemetry.history import Floats, History, series_of, within
+from pyml.telemetry.history import Floats, History, within
 from pyml.telemetry.series import columns_of, spare
+from pyml.telemetry.window import series_of
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0

@@ -12,8 +12,9 @@ from pyml.detectors.base import Detection, Detector, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
-from pyml.telemetry.history import History, measured, no_numbers, series_of
+from pyml.telemetry.history import History
 from pyml.telemetry.series import Grid, regular, spare
+from pyml.telemetry.window import measured, no_numbers, series_of
 
 # Intervals, a week of minutes: a longer window is scored in pieces of as many, so that a
 # cancel is heard in time and memory does not grow with the window.

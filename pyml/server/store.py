@@ -14,7 +14,8 @@ from pyml.forms import parsed
 from pyml.models import blob
 from pyml.models.blob import Owner
 from pyml.server import backend, fields
-from pyml.telemetry.history import History, metric_of, metrics_of
+from pyml.telemetry.history import History
+from pyml.telemetry.window import metric_of, metrics_of
 
 T = TypeVar("T")
 

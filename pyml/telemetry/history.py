@@ -4,7 +4,6 @@ Clean readings and values of one device's window, for a training, a score or a p
 """
 
 import functools
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml import queries
-from pyml.errors import BrokenEnvironment, ModelNotFound, NotEnoughData, PymlError, UnknownField
+from pyml.errors import BrokenEnvironment, ModelNotFound
+from pyml.paths import parts_of
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
@@ -157,10 +157,7 @@ class History:
         self, device: str, since: float, until: float, paths: Sequence[str]
     ) -> tuple[Floats, Floats]:
         """Times (n,) and raw numbers (n, k) of one device's window, as they stand."""
-        parted = [path.split(".") for path in paths]
-        query = queries.history(self.parts, parted)
-        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
-        row = self.execute(query, *self._key(device, since, until), *parts)[0]
+        row = self._columns(device, since, until, paths)
         times = _decoded(row["t"])
         columns = np.empty((len(times), len(paths)))
         for i in range(len(paths) if len(times) else 0):
@@ -168,6 +165,15 @@ class History:
             if len(times) > MANY:
                 self.execute(queries.PULSE)
         return times, columns
+
+    def _columns(
+        self, device: str, since: float, until: float, paths: Sequence[str], counted: bool = False
+    ) -> Mapping[str, Any]:
+        parted = [*map(parts_of, paths)]
+        query = queries.history(self.parts, parted, counted)
+        parts = queries.parameters(queries.looked_up(parted))
+        row: Mapping[str, Any] = self.execute(query, *self._key(device, since, until), *parts)[0]
+        return row
 
     def present(
         self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
@@ -179,10 +185,7 @@ class History:
         paths, _ = series.columns_of(metrics)
         if len(paths) <= FEW:
             return list(metrics)
-        parted = [path.split(".") for path in paths]
-        query = queries.history(self.parts, parted, counted=True)
-        parts = itertools.chain(*queries.parents(parted), (path[-1] for path in parted))
-        row = self.execute(query, *self._key(device, since, until), *parts)[0]
+        row = self._columns(device, since, until, paths, counted=True)
         there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
         # A total tells of a failed collection, also where nothing is divided by it.
         return [metric for metric in metrics if there & {metric.path, metric.divisor_path}]
@@ -230,22 +233,17 @@ class History:
 
     def last(self, device: str, until: float, path: str, since: float = -math.inf) -> float | None:
         """Time of the newest number at a path in a window."""
-        query = queries.last_reading(self.parts)
-        found = self.execute(query, *self._key(device, since, until), path.split("."))
+        parts = parts_of(path)
+        query = queries.last_reading(self.parts, parts)
+        found = self.execute(query, *self._key(device, since, until), *queries.place(parts))
         return float(found[0]["t"]) if found else None
 
-    def first_held(
+    def first_reported(
         self, device: str, since: float, until: float, metrics: Sequence[series.Metric]
     ) -> str | None:
-        """Name of the first of some metrics that the newest readings of a window hold."""
-        wanted = [
-            [
-                metric.name,
-                *(path and path.split(".") for path in (metric.path, metric.divisor_path)),
-            ]
-            for metric in metrics
-        ]
-        query = queries.first_held(self.parts)
+        """Name of the first of some metrics that the newest readings of a window have."""
+        wanted = [[metric.name, metric.path, metric.divisor_path] for metric in metrics]
+        query = queries.first_reported(self.parts)
         # Letters go as they are: an escape would have to be of the database's encoding.
         places = json.dumps(wanted, ensure_ascii=False)
         found = self.execute(query, *self._key(device, since, until), places)
@@ -253,8 +251,9 @@ class History:
 
     def types(self, device: str, since: float, until: float, path: str) -> dict[str, int]:
         """How often each JSON type stands at a path in a window."""
-        query = queries.field_types(self.parts)
-        found = self.execute(query, *self._key(device, since, until), path.split("."))
+        parts = parts_of(path)
+        query = queries.field_types(self.parts, parts)
+        found = self.execute(query, *self._key(device, since, until), *queries.place(parts))
         return {row["type"]: row["rows"] for row in found}
 
 
@@ -300,113 +299,3 @@ def iso(moment: float) -> str:
         return "infinity" if moment > 0 else "-infinity"
     thousandths = round(moment * 1e6) // 1000
     return f"{np.datetime64(thousandths, 'ms')}+00:00"
-
-
-def measured(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    metrics: Sequence[series.Metric],
-    interval: float | None = None,
-    back: float = 0.0,
-) -> tuple[series.Readings, Floats, float]:
-    """Clean readings of a window, the metrics' values (n, m) at each, and the interval.
-
-    Readings of `back` seconds before it come too; repeats and rejected rows there are not counted.
-    """
-    paths, totals = series.columns_of(metrics)
-    times, columns = history.read(device, since - back, until, paths)
-    readings = series.clean(times, columns, totals, interval, since)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, metrics, step), step
-
-
-def series_of(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    metric: series.Metric,
-    totals: Sequence[str],
-    interval: float | None = None,
-) -> tuple[series.Readings, Floats]:
-    """Clean readings of one field's window and its values (n,)."""
-    paths, own = series.columns_of([metric])
-    others = [path for path in totals if path not in paths]
-    times, columns = history.read(device, since, until, paths)
-    if others and (columns[:, 0] == 0).any():
-        # Only where the value is 0 can the collection have failed: the totals tell.
-        times, columns = history.read(device, since, until, paths + others)
-        columns[columns[:, 0] != 0, len(paths) :] = np.nan
-        own = [*own, *range(len(paths), len(paths) + len(others))]
-    readings = series.clean(times, columns, own, interval)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, [metric], step)[:, 0]
-
-
-def metrics_of(execute: Execute, *, enabled: bool = False) -> list[series.Metric]:
-    """All metrics, or those that are enabled for detection; in the order of their names."""
-    found = [dict(row) for row in execute(queries.METRICS)]
-    return [series.Metric(**row) for row in found if row.pop("enabled") or not enabled]
-
-
-def bounds_of(execute: Execute, field: str) -> tuple[float | None, float | None]:
-    """Least and greatest value of a field, where known."""
-    found = execute(queries.BOUNDS, field)
-    return (found[0]["lower_bound"], found[0]["upper_bound"]) if found else (None, None)
-
-
-def metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
-    """What a field means: a metric by its name, or the number at a dotted path."""
-    for metric in known:
-        if metric.name == field:
-            return metric
-    return series.Metric(field, field, None, 1.0, "gauge")
-
-
-def no_numbers(
-    history: History, device: str, metric: series.Metric, since: float, until: float
-) -> PymlError:
-    """Why a field has no number in a window."""
-    types = history.types(device, since, until, metric.path)
-    rows_read = sum(types.values())
-    known_as = history.id(device)
-    newest = history.parts.newest_state(known_as)
-    if not rows_read:
-        return NotEnoughData(
-            f"device {known_as} has no readings in the window",
-            detail=f"Looked in {history.settings['history_table']} from {iso(since)} to "
-            f"{iso(until)}.",
-            hint=newest,
-        )
-    found = ", ".join(f"{name} in {count} rows" for name, count in types.items())
-    return UnknownField(
-        f"field {metric.path} holds no usable number",
-        detail=f"Found: {found}.",
-        hint=newest,
-    )
-
-
-def window(
-    history: History,
-    device: str,
-    since: float,
-    until: float,
-    field: str,
-    known: Sequence[series.Metric],
-) -> tuple[series.Metric, list[str], series.Readings, Floats]:
-    """What a field means, the paths of totals, and a window's readings and values of it.
-
-    Raises
-    ------
-    NotEnoughData, UnknownField
-        There is no number.
-    """
-    metric = metric_of(field, known)
-    paths, places = series.columns_of(known)
-    totals = [paths[place] for place in places]
-    readings, values = series_of(history, device, since, until, metric, totals)
-    if not np.isfinite(values).any():
-        raise no_numbers(history, device, metric, since, until)
-    return metric, totals, readings, values

@@ -37,9 +37,9 @@ class Metric:
     name : str
         The column's name, for instance ``memory_usage_percent``.
     path : str
-        Dotted path of the value in the reported state.
+        Path of the value in the reported state.
     divisor_path : str or None
-        Dotted path of the total that the value is divided by.
+        Path of the total that the value is divided by.
     scale : float
         Factor on the result.
     kind : {'gauge', 'counter'}

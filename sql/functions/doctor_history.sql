@@ -132,11 +132,11 @@ BEGIN
             WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
                 SELECT %2$s AS device, %3$s AS t, %4$s AS state FROM h WHERE %5$s
             ), wanted AS MATERIALIZED ( -- so that no path is cut up for each row
-                SELECT m.name, string_to_array(m.path, '.') AS parts FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1))
+                SELECT m.name, m.path, CASE WHEN m.path !~ '["[]' THEN string_to_array(m.path, '.') END AS parts FROM ml_metric m WHERE m.enabled AND ($1 IS NULL OR m.name = ANY ($1))
             )
             SELECT (SELECT count(DISTINCT %2$s) FROM h), (SELECT count(*) FROM h), (SELECT count(*) FROM reading),
                 ARRAY(SELECT w.name FROM wanted w WHERE NOT EXISTS (
-                    SELECT FROM reading r WHERE jsonb_typeof(r.state #> w.parts) = 'number') ORDER BY w.name),
+                    SELECT FROM reading r WHERE jsonb_typeof(CASE WHEN w.parts IS NULL THEN _ml_at(r.state, w.path) ELSE r.state #> w.parts END) = 'number') ORDER BY w.name),
                 ARRAY(SELECT least(max(r.t), now() + interval '100 years') - now() FROM reading r GROUP BY r.device
                       HAVING max(r.t) > now() + interval '5 minutes' ORDER BY 1)$query$,
             _ml_some_rows(look = 2), h.device, h.at, h.state, h.shadow)
@@ -149,7 +149,7 @@ BEGIN
                 WHERE s.drift ? m.name AND s.retired_at IS NULL ORDER BY s.last_reading DESC LIMIT 10) AS f
             WHERE f.last_reading IS NULL OR %2$s) ORDER BY m.name)$query$, h.device_type,
         CASE WHEN newest.last_day IS NULL THEN 'true' ELSE format($part$EXISTS (
-            SELECT FROM %s WHERE %s AND %s AND jsonb_typeof(%s #> string_to_array(m.path, '.')) = 'number')$part$,
+            SELECT FROM %s WHERE %s AND %s AND jsonb_typeof(_ml_at(%s, m.path)) = 'number')$part$,
             h.source, newest.last_day, h.shadow, h.state) END)
     INTO absent USING absent;
 EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
@@ -195,8 +195,7 @@ BEGIN
             (SELECT string_agg(format('%s (%s)', m.name, m.path), ', ' ORDER BY m.name) FROM ml_metric m WHERE m.name = ANY (seen.absent)));
         fix := CASE WHEN cardinality(seen.absent) < enabled THEN format('UPDATE @extschema@.ml_metric SET enabled = false WHERE name IN (%s);',
                 (SELECT string_agg(quote_literal(a.name), ', ') FROM unnest(seen.absent) AS a (name)))
-            ELSE format('SELECT %s FROM %s LIMIT 1; -- then, for each field that counts: INSERT INTO @extschema@.ml_metric (name, path) VALUES (''its_name'', ''its.path'');',
-                h.state, h.source) END;
+            ELSE 'SELECT path, kind, unit, statement FROM @extschema@.ml_discover(); -- apply => true takes them in' END;
     ELSE
         ok := true;
         detail := format('%s enabled, each with numbers in %s readings of %s devices', enabled, seen.readings, seen.devices);

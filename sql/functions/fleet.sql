@@ -39,8 +39,8 @@ END
 $$;
 COMMENT ON FUNCTION _ml_fleet() IS 'The devices to scan and to train: those that the history holds, but for retired ones that have not reported since.';
 
-CREATE OR REPLACE FUNCTION _ml_name_device(device uuid) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+CREATE OR REPLACE FUNCTION _ml_known_id(device uuid) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
@@ -60,6 +60,17 @@ BEGIN
             DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
             HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
     END IF;
+    RETURN id;
+END
+$$;
+COMMENT ON FUNCTION _ml_known_id(uuid) IS 'The id by which the history knows a device; refuses one that it does not hold (ML002).';
+
+CREATE OR REPLACE FUNCTION _ml_name_device(device uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    PERFORM _ml_known_id(device);
     PERFORM _ml_put_unretired(device);
 END
 $$;

@@ -41,7 +41,7 @@ BEGIN
         SELECT p.oid::regprocedure::text AS name, 'ROUTINE' AS kind,
                CASE WHEN p.prorettype <> 'trigger'::regtype
                      AND p.proname NOT IN ('ml_grant', 'ml_row_security', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
-                     AND (trains OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_fleet', '_ml_due'))
+                     AND (trains OR p.proname = 'ml_discover' OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_fleet', '_ml_due'))
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass

@@ -46,9 +46,10 @@ BEGIN
     END;
     IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
         wanted := 'a JSON array of fields';
-    ELSIF NEW.name = 'forecast_fields' AND EXISTS (SELECT FROM jsonb_array_elements_text(held) AS f (field)
-            WHERE f.field !~ '^[^.]+([.][^.]+)*$' OR length(f.field) > 1000) THEN
-        wanted := 'a JSON array of fields, each a dotted path or the name of a metric';
+    ELSIF NEW.name = 'forecast_fields' THEN
+        SELECT format('a JSON array of fields, each a path or the name of a metric; in %s, %s', to_json(f.field), p.fault) INTO wanted
+        FROM jsonb_array_elements_text(held) WITH ORDINALITY AS f (field, n), _ml_parts(f.field) AS p
+        WHERE p.fault IS NOT NULL ORDER BY f.n LIMIT 1;
     END IF;
     IF NEW.name = 'history_time_unit' AND NEW.value NOT IN ('', 'seconds', 'milliseconds') THEN
         wanted := 'seconds, milliseconds or empty';
@@ -103,10 +104,8 @@ BEGIN
     wanted := CASE
         WHEN NEW.name !~ '^[a-z][a-z0-9_]{0,62}$' THEN 'name has 1 to 63 of a to z, 0 to 9 and _, a letter first'
         WHEN NEW.name = ANY ('{timestamp,is_anomaly,anomaly_score,severity,rarity,reasons}') THEN 'each anomaly in the answer of ml_detect has that key already'
-        WHEN NEW.path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.path) > 1000 THEN 'path has 1 to 1000 characters and no empty part between its dots'
-        WHEN NEW.divisor_path !~ '^[^.]+([.][^.]+)*$' OR length(NEW.divisor_path) > 1000 THEN 'divisor_path has 1 to 1000 characters and no empty part between its dots'
-        -- Each part is a parameter of the statement that reads the history.
-        WHEN greatest(length(NEW.path) - length(replace(NEW.path, '.', '')), length(NEW.divisor_path) - length(replace(NEW.divisor_path, '.', ''))) > 31 THEN 'a path has at most 32 parts'
+        WHEN (_ml_parts(NEW.path)).fault IS NOT NULL THEN 'a path such as system.cpuUsage, "my.key".value or sensors[name=t1].value; here, ' || (_ml_parts(NEW.path)).fault
+        WHEN (_ml_parts(NEW.divisor_path)).fault IS NOT NULL THEN 'a divisor_path such as system.memoryTotal; here, ' || (_ml_parts(NEW.divisor_path)).fault
         WHEN NEW.scale = 0 OR NOT abs(NEW.scale) <= 1e12 THEN 'scale is not 0, and from -1e12 to 1e12'
         WHEN NEW.kind NOT IN ('gauge', 'counter') THEN 'kind is gauge or counter'
         WHEN NEW.kind = 'counter' AND NEW.divisor_path IS NOT NULL THEN 'a counter has no divisor_path'

@@ -139,6 +139,15 @@ BEGIN
         ELSE format('%s of %s rows looked at; %s of them hold a JSON object', seen.readings, seen.read, seen.documents) END;
     RETURN NEXT;
 
+    what := 'fields';
+    BEGIN
+        SELECT format('%s numbers%s; SELECT * FROM ml_discover(); tells of each', count(*), ': ' || string_agg(d.path, ', ') FILTER (WHERE d.n <= 20) || CASE WHEN count(*) > 20 THEN ', ...' ELSE '' END)
+        INTO detail FROM (SELECT f.path, row_number() OVER () AS n FROM ml_discover() AS f WHERE f.kind IN ('gauge', 'counter')) AS d;
+    EXCEPTION WHEN SQLSTATE 'ML001' THEN
+        detail := 'no messages within a day: SELECT * FROM ml_discover(hours => 720); looks further back';
+    END;
+    RETURN NEXT;
+
     what := 'index';
     detail := concat_ws(E'\n', index.detail, index.fix);
     RETURN NEXT;

@@ -35,20 +35,20 @@ BEGIN
         SELECT field AS path, NULL::text AS divisor_path, 1::float8 AS scale, 'gauge' AS kind INTO metric;
     END IF;
     -- A value of 0 beside a total of 0 says that the whole collection failed.
-    SELECT coalesce(string_agg(DISTINCT format($total$%s #> %L IS DISTINCT FROM '0'$total$, h.state, string_to_array(m.divisor_path, '.')), ' AND '), 'true')
+    SELECT coalesce(string_agg(DISTINCT format($total$%s IS DISTINCT FROM '0'$total$, _ml_at_sql(h.state, m.divisor_path)), ' AND '), 'true')
     INTO complete FROM ml_metric m WHERE m.divisor_path IS NOT NULL;
     -- The window's bounds are converted to the column's type, so that its index is used.
     RETURN QUERY EXECUTE format($query$
         WITH found AS MATERIALIZED ( -- so that each value is looked for once
-            SELECT %1$s AS t, %9$s #> $3 AS value, %9$s #> $4 AS total
+            SELECT %1$s AS t, %9$s AS value, %13$s AS total
             FROM %3$s
-            WHERE %4$s = $1::%12$s AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND (%9$s #> $3 IS DISTINCT FROM '0' OR %2$s)
+            WHERE %4$s = $1::%12$s AND %5$s AND %6$s > %7$s AND %6$s <= %8$s AND (%9$s IS DISTINCT FROM '0' OR %2$s)
         ), number AS MATERIALIZED (
             SELECT t, %10$s AS value, %11$s AS total FROM found
         ), reading AS ( -- of a total that is next to nothing, no share
-            SELECT t, CASE WHEN $4 IS NULL THEN value WHEN total > 0 AND abs(value) <= 1e15 * total THEN value / total END AS v FROM number
+            SELECT t, CASE WHEN $3 THEN value WHEN total > 0 AND abs(value) <= 1e15 * total THEN value / total END AS v FROM number
         ), measured AS (
-            SELECT t, $6 * CASE WHEN $5 = 'gauge' THEN v
+            SELECT t, $5 * CASE WHEN $4 = 'gauge' THEN v
                 WHEN v >= lag(v) OVER w AND t > lag(t) OVER w
                 THEN (v - lag(v) OVER w) / extract(epoch FROM t - lag(t) OVER w)::float8 END AS v
             FROM reading WHERE v IS NOT NULL WINDOW w AS (ORDER BY t)
@@ -60,25 +60,26 @@ BEGIN
                                   ELSE (m.v - s.mean) / s.deviation END AS z
             FROM measured m, spread s WHERE abs(m.v) <= 1e15
         )
-        SELECT t, v, z, coalesce(abs(z) > $7, false),
-               CASE WHEN abs(z) > $7 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $7 THEN 'warning' ELSE 'none' END
+        SELECT t, v, z, coalesce(abs(z) > $6, false),
+               CASE WHEN abs(z) > $6 AND abs(z) > 3 THEN 'critical' WHEN abs(z) > $6 THEN 'warning' ELSE 'none' END
         FROM judged ORDER BY t
         $query$,
         h.at, complete, h.source, h.device, h.shadow, h.moment,
         format(h.bound, '(now() - make_interval(hours => $2))'), format(h.bound, 'now()'),
-        h.state, format(number, 'value'), format(number, 'total'), h.device_type)
-    USING id, hours, string_to_array(metric.path, '.'), string_to_array(metric.divisor_path, '.'), metric.kind, metric.scale, threshold;
+        _ml_at_sql(h.state, metric.path), format(number, 'value'), format(number, 'total'), h.device_type,
+        coalesce(_ml_at_sql(h.state, metric.divisor_path), 'NULL::jsonb'))
+    USING id, hours, metric.divisor_path IS NULL, metric.kind, metric.scale, threshold;
     IF FOUND THEN
         RETURN;
     END IF;
     since := now() - make_interval(hours => hours);
     EXECUTE format($query$
         SELECT string_agg(format('%%s in %%s rows', t.type, t.rows), ', ' ORDER BY t.rows DESC, t.type COLLATE "C")
-        FROM (SELECT coalesce(jsonb_typeof(%1$s #> $2), 'missing') AS type, count(*) AS rows
+        FROM (SELECT coalesce(jsonb_typeof(%1$s), 'missing') AS type, count(*) AS rows
               FROM %2$s WHERE %3$s = $1::%8$s AND %4$s AND %5$s > %6$s AND %5$s <= %7$s GROUP BY 1) AS t$query$,
-        h.state, h.source, h.device, h.shadow, h.moment,
-        format(h.bound, '$3'), format(h.bound, 'now()'), h.device_type)
-    INTO types USING id, string_to_array(metric.path, '.'), since;
+        _ml_at_sql(h.state, metric.path), h.source, h.device, h.shadow, h.moment,
+        format(h.bound, '$2'), format(h.bound, 'now()'), h.device_type)
+    INTO types USING id, since;
     RAISE EXCEPTION USING
         ERRCODE = CASE WHEN types IS NULL THEN 'ML001' ELSE 'ML003' END,
         MESSAGE = CASE WHEN types IS NULL THEN format('device %s has no readings in the window', id)
@@ -89,4 +90,4 @@ BEGIN
             h.state, h.source, h.device, id, h.shadow, h.moment);
 END
 $$;
-COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a dotted path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. No number there: ML003; no readings: ML001.';
+COMMENT ON FUNCTION ml_zscore(uuid, text, int, float8) IS 'Needs no model: how many standard deviations each value of a field (a path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. No number there: ML003; no readings: ML001.';

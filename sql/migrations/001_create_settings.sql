@@ -57,17 +57,14 @@ CREATE TABLE ml_metric (
     least_deviation float8 CHECK (least_deviation BETWEEN 0 AND 1e15),
     enabled      boolean NOT NULL DEFAULT true,
     built_in     boolean NOT NULL DEFAULT false,
-    -- Each part is a parameter of the statement that reads the history.
-    CHECK (length(path) - length(replace(path, '.', '')) < 32),
-    CHECK (length(divisor_path) - length(replace(divisor_path, '.', '')) < 32),
     CHECK (lower_bound < upper_bound),
     CHECK (limit_low < limit_high),
     CHECK (divisor_path IS NULL OR kind = 'gauge')
 );
 COMMENT ON TABLE ml_metric IS 'What detection looks at, and what forecasts and z scores may be asked for by name, one row a metric: value at path (over the value at divisor_path) times scale, or the rate per second of a counter. Add rows for fields of your own; models follow at their next training.';
 COMMENT ON COLUMN ml_metric.name IS 'What the metric is called in answers.';
-COMMENT ON COLUMN ml_metric.path IS 'Dotted path in the reported state, for instance system.cpuUsage.';
-COMMENT ON COLUMN ml_metric.divisor_path IS 'Dotted path of the total that the value is divided by; a total of 0 marks a failed collection.';
+COMMENT ON COLUMN ml_metric.path IS 'Path in the reported state, for instance system.cpuUsage, "my.key".value or sensors[name=t1].value.';
+COMMENT ON COLUMN ml_metric.divisor_path IS 'Path of the total that the value is divided by; a total of 0 marks a failed collection.';
 COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';
 COMMENT ON COLUMN ml_metric.kind IS 'gauge: the value itself; counter: it grows until it resets, and its rate per second is used.';
 COMMENT ON COLUMN ml_metric.unit IS 'Unit of the value (of a counter: of its rate), for documents and pictures: %, B/s.';

@@ -33,7 +33,7 @@ CREATE TABLE ml_device_forecast (
 );
 COMMENT ON TABLE ml_device_forecast IS 'Forecast fields of single devices, in place of the setting forecast_fields; an empty array means none.';
 COMMENT ON COLUMN ml_device_forecast.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_device_forecast.fields IS 'Dotted paths or names of metrics.';
+COMMENT ON COLUMN ml_device_forecast.fields IS 'Paths or names of metrics.';
 
 CREATE TABLE ml_anomaly (
     device_uuid uuid NOT NULL,
@@ -84,7 +84,7 @@ CREATE TABLE ml_forecast_point (
 COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
 COMMENT ON COLUMN ml_forecast_point.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_forecast_point."timestamp" IS 'The time that is forecast.';
-COMMENT ON COLUMN ml_forecast_point.field IS 'What is forecast: a dotted path or a metric''s name.';
+COMMENT ON COLUMN ml_forecast_point.field IS 'What is forecast: a path or a metric''s name.';
 COMMENT ON COLUMN ml_forecast_point.kind IS 'The forecaster that made the forecast, as in ml_model.kind.';
 COMMENT ON COLUMN ml_forecast_point.predicted IS 'The forecast value.';
 COMMENT ON COLUMN ml_forecast_point.lower IS 'Lower end of the interval.';

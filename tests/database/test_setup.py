@@ -35,6 +35,7 @@ def test_it_says_what_it_found_and_sets_all_of_it(db, one, plant):
     assert found["time"].startswith("milliseconds since 1970; the newest rows looked at are of ")
     assert found["rhythm"] == "a row every 00:00:30, as a rule"
     assert "rows looked at; " in found["readings"]
+    assert found["fields"].startswith("2 numbers: sensors.bme688.hum, sensors.bme688.temp; ")
     assert found["index"].splitlines()[1] == (
         'CREATE INDEX CONCURRENTLY ON "Plant 7"."Raw data" ("Sensor Id", "At" DESC);'
     )
@@ -45,7 +46,7 @@ def test_it_says_what_it_found_and_sets_all_of_it(db, one, plant):
 
 def test_three_statements_give_anomalies_under_the_names_that_people_have(db, one, plant):
     db.execute(CALL)
-    db.execute("INSERT INTO ml_metric (name, path) VALUES ('temp', 'sensors.bme688.temp')")
+    db.execute("SELECT ml_discover(apply => true)")
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     db.execute("CALL ml_retrain()")
     db.execute("CALL ml_scan()")
