@@ -111,19 +111,21 @@ AS $$
         WINDOW w AS (PARTITION BY l.path, l.is_text, m.device ORDER BY m.n)
     ), by_device AS (
         SELECT v.path, v.is_text, v.device, max(v.parts) AS parts, count(*) AS n, min(v.x) AS low, max(v.x) AS high, bool_and(v.whole) AS whole,
+               -- A failed collection is all zeros, whatever never changes.
+               min(v.x) = max(v.x) OR 100 * count(*) FILTER (WHERE v.x = 0) <= count(*) AND min(v.x) FILTER (WHERE v.x <> 0) = max(v.x) FILTER (WHERE v.x <> 0) AS constant,
                count(v.step) AS steps, count(*) FILTER (WHERE v.step > 0) AS rises, count(*) FILTER (WHERE v.step < 0) AS falls,
                count(v.step) FILTER (WHERE v.near) AS near, count(*) FILTER (WHERE v.near AND v.step <> 0) AS near_changes,
                count(*) FILTER (WHERE v.near AND v.step < 0 AND 2 * v.x > v.x - v.step) AS slips -- falls that are no reset
         FROM valued v GROUP BY v.path, v.is_text, v.device
     ), by_path AS (
         SELECT d.path, d.is_text, max(d.parts) AS parts, sum(d.n) AS n, max(d.n::float8 / t.n) AS most, min(d.low) AS low, max(d.high) AS high,
-               bool_and(d.whole) AS whole, sum(d.steps) AS steps, sum(d.rises) AS rises, sum(d.falls) AS falls, sum(d.near) AS near, sum(d.near_changes) AS near_changes, sum(d.slips) AS slips
+               bool_and(d.whole) AS whole, bool_and(d.constant) AS constant, sum(d.steps) AS steps, sum(d.rises) AS rises, sum(d.falls) AS falls, sum(d.near) AS near, sum(d.near_changes) AS near_changes, sum(d.slips) AS slips
         FROM by_device d JOIN (SELECT m.device, count(*) AS n FROM message m GROUP BY m.device) AS t ON t.device = d.device
         GROUP BY d.path, d.is_text
     )
     SELECT DISTINCT ON (p.path) p.path, p.parts, p.n::float8 / cardinality(states), p.most, p.low, p.high,
            CASE WHEN p.near > 0 THEN p.near_changes::float8 / p.near::float8 WHEN p.steps > 0 THEN (p.rises + p.falls)::float8 / p.steps::float8 END,
-           CASE WHEN p.is_text THEN 'text' WHEN p.steps > 0 AND p.rises + p.falls = 0 THEN 'constant'
+           CASE WHEN p.is_text THEN 'text' WHEN p.steps > 0 AND p.constant THEN 'constant'
                 WHEN p.whole AND p.steps >= 5 AND 2 * p.rises >= p.steps AND 10 * p.falls <= p.rises AND 50 * p.slips <= p.rises THEN 'counter' ELSE 'gauge' END
     FROM by_path p ORDER BY p.path, p.is_text
 $$;

@@ -155,6 +155,9 @@ def test_a_metric_is_known_however_its_path_is_written(db, told, put):
         ([20 + n // 20 for n in range(60)], "gauge"),  # a room that gets warmer
         ([*range(30), *range(30, 0, -1)], "gauge"),
         ([5] * 30, "constant"),
+        ([*[5] * 99, 0], "constant"),  # but for a collection that failed
+        ([*[5] * 99, 6], "gauge"),
+        ([*[0] * 99, 1], "gauge"),
         ([5], "gauge"),  # cannot be told
         ([1, 2, 3], "gauge"),
         (["1", "2"], "text"),
