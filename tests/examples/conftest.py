@@ -27,6 +27,8 @@ PARIS, BERLIN, ATHENS, VIENNA = (
 # Short trainings: how good a model is has tests of its own. With a limit that low a
 # breach is foretold.
 PREPARE = f"""
+SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
+                'shadow_name', 'device-state', device_name => 'public.devices.name');
 UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_setting SET value = '{{"system.cpuUsage": 3}}' WHERE name = 'forecast_limits';
