@@ -219,6 +219,20 @@ def test_a_device_of_any_id_is_found_and_named(odd, serve, visit):
     assert caught.value.sqlstate == "ML003"
 
 
+def test_a_long_id_stays_within_the_page(odd, serve, visit):
+    odd.execute("INSERT INTO telemetry SELECT repeat('x', 1000), at, doc FROM telemetry")
+    odd.execute("CALL ml_scan()")
+    with serve(**environment(odd)) as address:
+        page = ready(visit(address))
+        page.get_by_role("link", name="xxx").click()
+        expect(page.locator("h1")).to_contain_text("xxx")
+        for place in ("#/", f"#/device/{1000 * 'x'}", f"#/device/{1001 * 'x'}"):
+            page.goto(f"{address}/{place}")
+            for size in (TABLET, PHONE):
+                page.set_viewport_size(size)
+                assert ready(page).evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+
 # ---- keys and sizes ----------------------------------------------------------------
 
 
