@@ -21,6 +21,8 @@ FRESH = timedelta(hours=1)
 # A live fleet's last readings are not due yet: they appear one after the other, as
 # those of real devices do, and some faults are still going on.
 LEAD = timedelta(hours=2)
+NAMES = """SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
+    'shadow_name', 'device-state', device_name => 'public.devices.name')"""
 # The models learn from what precedes the first fault.
 TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
 DETECT = "SELECT ml_detect(%s, hours => 25, max_anomalies => 100000)"
@@ -84,6 +86,7 @@ def prepare(
     conn.execute("DELETE FROM demo_state")
     conn.execute("DROP EXTENSION IF EXISTS pyml CASCADE")
     conn.execute("CREATE EXTENSION pyml CASCADE")
+    conn.execute(NAMES)
     for number, device in enumerate(FLEET, 1):
         say(f"training the forest of {device.name} ({number} of {len(FLEET)})")
         conn.execute(TRAIN, (device.uuid, now.replace(tzinfo=UTC)))

@@ -135,11 +135,11 @@ function tellFreshness() {
 
 function open() {
   const [path = "", query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [kind, uuid] = path.split("/");
+  const [kind, id] = path.split("/");
   if (location.hash === "#main") return main.focus();
   const first = page === undefined;
   const options = new URLSearchParams(query);
-  page = kind === "device" && uuid ? devicePage(decodeURIComponent(uuid), options) : fleetPage();
+  page = kind === "device" && id ? devicePage(decodeURIComponent(id), options) : fleetPage();
   updated = undefined;
   document.title = `${page.title} · pyml`;
   notice.hidden = true;

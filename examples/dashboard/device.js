@@ -1,6 +1,6 @@
 // One device: its history with the anomalies marked, the forecast going on from it, and why.
 
-import { badge, clock, counted, fill, h, number, span, time, why, zone } from "./format.js";
+import { address, badge, clock, counted, fill, h, number, quoted, span, time, why, zone } from "./format.js";
 import { breachList, incidentList, section } from "./fleet.js";
 import { draw } from "./plot.js";
 
@@ -11,11 +11,11 @@ const LISTED = 8;
 const REASONS = 2;
 
 /**
- * @param {string} uuid
+ * @param {string} id
  * @param {URLSearchParams} options
  * @returns {import("./app.js").Page}
  */
-export function devicePage(uuid, options) {
+export function devicePage(id, options) {
   const asked = options.get("field");
   const hours = Number(options.get("hours")) || 24;
   const query = new URLSearchParams({ ...(asked && { field: asked }), hours: String(hours) });
@@ -38,11 +38,11 @@ export function devicePage(uuid, options) {
   function show(found) {
     const { device, field } = found;
     fill(head, ...heading(found));
-    if (!controls.firstChild) fill(controls, ...pickers(uuid, found.fields, field, hours));
+    if (!controls.firstChild) fill(controls, ...pickers(id, found.fields, field, hours));
     if (found.history.length === 0) {
       plot?.destroy();
       plot = undefined;
-      fill(picture, nothing(uuid, field, hours));
+      fill(picture, nothing(id, field, hours));
     } else {
       plot ??= draw(picture);
       plot.show(found);
@@ -56,7 +56,7 @@ export function devicePage(uuid, options) {
     );
     return { title: device.name, scanned: device.scanned_at };
   }
-  return { title: "Device", source: `/devices/${encodeURIComponent(uuid)}?${query}`, element, show };
+  return { title: "Device", source: `/devices/${encodeURIComponent(id)}?${query}`, element, show };
 }
 
 /** @param {DevicePage} found */
@@ -71,14 +71,14 @@ function heading({ device }) {
   return [
     h("p", { class: "crumb" }, h("a", { href: "#/" }, "← Fleet")),
     h("h1", {}, device.name, " ", badge(device.status)),
-    h("p", { class: "muted uuid" }, device.device_uuid),
+    device.device_id !== device.name && h("p", { class: "muted id" }, device.device_id),
     h("dl", { class: "facts" }, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     device.error && h("p", { class: "notice" }, `The last scan says: ${device.error}`),
   ];
 }
 
-/** @param {string} uuid @param {string[]} fields @param {string} field @param {number} hours */
-function pickers(uuid, fields, field, hours) {
+/** @param {string} id @param {string[]} fields @param {string} field @param {number} hours */
+function pickers(id, fields, field, hours) {
   const known = fields.includes(field) ? fields : [field, ...fields];
   /** @param {string} name @param {[string | number, string][]} choices @param {string | number} chosen */
   const picker = (name, choices, chosen) => {
@@ -90,7 +90,7 @@ function pickers(uuid, fields, field, hours) {
     select.addEventListener("change", () => {
       const form = /** @type {HTMLFormElement} */ (select.form);
       const chosen = new URLSearchParams(/** @type {any} */ (new FormData(form)));
-      location.hash = `#/device/${uuid}?${chosen}`;
+      location.hash = `${address(id)}?${chosen}`;
     });
     return h("label", {}, name === "field" ? "Metric " : "Range ", select);
   };
@@ -101,15 +101,15 @@ function pickers(uuid, fields, field, hours) {
   ];
 }
 
-/** @param {string} uuid @param {string} field @param {number} hours */
-function nothing(uuid, field, hours) {
+/** @param {string} id @param {string} field @param {number} hours */
+function nothing(id, field, hours) {
   const wider = HOURS.find((one) => one > hours);
   const query = new URLSearchParams({ field, hours: String(wider) });
   return h(
     "div",
     { class: "empty" },
     h("p", {}, `No reading of ${field} in the last ${span(hours * 3600)}.`),
-    wider && h("p", {}, h("a", { href: `#/device/${uuid}?${query}` }, `Look at the last ${span(wider * 3600)}`)),
+    wider && h("p", {}, h("a", { href: `${address(id)}?${query}` }, `Look at the last ${span(wider * 3600)}`)),
   );
 }
 
@@ -134,7 +134,7 @@ function sentences(found) {
     );
   }
   if (forecast.length === 0) {
-    told.push(h("p", { class: "muted" }, "No forecast of this metric: ", h("code", {}, `SELECT ml_train_lstm('${found.device.device_uuid}', '${found.field}');`)));
+    told.push(h("p", { class: "muted" }, "No forecast of this metric: ", h("code", {}, `SELECT ml_train_lstm(${quoted(found.device.device_id)}, ${quoted(found.field)});`)));
     return told;
   }
   const level = Math.round((found.forecast_level ?? 0) * 1000) / 10;

@@ -1,6 +1,6 @@
 // The fleet: how it is, each device, what is foretold and what happened in the last day.
 
-import { ago, badge, clock, counted, fill, h, number, span, time } from "./format.js";
+import { address, ago, badge, clock, counted, fill, h, number, span, time } from "./format.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Fleet} Fleet */
 /** @typedef {import("../api-server/src/documents.ts").Incident} Incident */
@@ -67,9 +67,15 @@ export function section(title, ...content) {
   return h("section", { class: "panel" }, h("h2", {}, title), ...content);
 }
 
-/** @param {string} uuid @param {string} name @param {string} place */
-function deviceLink(uuid, name, place) {
-  return h("a", { href: `#/device/${uuid}`, id: `${place}-${uuid}` }, name);
+/** @param {{ device_uuid: string, device_id: string, name: string }} device @param {string} place */
+function deviceLink({ device_uuid, device_id, name }, place) {
+  return h("a", { href: address(device_id), id: `${place}-${device_uuid}` }, name);
+}
+
+/** The link to a device, and under its name its id. @param {Fleet["devices"][number]} device */
+function nameAndId(device) {
+  const id = device.device_id !== device.name && h("div", { class: "muted id" }, device.device_id);
+  return h("div", {}, deviceLink(device, "device"), id);
 }
 
 /** @param {Fleet["devices"]} devices */
@@ -77,7 +83,7 @@ function deviceTable(devices) {
   const names = ["Device", "Status", "Incidents open", "Anomalies, 24 h", "Last reading", "Oldest model", "Drift"];
   const rows = devices.map((device) => {
     const cells = [
-      deviceLink(device.device_uuid, device.name, "device"),
+      nameAndId(device),
       badge(device.status),
       number(device.open_incidents),
       number(device.anomalies_24h),
@@ -106,7 +112,7 @@ export function breachList(breaches) {
       h(
         "span",
         {},
-        deviceLink(breach.device_uuid, breach.name, `breach-${breach.field}`),
+        deviceLink(breach, `breach-${breach.field}`),
         ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${number(breach.limit_value)} `,
         time(breach.breach_at, (moment) => `from ${clock(moment)}, ${ago(moment)}`),
         ` (at ${low ? "least" : "most"} ${number(breach.worst_predicted)})`,
@@ -139,7 +145,7 @@ function incident(one, named) {
     h(
       "span",
       {},
-      named && deviceLink(one.device_uuid, one.name, `incident-${one.started_at}`),
+      named && deviceLink(one, `incident-${one.started_at}`),
       named && " ",
       h("strong", {}, one.leading_metric ?? "several metrics"),
       one.open ? " since " : " from ",

@@ -31,6 +31,16 @@ export function fill(element, ...children) {
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
+/** The page of a device. @param {string} id */
+export function address(id) {
+  return `#/device/${encodeURIComponent(id)}`;
+}
+
+/** A text as it stands in a statement. @param {string} text */
+export function quoted(text) {
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hour12: false });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });

@@ -17,6 +17,8 @@ END
     psql -X -q -d fleet -v ON_ERROR_STOP=1 -v password="$API_PASSWORD" \
         -f /usr/src/pyml/demo/history.sql -f - << 'END'
 CREATE EXTENSION pyml CASCADE;
+SELECT * FROM ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
+    'shadow_name', 'device-state', device_name => 'public.devices.name');
 CREATE EXTENSION pg_cron;
 SELECT * FROM ml_schedule();
 CREATE ROLE api LOGIN PASSWORD :'password';

@@ -27,6 +27,8 @@ PARIS, BERLIN, ATHENS, VIENNA = (
 # Short trainings: how good a model is has tests of its own. With a limit that low a
 # breach is foretold.
 PREPARE = f"""
+SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
+                'shadow_name', 'device-state', device_name => 'public.devices.name');
 UPDATE ml_setting SET value = '3' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_metric SET limit_high = 3 WHERE name = 'cpu_usage';
@@ -91,6 +93,37 @@ def run(*command: str) -> None:
     """Run a command of the API server's; what it says is shown where it fails."""
     done = subprocess.run(command, cwd=SERVER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# A device as people may call it: everything that a URL, a page or SQL would take for its own.
+ODD = "hall 3/o'clock <50%2F?>"
+OF_ITS_OWN = """
+CREATE TABLE telemetry (thing text, at bigint, doc jsonb);
+INSERT INTO telemetry
+SELECT %(odd)s, 1000 * extract(epoch FROM now() - i * interval '1 minute')::bigint,
+       jsonb_build_object('system', jsonb_build_object('cpuUsage',
+           CASE WHEN i < 5 THEN 99 ELSE 20 + 10 * sin(i / 30.0) + i * 7919 %% 5 END))
+FROM generate_series(0, 1200) AS i;
+CREATE INDEX ON telemetry (thing, at DESC);
+CREATE TABLE thing (id text PRIMARY KEY, label text);
+INSERT INTO thing VALUES (%(odd)s, 'Hall clock');
+SELECT ml_setup('telemetry', 'thing', 'at', 'doc', device_name => 'public.thing.label');
+UPDATE ml_setting SET value = '1' WHERE name = 'epochs';
+UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
+UPDATE ml_setting SET value = '{"system.cpuUsage": 3}' WHERE name = 'forecast_limits';
+SELECT ml_train_forest(%(odd)s, as_of => now() - interval '10 minutes');
+SELECT ml_train_lstm(%(odd)s);
+CALL ml_scan();
+"""
+
+
+@pytest.fixture
+def odd(db: psycopg.Connection) -> psycopg.Connection:
+    """A database whose history has ids of text, and in it one device, which has a name."""
+    with psycopg.ClientCursor(db) as cursor:
+        for statement in OF_ITS_OWN.split(";\n"):
+            cursor.execute(statement, {"odd": ODD})
+    return db
 
 
 @contextmanager

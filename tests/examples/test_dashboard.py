@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from .conftest import ATHENS, BERLIN, PARIS, VIENNA
+from .conftest import ATHENS, BERLIN, ODD, PARIS, VIENNA
 from .test_api_server import environment
 
 pytestmark = pytest.mark.browser
@@ -95,7 +95,7 @@ def test_the_fleets_figures_are_those_of_sql(api, fleet, visit):
         "all => all.map(r => [...r.children].map(c => c.textContent))"
     )
     expected = fleet.ask(
-        "SELECT jsonb_object_agg(d.name, jsonb_build_array(s.anomalies_24h,"
+        "SELECT jsonb_object_agg(d.name || d.uuid, jsonb_build_array(s.anomalies_24h,"
         " (SELECT coalesce(string_agg(m.key, ', ' ORDER BY m.key), '–') FROM jsonb_each(s.drift) m"
         "  WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8)))"
         " FROM ml_device_status s JOIN devices d ON d.uuid = s.device_uuid"
@@ -194,6 +194,43 @@ def test_a_device_without_a_model_shows_its_history(api, visit):
     expect(page.locator("h1")).to_contain_text("untrained")
     assert len(plotted(page, "history")) > 1000
     assert "SELECT ml_train_lstm(" in page.locator("main").inner_text()
+
+
+def test_a_device_of_any_id_is_found_and_named(odd, serve, visit):
+    with serve(**environment(odd)) as address:
+        page = ready(visit(address, viewport=PHONE))
+        expect(page.locator(".devices .id")).to_have_text(ODD)
+        page.locator(".devices").get_by_role("link", name="Hall clock").click()
+        expect(page.locator("h1")).to_contain_text("Hall clock")
+        expect(page.locator(".id")).to_have_text(ODD)
+        ready(page)
+        assert len(plotted(page, "forecast")) > 1
+        page.locator("#hours").select_option("3")
+        page.wait_for_url(re.compile("hours=3$"))
+        expect(page.locator("h1")).to_contain_text("Hall clock")
+        page.evaluate("location.hash = location.hash.replace('cpu_usage', 'memory')")
+        expect(page.locator(".picture")).to_contain_text("No reading of memory")
+        statement = page.locator("code").inner_text()
+        page.get_by_role("link", name="Look at the last 12 h").click()
+        expect(page.locator("#hours")).to_have_value("12")
+        expect(page.locator("h1")).to_contain_text("Hall clock")
+    with pytest.raises(psycopg.Error) as caught:
+        odd.execute(statement)
+    assert caught.value.sqlstate == "ML003"
+
+
+def test_a_long_id_stays_within_the_page(odd, serve, visit):
+    odd.execute("INSERT INTO telemetry SELECT repeat('x', 1000), at, doc FROM telemetry")
+    odd.execute("CALL ml_scan()")
+    with serve(**environment(odd)) as address:
+        page = ready(visit(address))
+        page.get_by_role("link", name="xxx").click()
+        expect(page.locator("h1")).to_contain_text("xxx")
+        for place in ("#/", f"#/device/{1000 * 'x'}", f"#/device/{1001 * 'x'}"):
+            page.goto(f"{address}/{place}")
+            for size in (TABLET, PHONE):
+                page.set_viewport_size(size)
+                assert ready(page).evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
 # ---- keys and sizes ----------------------------------------------------------------

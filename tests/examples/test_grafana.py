@@ -76,15 +76,13 @@ def test_the_variables_and_annotations_have_something_to_offer(answer):
     assert rows
 
 
-def test_without_a_table_of_names_the_view_of_the_readme_takes_its_place(fleet):
-    (view,) = re.findall(r"^CREATE VIEW .*;$", (EXAMPLES / "grafana/README.md").read_text(), re.M)
-    with psycopg.connect(fleet.dsn) as conn:
-        # Found before the table, which other tests are reading.
-        conn.execute("CREATE SCHEMA nameless; SET LOCAL search_path = nameless, public")
-        conn.execute(view)
-        for _, target in PANELS.values():
-            conn.execute(expanded(target["rawSql"]))
-        conn.rollback()
+def test_a_device_of_any_id_is_offered_by_its_name_and_has_its_panels(odd):
+    device = BOARD["templating"]["list"][1]
+    ((name, uuid),) = odd.execute(expanded(device["query"])).fetchall()
+    assert name == "Hall clock"
+    for title, (_, target) in PANELS.items():
+        sql = expanded(target["rawSql"]).replace(BERLIN, uuid)
+        assert odd.execute(sql).fetchall(), title
 
 
 def test_the_forecast_lies_in_the_future_of_the_readings(answer):

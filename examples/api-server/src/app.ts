@@ -27,6 +27,7 @@ export async function application(primary: Database, reads: Database): Promise<F
   const app = fastify({
     logger: { level: process.env.LOG_LEVEL ?? "warn" },
     forceCloseConnections: true, // a stop ends what runs, in the database too
+    routerOptions: { maxParamLength: 16_384 }, // as much as a request's line may hold: the schemas are stricter
   }).withTypeProvider<TypeBoxTypeProvider>();
 
   // What the database says is what the client gets: the schemas describe it, they do not filter.

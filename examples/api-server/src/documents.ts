@@ -10,7 +10,9 @@ const object = <T extends Record<string, TSchema>>(properties: T) =>
   Type.Object(properties, { additionalProperties: false });
 const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 const Time = Type.String({ format: "date-time" });
-const Uuid = Type.String({ format: "uuid" });
+const Uuid = Type.String({ format: "uuid", description: "By which pyml's own tables know the device." });
+const Id = Type.String({ description: "By which the history knows the device." });
+const Name = Type.String({ description: "The device's; its id where it has none." });
 const Figures = Type.Record(Type.String(), Type.Unknown());
 const Severity = Type.Enum(["warning", "critical"]);
 
@@ -27,6 +29,7 @@ export const Reason = object({
 
 export const TrainedForest = object({
   device_uuid: Uuid,
+  device_id: Id,
   model_id: Type.Integer(),
   training_samples: Type.Integer(),
   rejected_samples: Type.Integer(),
@@ -53,6 +56,7 @@ export const Anomaly = Type.Object(
 
 export const Detection = object({
   device_uuid: Uuid,
+  device_id: Id,
   analyzed_points: Type.Integer(),
   anomalies_detected: Type.Integer(),
   anomalies: Type.Array(Anomaly),
@@ -73,6 +77,7 @@ export const Detection = object({
 
 export const TrainedForecast = object({
   device_uuid: Uuid,
+  device_id: Id,
   field: Type.String(),
   model_id: Type.Integer(),
   accepted: Type.Boolean({ description: "Whether it replaced the model in force." }),
@@ -94,6 +99,7 @@ export const Prediction = object({
 
 export const Forecast = object({
   device_uuid: Uuid,
+  device_id: Id,
   field: Type.String(),
   unit: nullable(Type.String()),
   predictions: Type.Array(Prediction),
@@ -116,6 +122,7 @@ export const Forecast = object({
 
 export const ModelInfo = object({
   device_uuid: Uuid,
+  device_id: Id,
   models: Type.Array(
     object({
       model_id: Type.Integer(),
@@ -141,6 +148,7 @@ export const ModelInfo = object({
 
 export const TwinAnomalies = object({
   deviceUuid: Uuid,
+  deviceId: Id,
   field: Type.String(),
   timeRange: object({ from: Time, to: Time }),
   statistics: object({
@@ -177,7 +185,8 @@ export const Status = Type.Enum(
 
 export const Device = object({
   device_uuid: Uuid,
-  name: Type.String(),
+  device_id: Id,
+  name: Name,
   status: Status,
   error: nullable(Type.String()),
   open_incidents: Type.Integer(),
@@ -197,7 +206,8 @@ export const Device = object({
 
 export const Incident = object({
   device_uuid: Uuid,
-  name: Type.String(),
+  device_id: Id,
+  name: Name,
   started_at: Time,
   ended_at: Time,
   open: Type.Boolean({ description: "The next anomaly would join it." }),
@@ -210,7 +220,8 @@ export const Incident = object({
 
 export const Breach = object({
   device_uuid: Uuid,
-  name: Type.String(),
+  device_id: Id,
+  name: Name,
   field: Type.String(),
   limit_value: Type.Number(),
   breach_at: Time,
@@ -245,7 +256,8 @@ export const FleetAlerts = object({
   alerts: Type.Array(
     object({
       deviceUuid: Uuid,
-      deviceName: Type.String(),
+      deviceId: Id,
+      deviceName: Name,
       severity: Severity,
       alerts: Type.Array(Type.String()),
     }),

@@ -7,7 +7,9 @@ import { call, type Database, type Statement } from "./database.js";
 import * as documents from "./documents.js";
 import * as statements from "./statements.js";
 
-const Uuid = Type.Object({ uuid: Type.String({ format: "uuid" }) });
+const Device = Type.Object({
+  device: Type.String({ minLength: 1, maxLength: 1000, description: "The device's id in the history." }),
+});
 /** Ranges are the database's business: it answers with what is allowed and what to do. */
 const hours = Type.Optional(Type.Integer());
 const field = Type.Optional(Type.String({ description: "A metric's name or a dotted path." }));
@@ -26,7 +28,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
   const read = <T>(request: FastifyRequest, statement: Statement) =>
     reads.document<T>(statement, request.gone);
 
-  // Names are optional, and a table of them may be made at any time: asked once a minute.
+  // A table of names that pyml was not told of may be made at any time: asked once a minute.
   let asked = -Infinity;
   let named = false;
   const names = async (request: FastifyRequest) => {
@@ -38,65 +40,65 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
   };
 
   app.post(
-    "/ml/anomalies/train/:uuid",
+    "/ml/anomalies/train/:device",
     {
       schema: {
         ...shown("Train an Isolation Forest and put it in force", documents.TrainedForest),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({ hours, contamination: Type.Optional(Type.Number()) }),
       },
     },
     (request) => {
       const { hours, contamination } = request.query;
-      const statement = call("ml_train_forest", { device: request.params.uuid, hours, contamination });
+      const statement = call("ml_train_forest", { device: request.params.device, hours, contamination });
       return train<documents.TrainedForest>(request, statement);
     },
   );
 
   app.get(
-    "/ml/anomalies/detect/:uuid",
+    "/ml/anomalies/detect/:device",
     {
       schema: {
         ...shown("Anomalies of the last hours, with their reasons", documents.Detection),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({ hours }),
       },
     },
     (request) => {
       const { hours } = request.query;
-      const statement = call("ml_detect", { device: request.params.uuid, hours });
+      const statement = call("ml_detect", { device: request.params.device, hours });
       return read<documents.Detection>(request, statement);
     },
   );
 
   app.post(
-    "/ml/forecasts/train/:uuid",
+    "/ml/forecasts/train/:device",
     {
       schema: {
         ...shown("Train a forecast of a field", documents.TrainedForecast),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({ field, hours }),
       },
     },
     (request) => {
       const { field, hours } = request.query;
-      const statement = call("ml_train_lstm", { device: request.params.uuid, field, hours });
+      const statement = call("ml_train_lstm", { device: request.params.device, field, hours });
       return train<documents.TrainedForecast>(request, statement);
     },
   );
 
   app.get(
-    "/ml/forecasts/predict/:uuid",
+    "/ml/forecasts/predict/:device",
     {
       schema: {
         ...shown("What comes next, with 90 % intervals", documents.Forecast),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({ field, horizon: Type.Optional(Type.Integer()) }),
       },
     },
     (request) => {
       const { field, horizon } = request.query;
-      const statement = call("ml_forecast", { device: request.params.uuid, field, horizon });
+      const statement = call("ml_forecast", { device: request.params.device, field, horizon });
       return read<documents.Forecast>(request, statement);
     },
   );
@@ -106,29 +108,30 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     ["forecasts", "lstm"],
   ] as const) {
     app.get(
-      `/ml/${path}/model-info/:uuid`,
+      `/ml/${path}/model-info/:device`,
       {
         schema: {
           ...shown(`The device's ${kind} models, those in force first`, documents.ModelInfo),
-          params: Uuid,
+          params: Device,
           querystring: Type.Object({ field }),
         },
       },
       async (request) => {
-        const { uuid } = request.params;
-        const statement = statements.modelInfo(uuid, kind, request.query.field);
+        const { device } = request.params;
+        const statement = statements.modelInfo(device, kind, request.query.field);
         const found = await read<documents.ModelInfo>(request, statement);
-        return found ?? missing(`device ${uuid} has no ${kind} model`, `POST /ml/${path}/train/${uuid}`);
+        const hint = `POST /ml/${path}/train/${encodeURIComponent(device)}`;
+        return found ?? missing(`device ${device} has no ${kind} model`, hint);
       },
     );
   }
 
   app.get(
-    "/devices/:uuid/twin/anomalies",
+    "/devices/:device/twin/anomalies",
     {
       schema: {
         ...shown("z scores: needs no model", documents.TwinAnomalies),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({
           field: Type.String({ default: "system.cpuUsage" }),
           hours: Type.Integer({ default: 168 }),
@@ -138,17 +141,17 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     },
     (request) => {
       const { field, hours, threshold } = request.query;
-      const statement = statements.twinAnomalies(request.params.uuid, field, hours, threshold);
+      const statement = statements.twinAnomalies(request.params.device, field, hours, threshold);
       return read<documents.TwinAnomalies>(request, statement);
     },
   );
 
   app.get(
-    "/devices/:uuid",
+    "/devices/:device",
     {
       schema: {
         ...shown("One device: its status, history, anomalies and forecast", documents.DevicePage),
-        params: Uuid,
+        params: Device,
         querystring: Type.Object({
           field,
           hours: Type.Integer({ default: 24 }),
@@ -156,13 +159,13 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
       },
     },
     async (request) => {
-      const { uuid } = request.params;
+      const { device } = request.params;
       const { field, hours } = request.query;
-      const statement = statements.device(await names(request), uuid, field, hours);
+      const statement = statements.device(await names(request), device, field, hours);
       type Page = documents.DevicePage;
       const found = await read<Omit<Page, "history"> | undefined>(request, statement);
-      if (!found) return missing(`device ${uuid} has no model and was never scanned`, "CALL ml_scan();");
-      const readings = read<Page["history"]>(request, statements.history(uuid, found.field, hours));
+      if (!found) return missing(`device ${device} has no model and was never scanned`, "CALL ml_scan();");
+      const readings = read<Page["history"]>(request, statements.history(device, found.field, hours));
       const history = await readings.catch((error: { code?: string }) => {
         // No reading, or no number in that field: an empty chart beside all that is known.
         if (error.code === "ML001" || error.code === "ML003") return [];

@@ -2,7 +2,10 @@
 
 import type { Statement } from "./database.js";
 
-/** Whether there is a table of names, as the role of the server sees it. */
+/**
+ * Whether there is a table of names that pyml was not told of (ml_setup, device_name), as
+ * the role of the server sees it.
+ */
 export const NAMES: Statement = {
   text: `SELECT to_jsonb(count(*) = 2) AS document FROM pg_attribute a
     WHERE a.attrelid = to_regclass('devices') AND NOT a.attisdropped
@@ -11,31 +14,38 @@ export const NAMES: Statement = {
   values: [],
 };
 
+/** The device of the id in `$1`, looked up once in a statement. */
+const ASKED = "asked AS MATERIALIZED (SELECT ml_uuid($1) AS device)";
+/** Its id as the history has it; what no scan or training has met yet goes by what was asked for. */
+const ID = "coalesce((SELECT d.device_id FROM asked JOIN ml_device d ON d.device_uuid = asked.device), $1)";
+
 /**
- * Each device with its status, and its incidents of the last day; `$1` narrows it to one.
+ * Each device with its status, and its incidents of the last day; or the one in `$1`.
  *
- * An incident is open while the next anomaly would join it. Without a table of names a
- * device is called by its uuid.
+ * An incident is open while the next anomaly would join it.
  */
-const fleetOf = (names: boolean) => `
-WITH named AS (
-  SELECT s.*, ${names ? "coalesce(d.name::text, s.device_uuid::text)" : "s.device_uuid::text"} AS name
+const fleetOf = (names: boolean, one = false) => {
+  // Not OR: so an index finds the one.
+  const only = (table: string) => (one ? `${table}.device_uuid = (SELECT device FROM asked)` : "true");
+  return `
+WITH ${one ? `${ASKED}, ` : ""}named AS (
+  SELECT s.*, ${names ? "coalesce(nullif(s.device_name, s.device_id), d.name::text, s.device_id)" : "s.device_name"} AS name
   FROM ml_device_status s${names ? " LEFT JOIN devices d ON d.uuid = s.device_uuid" : ""}
-  WHERE $1::uuid IS NULL OR s.device_uuid = $1
+  WHERE ${only("s")}
 ), incident AS (
-  SELECT i.device_uuid, n.name, i.started_at, i.ended_at,
+  SELECT i.device_uuid, n.device_id, n.name, i.started_at, i.ended_at,
          i.ended_at >= n.last_reading_at - make_interval(mins => g.value::int) AS open,
          i.severity, i.worst_score, i.leading_metric, i.readings, i.tiers
   FROM ml_incidents i JOIN named n USING (device_uuid)
   JOIN ml_setting g ON g.name = 'incident_gap_minutes'
   WHERE i.started_at > now() - interval '8 days' AND i.ended_at > now() - interval '1 day'
-    AND ($1::uuid IS NULL OR i.device_uuid = $1)
+    AND ${only("i")}
 ), breach AS (
-  SELECT b.device_uuid, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
+  SELECT b.device_uuid, n.device_id, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
   FROM ml_breaches b JOIN named n USING (device_uuid)
-  WHERE $1::uuid IS NULL OR b.device_uuid = $1
+  WHERE ${only("b")}
 ), fleet AS (
-  SELECT n.device_uuid, n.name,
+  SELECT n.device_uuid, n.device_id, n.name,
          CASE WHEN i.critical THEN 'critical'
               WHEN n.scan_outcome = 'failed' AND n.sqlstate <> 'ML002' THEN 'failing'
               WHEN i.open > 0 OR b.breaches > 0 THEN 'warning'
@@ -55,6 +65,7 @@ WITH named AS (
              FROM incident GROUP BY device_uuid) AS i USING (device_uuid)
   LEFT JOIN (SELECT device_uuid, count(*) AS breaches FROM breach GROUP BY device_uuid) AS b USING (device_uuid)
 )`;
+};
 
 const HEALTH = `
   SELECT jsonb_build_object(
@@ -74,7 +85,7 @@ const INCIDENTS = `(SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.started_at 
 const BREACHES = `(SELECT coalesce(jsonb_agg(to_jsonb(b) ORDER BY b.breach_at, b.name), '[]') FROM breach b)`;
 
 export function fleetHealth(names: boolean): Statement {
-  return { text: `${fleetOf(names)} SELECT (${HEALTH}) AS document`, values: [null] };
+  return { text: `${fleetOf(names)} SELECT (${HEALTH}) AS document`, values: [] };
 }
 
 export function fleet(names: boolean): Statement {
@@ -83,7 +94,7 @@ export function fleet(names: boolean): Statement {
       'devices', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position(
         ARRAY['critical', 'failing', 'warning', 'silent', 'untrained', 'ok'], f.status), f.name), '[]') FROM fleet f),
       'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}) AS document`,
-    values: [null],
+    values: [],
   };
 }
 
@@ -91,55 +102,55 @@ export function fleet(names: boolean): Statement {
 export function fleetAlerts(names: boolean): Statement {
   return {
     text: `${fleetOf(names)}, alert AS (
-      SELECT device_uuid, name, severity, started_at AS at,
+      SELECT device_uuid, device_id, name, severity, started_at AS at,
              format('Anomaly since %s: %s', to_char(started_at, 'HH24:MI TZ'), coalesce(leading_metric, 'several metrics')) AS told
       FROM incident WHERE open
       UNION ALL
-      SELECT device_uuid, name, 'warning', breach_at,
+      SELECT device_uuid, device_id, name, 'warning', breach_at,
              format('%s is forecast to reach %s at %s', field, limit_value, to_char(breach_at, 'HH24:MI TZ'))
       FROM breach
       UNION ALL
-      SELECT device_uuid, name, 'warning', scanned_at, format('The last scan failed: %s', error)
+      SELECT device_uuid, device_id, name, 'warning', scanned_at, format('The last scan failed: %s', error)
       FROM fleet WHERE status = 'failing'
       UNION ALL
-      SELECT device_uuid, name, 'warning', last_reading_at,
+      SELECT device_uuid, device_id, name, 'warning', last_reading_at,
              format('No reading since %s', to_char(last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
       FROM fleet WHERE silent
     ), device AS (
-      SELECT device_uuid, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
-      FROM alert GROUP BY device_uuid, name
+      SELECT device_uuid, device_id, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
+      FROM alert GROUP BY device_uuid, device_id, name
     )
     SELECT jsonb_build_object('total', count(*), 'alerts', coalesce(jsonb_agg(jsonb_build_object(
-        'deviceUuid', d.device_uuid, 'deviceName', d.name, 'severity', d.severity, 'alerts', d.told)
+        'deviceUuid', d.device_uuid, 'deviceId', d.device_id, 'deviceName', d.name, 'severity', d.severity, 'alerts', d.told)
         ORDER BY d.severity, jsonb_array_length(d.told) DESC, d.name), '[]')) AS document
     FROM device d`,
-    values: [null],
+    values: [],
   };
 }
 
 /** The readings of a field. */
-export function history(uuid: string, field: string, hours: number): Statement {
+export function history(id: string, field: string, hours: number): Statement {
   return {
     text: `SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', z."timestamp", 'value', z.value) ORDER BY z."timestamp"), '[]') AS document
     FROM ml_zscore($1, $2, hours => $3) AS z`,
-    values: [uuid, field, hours],
+    values: [id, field, hours],
   };
 }
 
 /** What the page of one device shows beside the readings; null for a device that pyml knows nothing of. */
-export function device(names: boolean, uuid: string, field: string | undefined, hours: number): Statement {
+export function device(names: boolean, id: string, field: string | undefined, hours: number): Statement {
   return {
     // The same numbers may be asked for by a metric's name and by its path.
-    text: `${fleetOf(names)}, asked AS (
+    text: `${fleetOf(names, true)}, chosen AS (
       -- Where none is asked for, what its forest looks at: the CPU, or else the first.
-      SELECT coalesce($2::text, (SELECT k FROM named n, jsonb_object_keys(n.drift) AS k WHERE n.device_uuid = $1
+      SELECT coalesce($2::text, (SELECT k FROM named n, jsonb_object_keys(n.drift) AS k WHERE n.device_uuid = (SELECT device FROM asked)
                                  ORDER BY k = 'cpu_usage' DESC, k COLLATE "C" LIMIT 1), 'cpu_usage') AS field
     ), alias AS (
-      SELECT q.field FROM asked q UNION
-      SELECT CASE WHEN m.name = q.field THEN m.path ELSE m.name END FROM ml_metric m, asked q
+      SELECT q.field FROM chosen q UNION
+      SELECT CASE WHEN m.name = q.field THEN m.path ELSE m.name END FROM ml_metric m, chosen q
       WHERE q.field IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
     ), forecast AS (
-      SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = $1 AND p.field IN (SELECT field FROM alias)
+      SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = (SELECT device FROM asked) AND p.field IN (SELECT field FROM alias)
     )
     SELECT jsonb_build_object('device', to_jsonb(f), 'field', q.field,
       -- What its forest looks at; every metric, while it has none.
@@ -151,7 +162,7 @@ export function device(names: boolean, uuid: string, field: string | undefined, 
                       'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),
                       'reasons', a.reasons) ORDER BY a."timestamp" DESC), '[]')
                     FROM ml_anomalies a
-                    WHERE a.device_uuid = $1 AND a."timestamp" > now() - make_interval(hours => $3)),
+                    WHERE a.device_uuid = (SELECT device FROM asked) AND a."timestamp" > now() - make_interval(hours => $3)),
       'incidents', ${INCIDENTS},
       'forecast', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', p."timestamp", 'predicted_value', p.predicted_value,
                      'confidence_lower', p.confidence_lower, 'confidence_upper', p.confidence_upper) ORDER BY p."timestamp"), '[]')
@@ -159,21 +170,23 @@ export function device(names: boolean, uuid: string, field: string | undefined, 
       'forecast_level', (SELECT max(p.level) FROM forecast p),
       'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
       'breaches', ${BREACHES}, 'timestamp', now()) AS document
-    FROM fleet f JOIN named s USING (device_uuid) CROSS JOIN asked q`,
-    values: [uuid, field, hours],
+    FROM fleet f JOIN named s USING (device_uuid) CROSS JOIN chosen q`,
+    values: [id, field, hours],
   };
 }
 
 /** z scores in the shape that clients of the twin know. */
 export function twinAnomalies(
-  uuid: string,
+  id: string,
   field: string,
   hours: number,
   threshold: number,
 ): Statement {
   return {
-    text: `WITH judged AS (SELECT * FROM ml_zscore($1, $2, hours => $3, threshold => $4))
-    SELECT jsonb_build_object('deviceUuid', $1::uuid, 'field', $2::text,
+    text: `WITH ${ASKED}, judged AS (
+      SELECT z.* FROM asked, ml_zscore(asked.device, $2, hours => $3, threshold => $4) AS z
+    )
+    SELECT jsonb_build_object('deviceUuid', (SELECT device FROM asked), 'deviceId', ${ID}, 'field', $2::text,
       'timeRange', jsonb_build_object('from', now() - make_interval(hours => $3), 'to', now()),
       'statistics', jsonb_build_object('dataPoints', count(*), 'mean', avg(value), 'stdDev', stddev_pop(value),
                                        'min', min(value), 'max', max(value)),
@@ -183,17 +196,18 @@ export function twinAnomalies(
       'anomalies', coalesce(jsonb_agg(jsonb_build_object('timestamp', "timestamp", 'value', value, 'zScore', z_score,
         'severity', severity) ORDER BY "timestamp") FILTER (WHERE is_anomaly), '[]')) AS document
     FROM judged`,
-    values: [uuid, field, hours, threshold],
+    values: [id, field, hours, threshold],
   };
 }
 
 /** The models of one kind; null where there is none, as the function knows them only together. */
-export function modelInfo(uuid: string, kind: "forest" | "lstm", field: string | undefined): Statement {
+export function modelInfo(id: string, kind: "forest" | "lstm", field: string | undefined): Statement {
   return {
-    text: `SELECT jsonb_build_object('device_uuid', $1::uuid, 'models', jsonb_agg(m ORDER BY n)) AS document
-    FROM jsonb_array_elements(ml_model_info($1) -> 'models') WITH ORDINALITY AS e (m, n)
+    text: `WITH ${ASKED}
+    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'models', jsonb_agg(m ORDER BY n)) AS document
+    FROM asked, jsonb_array_elements(ml_model_info(asked.device) -> 'models') WITH ORDINALITY AS e (m, n)
     WHERE m ->> 'kind' = $2 AND ($3::text IS NULL OR m ->> 'field' = $3) HAVING count(*) > 0`,
-    values: [uuid, kind, field ?? null],
+    values: [id, kind, field ?? null],
   };
 }
 
