@@ -17,11 +17,11 @@ BEGIN
         ORDER BY m.is_current DESC, m.kind COLLATE "C", m.field COLLATE "C", m.model_id DESC)
     INTO models FROM ml_model m WHERE m.device_uuid = device;
     IF models IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', device),
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', coalesce(_ml_device_id(device), device::text)),
             DETAIL = 'None was trained for it, or they were dropped.',
-            HINT = format('SELECT ml_train_forest(%L);', device);
+            HINT = format('SELECT ml_train_forest(%L);', coalesce(_ml_device_id(device), device::text));
     END IF;
-    RETURN jsonb_build_object('device_uuid', device, 'models', models);
+    RETURN jsonb_build_object('device_uuid', device, 'device_id', coalesce((SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device), device::text), 'models', models);
 END
 $$;
 COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. parameters.given holds the arguments that were given to the training, by which ml_retrain trains again; the others follow the settings. None: ML002.';
@@ -49,7 +49,7 @@ BEGIN
             HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
     END IF;
     RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, _ml_rollback.model_id),
-        'device_uuid', wanted.device_uuid, 'kind', wanted.kind, 'field', nullif(wanted.field, ''));
+        'device_uuid', wanted.device_uuid, 'device_id', coalesce((SELECT d.device_id FROM ml_device d WHERE d.device_uuid = wanted.device_uuid), wanted.device_uuid::text), 'kind', wanted.kind, 'field', nullif(wanted.field, ''));
 END
 $$;
 COMMENT ON FUNCTION _ml_rollback(bigint, bigint) IS 'What ml_rollback does once its caller has seen the model.';
