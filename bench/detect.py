@@ -80,7 +80,7 @@ class Marks:
 
 
 class Product:
-    """A recording in the database, scored through the doors."""
+    """A recording in the database, scored through the functions in SQL."""
 
     def __init__(
         self, conn: Connection, path: Path, recording: recordings.Recording, every: int = 1

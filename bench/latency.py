@@ -227,20 +227,22 @@ PHASES = {
 }
 
 
-def train(conn: Connection, door: str, device: str, as_of: datetime) -> tuple[float, list[Any]]:
+def train(conn: Connection, function: str, device: str, as_of: datetime) -> tuple[float, list[Any]]:
     """Seconds of a training, and the ms of each of its phases and of the rest."""
     started = time.monotonic()
-    conn.execute(f"SELECT {door}(%s, as_of => %s)", [device, as_of])
+    conn.execute(f"SELECT {function}(%s, as_of => %s)", [device, as_of])
     seconds = time.monotonic() - started
     spent = conn.execute("SELECT pg_temp.spent()").fetchone()[0]
-    parts = [sum(spent.get(name, 0.0) for name in functions) for functions in PHASES[door].values()]
+    parts = [
+        sum(spent.get(name, 0.0) for name in functions) for functions in PHASES[function].values()
+    ]
     return seconds, [*parts, 1000 * seconds - sum(parts)]
 
 
 def trainings(conn: Connection, device: str, as_of: datetime) -> dict[str, float]:
     """Train each model twice in a backend of its own; print where the time goes."""
     best = {}
-    for door, phases in PHASES.items():
+    for function, phases in PHASES.items():
         with psycopg.connect(conn.info.dsn, autocommit=True) as own:
             own.execute(WATCH)
             own.execute("SELECT ml_doctor()")  # the package is loaded by whatever comes first
@@ -248,9 +250,9 @@ def trainings(conn: Connection, device: str, as_of: datetime) -> dict[str, float
             own.execute("SELECT pg_temp.watch(%s)", [names])
             lines = []
             for which in ("first in a session", "again"):
-                seconds, parts = train(own, door, device, as_of)
-                lines.append((f"{door}, {which}", seconds, *parts))
-            best[door] = seconds
+                seconds, parts = train(own, function, device, as_of)
+                lines.append((f"{function}, {which}", seconds, *parts))
+            best[function] = seconds
         table(
             ["training, 7 days", "s", *(f"{phase} ms" for phase in phases), "scoring, rest ms"],
             lines,

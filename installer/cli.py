@@ -45,12 +45,12 @@ def main() -> int:
         help="the test suite; --quick leaves out what takes long; further arguments go to pytest",
     )
     test.set_defaults(call=command_test)
-    for name, call, told in (
+    for name, call, summary in (
         ("install", command_install, "the extension into a database of a server on this machine"),
         ("upgrade", command_install, "the extension to the version of this checkout"),
         ("uninstall", command_uninstall, "drop it; its files too, when no database uses them"),
     ):
-        each = commands.add_parser(name, help=told)
+        each = commands.add_parser(name, help=summary)
         each.add_argument("dsn", nargs="?", metavar="DSN", help="libpq connection string")
         each.add_argument("--into", metavar="DIR", help="where the libraries go (/opt/pyml)")
         each.set_defaults(call=call, schema=None)

@@ -65,21 +65,21 @@ def find_python(server: Server, wanted: str | None = None) -> tuple[Path, str]:
             continue
         probe = ABOUT + "; import venv, ensurepip; print(about)"
         try:
-            told = run([guess, "-I", "-c", probe], env=PLAIN_ENVIRONMENT)
+            answer = run([guess, "-I", "-c", probe], env=PLAIN_ENVIRONMENT)
         except Failure as failure:
             if "ensurepip" not in str(failure):
                 continue
             apt_install([f"{name}-venv"], f"{guess} cannot make virtual environments")
             return find_python(server, wanted)
-        if not told.startswith("{"):  # a program, but no Python
+        if not answer.startswith("{"):  # a program, but no Python
             continue
-        outside = json.loads(told)
+        outside = json.loads(answer)
         if outside["abi"] == inside["abi"]:
             return Path(guess), series
         if wanted:
-            told = ".".join(map(str, outside["version"]))
+            version = ".".join(map(str, outside["version"]))
             raise Failure(
-                f"{wanted} is Python {told}, but the server's PL/Python runs {series} "
+                f"{wanted} is Python {version}, but the server's PL/Python runs {series} "
                 f"({inside['abi']})",
                 f"give --python the path of a {name}",
             )

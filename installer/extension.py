@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from installer.doors import expanded
+from installer.api import expanded
 from installer.process import HERE, Failure, digest
 
 

@@ -49,13 +49,13 @@ def leave_nothing(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
     # A PostgreSQL server that is told to quit takes its sessions with it.
-    for told in (signal.SIGQUIT, signal.SIGKILL):
+    for number in (signal.SIGQUIT, signal.SIGKILL):
         until = time.monotonic() + 10
         left = descendants(os.getpid())
         if left:
             say(f"ending what the tests have left running: {' '.join(map(str, left))}")
         for pid in left:
-            tell(pid, told)
+            tell(pid, number)
         while descendants(os.getpid()) and time.monotonic() < until:
             time.sleep(0.1)
         with contextlib.suppress(ChildProcessError):

@@ -20,9 +20,9 @@ class Postgres:
 
     def __init__(self, bindir: Path) -> None:
         self.bindir = bindir
-        told = run([bindir / "pg_config", "--sharedir", "--pkglibdir", "--version"]).splitlines()
-        self.sharedir, self.pkglibdir = Path(told[0]), Path(told[1])
-        self.major = re.findall(r"\d+", told[2])[0]
+        found = run([bindir / "pg_config", "--sharedir", "--pkglibdir", "--version"]).splitlines()
+        self.sharedir, self.pkglibdir = Path(found[0]), Path(found[1])
+        self.major = re.findall(r"\d+", found[2])[0]
 
     def has(self, library: str) -> bool:
         """Whether a loadable module is there."""

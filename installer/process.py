@@ -74,13 +74,13 @@ def run_told(command: Sequence[str | Path], wrong: str, fix: str = "", **options
         **options,
     )
     lines: list[str] = []
-    told = time.monotonic()
+    shown = time.monotonic()
     try:
         for line in process.stdout or ():
             lines = [*lines[-20:], line.strip()]
-            if line.strip() and time.monotonic() - told > 4:
+            if line.strip() and time.monotonic() - shown > 4:
                 say("  … " + line.strip()[:90])
-                told = time.monotonic()
+                shown = time.monotonic()
     except BaseException:
         process.kill()
         raise

@@ -28,16 +28,16 @@ GRANT_AGAIN = """
 DO $$
 DECLARE
     home CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pyml');
-    held record;
+    granted record;
 BEGIN
-    FOR held IN
+    FOR granted IN
         SELECT r.rolname,
             CASE max(p.proname::text) WHEN 'ml_train_forest' THEN 'train' ELSE 'read' END AS level
         FROM pg_proc p, aclexplode(p.proacl) AS a JOIN pg_roles r ON r.oid = a.grantee
         WHERE p.pronamespace = home AND p.proname IN ('ml_detect', 'ml_train_forest')
           AND a.grantee <> p.proowner GROUP BY r.rolname
     LOOP
-        EXECUTE format('SELECT %s.ml_grant(%L, %L)', home, held.rolname, held.level);
+        EXECUTE format('SELECT %s.ml_grant(%L, %L)', home, granted.rolname, granted.level);
     END LOOP;
 END $$
 """

@@ -29,8 +29,8 @@ class PymlError(Exception):
         self.detail = detail
         self.hint = hint
 
-    def told(self) -> dict[str, str | None]:
-        """What the door in SQL raises, as data: no traceback comes with it."""
+    def as_dict(self) -> dict[str, str | None]:
+        """What the function in SQL raises, as data: no traceback comes with it."""
         return {
             "sqlstate": self.sqlstate,
             "message": self.message,

@@ -105,7 +105,7 @@ SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone
 SELECT _ml_notice($1)
 
 -- query: progress(text)
--- What a poll shows to other sessions, in pg_stat_activity; put back when the door closes.
+-- What a poll shows to other sessions, in pg_stat_activity; put back when the call ends.
 SELECT set_config('application_name', $1, true)
 
 -- query: at_home()

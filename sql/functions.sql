@@ -1,13 +1,13 @@
 -- The functions and their COMMENTs, a file a topic. Re-runnable: replaced whole at each upgrade.
 --
--- installer/extension.py puts each file in the place of its line, writes a door's two functions for its
--- one declaration (installer/doors.py), and fills in the snippets of sql/snippets.
+-- installer/extension.py puts each file in the place of its line, writes the functions that need
+-- Python for their declarations (installer/api.py), and fills in the snippets of sql/snippets.
 
 \ir functions/answers.sql
 \ir functions/paths.sql
 \ir functions/settings.sql
 \ir functions/writes.sql
-\ir functions/doors.sql
+\ir functions/api.sql
 \ir functions/models.sql
 \ir functions/history.sql
 \ir functions/zscore.sql

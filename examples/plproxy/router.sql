@@ -1,4 +1,4 @@
--- Makes a database stand for a fleet sharded by device: doors are routed, views gathered.
+-- Makes a database stand for a fleet sharded by device: calls are routed, views gathered.
 --
 --     psql -d router -v shards='host=a dbname=fleet, host=b dbname=fleet, host=c dbname=fleet' \
 --          -v role=api -v password=secret -f router.sql
@@ -35,9 +35,9 @@ SELECT format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (user %L, password %
 FROM unnest(ARRAY[:'role', current_user]) AS who, (SELECT name FROM shard UNION SELECT 'pyml') AS s (server) \gexec
 GRANT USAGE ON FOREIGN SERVER pyml TO :"role";
 
--- The doors: what takes a device runs where the device is ---------------------------
+-- What takes a device runs where the device is ---------------------------
 
-CREATE FUNCTION pg_temp.doors() RETURNS TABLE (name text, arguments text, result text)
+CREATE FUNCTION pg_temp.routed() RETURNS TABLE (name text, arguments text, result text)
 LANGUAGE plproxy AS $$
     CLUSTER 'pyml';
     RUN ON 0;
@@ -47,7 +47,7 @@ LANGUAGE plproxy AS $$
     WHERE p.prokind = 'f' AND p.proname ~ '^ml_' AND p.proargnames[1] = 'device';
 $$;
 SELECT format('CREATE OR REPLACE FUNCTION %I(%s) RETURNS %s LANGUAGE plproxy AS %L', name, arguments, result,
-    'CLUSTER ''pyml''; RUN ON shard_of(device);') FROM pg_temp.doors() \gexec
+    'CLUSTER ''pyml''; RUN ON shard_of(device);') FROM pg_temp.routed() \gexec
 
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plproxy AS $$ CLUSTER 'pyml'; RUN ON ALL; $$;

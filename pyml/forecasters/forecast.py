@@ -238,13 +238,13 @@ def backtest(
     here = behind_of(values, at, length)
     now = _said(run, here)
     spread = _spread(model, here, now)
-    told = [
+    pairs = [
         _conclude(
             model, p, _recent(past.of(_before(known, a, horizon, p)), p), now[i], spread[i], levels
         )
         for i, a in enumerate(at)
     ]
-    return np.array([p for p, _ in told]), np.array([h for _, h in told])
+    return np.array([p for p, _ in pairs]), np.array([h for _, h in pairs])
 
 
 def span(seconds: float) -> str:

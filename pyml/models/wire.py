@@ -132,12 +132,12 @@ def _tensor(place: int, name: str, cells: Array) -> bytes:
 
 def _attribute(name: str, value: Any) -> bytes:
     if isinstance(value, int):
-        told, kind = _whole(3, value), INT
+        body, kind = _whole(3, value), INT
     elif isinstance(value, tuple) or value.dtype == np.int64:
-        told, kind = _wholes(8, np.asarray(value)), INTS
+        body, kind = _wholes(8, np.asarray(value)), INTS
     else:
-        told, kind = _tensor(5, name, value), TENSOR
-    return _bytes(5, _text(1, name), told, _whole(20, kind))
+        body, kind = _tensor(5, name, value), TENSOR
+    return _bytes(5, _text(1, name), body, _whole(20, kind))
 
 
 def _node(node: Node) -> bytes:

@@ -1,4 +1,4 @@
-"""The doors: what each function in SQL calls."""
+"""What each function in SQL calls."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ def _lstm() -> Forecaster[Any]:
 
 @rows(3)
 def kinds() -> Iterator[Row]:
-    """Door of ``_ml_kinds``: whether a kind detects, and the settings that its models follow."""
+    """``_ml_kinds``: whether a kind detects, and the settings that its models follow."""
     for owner in (*DETECTORS, *FORECASTERS):
         settings = {name: setting for name, (setting, _) in owner.settings.items()}
         yield owner.kind, owner.kind in DETECTORS, backend.to_json(settings)
@@ -43,7 +43,7 @@ def kinds() -> Iterator[Row]:
 
 @document
 def train(device: str, kind: str, field: str) -> dict[str, Any]:
-    """Door of ``_ml_train``: what is due, with the arguments that a person gave before."""
+    """``_ml_train``: what is due, with the arguments that a person gave before."""
     started = time.monotonic()
     row = backend.execute(queries.CURRENT_MODEL, device, kind, field)[0]
     poll = backend.progress(" ".join(filter(None, ["training", kind, field])))
@@ -62,7 +62,7 @@ def train(device: str, kind: str, field: str) -> dict[str, Any]:
 def store_model(
     device: str, kind: str, field: str, data: bytes, about: str, replaces: int | None
 ) -> dict[str, Any]:
-    """Door of ``ml_store_model``."""
+    """``ml_store_model``."""
     arguments.given(device=device, kind=kind, field=field, blob=data, about=about)
     beside = parsed(about)
     if not training.IS_ABOUT(beside):
@@ -103,7 +103,7 @@ def store_model(
 def train_forest(
     device: str, hours: int | None, as_of: str, contamination: float | None
 ) -> dict[str, Any]:
-    """Door of ``ml_train_forest``."""
+    """``ml_train_forest``."""
     started = time.monotonic()
     arguments.given(device=device, as_of=as_of)
     if hours is not None:
@@ -129,7 +129,7 @@ def train_forest(
 
 @document
 def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
-    """Door of ``ml_detect``."""
+    """``ml_detect``."""
     arguments.given(device=device, hours=hours, max_anomalies=max_anomalies)
     arguments.within("hours", hours, 1, LONGEST_HOURS)
     arguments.within("max_anomalies", max_anomalies, 0, 1_000_000)
@@ -184,7 +184,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
 
 @rows(6)
 def score(device: str, since: str, until: str) -> Iterator[Row]:
-    """Door of ``ml_score``."""
+    """``ml_score``."""
     arguments.given(device=device, since=since, until=until)
     first, last = arguments.moments(since, until)
     history, current = store.current(_forest(), device)
@@ -201,7 +201,7 @@ def score(device: str, since: str, until: str) -> Iterator[Row]:
 
 @document
 def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) -> dict[str, Any]:
-    """Door of ``ml_train_lstm``."""
+    """``ml_train_lstm``."""
     started = time.monotonic()
     arguments.given(device=device, as_of=as_of)
     if hours is not None:
@@ -245,7 +245,7 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
 
 @document
 def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, Any]:
-    """Door of ``ml_forecast``."""
+    """``ml_forecast``."""
     arguments.given(device=device)
     ahead, current = forecast_of(_lstm(), device, field, horizon, scoring.LEVEL, None)
     columns = (ahead.predicted, ahead.lower, ahead.upper)
@@ -285,7 +285,7 @@ def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, A
 def predict(
     device: str, field: str, horizon: int | None, level: float, as_of: str
 ) -> Iterator[Row]:
-    """Door of ``ml_predict``."""
+    """``ml_predict``."""
     arguments.given(device=device, field=field, level=level, as_of=as_of)
     until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     ahead, _ = forecast_of(_lstm(), device, field, horizon, level, until)
@@ -298,7 +298,7 @@ def predict(
 
 
 def draw(device: str, field: str | None, hours: int) -> str:
-    """Door of ``ml_chart``. Most sessions never draw, and need not load what does."""
+    """``ml_chart``. Most sessions never draw, and need not load what does."""
     from pyml.server import picture
 
     return picture.draw(device, field, hours)

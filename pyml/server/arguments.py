@@ -1,4 +1,4 @@
-"""Checks of what a door is given."""
+"""Checks of the arguments that a function is given."""
 
 import math
 from typing import Any

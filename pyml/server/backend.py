@@ -82,11 +82,11 @@ def notice(text: str) -> None:
 def _in_parallel_mode() -> Callable[[], bool]:
     """What tells whether this session is within a parallel plan, leader or worker."""
     try:
-        told = ctypes.CDLL(None).IsInParallelMode
+        in_parallel = ctypes.CDLL(None).IsInParallelMode
     except AttributeError:  # of a server that does not export its functions
         return lambda: False
-    told.restype = ctypes.c_bool
-    return cast(Callable[[], bool], told)
+    in_parallel.restype = ctypes.c_bool
+    return cast(Callable[[], bool], in_parallel)
 
 
 _parallel = _in_parallel_mode()
@@ -115,7 +115,7 @@ def _require_serial() -> None:
 
 # ---- answers ---------------------------------------------------------------------
 
-# Digits of a number that are told: a metric's value is reckoned from decimals, and what comes
+# Digits of a number that are shown: a metric's value is reckoned from decimals, and what comes
 # after these is the reckoning's, as in 55.874500000000076.
 DIGITS = 10
 WHOLE = 10.0**DIGITS
@@ -124,9 +124,9 @@ POWERS = np.array([10.0**power for power in range(23)])
 
 
 def shown(value: Any) -> Any:
-    """What a person is told of a value: its numbers to `DIGITS` digits, whole ones in full.
+    """A value as a person sees it: its numbers to `DIGITS` digits, whole ones in full.
 
-    Arrays, lists and dictionaries are told element by element.
+    Arrays, lists and dictionaries element by element.
     """
     if isinstance(value, np.ndarray):
         return _rounded(value)
@@ -143,9 +143,9 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Numbers to `DIGITS` digits; those that are next to nothing, and NaN, as they are."""
     with np.errstate(divide="ignore"):
         places = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
-    told = np.abs(places) < len(POWERS)
-    power = POWERS[np.where(told, np.maximum(places, 0), 0).astype(np.intp)]
-    return np.where(told, np.rint(values * power) / power, values)
+    exact = np.abs(places) < len(POWERS)
+    power = POWERS[np.where(exact, np.maximum(places, 0), 0).astype(np.intp)]
+    return np.where(exact, np.rint(values * power) / power, values)
 
 
 def _plain(value: Any) -> Any:
@@ -166,7 +166,7 @@ def to_json(value: Any) -> str:
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    """An error as data: the door in SQL raises it without a Python traceback."""
+    """An error as data: the function in SQL raises it without a Python traceback."""
     error = translated(error)
     if getattr(error, "sqlstate", None) in UNTRANSLATED:
         name = execute(queries.ENCODING)[0]["encoding"]
@@ -176,7 +176,7 @@ def _failure(error: Exception) -> dict[str, Any]:
             hint="Correct that text, or move to a database of encoding UTF8.",
         )
     if isinstance(error, PymlError):
-        return error.told()
+        return error.as_dict()
     data = getattr(error, "spidata", None) or (None, None, None)
     return {
         "sqlstate": getattr(error, "sqlstate", None) or "XX000",
@@ -186,14 +186,14 @@ def _failure(error: Exception) -> dict[str, Any]:
     }
 
 
-def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
-    """Make a door answer with JSON text, an error of the user's included."""
+def document(function: Callable[P, dict[str, Any]]) -> Callable[P, str]:
+    """Make a function answer with JSON text, an error of the user's included."""
 
-    @functools.wraps(door)
+    @functools.wraps(function)
     def answer(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
             _require_serial()
-            found = door(*args, **kwargs)
+            found = function(*args, **kwargs)
         except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
             found = {"error": _failure(error)}
         return to_json(found)
@@ -202,17 +202,17 @@ def document(door: Callable[P, dict[str, Any]]) -> Callable[P, str]:
 
 
 def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Iterator[Row]]]:
-    """Make a door answer with rows of `width` columns and one for an error of the user's.
+    """Make a function answer with rows of `width` columns and one for an error of the user's.
 
     Rows are made as they are asked for: between two of them PostgreSQL hears of a cancel.
     """
 
-    def decorate(door: Callable[P, Iterator[Row]]) -> Callable[P, Iterator[Row]]:
-        @functools.wraps(door)
+    def decorate(function: Callable[P, Iterator[Row]]) -> Callable[P, Iterator[Row]]:
+        @functools.wraps(function)
         def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
             try:
                 _require_serial()
-                for row in door(*args, **kwargs):
+                for row in function(*args, **kwargs):
                     yield (*row, None)
             except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
                 yield (*[None] * width, to_json(_failure(error)))

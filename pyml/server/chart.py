@@ -228,15 +228,15 @@ def _forecast(
 
 def _mark(frame: Frame, mark: Mark, zone: tzinfo) -> str:
     moment = datetime.fromtimestamp(mark.time, zone)
-    told = f"{moment:%Y-%m-%d %H:%M}, {mark.severity} ({mark.score:.3f})"
+    title = f"{moment:%Y-%m-%d %H:%M}, {mark.severity} ({mark.score:.3f})"
     for reason in mark.reasons:
         value = reason["value"]
-        told += f"\n{reason['metric']} {'missing' if value is None else f'{value:.4g}'}"
+        title += f"\n{reason['metric']} {'missing' if value is None else f'{value:.4g}'}"
     value = min(max(mark.value, frame.low), frame.high)
     return (
         f'<path class="{mark.severity}" d="{SHAPES[mark.severity]}"'
         f' transform="translate({frame.x(mark.time):.1f} {frame.y(value):.1f})">'
-        f"<title>{_text(told)}</title></path>"
+        f"<title>{_text(title)}</title></path>"
     )
 
 

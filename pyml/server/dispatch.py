@@ -1,6 +1,6 @@
-"""The way in from SQL: the doors of this version, or ones that say why they are shut.
+"""The way in from SQL: this version's functions, or ones that say why they cannot work.
 
-A door that cannot work answers with its error as data, as it does for a user's mistake: an
+A function that cannot work answers with its error as data, as it does for a user's mistake: an
 exception would reach the user with a Python traceback.
 """
 
@@ -14,7 +14,7 @@ from pyml.errors import BrokenEnvironment
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class Functions:
     """What the functions in SQL call."""
 
     train_forest: Callable[..., str]
@@ -31,11 +31,11 @@ class Doors:
     environment: Callable[..., str]
 
 
-def enter(version: str, site: str) -> Doors:
-    """The doors for SQL of one version, whose package lies in `site`.
+def enter(version: str, site: str) -> Functions:
+    """What SQL calls of one version, whose package lies in `site`.
 
-    They are shut where this session holds another version of the package, or where
-    something else has brought another library than those in `site`, or a broken one.
+    They only say what is wrong where this session holds another version of the package, or
+    where something else has brought another library than those in `site`, or a broken one.
     """
     if version != __version__:
         return _shut(
@@ -59,7 +59,7 @@ def enter(version: str, site: str) -> Doors:
             f"Its libraries have to lie in {site}, as they were installed.",
             "SELECT * FROM ml_doctor();",
         )
-    return Doors(
+    return Functions(
         api.train_forest,
         api.detect,
         api.score,
@@ -75,16 +75,16 @@ def enter(version: str, site: str) -> Doors:
     )
 
 
-def _shut(message: str, detail: str, hint: str) -> Doors:
-    told = BrokenEnvironment(message, detail=detail, hint=hint).told()
+def _shut(message: str, detail: str, hint: str) -> Functions:
+    error = BrokenEnvironment(message, detail=detail, hint=hint).as_dict()
 
     def document(*_: Any) -> str:
-        return json.dumps({"error": told})
+        return json.dumps({"error": error})
 
     def rows(width: int) -> Callable[..., list[tuple[Any, ...]]]:
-        return lambda *_: [(*[None] * width, json.dumps(told))]
+        return lambda *_: [(*[None] * width, json.dumps(error))]
 
-    return Doors(
+    return Functions(
         train_forest=document,
         detect=document,
         score=rows(6),

@@ -1,4 +1,4 @@
-"""Fields as doors take and show them: which one where none is named, and their units."""
+"""Fields as SQL takes and shows them: which one where none is named, and their units."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pyml.telemetry.history import History, iso
 from pyml.telemetry.series import Metric
 from pyml.telemetry.window import metrics_of, no_numbers
 
-# What most devices report, and what doors look for first.
+# What most devices report, and what is looked for first.
 USUAL = "system.cpuUsage"
 # Metrics that an error names.
 NAMED = 10

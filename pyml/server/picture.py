@@ -1,4 +1,4 @@
-"""The door of ml_chart: what there is to draw of a field."""
+"""What ml_chart draws of a field."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from pyml.telemetry.window import metrics_of, window
 
 @document
 def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
-    """Door of ``ml_chart``: what a model is missing for is said in the picture, not refused."""
+    """``ml_chart``: what a model is missing for is said in the picture, not refused."""
     arguments.given(device=device, hours=hours)
     arguments.within("hours", hours, 1, LONGEST_HOURS)
     history = backend.history_of(backend.execute(queries.CONTEXT)[0])

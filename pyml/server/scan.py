@@ -222,7 +222,7 @@ class Scan:
 
 @backend.document
 def scan(device: str, as_of: str | None) -> dict[str, Any]:
-    """Door of ``_ml_scan``: score, compare with the stored forecasts, forecast anew.
+    """``_ml_scan``: score, compare with the stored forecasts, forecast anew.
 
     A model that cannot speak is recorded and the others go on; the watermark moves on only
     where the detectors have spoken.

@@ -45,9 +45,9 @@ _connections: dict[tuple[int, str], Connection] = {}
 def connection(dsn: str) -> Connection:
     """The connection of this process, made anew where it was lost."""
     key = (os.getpid(), dsn)
-    held = _connections.get(key)
-    if held is None or held.closed:
-        held = _connections[key] = psycopg.connect(
+    conn = _connections.get(key)
+    if conn is None or conn.closed:
+        conn = _connections[key] = psycopg.connect(
             dsn,
             autocommit=True,
             application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
@@ -55,8 +55,8 @@ def connection(dsn: str) -> Connection:
             cursor_factory=psycopg.RawCursor,
         )
         # A claim is looked at after its lock was taken, and has to see what others committed.
-        held.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    return held
+        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return conn
 
 
 def disconnect() -> None:
@@ -169,8 +169,8 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
         sqlstate = getattr(error, "sqlstate", None) or "XX000"
         if isinstance(error, LOST) or sqlstate == BrokenEnvironment.sqlstate:
             raise
-        told = (time.monotonic() - started, "failed", None, None, sqlstate, str(error)[:10_000])
-        return str(execute(queries.PUT_RUN, *model, *told)[0]["outcome"])
+        failure = (time.monotonic() - started, "failed", None, None, sqlstate, str(error)[:10_000])
+        return str(execute(queries.PUT_RUN, *model, *failure)[0]["outcome"])
 
 
 def _beat(conns: set[Connection]) -> None:

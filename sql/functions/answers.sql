@@ -1,7 +1,7 @@
--- How a door answers, and what each function does first.
+-- How a function that needs Python answers, and what each function does first.
 
--- A door is a thin plpgsql function over a PL/Python one whose name begins with
--- an underscore. The Python side hands a user's mistake over as data and the door
+-- It is a thin plpgsql function over a PL/Python one whose name begins with
+-- an underscore. The Python side hands a user's mistake over as data, and this
 -- raises it, so that the user reads the error and not a Python traceback.
 
 -- Two texts of sql/snippets stand in many bodies, where a function would have to be looked up

@@ -28,7 +28,7 @@ BEGIN
     BEGIN
         IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
             EXECUTE $query$
-                SELECT string_agg(format('%s, %s', coalesce(j.jobname, j.command), j.schedule), '; ' ORDER BY j.jobid) AS told,
+                SELECT string_agg(format('%s, %s', coalesce(j.jobname, j.command), j.schedule), '; ' ORDER BY j.jobid) AS list,
                        bool_or(j.command LIKE '%ml\_scan(%') AND bool_or(j.command LIKE '%ml\_retrain(%') AS whole
                 FROM cron.job j WHERE j.active AND j.database = current_database()
                   AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%')$query$ INTO jobs;
@@ -47,7 +47,7 @@ BEGIN
                 RETURN NEXT;
             ELSIF jobs.whole THEN
                 ok := true;
-                detail := jobs.told;
+                detail := jobs.list;
                 fix := NULL;
                 RETURN NEXT;
             END IF;
@@ -231,7 +231,7 @@ BEGIN
         RETURN QUERY SELECT * FROM _ml_doctor_work();
     END IF;
     check_name := 'row security';
-    SELECT string_agg(t.held::text, ', ') INTO missing FROM _ml_device_tables() AS t
+    SELECT string_agg(t.relation::text, ', ') INTO missing FROM _ml_device_tables() AS t
     WHERE t.secured_by IS DISTINCT FROM nullif(setting ->> 'row_security', '');
     ok := missing IS NULL;
     detail := CASE WHEN NOT ok THEN format('the condition in setting row_security is not the one on %s: a restored dump brings no policies', missing)

@@ -8,12 +8,12 @@ BEGIN
     RETURN QUERY
     SELECT s.name, s.value, CASE base.oid WHEN 'bpchar'::regtype THEN 'bpchar' ELSE format_type(base.oid, NULL) END,
         CASE WHEN base.oid = ANY (w.types) OR w.text_too AND (SELECT t.typcategory = 'S' FROM pg_type t WHERE t.oid = base.oid) THEN NULL
-        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), w.told) END
+        ELSE format('column %I is of type %s and has to be %s', s.value, format_type(base.oid, NULL), w.wanted) END
     FROM ml_setting s
     JOIN (VALUES ('history_device_column', '{uuid,int2,int4,int8,numeric}'::regtype[], true, 'uuid, text or a whole number'),
                  ('history_time_column', '{timestamp,timestamptz,int4,int8,float8,numeric}', false, 'timestamp, timestamptz or a number'),
                  ('history_state_column', '{jsonb,json}', true, 'jsonb, json or text'),
-                 ('history_shadow_column', '{}', true, 'text')) AS w (name, types, text_too, told) ON w.name = s.name
+                 ('history_shadow_column', '{}', true, 'text')) AS w (name, types, text_too, wanted) ON w.name = s.name
     LEFT JOIN pg_attribute a ON a.attname = s.value AND NOT a.attisdropped
         AND a.attrelid = to_regclass((SELECT t.value FROM ml_setting t WHERE t.name = 'history_table'))
     LEFT JOIN pg_type d ON d.oid = a.atttypid

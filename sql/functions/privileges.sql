@@ -1,6 +1,6 @@
 -- Who may do what.
 
-CREATE OR REPLACE FUNCTION _ml_device_tables() RETURNS TABLE (held regclass, secured_by text)
+CREATE OR REPLACE FUNCTION _ml_device_tables() RETURNS TABLE (relation regclass, secured_by text)
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -68,20 +68,20 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     wanted text;
-    held regclass;
+    relation regclass;
 BEGIN
     @PYML_AT_HOME@
     UPDATE ml_setting s SET value = condition WHERE s.name = 'row_security' AND condition IS NOT NULL;
     SELECT s.value INTO wanted FROM ml_setting s WHERE s.name = 'row_security';
-    FOR held IN SELECT t.held FROM _ml_device_tables() AS t LOOP
-        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', held);
+    FOR relation IN SELECT t.relation FROM _ml_device_tables() AS t LOOP
+        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', relation);
         IF wanted <> '' THEN
-            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', held, wanted);
-            EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', held, wanted);
-            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', held);
-            RETURN NEXT held::text;
-        ELSIF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = held) THEN
-            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', held);
+            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', relation, wanted);
+            EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', relation, wanted);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+            RETURN NEXT relation::text;
+        ELSIF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation) THEN
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', relation);
         END IF;
     END LOOP;
 EXCEPTION
@@ -94,7 +94,7 @@ END
 $$;
 COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the rows of pyml''s tables and views for which the condition on device_uuid holds: one policy, pyml_devices, on each table that names a device. The condition is kept in the setting row_security; without an argument it is applied again, as after a restore, since pg_dump leaves out policies on an extension''s tables. An empty one takes the policies away. Gives the tables. No such condition: ML004.';
 
--- No door is open to everybody; ml_grant opens them. Only what is still open is touched: what a
+-- No function is for everybody; ml_grant gives them. Only what PUBLIC still has is touched: what a
 -- script of the extension changes counts as the extension's own, and pg_dump would
 -- then leave out what ml_grant has given.
 DO $$

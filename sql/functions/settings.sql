@@ -7,7 +7,7 @@ AS $$
 DECLARE
     wanted text;
     number float8;
-    held jsonb;
+    document jsonb;
 BEGIN
     @PYML_AT_HOME@
     IF TG_OP IN ('DELETE', 'TRUNCATE') OR TG_OP = 'UPDATE' AND (NEW.name, NEW.kind, NEW.minimum, NEW.maximum)
@@ -27,7 +27,7 @@ BEGIN
             -- Kept as Python reads it too: PostgreSQL takes ' 1 ', and some servers 0x1p-6 and 1_000.
             WHEN 'integer' THEN number := NEW.value::bigint; NEW.value := NEW.value::bigint;
             WHEN 'number' THEN number := NEW.value::float8; NEW.value := number::numeric;
-            WHEN 'json' THEN held := NEW.value::jsonb;
+            WHEN 'json' THEN document := NEW.value::jsonb;
             WHEN 'table' THEN
                 IF array_length(parse_ident(NEW.value), 1) IS DISTINCT FROM 2 THEN
                     wanted := 'a table as schema.name';
@@ -44,11 +44,11 @@ BEGIN
             WHEN 'json' THEN 'a JSON document' WHEN 'table' THEN 'a table as schema.name'
             ELSE 'the name of a time zone' END;
     END;
-    IF NEW.name = 'forecast_fields' AND (jsonb_typeof(held) <> 'array' OR held @? 'strict $[*] ? (@.type() != "string")') THEN
+    IF NEW.name = 'forecast_fields' AND (jsonb_typeof(document) <> 'array' OR document @? 'strict $[*] ? (@.type() != "string")') THEN
         wanted := 'a JSON array of fields';
     ELSIF NEW.name = 'forecast_fields' THEN
         SELECT format('a JSON array of fields, each a path or the name of a metric; in %s, %s', to_json(f.field), p.fault) INTO wanted
-        FROM jsonb_array_elements_text(held) WITH ORDINALITY AS f (field, n), _ml_parts(f.field) AS p
+        FROM jsonb_array_elements_text(document) WITH ORDINALITY AS f (field, n), _ml_parts(f.field) AS p
         WHERE p.fault IS NOT NULL ORDER BY f.n LIMIT 1;
     END IF;
     IF NEW.name = 'history_time_unit' AND NEW.value NOT IN ('', 'seconds', 'milliseconds') THEN

@@ -1,4 +1,4 @@
--- What the functions may be told, and which fields they look at.
+-- Settings, and the metrics to look at.
 
 CREATE TABLE ml_setting (
     name        text PRIMARY KEY,

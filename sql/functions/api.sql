@@ -1,41 +1,41 @@
--- The doors to Python: train, score, forecast, draw.
+-- The functions that need Python: train, score, forecast, draw.
 
 CREATE OR REPLACE FUNCTION ml_train_forest(device uuid, hours int DEFAULT NULL, as_of timestamptz DEFAULT now(), contamination float8 DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ train_forest $door$;
+AS $python$ train_forest $python$;
 COMMENT ON FUNCTION ml_train_forest IS 'Trains an Isolation Forest on the readings of the last hours up to as_of and puts it in force. hours and contamination are those of the settings (training_hours, contamination) where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Gives model_id, training_samples, features, contamination, held-out figures and seconds. Too few readings: ML001.';
 
 CREATE OR REPLACE FUNCTION ml_detect(device uuid, hours int DEFAULT 24, max_anomalies int DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ detect $door$;
+AS $python$ detect $python$;
 COMMENT ON FUNCTION ml_detect IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity and reasons. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_score(device uuid, since timestamptz, until timestamptz) RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ score $door$;
+AS $python$ score $python$;
 COMMENT ON FUNCTION ml_score IS 'Scores each reading with since < timestamp <= until with the device''s forest, one row each in time order. Score: lower is more anomalous; severity: none, warning or critical. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_train_lstm(device uuid, field text DEFAULT NULL, hours int DEFAULT NULL, as_of timestamptz DEFAULT now()) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ train_lstm $door$;
+AS $python$ train_lstm $python$;
 COMMENT ON FUNCTION ml_train_lstm IS 'Trains an LSTM that forecasts a numeric field, given as a path or as a metric''s name, on the last hours up to as_of. Without a field: system.cpuUsage where the device reports it, else its first enabled metric by name that it reports. It is put in force unless the one in force is better on held-out data. hours are those of the setting training_hours where they are not given; those given stay, also for ml_retrain, until the next call without them (ml_model_info: parameters, given). Scans follow it if the field is in forecast_fields or ml_device_forecast, or a name or path in ml_metric. Gives model_id, sequence_length, forecast_horizon, held-out error beside the naive forecasts'', coverage and seconds. Too little data: ML001; no number there: ML003.';
 
 CREATE OR REPLACE FUNCTION ml_forecast(device uuid, field text DEFAULT NULL, horizon int DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ forecast $door$;
+AS $python$ forecast $python$;
 COMMENT ON FUNCTION ml_forecast IS 'Forecasts a field from the device''s last reading: one document with the predictions, each with its 90 % interval, and the model''s measured coverage and error. Without a field: system.cpuUsage where it has a model, else the first that has one, enabled metrics first; the document says which (field). Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_predict(device uuid, field text, horizon int DEFAULT NULL, level float8 DEFAULT 0.9, as_of timestamptz DEFAULT now()) RETURNS TABLE ("timestamp" timestamptz, predicted_value float8, confidence_lower float8, confidence_upper float8)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ predict $door$;
+AS $python$ predict $python$;
 COMMENT ON FUNCTION ml_predict IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ store_model $door$;
+AS $python$ store_model $python$;
 COMMENT ON FUNCTION ml_store_model IS 'Puts a model in force that pyml.workers.fleet has trained outside the server, if the one in force is still replaces (NULL: none). field is empty for a forest; about is what else a row of ml_model holds: window_start and window_end in seconds since 1970, readings_used, readings_rejected, parameters, figures, versions, seconds. Gives model_id, of the model now in force, and accepted. A blob that no training writes: ML005.';
 
 CREATE OR REPLACE FUNCTION ml_chart(device uuid, field text DEFAULT NULL, hours int DEFAULT 24) RETURNS text
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
-AS $door$ draw -> svg $door$;
+AS $python$ draw -> svg $python$;
 COMMENT ON FUNCTION ml_chart IS 'A picture (SVG) of a field''s last hours: the readings, what the device''s forest finds anomalous, and the forecast with its 90 % interval; a missing model is said in it. Without a field: system.cpuUsage where the device reports it, else its first enabled metric by name that it reports. Times are in the session''s time zone. Save it with psql -At -o chart.svg and open it in a browser. Writes nothing. No number there: ML003.';

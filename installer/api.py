@@ -1,8 +1,8 @@
-"""A door is declared once; this writes the functions that it is made of.
+"""A function that needs Python is declared once; this writes those that it is made of.
 
-A door in `sql/functions/` is a function whose body is ``$door$ name $door$``: the name of a field
-of `pyml.server.dispatch.Doors`. Two functions come of it. One in PL/Python, with an underscore
-before its name, calls the Python side, which gives an error of the user's as data. The door
+Such a function in `sql/functions/` has ``$python$ name $python$`` for a body: the name of a field
+of `pyml.server.dispatch.Functions`. Two functions come of it. One in PL/Python, with an underscore
+before its name, calls the Python side, which gives an error of the user's as data. The function
 itself, in PL/pgSQL, raises that, so that the user reads the error and not a Python traceback.
 
 What takes a device by its uuid takes any id of the history besides: another function of the same
@@ -15,7 +15,7 @@ DECLARED = re.compile(
     r"CREATE OR REPLACE FUNCTION (?P<name>\w+)\((?P<arguments>[^;]*?)\)\s+"
     r"RETURNS (?P<returns>TABLE \([^;]*?\)|\w+)\n"
     r"LANGUAGE plpython3u (?P<volatility>\w+) PARALLEL UNSAFE SECURITY INVOKER\n"
-    r"AS \$door\$ (?P<python>\w+)(?: -> (?P<key>\w+))? \$door\$;\n"
+    r"AS \$python\$ (?P<python>\w+)(?: -> (?P<key>\w+))? \$python\$;\n"
     r"COMMENT ON FUNCTION (?P=name) IS (?P<comment>'(?:[^']|'')*');\n"
 )
 BY_UUID = re.compile(
@@ -32,27 +32,27 @@ MOMENT = '"timestamp" timestamptz'
 
 
 def expanded(sql: str) -> str:
-    """SQL in which each declared door is two functions, each with its COMMENT."""
+    """SQL in which each declaration is two functions, each with its COMMENT."""
     return BY_UUID.sub(_by_any_id, DECLARED.sub(_written, sql))
 
 
-def _by_any_id(door: "re.Match[str]") -> str:
-    name, what = door["name"], door["what"]
+def _by_any_id(declared: "re.Match[str]") -> str:
+    name, what = declared["name"], declared["what"]
     if name in BY_UUID_ALONE:
-        return door[0]
-    rest = [one.strip() for one in re.split(r",(?![^(]*\))", door["rest"]) if one.strip()]
+        return declared[0]
+    rest = [one.strip() for one in re.split(r",(?![^(]*\))", declared["rest"]) if one.strip()]
     names = "".join(f", {one.split()[0]}" for one in rest)
-    arguments, types, comment = ["device text", *rest], door["types"], door["comment"]
+    arguments, types, comment = ["device text", *rest], declared["types"], declared["comment"]
     if what == "PROCEDURE":
-        head = f"\nLANGUAGE plpgsql {door['how']}"
+        head = f"\nLANGUAGE plpgsql {declared['how']}"
         answer = f"CALL @extschema@.{name}(@extschema@.ml_uuid(device){names})"
     else:
-        how = door["how"].replace("PARALLEL SAFE", "PARALLEL UNSAFE")
-        head = f" RETURNS {door['returns']}\nLANGUAGE plpgsql {how}"
-        rows = "QUERY SELECT * FROM " if door["returns"].startswith("TABLE") else ""
+        how = declared["how"].replace("PARALLEL SAFE", "PARALLEL UNSAFE")
+        head = f" RETURNS {declared['returns']}\nLANGUAGE plpgsql {how}"
+        rows = "QUERY SELECT * FROM " if declared["returns"].startswith("TABLE") else ""
         answer = f"RETURN {rows}{name}(ml_uuid(device){names})"
     return f"""\
-{door[0]}
+{declared[0]}
 CREATE OR REPLACE {what} {name}({", ".join(arguments)}){head}AS $$
 BEGIN
     @PYML_AT_HOME@
@@ -63,16 +63,18 @@ COMMENT ON {what} {name}(text{types}) IS 'By the id that the history has. {comme
 """
 
 
-def _written(door: "re.Match[str]") -> str:
-    arguments = [one.strip() for one in re.split(r",(?![^(]*\))", door["arguments"]) if one.strip()]
+def _written(declared: "re.Match[str]") -> str:
+    arguments = [
+        one.strip() for one in re.split(r",(?![^(]*\))", declared["arguments"]) if one.strip()
+    ]
     plain = [re.sub(r"\s+DEFAULT\s.*", "", one, flags=re.DOTALL) for one in arguments]
     names = ", ".join(one.split()[0] for one in plain)
     types = ", ".join(one.split(None, 1)[1] for one in plain)
-    name, volatility, python = door["name"], door["volatility"], door["python"]
-    rows = door["returns"].startswith("TABLE")
+    name, volatility, python = declared["name"], declared["volatility"], declared["python"]
+    rows = declared["returns"].startswith("TABLE")
     inner = "jsonb"
     if rows:
-        columns = [one.strip() for one in door["returns"][len("TABLE (") : -1].split(",")]
+        columns = [one.strip() for one in declared["returns"][len("TABLE (") : -1].split(",")]
         moved = [one.replace(MOMENT, "epoch float8") for one in columns]
         inner = f"TABLE ({', '.join([*moved, 'error jsonb'])})"
         picked = ", ".join(
@@ -84,7 +86,7 @@ def _written(door: "re.Match[str]") -> str:
             "    WHERE found.error IS NULL OR _ml_raise(found.error);"
         )
     else:
-        key = f" ->> '{door['key']}'" if door["key"] else ""
+        key = f" ->> '{declared['key']}'" if declared["key"] else ""
         answer = f"RETURN _ml_answer(_{name}({names})){key};"
     path = "SET search_path = pg_catalog, @extschema@, pg_temp"
     head = f"{volatility} PARALLEL UNSAFE SECURITY INVOKER\n{path}"
@@ -97,7 +99,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION _{name}({types}) IS 'The Python side of {name}.';
 
-CREATE OR REPLACE FUNCTION {name}({", ".join(arguments)}) RETURNS {door["returns"]}
+CREATE OR REPLACE FUNCTION {name}({", ".join(arguments)}) RETURNS {declared["returns"]}
 LANGUAGE plpgsql {head}
 AS $$
 BEGIN
@@ -105,5 +107,5 @@ BEGIN
     {answer}
 END
 $$;
-COMMENT ON FUNCTION {name}({types}) IS {door["comment"]};
+COMMENT ON FUNCTION {name}({types}) IS {declared["comment"]};
 """
