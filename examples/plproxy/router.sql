@@ -20,6 +20,10 @@ FROM string_to_table(:'shards', ',') WITH ORDINALITY AS s (dsn, n);
 CREATE OR REPLACE FUNCTION shard_of(device uuid) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(md5(device::text), 7))::bit(28)::int;
+CREATE OR REPLACE FUNCTION shard_of(device text) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ('x' || left(md5(device), 7))::bit(28)::int;
+COMMENT ON FUNCTION shard_of(text) IS 'The same of an id; of a uuid as PostgreSQL writes it, that of the uuid.';
 COMMENT ON FUNCTION shard_of(uuid) IS 'A number whose remainder by the number of shards says which one holds the device.';
 
 -- The servers: PL/Proxy sends calls, postgres_fdw reads views -----------------------
@@ -46,8 +50,9 @@ LANGUAGE plproxy AS $$
     JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pyml'
     WHERE p.prokind = 'f' AND p.proname ~ '^ml_' AND p.proargnames[1] = 'device';
 $$;
+-- With its schema: postgres_fdw evaluates what it sends with a search_path of its own.
 SELECT format('CREATE OR REPLACE FUNCTION %I(%s) RETURNS %s LANGUAGE plproxy AS %L', name, arguments, result,
-    'CLUSTER ''pyml''; RUN ON shard_of(device);') FROM pg_temp.routed() \gexec
+    'CLUSTER ''pyml''; RUN ON public.shard_of(device);') FROM pg_temp.routed() \gexec
 
 CREATE OR REPLACE FUNCTION ml_doctor() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plproxy AS $$ CLUSTER 'pyml'; RUN ON ALL; $$;
@@ -62,7 +67,7 @@ LANGUAGE plproxy AS $$
     JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pyml' WHERE c.relkind = 'v';
 $$;
 CREATE TEMP TABLE gathered ON COMMIT DROP AS
-SELECT name FROM pg_temp.views() AS v (name) UNION SELECT 'devices';
+SELECT name FROM pg_temp.views() AS v (name) UNION VALUES ('devices'), ('ml_device');
 
 SELECT format('CREATE SCHEMA %1$I; IMPORT FOREIGN SCHEMA public LIMIT TO (ml_setting, ml_metric, %2$s) FROM SERVER %1$I INTO %1$I;'
     'GRANT USAGE ON SCHEMA %1$I TO %3$I; GRANT SELECT ON ALL TABLES IN SCHEMA %1$I TO %3$I', s.name,

@@ -176,7 +176,6 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
         ("SELECT ml_train_lstm(%s, 'system.network')", "ML003"),
         ("SELECT ml_train_lstm(%s, 'a.b''}, \"c\" --')", "ML003"),
         ("SELECT ml_train_lstm(%s, '')", "ML004"),
-        ("SELECT ml_train_lstm(%s, NULL)", "ML004"),
         ("SELECT ml_train_lstm(%s, hours => 0)", "ML004"),
         ("SELECT ml_train_lstm(%s, hours => 1)", "ML001"),
         ("SELECT ml_train_lstm(%s, 'system.memoryTotal')", "ML001"),

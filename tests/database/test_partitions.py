@@ -98,7 +98,7 @@ def test_every_door_reads_the_months_of_its_window(
 
 
 ANSWER = """
-SELECT ml_detect(%(device)s, hours => 400) - 'model_info', sha256 FROM ml_model
+SELECT ml_detect(%(device)s::uuid, hours => 400) - 'model_info', sha256 FROM ml_model
 WHERE device_uuid = %(device)s
 """
 

@@ -148,12 +148,10 @@ def _typed(db: psycopg.Connection, **columns: str) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "found"),
     [
-        ("reported_state", "r::json", "json"),
-        ("reported_state", "r::text", "text"),
-        ("reported_state", "replace(r::text, ',', E',\\n')::json", "json"),
+        ("reported_state", "convert_to(r::text, 'UTF8')", "bytea"),
         ("timestamp", "t::date", "date"),
         ("timestamp", "t::text", "text"),
-        ("device_uuid", "d::text", "text"),
+        ("device_uuid", "1.5::float8", "double precision"),
         ("shadow_name", "1", "integer"),
     ],
 )
@@ -180,7 +178,7 @@ def test_a_column_of_another_type_is_refused_and_put_right(
     ok, detail, fix = db.execute(row).fetchone()
     assert not ok
     assert found in detail
-    if found in ("json", "text") and column != "timestamp":
+    if found == "text":
         db.execute(fix)
         assert one("SELECT ml_detect(%s)", device)["analyzed_points"] == expected
 
@@ -212,4 +210,6 @@ def test_a_domain_is_read_as_what_it_is_made_of(db, dsn, one, device, time, zone
         assert len(expected) == 120
         assert other.execute(score, window).fetchall() == expected
         assert other.execute(zscores, [device]).fetchall() == expected_zscores
-        assert other.execute("SELECT _ml_devices()::text").fetchall() == [(device,)]
+        assert other.execute("SELECT device::text, id FROM _ml_devices()").fetchall() == [
+            (device, device)
+        ]

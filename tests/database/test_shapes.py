@@ -11,6 +11,11 @@ SHAPES = {
     "numbers for ids": ("42::bigint", 'h."timestamp"', "h.reported_state"),
     "fixed-length text": ("'sensor 7'::char(20)", 'h."timestamp"', "h.reported_state"),
     "json": ("h.device_uuid", 'h."timestamp"', "h.reported_state::json"),
+    "json of many lines": (
+        "h.device_uuid",
+        'h."timestamp"',
+        "replace(h.reported_state::text, ',', E',\\n')::json",
+    ),
     "text that is JSON": ("h.device_uuid", 'h."timestamp"', "h.reported_state::text"),
     "with time zone": ("h.device_uuid", "h.\"timestamp\" AT TIME ZONE 'UTC'", "h.reported_state"),
     "milliseconds": (
