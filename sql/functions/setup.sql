@@ -75,6 +75,8 @@ BEGIN
     ELSIF NOT has_table_privilege(history, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('%s may not read %s', current_user, history), DETAIL = 'Whoever calls pyml reads the history as themselves.',
             HINT = format('GRANT SELECT ON %s TO %I;', history, current_user);
+    ELSIF h.unit IS NOT NULL THEN -- so that no call has to look at rows for it
+        EXECUTE format('UPDATE ml_setting s SET value = %L WHERE s.name = ''history_time_unit'' AND EXISTS (SELECT FROM %s)', h.unit, h.source);
     END IF;
 END
 $$;

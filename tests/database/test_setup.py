@@ -40,6 +40,7 @@ def test_it_says_what_it_found_and_sets_all_of_it(db, one, plant):
         'CREATE INDEX CONCURRENTLY ON "Plant 7"."Raw data" ("Sensor Id", "At" DESC);'
     )
     assert one(SETTINGS) != before
+    assert one("SELECT value FROM ml_setting WHERE name = 'history_time_unit'") == "milliseconds"
     db.execute(found["index"].splitlines()[1])
     assert "an index leads" in dict(db.execute(CALL).fetchall())["index"]
 

@@ -110,7 +110,7 @@ INSERT INTO thing VALUES (%(odd)s, 'Hall clock');
 SELECT ml_setup('telemetry', 'thing', 'at', 'doc', device_name => 'public.thing.label');
 UPDATE ml_setting SET value = '1' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
-UPDATE ml_setting SET value = '{"system.cpuUsage": 3}' WHERE name = 'forecast_limits';
+UPDATE ml_metric SET limit_high = 3 WHERE name = 'cpu_usage';
 SELECT ml_train_forest(%(odd)s, as_of => now() - interval '10 minutes');
 SELECT ml_train_lstm(%(odd)s);
 CALL ml_scan();
