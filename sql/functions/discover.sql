@@ -254,6 +254,7 @@ DECLARE
     found_rows jsonb;
     paths bigint;
     silent text[];
+    forecast text;
     added bigint;
     wanted bigint;
 BEGIN
@@ -271,8 +272,6 @@ BEGIN
                 DETAIL = 'With apply => true, rows are added to ml_metric, with the rights of whoever asks.',
                 HINT = format('GRANT INSERT, UPDATE ON @extschema@.ml_metric TO %I; -- or without apply, which only shows them', current_user);
         END IF;
-        -- Whoever else applies has added what there was when it is their turn.
-        PERFORM pg_advisory_xact_lock(hashtext('pyml'), hashtext('ml_discover'));
     END IF;
     SELECT * INTO seen FROM _ml_spread_rows(id, now() - make_interval(hours => hours), now());
     IF seen.states IS NULL THEN
@@ -336,10 +335,21 @@ BEGIN
             INSERT INTO ml_metric (name, path, kind, unit)
             SELECT r.name, r.path, r.kind, r.unit FROM jsonb_to_recordset(found_rows) AS r (name text, path text, kind text, unit text, takes boolean, share float8, most float8)
             WHERE r.takes AND r.most >= 0.01 ORDER BY r.share DESC, r.path COLLATE "C" LIMIT (SELECT n FROM room)
+            ON CONFLICT DO NOTHING -- somebody else applies just now
             RETURNING ml_metric.name, ml_metric.path
         )
         SELECT jsonb_agg(CASE WHEN i.name IS NULL THEN e.value ELSE jsonb_set(e.value, '{metric}', to_jsonb(i.name)) END ORDER BY e.n), count(i.name)
         INTO found_rows, added FROM jsonb_array_elements(found_rows) WITH ORDINALITY AS e (value, n) LEFT JOIN inserted i ON i.path = e.value ->> 'path';
+        -- Forecasts are of the CPU, unless nothing reports it.
+        IF 'cpu_usage' = ANY (silent) AND has_table_privilege('@extschema@.ml_setting', 'UPDATE') THEN
+            UPDATE ml_setting s SET value = jsonb_build_array(m.name)
+            FROM (SELECT o.name FROM ml_metric o WHERE o.enabled ORDER BY o.name COLLATE "C" LIMIT 1) AS m
+            WHERE s.name = 'forecast_fields' AND s.value = s.default_value
+            RETURNING m.name INTO forecast;
+            IF FOUND THEN
+                RAISE NOTICE USING MESSAGE = format('forecasts are of %s: it is in the setting forecast_fields now', forecast);
+            END IF;
+        END IF;
         RAISE NOTICE USING MESSAGE = format('added %s metrics', added)
             || CASE WHEN wanted > added THEN format(', left out %s: a forest takes 200', wanted - added) ELSE '' END;
     END IF;
@@ -350,4 +360,4 @@ BEGIN
     FROM jsonb_to_recordset(found_rows) AS r (path text, share float8, "least" float8, "greatest" float8, changes float8, kind text, unit text, metric text, takes boolean, name text);
 END
 $$;
-COMMENT ON FUNCTION ml_discover(uuid, int, boolean) IS 'The numbers that the history holds, of a device or of the fleet, one row a path: share of the messages looked at that hold it, range, share of successive values that differ, whether it looks like a gauge, a counter, a constant, or is text (told, not taken), unit as its name suggests, the metric that reads it already, or the statement that takes it in. Looks at up to 2000 messages, spread over the window. apply => true adds what changes and is in 1 percent of a device''s messages to ml_metric, and disables built-in metrics that nothing reports. No such device: ML002; no messages: ML001.';
+COMMENT ON FUNCTION ml_discover(uuid, int, boolean) IS 'The numbers that the history holds, of a device or of the fleet, one row a path: share of the messages looked at that hold it, range, share of successive values that differ, whether it looks like a gauge, a counter, a constant, or is text (told, not taken), unit as its name suggests, the metric that reads it already, or the statement that takes it in. Looks at up to 2000 messages, spread over the window. apply => true adds what changes and is in 1 percent of a device''s messages to ml_metric, and disables built-in metrics that nothing reports; without the CPU, the setting forecast_fields becomes the first metric by name. No such device: ML002; no messages: ML001.';

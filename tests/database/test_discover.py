@@ -233,6 +233,18 @@ def test_apply_takes_in_what_is_sensible_once(db, one, told, put):
     assert one(enabled) == ["a_x", "cpu_usage"]
 
 
+def test_forecasts_are_of_something_that_is_reported(db, one, told, put):
+    fields = "SELECT value FROM ml_setting WHERE name = 'forecast_fields'"
+    put(*[{"b": i % 3, "a": {"x": i % 3}} for i in range(20)])
+    _, notices = told("apply => true")
+    assert "forecasts are of a_x: it is in the setting forecast_fields now" in notices
+    assert one(fields) == '["a_x"]'
+    chosen = "UPDATE ml_setting SET value = '[\"b\"]' WHERE name = 'forecast_fields'"
+    db.execute(f"{chosen}; UPDATE ml_metric SET enabled = true WHERE built_in")
+    told("apply => true")
+    assert one(fields) == '["b"]'
+
+
 def test_where_nothing_else_is_found_or_one_device_is_asked_none_is_disabled(one, told, put):
     disabled = "SELECT count(*) FROM ml_metric WHERE NOT enabled"
     device = put({"word": "on"}, {"word": "off"})
