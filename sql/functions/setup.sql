@@ -94,7 +94,7 @@ DECLARE
     index record;
     plan json;
     counted bigint;
-    rhythm interval;
+    ends record;
     few boolean;
 BEGIN
     @PYML_AT_HOME@
@@ -127,8 +127,26 @@ BEGIN
     RETURN NEXT;
 
     what := 'time';
-    detail := CASE WHEN h.unit IS NOT NULL THEN format('%s since 1970', h.unit) WHEN h.zone IS NOT NULL THEN format('wall clock of zone %s', h.zone) ELSE 'with time zone' END
-        || coalesce(format('; the newest rows looked at are of %s to %s', seen.oldest, seen.newest), '; there are no rows');
+    detail := CASE WHEN h.unit IS NOT NULL THEN format('%s since 1970', h.unit) WHEN h.zone IS NOT NULL THEN format('wall clock of zone %s', h.zone) ELSE 'with time zone' END;
+    RETURN NEXT;
+
+    what := 'span';
+    IF few THEN
+        EXECUTE format('SELECT min(%1$s) AS oldest, max(%1$s) AS newest FROM %2$s', h.at, h.source) INTO ends;
+    ELSIF index.ok THEN -- each device's first row, by the index's own order
+        EXECUTE format($query$
+            WITH RECURSIVE found (device, n) AS (
+                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
+                UNION ALL
+                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1 FROM found f WHERE f.device IS NOT NULL AND f.n < 100
+            ) SELECT min(r.t) AS oldest, %3$L::timestamptz AS newest FROM found f CROSS JOIN LATERAL (
+                SELECT %4$s AS t FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %5$s, %6$s LIMIT 1) AS r$query$,
+            h.device, h.source, seen.newest, h.at, CASE WHEN (_ml_history_index(history, device, "time")).opposite THEN 'DESC' ELSE 'ASC' END, h.moment) INTO ends;
+    ELSE
+        SELECT NULL AS oldest, seen.newest AS newest INTO ends;
+    END IF;
+    detail := CASE WHEN seen.read = 0 THEN 'there are no rows' ELSE concat('from ' || ends.oldest || ' ', 'to ', ends.newest,
+        CASE WHEN NOT few THEN ', by the rows of some devices' END) END;
     RETURN NEXT;
 
     what := 'rhythm';

@@ -32,7 +32,10 @@ def test_it_says_what_it_found_and_sets_all_of_it(db, one, plant):
     found = dict(db.execute(CALL).fetchall())
     assert found["rows"] == "2700"
     assert found["devices"] == "3, with ids of type text, such as aa:bb:cc:01"
-    assert found["time"].startswith("milliseconds since 1970; the newest rows looked at are of ")
+    assert found["time"] == "milliseconds since 1970"
+    ends = 'SELECT to_timestamp(min("At") / 1000), to_timestamp(max("At") / 1000)'
+    oldest, newest = db.execute(f'{ends} FROM "Plant 7"."Raw data"').fetchone()
+    assert one("SELECT %s = format('from %%s to %%s', %s, %s)", found["span"], oldest, newest)
     assert found["rhythm"] == "a row every 00:00:30, as a rule"
     assert "rows looked at; " in found["readings"]
     assert found["fields"].startswith("2 numbers: sensors.bme688.hum, sensors.bme688.temp; ")
@@ -67,6 +70,24 @@ def test_three_statements_give_anomalies_under_the_names_that_people_have(db, on
 
 
 ASK = """SELECT ml_setup('"Plant 7"."Raw data"', {})"""
+
+
+def test_a_large_table_is_looked_at_in_part(db, plant):
+    db.execute(
+        'INSERT INTO "Plant 7"."Raw data" SELECT "Sensor Id", "At" - 100000 * i, doc, what'
+        ' FROM "Plant 7"."Raw data", generate_series(1, 40) AS i;'
+        'CREATE INDEX ON "Plant 7"."Raw data" ("Sensor Id", "At" DESC);'
+        'ANALYZE "Plant 7"."Raw data"'
+    )
+    found = dict(db.execute(CALL).fetchall())
+    assert found["rows"].startswith("about 1")
+    oldest, newest = db.execute(
+        'SELECT to_timestamp(min("At") / 1000)::text, to_timestamp(max("At") / 1000)::text'
+        ' FROM "Plant 7"."Raw data"'
+    ).fetchone()
+    assert found["span"] == f"from {oldest} to {newest}, by the rows of some devices"
+
+
 WRONG = {
     "a column": (
         "'sensor', 'At', 'doc'",
