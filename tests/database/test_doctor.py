@@ -288,7 +288,7 @@ def test_of_other_views_it_says_that_it_cannot_tell(db, ask):
     assert "EXPLAIN" in detail
 
 
-@pytest.mark.parametrize("order", ["DESC", "ASC"])
+@pytest.mark.parametrize("order", ["DESC", pytest.param("ASC", marks=pytest.mark.long)])
 def test_it_reads_little_of_a_long_history(db, add_device, order):
     """Also where one device fell silent long ago and an index on the time is there to mislead."""
     db.execute(

@@ -13,7 +13,9 @@ SET reported_state = reported_state
 """
 
 
-@pytest.fixture(scope="module", params=["EUC_JP", "SQL_ASCII", "LATIN1"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("EUC_JP", marks=pytest.mark.long), "SQL_ASCII", "LATIN1"]
+)
 def encoded(request, make_database):
     """A database of another encoding."""
     return request.param, make_database(f"ENCODING '{request.param}' LOCALE 'C' TEMPLATE template0")

@@ -38,6 +38,14 @@ SHAPES = {
 }
 
 
+# What another of them covers, but for the type's name.
+ALIKE = ("json", "seconds", "with time zone", "numeric milliseconds")
+EACH_SHAPE = pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, marks=[pytest.mark.long] * (shape in ALIKE)) for shape in SHAPES],
+)
+
+
 def reshaped(db: psycopg.Connection, shape: str) -> str:
     """The sample device's history in a table of another shape; the device's id there."""
     device, moment, state = SHAPES[shape]
@@ -56,7 +64,7 @@ def reshaped(db: psycopg.Connection, shape: str) -> str:
     return str(db.execute("SELECT thing::text FROM telemetry LIMIT 1").fetchone()[0])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@EACH_SHAPE
 def test_each_shape_gives_what_the_usual_one_gives(db, one, add_device, shape):
     device = add_device(readings=400)
     db.execute("UPDATE ml_setting SET value = '30' WHERE name = 'n_estimators'")
@@ -86,7 +94,7 @@ def test_each_shape_gives_what_the_usual_one_gives(db, one, add_device, shape):
     assert one(wrong) is None
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@EACH_SHAPE
 def test_a_window_is_read_by_the_index(db, add_device, shape):
     add_device(readings=2000)
     known_as = reshaped(db, shape)

@@ -16,7 +16,7 @@ from .test_fleet import ROOT, fleet
 
 pytestmark = pytest.mark.server
 
-DEVICES = 8
+DEVICES = 5
 CLAIMS = """
 SELECT a.pid, split_part(a.application_name, ' ', 3)::int AS worker
 FROM pg_stat_activity a

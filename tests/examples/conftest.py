@@ -112,18 +112,31 @@ UPDATE ml_setting SET value = '1' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_metric SET limit_high = 3 WHERE name = 'cpu_usage';
 SELECT ml_train_forest(%(odd)s, as_of => now() - interval '10 minutes');
-SELECT ml_train_lstm(%(odd)s);
-CALL ml_scan();
 """
 
 
 @pytest.fixture
-def odd(db: psycopg.Connection) -> psycopg.Connection:
+def scanless(db: psycopg.Connection) -> psycopg.Connection:
     """A database whose history has ids of text, and in it one device, which has a name."""
     with psycopg.ClientCursor(db) as cursor:
         for statement in OF_ITS_OWN.split(";\n"):
             cursor.execute(statement, {"odd": ODD})
     return db
+
+
+@pytest.fixture
+def odd(scanless: psycopg.Connection) -> psycopg.Connection:
+    """The same, scanned."""
+    scanless.execute("CALL ml_scan()")
+    return scanless
+
+
+@pytest.fixture
+def odd_forecast(scanless: psycopg.Connection) -> psycopg.Connection:
+    """The same, scanned with a forecast."""
+    scanless.execute("SELECT ml_train_lstm(%s)", [ODD])
+    scanless.execute("CALL ml_scan()")
+    return scanless
 
 
 @contextmanager

@@ -257,7 +257,8 @@ def ids_of(document):
     return found
 
 
-def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd, serve, schemas):
+def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_forecast, serve, schemas):
+    odd = odd_forecast
     uuid = str(odd.execute("SELECT ml_uuid(%s)", [ODD]).fetchone()[0])
     quoted = urllib.parse.quote(ODD, safe="")
     with serve(**environment(odd)) as address:

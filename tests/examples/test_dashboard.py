@@ -196,7 +196,8 @@ def test_a_device_without_a_model_shows_its_history(api, visit):
     assert "SELECT ml_train_lstm(" in page.locator("main").inner_text()
 
 
-def test_a_device_of_any_id_is_found_and_named(odd, serve, visit):
+def test_a_device_of_any_id_is_found_and_named(odd_forecast, serve, visit):
+    odd = odd_forecast
     with serve(**environment(odd)) as address:
         page = ready(visit(address, viewport=PHONE))
         expect(page.locator(".devices .id")).to_have_text(ODD)

@@ -76,7 +76,8 @@ def test_the_variables_and_annotations_have_something_to_offer(answer):
     assert rows
 
 
-def test_a_device_of_any_id_is_offered_by_its_name_and_has_its_panels(odd):
+def test_a_device_of_any_id_is_offered_by_its_name_and_has_its_panels(odd_forecast):
+    odd = odd_forecast
     device = BOARD["templating"]["list"][1]
     ((name, uuid),) = odd.execute(expanded(device["query"])).fetchall()
     assert name == "Hall clock"

@@ -61,7 +61,11 @@ def test_a_failure_shows_its_statements_and_how_to_run_it_again(tmp_path):
     assert "SELECT 1 + NULL, 'it''s';" in shown
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "parallel"])
+@pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("-n", "2"), marks=pytest.mark.long)],
+    ids=["alone", "parallel"],
+)
 def test_a_connection_that_is_left_open_fails_the_run(tmp_path, options):
     done = pytest_on(tmp_path / "test_leaking.py", LEAKING.format("kept.append(conn)"), *options)
     assert "1 passed" in done.stdout, done.stdout + done.stderr

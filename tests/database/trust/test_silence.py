@@ -145,6 +145,7 @@ def test_a_session_calls_nobody_and_writes_nothing_elsewhere(db, dsn, device, tm
     assert trace.left(SHARED) == set()
 
 
+@pytest.mark.long
 def test_a_worker_calls_the_database_and_writes_nothing_elsewhere(db, dsn, device, tmp_path):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     home = tmp_path / "home"
