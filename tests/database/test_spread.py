@@ -87,9 +87,8 @@ def claim(db: psycopg.Connection, models: int, driver: threading.Thread) -> tupl
     raise TimeoutError("no worker was seen at it")
 
 
-@pytest.mark.parametrize(
-    "lost", ["worker and connection", pytest.param("scheduler", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("lost", ["worker and connection", "scheduler"])
 def test_each_device_gets_one_model_whatever_is_lost(db, dsn, one, add_device, cluster, lost):
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     db.execute("UPDATE ml_setting SET value = '1000' WHERE name = 'n_estimators'")

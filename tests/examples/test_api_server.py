@@ -288,6 +288,7 @@ def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_foreca
                 assert odd.execute(body["hint"]).fetchall() == [(ODD,)]
 
 
+@pytest.mark.long
 def test_a_name_that_pyml_has_goes_before_that_of_the_table_devices(odd, serve):
     odd.execute("INSERT INTO devices (uuid, name) VALUES (ml_uuid(%s), 'of old')", [ODD])
     with serve(**environment(odd)) as address:

@@ -220,6 +220,7 @@ def test_a_device_of_any_id_is_found_and_named(odd_forecast, serve, visit):
     assert caught.value.sqlstate == "ML003"
 
 
+@pytest.mark.long
 def test_a_long_id_stays_within_the_page(odd, serve, visit):
     odd.execute("INSERT INTO telemetry SELECT repeat('x', 1000), at, doc FROM telemetry")
     odd.execute("CALL ml_scan()")
