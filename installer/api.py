@@ -36,11 +36,16 @@ def expanded(sql: str) -> str:
     return BY_UUID.sub(_by_any_id, DECLARED.sub(_written, sql))
 
 
+def _arguments(text: str) -> list[str]:
+    """The arguments of a function; a default may have commas in brackets."""
+    return [one.strip() for one in re.split(r",(?![^(]*\))", text) if one.strip()]
+
+
 def _by_any_id(declared: "re.Match[str]") -> str:
     name, what = declared["name"], declared["what"]
     if name in BY_UUID_ALONE:
         return declared[0]
-    rest = [one.strip() for one in re.split(r",(?![^(]*\))", declared["rest"]) if one.strip()]
+    rest = _arguments(declared["rest"])
     names = "".join(f", {one.split()[0]}" for one in rest)
     arguments, types, comment = ["device text", *rest], declared["types"], declared["comment"]
     if what == "PROCEDURE":
@@ -64,9 +69,7 @@ COMMENT ON {what} {name}(text{types}) IS 'By the id that the history has. {comme
 
 
 def _written(declared: "re.Match[str]") -> str:
-    arguments = [
-        one.strip() for one in re.split(r",(?![^(]*\))", declared["arguments"]) if one.strip()
-    ]
+    arguments = _arguments(declared["arguments"])
     plain = [re.sub(r"\s+DEFAULT\s.*", "", one, flags=re.DOTALL) for one in arguments]
     names = ", ".join(one.split()[0] for one in plain)
     types = ", ".join(one.split(None, 1)[1] for one in plain)

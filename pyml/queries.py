@@ -60,11 +60,6 @@ def __getattr__(name: str) -> Query:
         raise AttributeError(name) from None
 
 
-def quoted(identifier: str) -> str:
-    """An identifier as SQL takes it, whatever is in it."""
-    return '"' + identifier.replace('"', '""') + '"'
-
-
 def literal(text: str) -> str:
     """Text as SQL takes it in quotes, for a statement that a person is to type."""
     quoted = "'" + text.replace("'", "''") + "'"

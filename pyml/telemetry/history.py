@@ -77,9 +77,9 @@ def within(moment: float) -> float:
 
 
 @functools.lru_cache(maxsize=4)
-def _columns(history: str) -> queries.Columns:
-    pieces = json.loads(history)
-    return queries.Columns(**{f.name: pieces[f.name] for f in fields(queries.Columns)})
+def _pieces(history: str) -> queries.Columns:
+    found = json.loads(history)
+    return queries.Columns(**{f.name: found[f.name] for f in fields(queries.Columns)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class History:
                 detail=f"There, {context['fault']}.",
                 hint="SELECT * FROM ml_doctor();",
             )
-        return cls(execute, settings, _columns(context["history"]), tell or execute, {})
+        return cls(execute, settings, _pieces(context["history"]), tell or execute, {})
 
     def id(self, device: str) -> str:
         """The id by which the table knows a device, of its uuid.

@@ -8,41 +8,30 @@ SET jit = off -- its plan looks dear, and compiling it is what would take the ti
 AS $$
 DECLARE
     h record;
-    index record;
+    newest record;
     rows_of text;
 BEGIN
     SELECT * INTO h FROM _ml_history();
-    SELECT i.* INTO index FROM ml_setting s, ml_setting d, ml_setting t, _ml_history_index(to_regclass(s.value), d.value, t.value) AS i
-    WHERE s.name = 'history_table' AND d.name = 'history_device_column' AND t.name = 'history_time_column';
-    IF index.leads THEN
+    SELECT * INTO newest FROM _ml_newest_first();
+    IF newest.ordered IS NOT NULL THEN
         -- Of up to 1000 devices 100 that have rows in the window, of each up to 20 parts of the window, of each part
-        -- its newest rows: so successive ones are there, and all hours. The order is the index's own, and the device
-        -- a range: else an index on the time alone might be taken. Rows of other shadows are bounded too.
-        rows_of := format($part$
-            walked (device, n) AS (
-                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %9$s ORDER BY 1 LIMIT 1) AS least
-                UNION ALL
-                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > w.device ORDER BY 1 LIMIT 1), w.n + 1
-                FROM walked w WHERE w.device IS NOT NULL AND w.n < CASE WHEN $1 IS NULL THEN 1000 ELSE 1 END
-            ), alive AS MATERIALIZED (
-                SELECT w.device, row_number() OVER (ORDER BY w.n) AS n, count(*) OVER () AS total
-                FROM walked w CROSS JOIN LATERAL (SELECT %1$s FROM %2$s WHERE %1$s BETWEEN w.device AND w.device AND %3$s > %5$s AND %3$s <= %6$s
-                    ORDER BY %1$s %4$s, %3$s DESC LIMIT 1) AS r
-                WHERE w.device IS NOT NULL
+        -- its newest rows: so successive ones are there, and all hours. Rows of other shadows are bounded too.
+        rows_of := format($part$%1$s, alive AS MATERIALIZED (
+                SELECT f.device, row_number() OVER (ORDER BY f.n) AS n, count(*) OVER () AS total
+                FROM found f CROSS JOIN LATERAL (SELECT FROM %2$s WHERE %3$s AND %5$s > %6$s AND %5$s <= %7$s %4$s LIMIT 1) AS r
+                WHERE f.device IS NOT NULL
             ), chosen AS ( -- spread over the ids, which may go by kind
                 SELECT a.device, greatest(5, 100 / least(a.total, 100)) AS size, 20 / greatest(1, 5 * least(a.total, 100) / 100) AS parts
                 FROM alive a WHERE a.total <= 100 OR a.n * 100 / a.total <> (a.n - 1) * 100 / a.total
             ), taken AS MATERIALIZED (
-                SELECT c.device, r.t, part AS slice, r.state
-                FROM chosen c CROSS JOIN generate_series(1, c.parts) AS part CROSS JOIN LATERAL (
-                    SELECT %7$s AS t, %8$s AS state FROM (
-                        SELECT h.* FROM %2$s WHERE %1$s BETWEEN c.device AND c.device
-                            AND %3$s > %10$s AND %3$s <= %11$s ORDER BY %1$s %4$s, %3$s DESC LIMIT c.size * 10) AS h
-                    WHERE %12$s LIMIT c.size) AS r
-            )$part$, h.device, h.source, h.moment, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END,
-            format(h.bound, '$2'), format(h.bound, '$3'), h.at, h.state,
-            CASE WHEN id IS NULL THEN h.device || ' IS NOT NULL' ELSE format('%s = $1::%s', h.device, h.device_type) END,
-            format(h.bound, '($2 + ($3 - $2) * ((part - 1)::float8 / c.parts))'), format(h.bound, '($2 + ($3 - $2) * (part::float8 / c.parts))'), h.shadow);
+                SELECT f.device, r.t, part AS slice, r.state
+                FROM chosen f CROSS JOIN generate_series(1, f.parts) AS part CROSS JOIN LATERAL (
+                    SELECT %8$s AS t, %9$s AS state FROM (
+                        SELECT h.* FROM %2$s WHERE %3$s AND %5$s > %10$s AND %5$s <= %11$s %4$s LIMIT f.size * 10) AS h
+                    WHERE %12$s LIMIT f.size) AS r
+            )$part$, _ml_walk(CASE WHEN id IS NULL THEN 1000 ELSE 1 END, CASE WHEN id IS NOT NULL THEN format('%s = $1::%s', h.device, h.device_type) END),
+            h.source, newest.of_device, newest.ordered, h.moment, format(h.bound, '$2'), format(h.bound, '$3'), h.at, h.state,
+            format(h.bound, '($2 + ($3 - $2) * ((part - 1)::float8 / f.parts))'), format(h.bound, '($2 + ($3 - $2) * (part::float8 / f.parts))'), h.shadow);
     ELSE
         rows_of := format('taken AS MATERIALIZED (SELECT %s AS device, %s AS t, 1::bigint AS slice, %s AS state FROM %s WHERE %s AND %s AND %s > %s AND %s <= %s ORDER BY %s DESC LIMIT 2000)',
             h.device, h.at, h.state, h.source, CASE WHEN id IS NULL THEN '$1::text IS NULL' ELSE format('%s = $1::%s', h.device, h.device_type) END,

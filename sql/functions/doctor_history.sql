@@ -62,7 +62,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_doctor_index(regclass, name, name) IS 'The doctor''s row on the index of the history, or of the table below where it is a view.';
 
-CREATE OR REPLACE FUNCTION _ml_newest_first(OUT of_device text, OUT ordered text, OUT last_day text)
+CREATE OR REPLACE FUNCTION _ml_newest_first(OUT of_device text, OUT ordered text, OUT oldest_first text, OUT last_day text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -80,12 +80,13 @@ BEGIN
     -- taken, and all of it read for a device that is silent.
     of_device := format('%s BETWEEN f.device AND f.device', h.device);
     ordered := format('ORDER BY %s %s, %s DESC', h.device, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END, h.moment);
+    oldest_first := format('ORDER BY %s %s, %s', h.device, CASE WHEN index.opposite THEN 'DESC' ELSE 'ASC' END, h.moment);
     last_day := format('%s AND %s > %s', of_device, h.moment, format(h.bound,
         format('((SELECT %s FROM %s WHERE %s AND %s < now() + interval ''100 years'' %s LIMIT 1) - interval ''1 day'')',
             h.at, h.source, of_device, h.at, ordered)));
 END
 $$;
-COMMENT ON FUNCTION _ml_newest_first() IS 'Pieces of SQL that give the newest rows of the device f.device, and the day up to the newest of them; NULL where no index leads to them.';
+COMMENT ON FUNCTION _ml_newest_first() IS 'Pieces of SQL that give the rows of the device f.device, the newest or the oldest of them first, and the day up to the newest of them; NULL where no index leads to them.';
 
 CREATE OR REPLACE FUNCTION _ml_some_rows(days boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -100,14 +101,8 @@ BEGIN
     IF newest.ordered IS NULL THEN
         RETURN format('SELECT h.* FROM %s LIMIT 1000', h.source);
     END IF;
-    RETURN format($part$
-        WITH RECURSIVE found (device, n) AS (
-            SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
-            UNION ALL
-            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
-            FROM found f WHERE f.device IS NOT NULL AND f.n < %3$s
-        ) SELECT r.* FROM found f CROSS JOIN LATERAL (SELECT h.* FROM %2$s WHERE %4$s %5$s LIMIT %6$s) AS r
-        WHERE f.device IS NOT NULL$part$, h.device, h.source, CASE WHEN days THEN 2000 ELSE 100 END,
+    RETURN format('WITH RECURSIVE %s SELECT r.* FROM found f CROSS JOIN LATERAL (SELECT h.* FROM %s WHERE %s %s LIMIT %s) AS r WHERE f.device IS NOT NULL',
+        _ml_walk(CASE WHEN days THEN 2000 ELSE 100 END), h.source,
         CASE WHEN days THEN newest.last_day ELSE newest.of_device END, newest.ordered,
         CASE WHEN days THEN '(SELECT 10000 / count(*) FROM found c WHERE c.device IS NOT NULL)' ELSE '10' END);
 END

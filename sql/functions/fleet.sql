@@ -1,6 +1,6 @@
 -- The devices, and the calls that go through them.
 
-CREATE OR REPLACE FUNCTION _ml_devices() RETURNS TABLE (device uuid, id text)
+CREATE OR REPLACE FUNCTION _ml_walk(most int DEFAULT NULL, begins text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -9,13 +9,25 @@ DECLARE
 BEGIN
     SELECT * INTO h FROM _ml_history();
     -- From each device straight to the next in the index: a probe a device, however long the history.
-    RETURN QUERY EXECUTE format($query$
-        WITH RECURSIVE found (device) AS (
-            (SELECT %1$s FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1)
+    RETURN format($part$found (device, n) AS (
+            SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %3$s ORDER BY 1 LIMIT 1) AS least
             UNION ALL
-            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > found.device ORDER BY 1 LIMIT 1)
-            FROM found WHERE found.device IS NOT NULL
-        ) SELECT %3$s, %4$s FROM found WHERE device IS NOT NULL$query$, h.device, h.source,
+            SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1
+            FROM found f WHERE f.device IS NOT NULL%4$s
+        )$part$, h.device, h.source, coalesce(begins, h.device || ' IS NOT NULL'), ' AND f.n < ' || most);
+END
+$$;
+COMMENT ON FUNCTION _ml_walk(int, text) IS 'A recursive query, found (device, n), that goes through the history''s devices in their order, to most of them at most, from the first for which the condition begins holds. A last row may have no device.';
+
+CREATE OR REPLACE FUNCTION _ml_devices() RETURNS TABLE (device uuid, id text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    RETURN QUERY EXECUTE format('WITH RECURSIVE %s SELECT %s, %s FROM found WHERE device IS NOT NULL', _ml_walk(),
         CASE h.device_type WHEN 'uuid' THEN 'device::uuid' WHEN 'numeric' THEN '_ml_uuid_of(trim_scale(device)::text)' ELSE '_ml_uuid_of(device::text)' END,
         CASE h.device_type WHEN 'numeric' THEN 'trim_scale(device)::text' ELSE 'device::text' END);
 END
@@ -45,10 +57,11 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     h record;
-    id CONSTANT text := _ml_device_id(device);
+    id text;
     known boolean := false;
 BEGIN
     SELECT * INTO h FROM _ml_history();
+    id := _ml_device_id(device, h.device_type);
     IF id IS NOT NULL THEN
         -- Among the last day's first: of a history by month the older parts then stay closed.
         EXECUTE format('SELECT EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s AND %4$s > %5$s) OR EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s)',
@@ -56,9 +69,7 @@ BEGIN
         INTO known USING id;
     END IF;
     IF NOT known THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', coalesce(id, device::text)),
-            DETAIL = format('The history (%s) has no row of it.', (SELECT s.value FROM ml_setting s WHERE s.name = 'history_table')),
-            HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+        PERFORM _ml_refuse_device(coalesce(id, device::text));
     END IF;
     RETURN id;
 END

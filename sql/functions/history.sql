@@ -132,18 +132,34 @@ END
 $$;
 COMMENT ON FUNCTION _ml_uuid_of(text) IS 'The uuid by which pyml''s tables know the device of that id: the id itself, where it is a uuid as PostgreSQL writes it.';
 
+CREATE OR REPLACE FUNCTION _ml_refuse_device(id text, beside text DEFAULT '') RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM _ml_history();
+    RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', id),
+        DETAIL = format('The history (%s) has no row of it%s.', split_part(h.source, ' AS h', 1), beside),
+        HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+END
+$$;
+COMMENT ON FUNCTION _ml_refuse_device(text, text) IS 'Refuses a device that the history does not hold (ML002).';
+
 CREATE OR REPLACE FUNCTION ml_uuid(device text) RETURNS uuid
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
+    found CONSTANT uuid := _ml_uuid_of(device);
     id text := device;
     h record;
     known boolean;
 BEGIN
     @PYML_AT_HOME@
-    IF device IS NULL OR _ml_uuid_of(device)::text = device THEN
-        RETURN _ml_uuid_of(device);
+    IF device IS NULL OR found::text = device THEN
+        RETURN found;
     END IF;
     SELECT * INTO h FROM _ml_history();
     BEGIN
@@ -160,25 +176,25 @@ BEGIN
         known := false;
     END;
     IF NOT known THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', left(device, 200)),
-            DETAIL = format('The history (%s) has no row of it; there, devices have ids of type %s.', split_part(h.source, ' AS h', 1), h.device_type),
-            HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+        PERFORM _ml_refuse_device(left(device, 200), format('; there, devices have ids of type %s', h.device_type));
     END IF;
     RETURN _ml_uuid_of(id);
 END
 $$;
 COMMENT ON FUNCTION ml_uuid(text) IS 'The uuid by which pyml''s tables and views know a device, of the id by which the history knows it. No such device: ML002.';
 
-CREATE OR REPLACE FUNCTION _ml_device_id(device uuid) RETURNS text
+CREATE OR REPLACE FUNCTION _ml_device_id(device uuid, device_type text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
+    IF coalesce(device_type, (SELECT c.type FROM _ml_history_columns() AS c WHERE c.setting = 'history_device_column')) = 'uuid' THEN
+        RETURN device;
+    END IF;
     RETURN coalesce(
-        (SELECT device::text FROM _ml_history_columns() AS c WHERE c.setting = 'history_device_column' AND c.type = 'uuid'),
         (SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device),
         -- What no scan and no training has met yet is looked for.
         (SELECT d.id FROM _ml_devices() AS d WHERE d.device = _ml_device_id.device LIMIT 1));
 END
 $$;
-COMMENT ON FUNCTION _ml_device_id(uuid) IS 'The id by which the history knows a device; NULL where it knows none.';
+COMMENT ON FUNCTION _ml_device_id(uuid, text) IS 'The id by which the history knows a device; NULL where it knows none. device_type is that of the history''s column, for whoever has looked.';

@@ -95,6 +95,7 @@ DECLARE
     plan json;
     counted bigint;
     ends record;
+    newest record;
     few boolean;
 BEGIN
     @PYML_AT_HOME@
@@ -133,17 +134,13 @@ BEGIN
     what := 'span';
     IF few THEN
         EXECUTE format('SELECT min(%1$s) AS oldest, max(%1$s) AS newest FROM %2$s', h.at, h.source) INTO ends;
-    ELSIF index.ok THEN -- each device's first row, by the index's own order
-        EXECUTE format($query$
-            WITH RECURSIVE found (device, n) AS (
-                SELECT * FROM (SELECT %1$s, 1 FROM %2$s WHERE %1$s IS NOT NULL ORDER BY 1 LIMIT 1) AS least
-                UNION ALL
-                SELECT (SELECT %1$s FROM %2$s WHERE %1$s > f.device ORDER BY 1 LIMIT 1), f.n + 1 FROM found f WHERE f.device IS NOT NULL AND f.n < 100
-            ) SELECT min(r.t) AS oldest, %3$L::timestamptz AS newest FROM found f CROSS JOIN LATERAL (
-                SELECT %4$s AS t FROM %2$s WHERE %1$s BETWEEN f.device AND f.device ORDER BY %1$s %5$s, %6$s LIMIT 1) AS r$query$,
-            h.device, h.source, seen.newest, h.at, CASE WHEN (_ml_history_index(history, device, "time")).opposite THEN 'DESC' ELSE 'ASC' END, h.moment) INTO ends;
-    ELSE
-        SELECT NULL AS oldest, seen.newest AS newest INTO ends;
+    ELSE -- of the oldest, each device's first row, where an index leads to it
+        SELECT NULL::timestamptz AS oldest, seen.newest AS newest INTO ends;
+        SELECT * INTO newest FROM _ml_newest_first();
+        IF newest.oldest_first IS NOT NULL THEN
+            EXECUTE format('WITH RECURSIVE %s SELECT min(r.t) FROM found f CROSS JOIN LATERAL (SELECT %s AS t FROM %s WHERE %s %s LIMIT 1) AS r',
+                _ml_walk(100), h.at, h.source, newest.of_device, newest.oldest_first) INTO ends.oldest;
+        END IF;
     END IF;
     detail := CASE WHEN seen.read = 0 THEN 'there are no rows' ELSE concat('from ' || ends.oldest || ' ', 'to ', ends.newest,
         CASE WHEN NOT few THEN ', by the rows of some devices' END) END;

@@ -25,10 +25,9 @@ BEGIN
             HINT = format('SELECT * FROM ml_zscore(%L, %L);', coalesce(device::text, 'uuid'), coalesce(field, 'system.cpuUsage'));
     END IF;
     SELECT * INTO h FROM _ml_history();
-    id := _ml_device_id(device);
+    id := _ml_device_id(device, h.device_type);
     IF id IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', device),
-            DETAIL = format('The history (%s) has no row of it.', split_part(h.source, ' AS h', 1)), HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+        PERFORM _ml_refuse_device(device::text);
     END IF;
     SELECT m.path, m.divisor_path, m.scale, m.kind INTO metric FROM ml_metric m WHERE m.name = field;
     IF NOT FOUND THEN
