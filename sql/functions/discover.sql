@@ -264,7 +264,7 @@ BEGIN
     END IF;
     SELECT * INTO seen FROM _ml_spread_rows(id, now() - make_interval(hours => hours), now());
     IF seen.states IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML001', MESSAGE = coalesce(format('device %s has no readings in the window', id), 'the history has no readings in the window'),
+        RAISE EXCEPTION USING ERRCODE = 'ML001', MESSAGE = concat(coalesce('device ' || id, 'the history'), ' has no readings in the window'),
             DETAIL = format('Looked in %s from %s to %s.', history, now() - make_interval(hours => hours), now())
                 || CASE WHEN seen.left_out > 0 THEN format(' %s messages are too large, or no JSON.', seen.left_out) ELSE '' END,
             HINT = format('SELECT * FROM ml_discover(%shours => %s);', CASE WHEN device IS NOT NULL THEN quote_literal(device) || ', ' END, least(87840, hours::bigint * 30));

@@ -121,9 +121,9 @@ BEGIN
         FROM reading r$query$, _ml_some_rows(), h.device, h.at, h.state, h.shadow) INTO seen;
     what := 'devices';
     IF index.ok OR few THEN
-        detail := format('%s, with ids of type %s, such as %s', (SELECT count(*) FROM _ml_devices()), h.device_type, seen.example);
+        detail := concat((SELECT count(*) FROM _ml_devices()), ', with ids of type ', h.device_type, ', such as ' || seen.example);
     ELSE
-        detail := format('with ids of type %s, such as %s; how many, only an index could tell', h.device_type, seen.example);
+        detail := concat('with ids of type ', h.device_type, ', such as ' || seen.example, '; how many, only an index could tell');
     END IF;
     RETURN NEXT;
 
@@ -147,7 +147,7 @@ BEGIN
     RETURN NEXT;
 
     what := 'rhythm';
-    detail := coalesce(format('a row every %s, as a rule', CASE WHEN seen.rhythm < '10 seconds' THEN seen.rhythm ELSE date_trunc('second', seen.rhythm + interval '0.5 seconds') END), 'too few rows to tell');
+    detail := coalesce('a row every ' || CASE WHEN seen.rhythm < '10 seconds' THEN seen.rhythm ELSE date_trunc('second', seen.rhythm + interval '0.5 seconds') END || ', as a rule', 'too few rows to tell');
     RETURN NEXT;
 
     what := 'readings';

@@ -326,11 +326,13 @@ def test_bad_arguments(refused, arguments):
 def test_what_there_is_not(db, refused, put):
     said = refused("SELECT * FROM ml_discover()", sqlstate="ML001")
     assert "hours => 720" in said.message_hint
+    assert said.message_primary == "the history has no readings in the window"
     refused("SELECT * FROM ml_discover(gen_random_uuid())", sqlstate="ML002")
     refused("SELECT * FROM ml_discover('nobody')", sqlstate="ML002")
     device = put({"x": 1})
     db.execute('UPDATE device_shadow_history SET "timestamp" = "timestamp" - interval \'3 days\'')
     said = refused("SELECT * FROM ml_discover(%s)", device, sqlstate="ML001")
+    assert said.message_primary == f"device {device} has no readings in the window"
     assert db.execute(said.message_hint.encode()).fetchone()[0] == "x"
 
 

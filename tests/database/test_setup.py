@@ -137,7 +137,10 @@ def test_an_empty_table_and_a_view_are_taken(db, plant):
     db.execute('TRUNCATE "Plant 7"."Raw data"')
     found = dict(db.execute("SELECT * FROM ml_setup('v', 'Sensor Id', 'At', 'doc')").fetchall())
     assert found["rows"] == "0"
-    assert found["readings"] == "there are no rows"
+    assert found["readings"] == found["span"] == "there are no rows"
+    assert found["devices"] == "0, with ids of type text"
+    assert found["rhythm"] == "too few rows to tell"
+    assert found["fields"].startswith("no messages within a day")
 
 
 def test_the_doctor_tells_of_names_that_cannot_be_read(db, one, plant):
