@@ -41,6 +41,7 @@ from pyml.forecasters.windows import origins
 from pyml.lstm import LSTM
 from pyml.models.blob import Run
 from pyml.telemetry import series
+from pyml.telemetry.habits import rhythm
 
 Floats = NDArray[np.float64]
 
@@ -84,13 +85,13 @@ def tasks(data: Path) -> Iterator[Task]:
     """The 16 series of the protocol."""
     for path in recordings.nab(data):
         found = recordings.read_nab(path)
-        grid = series.regular(found.times, found.values[:, 0])
+        grid = series.regular(found.times, found.values[:, 0], rhythm(found.times))
         yield Task(found.name.split("_")[-1], grid, 0, int(0.8 * len(grid.values)), 1)
     for machine in SMD_MACHINES:
         found = recordings.read_smd(data / "smd" / f"machine-{machine}.csv.gz")
         for metric in SMD_METRICS:
             column = 100 * found.values[:, found.names.index(metric)]
-            grid = series.regular(found.times, column)
+            grid = series.regular(found.times, column, rhythm(found.times))
             test = int(0.8 * len(grid.values))
             yield Task(f"{machine} {metric}", grid, test - WEEK, test, HORIZON)
 

@@ -44,7 +44,9 @@ from timing import (
 
 from pyml.detectors import isolation
 from pyml.forecasters import recurrent
-from pyml.telemetry import series
+from pyml.telemetry.habits import Habit
+from pyml.telemetry.readings import lookback
+from pyml.telemetry.series import Metric
 
 SERVICE = Path(__file__).parent / "service"
 PORT = 8753
@@ -54,7 +56,8 @@ FIELDS = (
     *("cpuUsage", "memoryUsage", "memoryTotal", "diskUsage", "diskTotal", "temperature"),
 )  # fmt: skip
 # Readings, one a minute, that are read before a window to score and for a forecast.
-SPARE = series.MAX_GAP + 1
+COUNTER, MINUTES = Metric("a", "a", None, 1.0, "counter"), Habit(rhythm=60.0, hold=120.0)
+SPARE = round(lookback([COUNTER], [MINUTES], 60.0) / 60)
 LOOKBACK = SPARE + round(isolation.Spans.of(60.0, isolation.PARAMETERS).lookback / 60)
 REPLAYED = SPARE + 50 + 12 + recurrent.PARAMETERS.replay
 

@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +41,11 @@ COLUMNS = ("AP", *FALSE_A_DAY, "normal")
 OWNER = "forest."
 
 
+def signals(times: recordings.Floats, values: recordings.Floats, names: Sequence[str]) -> Signals:
+    """A reading a minute, all of which came."""
+    return Signals(times, values, tuple(names), 60.0, np.zeros(len(times), bool))
+
+
 def machine(forest: Forest, path: Path, seed: int, quick: bool) -> dict[str, float]:
     """The figures of one machine."""
     found = recordings.read_smd(path)
@@ -49,14 +55,14 @@ def machine(forest: Forest, path: Path, seed: int, quick: bool) -> dict[str, flo
     for begin in range(first, len(found.label), PER_DAY)[:: 4 if quick else 1]:
         week = slice(begin - WEEK_DAYS * PER_DAY, begin)
         fitted = forest.fit(
-            Signals(found.times[week], found.values[week], names), settings, lambda: None
+            signals(found.times[week], found.values[week], names), settings, lambda: None
         )
         model, run = fitted.model, forest.runner(fitted.numbers, fitted.model).run
         used = [names.index(name) for name in model.names]
         end, since = min(begin + PER_DAY, len(found.label)), found.times[begin - 1]
         read = np.flatnonzero(found.times[:end] > since - forest.lookback(model))
-        signals = Signals(found.times[read], found.values[read][:, used], model.names)
-        said = forest.detect(model, run, signals, since, lambda: None)
+        day = signals(found.times[read], found.values[read][:, used], model.names)
+        said = forest.detect(model, run, day, since, lambda: None)
         # A row without a value is not judged: it counts as the most normal one.
         score, flag = np.full(end - begin, -1.0), np.zeros(end - begin, bool)
         place = np.searchsorted(found.times[begin:end], said.times)

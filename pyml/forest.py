@@ -115,7 +115,7 @@ class Forest(Detector[Model]):
         used, rows = _reported(signals, p)
         values = signals.values[:, used]
         known = [column[np.isfinite(column)] for column in values.T]
-        spans = Spans.of(float(np.median(np.diff(times))), p)
+        spans = Spans.of(signals.interval, p)
         scaling, usual = [], []
         for column in known:
             pulse()
@@ -147,7 +147,7 @@ class Forest(Detector[Model]):
         cells = matrix(model, p, found)
         pulse()
         distance = trailing_mean(spans, times[rows], cells[:, LEVEL_DISTANCE])
-        blocks = Blocks.of(distance, settings["n_estimators"], p)
+        blocks = Blocks.of(distance, ~signals.held[rows], settings["n_estimators"], p)
         fill = growing.medians(cells)
         weights = growing.feature_weights(len(used), cells.shape[1])
         pulse()
@@ -188,9 +188,9 @@ class Forest(Detector[Model]):
         found = features(model, p, signals.times, signals.values, pulse, rows)
         scores = self.scores(model, run, times, found, pulse)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
-        inside = slice(int(np.searchsorted(times, since, side="right")), None)
+        judged = np.flatnonzero((times > since) & ~signals.held[rows])
         whole = Detection(times, signals.values[rows], scores, severity.astype(np.int8), found)
-        return whole.of(inside)
+        return whole.of(judged)
 
     def scores(
         self, model: Model, run: Run, times: Floats, found: Features, pulse: Pulse

@@ -24,11 +24,8 @@ SELECT c.* FROM @context@
 
 -- query: metrics()
 -- In the order of "C", whatever the database's collation: models are compared by it.
-SELECT name, path, divisor_path, scale, kind, enabled FROM ml_metric ORDER BY name COLLATE "C"
-
--- query: bounds(text)
--- The range of possible values of a field, which is a metric's name or its path.
-SELECT lower_bound, upper_bound FROM _ml_metric_of($1)
+SELECT name, path, divisor_path, scale, kind, enabled, lower_bound AS lower, upper_bound AS upper
+FROM ml_metric ORDER BY name COLLATE "C"
 
 -- query: unit(text)
 -- The unit of a field, which is a metric's name or its path.

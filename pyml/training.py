@@ -22,14 +22,17 @@ from pyml.models import blob
 from pyml.models.blob import Owner
 from pyml.telemetry import drift
 from pyml.telemetry.history import LONGEST_HOURS, Execute, Floats, History, iso
+from pyml.telemetry.readings import MISSING, QUALITIES, Readings
 from pyml.telemetry.series import Metric, regular
-from pyml.telemetry.window import bounds_of, measured, metrics_of, window
+from pyml.telemetry.window import learned, metrics_of, window
 
 T = TypeVar("T")
 Poll = Callable[[], object]
 """Called several times a second by whoever waits for a training; what it raises ends that."""
 
 LIBRARIES = ("numpy", "scikit-learn", "tensorflow", "keras", "joblib")
+# Readings that a model is trained on, at most and about: what comes faster is thinned evenly.
+MOST_READINGS = 200_000
 # Bytes of JSON beside a model. Metrics take up to 2 KB each in the parameters; figures some 600.
 LONGEST_PARAMETERS, LONGEST_FIGURES = 1 << 20, 1 << 16
 
@@ -43,7 +46,7 @@ class Trained:
     data : bytes or None
         The model as it is stored; None where the current one is better and stays.
     times : ndarray of float64, shape (n,)
-        Seconds since the Unix epoch of what it was trained on.
+        Seconds since the Unix epoch of the readings that it was trained on.
     rejected : int
         Rows without one usable number.
     parameters, figures : dict
@@ -153,7 +156,6 @@ def train(
         field,
         given=json.loads(given),
         until=until,
-        bounds=bounds_of(execute, field),
         current=in_force.usable(FORECASTERS[kind], row, field, load),
         poll=poll,
     )
@@ -228,34 +230,62 @@ def train_detector(
     hours = settings["hours"]
     since = until - hours * 3600
     reported = history.present(device, since, until, metrics) or metrics
-    readings, values, _ = measured(history, device, since, until, reported)
-    usable = int(np.isfinite(values).any(axis=1).sum())
+    found = learned(history, device, since, until, reported, MOST_READINGS)
+    readings = found.readings
+    usable = int(np.isfinite(readings.came().values).any(axis=1).sum())
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
-        raise _too_few(detector, history, device, usable, needed, hours, readings.rejected)
+        raise _too_few(detector, history, device, usable, needed, hours, readings.messages.rejected)
     names = tuple(metric.name for metric in reported)
-    signals = Signals(readings.times, values, names)
+    signals = Signals.of(readings, names, found.interval)
     fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
     used = [names.index(name) for name in fitted.model.names]
     poll()
-    reference = drift.reference(readings.times, values[:, used])
+    reference = drift.reference(readings.times, readings.values[:, used])
     poll()
-    model = fitted.model.knowing([reported[i] for i in used], reference)
+    habits = [found.habits[i] for i in used]
+    model = fitted.model.knowing([reported[i] for i in used], habits, reference)
+    left_out = _left_out(metrics, names, model.names, readings, hours)
     return Trained(
         blob.pack(detector, fitted.numbers, model),
-        readings.times,
-        readings.rejected,
+        readings.came().times,
+        readings.messages.rejected,
         {**settings, "given": dict(given), "metrics": [asdict(metric) for metric in metrics]},
-        fitted.figures,
+        fitted.figures | {"left_out": left_out},
         {
-            "training_samples": len(readings.times),
-            "rejected_samples": readings.rejected,
-            "repeated_samples": readings.repeated,
+            "training_samples": readings.messages.used,
+            "rejected_samples": readings.messages.rejected,
+            "repeated_samples": readings.messages.merged,
             "features": list(model.names),
+            "left_out": left_out,
             "window_start": iso(readings.times[0]),
             "window_end": iso(readings.times[-1]),
         },
     )
+
+
+def _left_out(
+    metrics: Sequence[Metric],
+    reported: Sequence[str],
+    used: Sequence[str],
+    readings: Readings,
+    hours: int,
+) -> dict[str, str]:
+    """Why each metric that is enabled and not in a model is not."""
+    every = readings.samples(-np.inf)
+    found = {}
+    for name in sorted({metric.name for metric in metrics} - {*used}):
+        counts = every[reported.index(name)] if name in reported else np.zeros(len(QUALITIES))
+        share = counts / max(1, counts.sum())
+        worst = int(np.argmax(share[1:])) + 1
+        found[name] = (
+            f"{share[worst]:.0%} of its samples in {hours} h are {QUALITIES[worst]}"
+            if worst != MISSING and share[worst] > 0
+            else f"it has a value in {1 - share[MISSING]:.0%} of the readings of {hours} h"
+            if counts.any() and share[MISSING] < 1
+            else f"nothing came in {hours} h"
+        )
+    return found
 
 
 def _wider(hours: int) -> int:
@@ -294,7 +324,6 @@ def train_forecaster(
     *,
     given: Mapping[str, Any],
     until: float,
-    bounds: tuple[float | None, float | None],
     current: blob.Model[Any] | None,
     poll: Poll,
 ) -> Trained:
@@ -306,8 +335,6 @@ def train_forecaster(
         All metrics, enabled for detection or not.
     given : mapping
         As in `train_detector`.
-    bounds : tuple
-        Least and greatest value of the field, where known.
     current : Model or None
         The model to start from and to be better than, where it is of the shape now asked for.
 
@@ -317,11 +344,14 @@ def train_forecaster(
     """
     settings = _settings(forecaster, history, given)
     hours = settings["hours"]
-    metric, totals, readings, values = window(
-        history, device, until - hours * 3600, until, field, known
+    metric, totals, found = window(
+        history, device, until - hours * 3600, until, field, known, MOST_READINGS
     )
-    usable = int(np.isfinite(values).sum())
-    grid = regular(readings.times, values)
+    readings, (habit,) = found.readings, found.habits
+    values = readings.values[:, 0]
+    usable = int(np.isfinite(readings.came().values).sum())
+    grid = regular(readings.times, values, found.interval)
+    bounds = (metric.lower, metric.upper)
     previous = None
     if (
         current
@@ -342,9 +372,9 @@ def train_forecaster(
     finally:
         background.trim()
     reference = drift.reference(grid.times, grid.values[:, None])
-    model = fitted.model.knowing(metric, totals, reference)
+    model = fitted.model.knowing(metric, habit, totals, reference)
     accepted = bool(fitted.figures.get("accepted", True))
-    rejected = len(readings.times) + readings.rejected - usable
+    rejected = readings.messages.used + readings.messages.rejected - usable
     return Trained(
         blob.pack(forecaster, fitted.numbers, model) if accepted else None,
         grid.times,

@@ -10,7 +10,6 @@
 \ir functions/api.sql
 \ir functions/models.sql
 \ir functions/history.sql
-\ir functions/zscore.sql
 \ir functions/fleet.sql
 \ir functions/scan.sql
 \ir functions/retrain.sql

@@ -18,6 +18,8 @@ from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import Histogram, is_reference
+from pyml.telemetry.habits import Habit, is_habit
+from pyml.telemetry.readings import Readings
 from pyml.telemetry.series import IS_METRIC, Metric
 
 Floats = NDArray[np.float64]
@@ -60,11 +62,23 @@ class Signals:
         In the metrics' units; NaN where missing.
     names : tuple of str, length m
         The metrics' names.
+    interval : float
+        Seconds between two readings, usually.
+    held : ndarray of bool, shape (n,)
+        Moments at which nothing came and the values before hold: to look back on, and to learn
+        from, but not to judge.
     """
 
     times: Floats
     values: Floats
     names: tuple[str, ...]
+    interval: float
+    held: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, readings: Readings, names: Sequence[str], interval: float) -> Self:
+        """Those of readings whose columns have these names."""
+        return cls(readings.times, readings.values, tuple(names), interval, readings.held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +93,8 @@ class Known:
         Seconds between two readings of the training.
     metrics : tuple of Metric, length m
         What to read for each; set by `knowing`.
+    habits : tuple of Habit, length m
+        How each comes; set by `knowing`.
     reference : tuple of Histogram, length m
         What the training saw of each (`pyml.telemetry.drift.reference`); set by `knowing`.
     """
@@ -86,11 +102,19 @@ class Known:
     names: tuple[str, ...]
     interval: float
     metrics: tuple[Metric, ...] = ()
+    habits: tuple[Habit, ...] = ()
     reference: tuple[Histogram, ...] = ()
 
-    def knowing(self, metrics: Sequence[Metric], reference: Sequence[Histogram]) -> Self:
-        """The same, with what to read and what the training saw of it."""
-        return replace(self, metrics=tuple(metrics), reference=tuple(reference))
+    def knowing(
+        self,
+        metrics: Sequence[Metric],
+        habits: Sequence[Habit],
+        reference: Sequence[Histogram],
+    ) -> Self:
+        """The same, with what to read, how it comes and what the training saw of it."""
+        return replace(
+            self, metrics=tuple(metrics), habits=tuple(habits), reference=tuple(reference)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The stored form: one flat object."""
@@ -102,6 +126,7 @@ class Known:
         return meta | {
             "names": tuple(meta["names"]),
             "metrics": tuple(Metric(**entry) for entry in meta["metrics"]),
+            "habits": tuple(map(Habit.of_json, meta["habits"])),
             "reference": tuple(meta["reference"]),
         }
 
@@ -109,13 +134,14 @@ class Known:
         """Whether the fields of `Known` fit together."""
         return tuple(metric.name for metric in self.metrics) == self.names and len(
             set(self.names)
-        ) == len(self.names) == len(self.reference)
+        ) == len(self.names) == len(self.habits) == len(self.reference)
 
 
 KNOWN: dict[str, Form] = {
     "names": listed(text, 1),
     "interval": number(SOME, YEAR),
     "metrics": listed(IS_METRIC, 1),
+    "habits": listed(is_habit, 1),
     "reference": is_reference,
 }
 """Forms of the fields of `Known`."""

@@ -18,6 +18,7 @@ from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import Histogram, is_reference
+from pyml.telemetry.habits import Habit, is_habit
 from pyml.telemetry.series import IS_METRIC, Grid, Metric
 
 Floats = NDArray[np.float64]
@@ -62,6 +63,8 @@ class Known:
         Range that the field cannot leave, where known.
     metric : Metric or None
         What to read; set by `knowing`.
+    habit : Habit or None
+        How it comes; set by `knowing`.
     totals : tuple of str
         Paths of totals, a zero at which marks a failed collection; set by `knowing`.
     reference : tuple of Histogram, length 1
@@ -72,14 +75,21 @@ class Known:
     interval: float
     bounds: Bounds
     metric: Metric | None = None
+    habit: Habit | None = None
     totals: tuple[str, ...] = ()
     reference: tuple[Histogram, ...] = ()
 
     def knowing(
-        self, metric: Metric, totals: Sequence[str], reference: Sequence[Histogram]
+        self,
+        metric: Metric,
+        habit: Habit,
+        totals: Sequence[str],
+        reference: Sequence[Histogram],
     ) -> Self:
-        """The same, with what to read and what the training saw of it."""
-        return replace(self, metric=metric, totals=tuple(totals), reference=tuple(reference))
+        """The same, with what to read, how it comes and what the training saw of it."""
+        return replace(
+            self, metric=metric, habit=habit, totals=tuple(totals), reference=tuple(reference)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The stored form: one flat object."""
@@ -91,6 +101,7 @@ class Known:
         return meta | {
             "bounds": tuple(meta["bounds"]),
             "metric": Metric(**meta["metric"]),
+            "habit": Habit.of_json(meta["habit"]),
             "totals": tuple(meta["totals"]),
             "reference": tuple(meta["reference"]),
         }
@@ -107,6 +118,7 @@ KNOWN: dict[str, Form] = {
     "interval": number(SOME, YEAR),
     "bounds": listed(maybe(number()), 2, 2),
     "metric": IS_METRIC,
+    "habit": is_habit,
     "totals": listed(path),
     "reference": is_reference,
 }

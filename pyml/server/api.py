@@ -19,7 +19,8 @@ from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.scoring import Scored, forecast_of
 from pyml.telemetry.history import LONGEST_HOURS, iso
-from pyml.telemetry.window import bounds_of, metrics_of
+from pyml.telemetry.readings import OK
+from pyml.telemetry.window import metrics_of, window
 
 
 def _forest() -> Detector[Any]:
@@ -140,8 +141,8 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     since = current.now - hours * 3600
     for scored in scoring.score(_forest(), history, current, device, since, current.now):
         analyzed += len(scored.found.times)
-        rejected += scored.rejected
-        repeated += scored.repeated
+        rejected += scored.readings.messages.rejected
+        repeated += scored.readings.messages.merged
         flagged = scored.flagged()
         detected += len(flagged)
         found.append(scored.of(flagged))
@@ -228,7 +229,6 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
         field,
         given=arguments.chosen(hours=hours),
         until=until,
-        bounds=bounds_of(backend.execute, field),
         current=in_force.usable(_lstm(), row, field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
@@ -292,6 +292,35 @@ def predict(
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     shown = (backend.shown(column).tolist() for column in columns)
     yield from zip(ahead.times.tolist(), *shown, strict=True)
+
+
+# ---- z scores ------------------------------------------------------------------
+
+# Values below which there is no judgement; deviations beyond which an anomaly is critical.
+LEAST_VALUES, CRITICAL_Z = 10, 3.0
+
+
+@rows(5)
+def zscore(device: str, field: str, hours: int, threshold: float) -> Iterator[Row]:
+    """``ml_zscore``."""
+    arguments.given(device=device, field=field, hours=hours, threshold=threshold)
+    arguments.within("hours", hours, 1, LONGEST_HOURS)
+    arguments.within("threshold", threshold, 0.1, 100)
+    row = backend.execute(queries.CONTEXT)[0]
+    history = backend.history_of(row)
+    until = float(backend.execute(queries.SESSION)[0]["until"])
+    known = metrics_of(backend.execute)
+    _, _, found = window(history, device, until - hours * 3600, until, field, known)
+    came = found.readings.came()
+    good = came.quality[:, 0] == OK
+    times, values = came.times[good], backend.shown(came.values[good, 0])
+    spread = float(values.std()) if np.ptp(values) > 0 else 0.0
+    z = (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
+    judged = len(values) >= LEAST_VALUES
+    for moment, value, score in zip(times.tolist(), values.tolist(), z.tolist(), strict=True):
+        far = judged and abs(score) > threshold
+        severity = SEVERITIES[far + (far and abs(score) > CRITICAL_Z)]
+        yield moment, value, score if judged else None, far, severity
 
 
 # ---- the picture ---------------------------------------------------------------

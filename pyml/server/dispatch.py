@@ -24,6 +24,7 @@ class Functions:
     store_model: Callable[..., str]
     forecast: Callable[..., str]
     predict: Callable[..., Iterable[tuple[Any, ...]]]
+    zscore: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
     train: Callable[..., str]
@@ -67,6 +68,7 @@ def enter(version: str, site: str) -> Functions:
         api.store_model,
         api.forecast,
         api.predict,
+        api.zscore,
         api.draw,
         scan.scan,
         api.train,
@@ -92,6 +94,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         store_model=document,
         forecast=document,
         predict=rows(4),
+        zscore=rows(5),
         draw=document,
         scan=document,
         train=document,

@@ -12,8 +12,9 @@ from pyml.forecasters.base import FORECASTERS
 from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.scoring import LEVEL, forecast_of
-from pyml.telemetry import series
 from pyml.telemetry.history import LONGEST_HOURS, Floats
+from pyml.telemetry.readings import MAX_GAP
+from pyml.telemetry.series import Metric
 from pyml.telemetry.window import metrics_of, window
 
 
@@ -29,7 +30,9 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
     if field is None:
         field = fields.reported(history, device, since, until)
     known = metrics_of(backend.execute)
-    metric, _, readings, values = window(history, device, since, until, field, known)
+    metric, _, found = window(history, device, since, until, field, known)
+    readings = found.readings.came()
+    values = readings.values[:, 0]
     marks: list[chart.Mark] = []
     ahead: chart.Ahead | None = None
     notes: list[str] = []
@@ -42,7 +45,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
-    step = series.MAX_GAP * series.typical_interval(readings.times)
+    step = max(MAX_GAP * found.interval, found.habits[0].hold)
     picture = chart.draw(
         readings.times,
         values,
@@ -82,7 +85,7 @@ def _marks(device: str, since: float, until: float, at: Floats, values: Floats) 
     return marks
 
 
-def _ahead(device: str, field: str, known: Sequence[series.Metric], until: float) -> chart.Ahead:
+def _ahead(device: str, field: str, known: Sequence[Metric], until: float) -> chart.Ahead:
     """The forecast of a field, whichever of its names the model was trained under."""
     plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}

@@ -21,8 +21,9 @@ from pyml.server.store import Current
 from pyml.telemetry import drift
 from pyml.telemetry.drift import Index
 from pyml.telemetry.history import Floats, History, within
-from pyml.telemetry.series import columns_of, spare
-from pyml.telemetry.window import series_of
+from pyml.telemetry.readings import lookback
+from pyml.telemetry.series import columns_of
+from pyml.telemetry.window import signal
 
 # A value further from the forecast than this many half widths is critical.
 CRITICAL = 2.0
@@ -126,12 +127,18 @@ class Scan:
         paths: dict[str, None] = {}
         back = 0.0
         for detector, current in self.detectors:
-            paths |= dict.fromkeys(columns_of(current.knows.metrics)[0])
-            back = max(back, detector.lookback(current.knows) + spare(current.knows.interval))
+            knows = current.knows
+            paths |= dict.fromkeys(columns_of(knows.metrics)[0])
+            back = max(
+                back,
+                detector.lookback(knows) + lookback(knows.metrics, knows.habits, knows.interval),
+            )
         for forecaster, _, current in self.forecasters:
-            paths |= dict.fromkeys(columns_of([current.knows.metric])[0])
-            paths |= dict.fromkeys(current.knows.totals)
-            back = max(back, forecaster.lookback(current.knows) + spare(current.knows.interval))
+            knows = current.knows
+            paths |= dict.fromkeys(columns_of([knows.metric])[0])
+            paths |= dict.fromkeys(knows.totals)
+            beyond = lookback([knows.metric], [knows.habit], knows.interval)
+            back = max(back, forecaster.lookback(knows) + 2 * beyond)
         longest = PIECE * min(
             (max(1.0, current.knows.interval) for _, current in self.detectors), default=60.0
         )
@@ -199,15 +206,11 @@ class Scan:
         said = (self.device, forecaster.kind, name)
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
-        readings, values = series_of(
-            self.history,
-            self.device,
-            self.since - spare(knows.interval),
-            self.until,
-            knows.metric,
-            knows.totals,
-            knows.interval,
+        readings = signal(
+            *(self.history, self.device, self.since, self.until),
+            *(knows.metric, knows.totals, knows.habit, knows.interval),
         )
+        values = readings.values[:, 0]
         if points:
             _outside(points, name, readings.times, values, knows.interval, judged)
         columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
@@ -216,8 +219,7 @@ class Scan:
             *(*said, level, current.model_id, ahead.last_time),
             *(column.tolist() for column in columns),
         )
-        new = readings.times > self.since
-        return self.drift.look(current, [name], readings.times[new], values[new, None])
+        return self.drift.look(current, [name], readings.times, readings.values)
 
 
 @backend.document

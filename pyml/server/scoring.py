@@ -13,8 +13,9 @@ from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
 from pyml.telemetry.history import History
-from pyml.telemetry.series import Grid, regular, spare
-from pyml.telemetry.window import measured, no_numbers, series_of
+from pyml.telemetry.readings import Readings, lookback
+from pyml.telemetry.series import Grid, regular
+from pyml.telemetry.window import measured, no_numbers, signal
 
 # Intervals, a week of minutes: a longer window is scored in pieces of as many, so that a
 # cancel is heard in time and memory does not grow with the window.
@@ -25,16 +26,21 @@ LEVEL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Readings of a window, n of them, and what a detector says of each.
+    """Readings of a window, and what a detector says of each.
 
-    Beside them, the rows without a usable number and those that repeat another.
+    Attributes
+    ----------
+    detector : Detector
+    current : Current
+    found : Detection
+    readings : Readings
+        Those of the window and some before it. Messages are counted in the window alone.
     """
 
     detector: Detector[Any]
     current: Current
     found: Detection
-    rejected: int
-    repeated: int
+    readings: Readings
 
     def flagged(self) -> NDArray[np.intp]:
         """Which of them are anomalous."""
@@ -91,14 +97,14 @@ def _piece(
 ) -> Scored:
     """The readings of a window; those before it that their scores look back to are read too."""
     knows = current.knows
-    back = detector.lookback(knows) + spare(knows.interval)
-    readings, values, _ = measured(
-        history, device, since, until, knows.metrics, knows.interval, back
+    readings = measured(
+        *(history, device, since, until, knows.metrics, knows.habits, knows.interval),
+        back=detector.lookback(knows),
     )
-    signals = Signals(readings.times, values, knows.names)
+    signals = Signals.of(readings, knows.names, knows.interval)
     with current.in_use():
         found = detector.detect(knows, current.model.run, signals, since, backend.pulse)
-    return Scored(detector, current, found, readings.rejected, readings.repeated)
+    return Scored(detector, current, found, readings)
 
 
 def _known(values: Sequence[float]) -> Sequence[float | None]:
@@ -119,14 +125,13 @@ def forecast(
 ) -> Forecast:
     """A forecast of one field from the last reading up to a moment."""
     knows = current.knows
-    beyond = spare(knows.interval)
+    beyond = lookback([knows.metric], [knows.habit], knows.interval)
     back = forecaster.lookback(knows) + beyond
 
     def read(end: float) -> Grid:
-        readings, values = series_of(
-            history, device, end - back, end, knows.metric, knows.totals, knows.interval
-        )
-        return regular(readings.times, values, knows.interval)
+        said = (knows.metric, knows.totals, knows.habit, knows.interval)
+        readings = signal(history, device, end - back, end, *said)
+        return regular(readings.times, readings.values[:, 0], knows.interval)
 
     grid = read(until)
     # The forecast of a stale device goes on from its last reading.

@@ -1,13 +1,60 @@
-"""What a field means, and its values in a window of a device's history."""
+"""What a field means, and a window of a device's history as readings."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pyml import queries
 from pyml.errors import NotEnoughData, PymlError, UnknownField
-from pyml.telemetry import series
+from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Execute, Floats, History, iso
+from pyml.telemetry.readings import Readings, assemble, learn, lookback
+from pyml.telemetry.series import Metric, columns_of
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A window's readings, and what was learned of its m metrics to make them.
+
+    Attributes
+    ----------
+    readings : Readings
+    habits : tuple of Habit, length m
+    interval : float
+        Seconds between two readings.
+    """
+
+    readings: Readings
+    habits: tuple[Habit, ...]
+    interval: float
+
+
+def learned(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metrics: Sequence[Metric],
+    most: int | None = None,
+) -> Learned:
+    """The readings of a window that tells by itself how its metrics come; about `most` of them."""
+    paths, totals = columns_of(metrics)
+    return _learned(*history.read(device, since, until, paths), metrics, totals, most)
+
+
+def _learned(
+    times: Floats,
+    columns: Floats,
+    metrics: Sequence[Metric],
+    totals: Sequence[int],
+    most: int | None,
+) -> Learned:
+    habits, interval = learn(times, columns, metrics, totals)
+    interval *= math.ceil(len(times) / most) if most and len(times) else 1
+    found = assemble(times, columns, metrics, habits, interval, totals=totals)
+    return Learned(found, habits, interval)
 
 
 def measured(
@@ -15,32 +62,44 @@ def measured(
     device: str,
     since: float,
     until: float,
-    metrics: Sequence[series.Metric],
-    interval: float | None = None,
+    metrics: Sequence[Metric],
+    habits: Sequence[Habit],
+    interval: float,
     back: float = 0.0,
-) -> tuple[series.Readings, Floats, float]:
-    """Clean readings of a window, the metrics' values (n, m) at each, and the interval.
-
-    Readings of `back` seconds before it come too; repeats and rejected rows there are not counted.
-    """
-    paths, totals = series.columns_of(metrics)
-    times, columns = history.read(device, since - back, until, paths)
-    readings = series.clean(times, columns, totals, interval, since)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, metrics, step), step
+) -> Readings:
+    """The readings of a window, and of `back` seconds before it; messages there do not count."""
+    paths, totals = columns_of(metrics)
+    first = since - back - lookback(metrics, habits, interval)
+    times, columns = history.read(device, first, until, paths)
+    return assemble(times, columns, metrics, habits, interval, since, totals).after(since - back)
 
 
-def series_of(
+def signal(
     history: History,
     device: str,
     since: float,
     until: float,
-    metric: series.Metric,
+    metric: Metric,
     totals: Sequence[str],
-    interval: float | None = None,
-) -> tuple[series.Readings, Floats]:
-    """Clean readings of one field's window and its values (n,)."""
-    paths, own = series.columns_of([metric])
+    habit: Habit,
+    interval: float,
+) -> Readings:
+    """The readings of one metric in a window."""
+    first = since - lookback([metric], [habit], interval)
+    times, columns, own = _signal(history, device, first, until, metric, totals)
+    return assemble(times, columns, [metric], [habit], interval, since, own).after(since)
+
+
+def _signal(
+    history: History,
+    device: str,
+    since: float,
+    until: float,
+    metric: Metric,
+    totals: Sequence[str],
+) -> tuple[Floats, Floats, list[int]]:
+    """What the messages of a window say of one metric; which columns tell of a failure."""
+    paths, own = columns_of([metric])
     others = [path for path in totals if path not in paths]
     times, columns = history.read(device, since, until, paths)
     if others and (columns[:, 0] == 0).any():
@@ -48,33 +107,32 @@ def series_of(
         times, columns = history.read(device, since, until, paths + others)
         columns[columns[:, 0] != 0, len(paths) :] = np.nan
         own = [*own, *range(len(paths), len(paths) + len(others))]
-    readings = series.clean(times, columns, own, interval)
-    step = series.typical_interval(readings.times) if interval is None else interval
-    return readings, series.measure(readings, [metric], step)[:, 0]
+    return times, columns, own
 
 
-def metrics_of(execute: Execute, *, enabled: bool = False) -> list[series.Metric]:
+def metrics_of(execute: Execute, *, enabled: bool = False) -> list[Metric]:
     """All metrics, or those that are enabled for detection; in the order of their names."""
     found = [dict(row) for row in execute(queries.METRICS)]
-    return [series.Metric(**row) for row in found if row.pop("enabled") or not enabled]
+    return [Metric(**row) for row in found if row.pop("enabled") or not enabled]
 
 
-def bounds_of(execute: Execute, field: str) -> tuple[float | None, float | None]:
-    """Least and greatest value of a field, where known."""
-    found = execute(queries.BOUNDS, field)
-    return (found[0]["lower_bound"], found[0]["upper_bound"]) if found else (None, None)
+def metric_of(field: str, known: Sequence[Metric]) -> Metric:
+    """What a field means: a metric by its name, or the number at a path.
 
-
-def metric_of(field: str, known: Sequence[series.Metric]) -> series.Metric:
-    """What a field means: a metric by its name, or the number at a path."""
+    The number at the path of a metric that takes it as it is has that metric's bounds.
+    """
     for metric in known:
         if metric.name == field:
             return metric
-    return series.Metric(field, field, None, 1.0, "gauge")
+    plain = Metric(field, field, None, 1.0, "gauge")
+    for metric in known:
+        if replace(metric, name=field) == plain:
+            return replace(metric, name=field)
+    return plain
 
 
 def no_numbers(
-    history: History, device: str, metric: series.Metric, since: float, until: float
+    history: History, device: str, metric: Metric, since: float, until: float
 ) -> PymlError:
     """Why a field has no number in a window."""
     types = history.types(device, since, until, metric.path)
@@ -102,9 +160,10 @@ def window(
     since: float,
     until: float,
     field: str,
-    known: Sequence[series.Metric],
-) -> tuple[series.Metric, list[str], series.Readings, Floats]:
-    """What a field means, the paths of totals, and a window's readings and values of it.
+    known: Sequence[Metric],
+    most: int | None = None,
+) -> tuple[Metric, list[str], Learned]:
+    """What a field means, the paths of totals, and the readings of a window, about `most` of them.
 
     Raises
     ------
@@ -112,9 +171,10 @@ def window(
         There is no number.
     """
     metric = metric_of(field, known)
-    paths, places = series.columns_of(known)
+    paths, places = columns_of(known)
     totals = [paths[place] for place in places]
-    readings, values = series_of(history, device, since, until, metric, totals)
-    if not np.isfinite(values).any():
+    times, columns, own = _signal(history, device, since, until, metric, totals)
+    found = _learned(times, columns, [metric], own, most)
+    if not np.isfinite(found.readings.values).any():
         raise no_numbers(history, device, metric, since, until)
-    return metric, totals, readings, values
+    return metric, totals, found

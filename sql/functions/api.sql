@@ -30,6 +30,11 @@ LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ predict $python$;
 COMMENT ON FUNCTION ml_predict IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
+CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5) RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+AS $python$ zscore $python$;
+COMMENT ON FUNCTION ml_zscore IS 'Needs no model: how many standard deviations each value of a field (a path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. What is no measurement (out of the metric''s bounds, junk) is left out. No number there: ML003; no readings: ML001.';
+
 CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ store_model $python$;

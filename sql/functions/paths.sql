@@ -86,30 +86,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_at(jsonb, text) IS 'What stands at a path of a state; NULL where nothing does.';
-
-CREATE OR REPLACE FUNCTION _ml_at_sql(state text, path text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
-SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$
-DECLARE
-    parts record;
-    run text[] := '{}';
-BEGIN
-    IF path IS NULL THEN
-        RETURN NULL;
-    ELSIF path !~ '["[]' THEN
-        RETURN format('%s #> %L::text[]', state, string_to_array(path, '.'));
-    END IF;
-    parts := _ml_parts(path);
-    FOR i IN 1 .. cardinality(parts.keys) LOOP
-        IF parts.elements[i] IS NULL THEN
-            run := run || parts.keys[i];
-        ELSE
-            state := format('jsonb_path_query_first(%s #> %L::text[], %L::jsonpath, ''{}'', true)', state, run, parts.elements[i]);
-            run := '{}';
-        END IF;
-    END LOOP;
-    RETURN format('%s #> %L::text[]', state, run);
-END
-$$;
-COMMENT ON FUNCTION _ml_at_sql(text, text) IS 'What reads a path, in SQL, for a statement that reads many rows: _ml_at would look at the path for each.';

@@ -11,9 +11,12 @@ import numpy as np
 from hypothesis import event
 from hypothesis import strategies as st
 
-from pyml.detectors.base import DETECTORS
+from pyml.detectors.base import DETECTORS, Signals
 from pyml.errors import NotEnoughData
 from pyml.forecasters.base import FORECASTERS
+from pyml.telemetry.habits import Habit, rhythm
+from pyml.telemetry.readings import Readings, assemble, learn
+from pyml.telemetry.series import Metric
 
 T = TypeVar("T")
 
@@ -55,6 +58,26 @@ def with_example(registry: Any, file: str) -> list[Any]:
 def kinds() -> list[str]:
     """The kinds of all that is registered."""
     return [owner.kind for owner in (*DETECTORS, *FORECASTERS)]
+
+
+HABIT = Habit(rhythm=60.0, hold=120.0)
+
+
+def gauges(names: Iterable[str]) -> list[Metric]:
+    """Metrics that are read as they are."""
+    return [Metric(name, name, None, 1.0, "gauge") for name in names]
+
+
+def signals_of(times: Any, values: Any, names: Iterable[str]) -> Signals:
+    """Signals of readings that came as they are."""
+    return Signals(times, values, tuple(names), rhythm(times), np.zeros(len(times), bool))
+
+
+def read(times: Any, values: Any, interval: float | None = None) -> Readings:
+    """The readings of messages with a number a column."""
+    metrics = gauges(f"m{j}" for j in range(values.shape[1]))
+    habits, own = learn(times, values, metrics)
+    return assemble(times, values, metrics, habits, own if interval is None else interval)
 
 
 def nothing() -> None:

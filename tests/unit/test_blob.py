@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pyml.detectors.base import Fitted, Signals
+from pyml.detectors.base import Fitted
 from pyml.errors import UnreadableModel
 from pyml.forecasters import inference
 from pyml.forest import Forest
 from pyml.lstm import LSTM
 from pyml.models import blob
 from pyml.models.blob import Runner
-from pyml.telemetry import drift, series
+from pyml.telemetry import drift
+
+from .contracts import HABIT, gauges, signals_of
 
 FORECAST = Path(__file__).parents[1] / "database" / "trust" / "formats" / "lstm-1.onnx"
 FOREST, NETWORK = Forest(), LSTM()
@@ -33,11 +35,11 @@ def _telemetry() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> Fitted:
     """A forest with all that is stored of it: what the training adds to its metadata, too."""
-    signals = Signals(*_telemetry(), ("a", "b"))
+    signals = signals_of(*_telemetry(), ("a", "b"))
     made = FOREST.fit(signals, SETTINGS, lambda: None)
-    metrics = [series.Metric(name, name, None, 1.0, "gauge") for name in ("a", "b")]
+    metrics = gauges(("a", "b"))
     reference = drift.reference(signals.times, signals.values)
-    return replace(made, model=made.model.knowing(metrics, reference))
+    return replace(made, model=made.model.knowing(metrics, [HABIT] * len(metrics), reference))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def _saying(fitted: Fitted, **said: object) -> bytes:
 
 def test_the_round_trip_is_exact(fitted, packed):
     model = blob.load(FOREST, packed)
-    signals = Signals(*_telemetry(), ("a", "b"))
+    signals = signals_of(*_telemetry(), ("a", "b"))
     run = FOREST.runner(fitted.numbers, fitted.model).run
     here = FOREST.detect(fitted.model, run, signals, -np.inf, lambda: None)
     there = FOREST.detect(model.knows, model.run, signals, -np.inf, lambda: None)

@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 
 from pyml.detectors.base import CRITICAL, DETECTORS, NORMAL, SEVERITIES, Signals
 from pyml.models import blob
-from pyml.telemetry import drift, series
+from pyml.telemetry import drift
 
 from .contracts import (
+    HABIT,
     Ended,
     ending,
     frozen,
+    gauges,
     junk,
     nothing,
+    read,
     settings_of,
+    signals_of,
     unless_too_little,
     with_example,
 )
@@ -40,16 +44,16 @@ def telemetry(seed=0, n=2000):
     rhythm = np.sin(times * 2 * np.pi / 86400)[:, None] * np.arange(1, 4)
     values = 40 + 3 * rhythm + 2 * rng.normal(size=(n, 3))
     values[::50, 1] = np.nan
-    return Signals(times, values, NAMES)
+    return signals_of(times, values, NAMES)
 
 
 def train(detector, signals, pulse=nothing):
     """A training with all that is stored of it: its fitted numbers, and the model that knows."""
     fitted = detector.fit(signals, settings_of(detector), pulse)
     used = [signals.names.index(name) for name in fitted.model.names]
-    metrics = [series.Metric(name, name, None, 1.0, "gauge") for name in fitted.model.names]
+    metrics = gauges(fitted.model.names)
     reference = drift.reference(signals.times, signals.values[:, used])
-    return fitted, fitted.model.knowing(metrics, reference)
+    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics), reference)
 
 
 def packed(detector, signals):
@@ -60,7 +64,7 @@ def packed(detector, signals):
 def seen_by(model, signals):
     """The columns that a model uses."""
     columns = [signals.names.index(name) for name in model.names]
-    return Signals(signals.times, signals.values[:, columns], model.names)
+    return signals_of(signals.times, signals.values[:, columns], model.names)
 
 
 def found_by(detector, loaded, signals, since=EVER, pulse=nothing):
@@ -87,10 +91,10 @@ def test_the_same_data_and_seed_give_the_same_bytes(detector):
 def test_inputs_are_left_as_they_are(detector):
     """Arrays that cannot be written to do."""
     plain = telemetry()
-    signals = Signals(*frozen(plain.times, plain.values), NAMES)
+    signals = signals_of(*frozen(plain.times, plain.values), NAMES)
     loaded = ready(detector, signals)
     given_ = seen_by(loaded.knows, signals)
-    given_ = Signals(*frozen(given_.times, given_.values), given_.names)
+    given_ = signals_of(*frozen(given_.times, given_.values), given_.names)
     found = detector.detect(loaded.knows, loaded.run, given_, EVER, nothing)
     detector.explain(loaded.knows, loaded.run, found.of(slice(0, 20)), nothing)
     np.testing.assert_array_equal(signals.values, plain.values)
@@ -184,8 +188,7 @@ def test_the_order_of_rows_does_not_matter(detector):
     mixed = np.random.default_rng(3).permutation(len(signals.times))
 
     def cleaned(order):
-        read = series.clean(signals.times[order], signals.values[order], [])
-        return Signals(read.times, read.columns, NAMES)
+        return Signals.of(read(signals.times[order], signals.values[order]), NAMES, 60.0)
 
     sorted_, shuffled = cleaned(np.arange(len(mixed))), cleaned(mixed)
     loaded, again = ready(detector, sorted_), ready(detector, shuffled)
@@ -197,7 +200,7 @@ def test_the_order_of_rows_does_not_matter(detector):
 @pytest.mark.parametrize("interval", [60.0, 900.0])
 def test_neither_the_future_nor_the_distant_past_matters(detector, interval):
     plain = telemetry()
-    signals = Signals(1.7e9 + interval * np.arange(2000), plain.values, NAMES)
+    signals = signals_of(1.7e9 + interval * np.arange(2000), plain.values, NAMES)
     loaded = ready(detector, signals)
     start, end = 1500, 1700
     since = float(signals.times[start - 1])
@@ -211,7 +214,7 @@ def test_neither_the_future_nor_the_distant_past_matters(detector, interval):
         (signals.times[reach], changed[reach]),
         (signals.times[:end][reach[:end]], changed[:end][reach[:end]]),
     ):
-        part = found_by(detector, loaded, Signals(times, values, NAMES), since)
+        part = found_by(detector, loaded, signals_of(times, values, NAMES), since)
         np.testing.assert_array_equal(
             part.scores[part.times < signals.times[end]],
             whole.scores[whole.times < signals.times[end]],
@@ -240,7 +243,7 @@ def test_what_pulse_raises_ends_a_long_look(detector, loaded):
 
 
 def test_nothing_to_judge(detector, loaded):
-    nobody = Signals(np.empty(0), np.empty((0, 3)), NAMES)
+    nobody = signals_of(np.empty(0), np.empty((0, 3)), NAMES)
     assert len(found_by(detector, loaded, nobody).scores) == 0
     found = found_by(detector, loaded, telemetry()).of(slice(0, 0))
     assert detector.explain(loaded.knows, loaded.run, found, nothing) == []
@@ -252,14 +255,14 @@ def test_nothing_to_judge(detector, loaded):
 def test_junk_has_finite_scores_or_is_too_little(one, trained, later):
     """As `pyml.telemetry.series` lets it through: within ±1e15, or missing."""
     times, values = trained
-    signals = Signals(times, values, NAMES[: values.shape[1]])
+    signals = signals_of(times, values, NAMES[: values.shape[1]])
     loaded = unless_too_little(lambda: ready(one, signals))
     if loaded is None:
         return
     rng = np.random.default_rng(later)
     wild = rng.choice([-1e15, -1.0, 0.0, 7.0, 1e15, np.nan], (later, values.shape[1]))
     after = float(times[-1]) + 60.0 * np.arange(1, later + 1)
-    both = Signals(np.append(times, after), np.concatenate([values, wild]), signals.names)
+    both = signals_of(np.append(times, after), np.concatenate([values, wild]), signals.names)
     found = found_by(one, loaded, both)
     assert np.isfinite(found.scores).all()
     assert (found.scores <= 0).all()

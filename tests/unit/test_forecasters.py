@@ -13,11 +13,13 @@ from pyml.telemetry import drift, series
 from pyml.telemetry.series import Grid
 
 from .contracts import (
+    HABIT,
     Ended,
     ending,
     frozen,
     junk,
     nothing,
+    read,
     settings_of,
     unless_too_little,
     with_example,
@@ -45,7 +47,7 @@ def train(forecaster, grid, bounds=FREE, previous=None, pulse=nothing):
     """A training with all that is stored of it: its fitted numbers, and the model that knows."""
     fitted = forecaster.fit(grid, settings_of(forecaster), bounds, previous, pulse)
     reference = drift.reference(grid.times, grid.values[:, None])
-    return fitted, fitted.model.knowing(METRIC, ["system.memoryTotal"], reference)
+    return fitted, fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"], reference)
 
 
 def packed(forecaster, grid):
@@ -192,8 +194,8 @@ def test_the_order_of_rows_does_not_matter(forecaster):
     mixed = np.random.default_rng(3).permutation(len(grid.times))
 
     def cleaned(order):
-        read = series.clean(grid.times[order], grid.values[order, None], [])
-        return series.regular(read.times, read.columns[:, 0])
+        came = read(grid.times[order], grid.values[order, None])
+        return series.regular(came.times, came.values[:, 0], INTERVAL)
 
     in_order, shuffled = cleaned(np.arange(len(mixed))), cleaned(mixed)
     data, again = packed(forecaster, in_order), packed(forecaster, shuffled)
@@ -249,7 +251,7 @@ def test_a_training_goes_on_from_the_current_model(forecaster, loaded):
 def test_junk_has_finite_forecasts_or_is_too_little(one, trained):
     """As `pyml.telemetry.series` lets it through: within ±1e15, or missing."""
     times, values = trained
-    grid = series.regular(times, values[:, 0])
+    grid = series.regular(times, values[:, 0], INTERVAL)
     told = unless_too_little(lambda: ahead(one, blob.load(one, packed(one, grid)), grid, None, 0.9))
     if told is None:
         return

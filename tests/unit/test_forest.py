@@ -12,11 +12,13 @@ from sklearn.ensemble._iforest import _average_path_length
 
 from pyml import forest
 from pyml.detectors import features, growing, thresholds
-from pyml.detectors.base import CRITICAL, NORMAL, WARNING, Signals
+from pyml.detectors.base import CRITICAL, NORMAL, WARNING
 from pyml.detectors.isolation import PARAMETERS, Spans
 from pyml.errors import NotEnoughData
 from pyml.models import blob
-from pyml.telemetry import drift, series
+from pyml.telemetry import drift
+
+from .contracts import HABIT, gauges, read, signals_of
 
 NAMES = ["cpu", "memory", "received"]
 FOREST = forest.Forest()
@@ -47,7 +49,7 @@ def runner(fitted):
 
 
 def signals(times, values, names=None):
-    return Signals(times, values, tuple(names or [f"m{j}" for j in range(values.shape[1])]))
+    return signals_of(times, values, tuple(names or [f"m{j}" for j in range(values.shape[1])]))
 
 
 def train(times, values, names=None, pulse=nothing, **options):
@@ -395,8 +397,8 @@ def test_there_is_no_storm(disturb, interval):
         hour = int(3600 / interval)
         at = 8 * 24 * hour
         since = times[at]
-        read = series.clean(*disturb(times.copy(), values.copy(), at, hour), [], interval)
-        result = scored(fitted, read.times, read.columns)
+        came = read(*disturb(times.copy(), values.copy(), at, hour), interval)
+        result = scored(fitted, came.times, came.values)
         hours = (result.times >= since) & (result.times < since + 3 * 3600)
         assert hours.sum() >= 2 * hour
         flagged += (result.severity[hours] > NORMAL).tolist()
@@ -428,7 +430,7 @@ def test_what_a_machine_does_each_night_is_ordinary():
 @pytest.mark.parametrize("rows", range(7, 60))
 def test_every_block_has_something_ordinary(rows):
     far = np.arange(rows, dtype=float)
-    blocks = thresholds.Blocks.of(far, 50, PARAMETERS)
+    blocks = thresholds.Blocks.of(far, np.ones(len(far), bool), 50, PARAMETERS)
     assert all(len(part) for part in blocks.parts(far, blocks.ordinary))
     assert all(len(seen) >= blocks.rows > 0 for seen in blocks.seen())
 
@@ -562,8 +564,8 @@ def test_nothing_to_score():
 def test_the_metadata_is_json():
     times, values = telemetry()
     fitted = train(times, values)
-    metrics = [series.Metric(name, name, None, 1.0, "gauge") for name in fitted.model.names]
-    model = fitted.model.knowing(metrics, drift.reference(times, values))
+    metrics = gauges(fitted.model.names)
+    model = fitted.model.knowing(metrics, [HABIT] * len(metrics), drift.reference(times, values))
     stored = json.dumps(model.to_json())
     json.dumps(fitted.figures)
     restored = FOREST.of_json(json.loads(stored))

@@ -18,6 +18,8 @@ from pyml.models import blob
 from pyml.telemetry import drift
 from pyml.telemetry.series import Grid, Metric
 
+from .contracts import HABIT
+
 INTERVAL = 300.0
 SETTINGS = {"sequence_length": 50, "horizon": 12, "epochs": 50, "seed": 0}
 SMALL = {"sequence_length": 20, "horizon": 4, "epochs": 3}
@@ -111,7 +113,7 @@ def test_inputs_are_untouched(series):
 
 def test_meta_and_figures_are_json(series, fitted):
     reference = drift.reference(series[0], series[1][:, None])
-    stored = fitted.model.knowing(METRIC, ["system.memoryTotal"], reference)
+    stored = fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"], reference)
     assert LSTM.of_json(json.loads(json.dumps(stored.to_json()))) == stored
     assert json.loads(json.dumps(fitted.figures)) == fitted.figures
 
@@ -382,7 +384,7 @@ def test_a_cancelled_training_leaves_the_next_one_as_it_would_be(series, fitted,
 
 
 def test_forecasting_needs_numpy_alone(tmp_path, series, fitted):
-    model = fitted.model.knowing(METRIC, [], drift.reference(series[0], series[1][:, None]))
+    model = fitted.model.knowing(METRIC, HABIT, [], drift.reference(series[0], series[1][:, None]))
     data = blob.pack(LSTM, fitted.numbers, model)
     (tmp_path / "model.onnx").write_bytes(data)
     np.savez(tmp_path / "s.npz", times=series[0], values=series[1])

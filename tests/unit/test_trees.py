@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyml.detectors.base import Signals
 from pyml.forest import Forest
 from pyml.models import blob, trees
+
+from .contracts import signals_of
 
 FOREST = Forest()
 
 
 def fit(times, values, **settings):
     names = ("a", "b")[: values.shape[1]]
-    return FOREST.fit(Signals(times, values, names), settings | {"seed": 0}, lambda: None)
+    return FOREST.fit(signals_of(times, values, names), settings | {"seed": 0}, lambda: None)
 
 
 def scorer(fitted):

@@ -1,0 +1,452 @@
+"""Messages -> readings: what a device said at one time, with the quality of each sample.
+
+A message becomes a reading where it is no repeat. A reading has each metric's value as it was
+last received, for as long as that holds: parts of one reading may come as several messages, a
+total once a day, a value when it changes. What is no measurement is left out and told by its
+quality. Every rule is causal and bounded: what comes out at one reading depends on messages up
+to it, no older than `lookback`, so that any window over the same history gives the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.telemetry.habits import Habit, hold, rhythm, sentinels, usual
+from pyml.telemetry.series import Metric, columns_of
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+QUALITIES = ("ok", "missing", "out of range", "junk", "reset")
+OK, MISSING, OUT_OF_RANGE, JUNK, RESET = range(len(QUALITIES))
+
+# Messages nearer to each other than this share of the interval are parts of one reading, repeats
+# of it (at-least-once delivery), or come faster than models look. Where they come as dense as
+# that for longer, one an interval counts.
+NEAR = 0.25
+# A counter's rate over more than this many intervals says nothing about now, and after as many
+# readings a total that is reached again is another one.
+MAX_GAP = 10
+# A counter that has grown through 2^32 or 2^64 goes on no faster than so many times its last rate.
+FASTER = 8.0
+# Beyond this a number is no measurement; the largest 64-bit counter is within it.
+ABSURD = 1e20
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What has become of the messages of a window; the ledger adds up to their number.
+
+    Attributes
+    ----------
+    used : int
+        Readings.
+    merged : int
+        Parts and repeats of a reading.
+    unknown : int
+        Without a number at any of the metrics' paths.
+    failed : int
+        Collections that failed: a total is 0.
+    """
+
+    used: int
+    merged: int
+    unknown: int
+    failed: int
+
+    @property
+    def rejected(self) -> int:
+        """Those that hold no usable number."""
+        return self.unknown + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Readings in time order; n of them, m metrics.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds since the Unix epoch, strictly increasing.
+    values : ndarray of float64, shape (n, m)
+        In the metrics' units; NaN where there is none.
+    quality : ndarray of int8, shape (n, m)
+        Of the sample that came last for each, a place in `QUALITIES`. Where a sample is no
+        measurement the value before may still hold.
+    held : ndarray of bool, shape (n,)
+        Moments at which nothing came and the values before hold, an interval apart: what is said
+        of a span of time goes by them too, and none of them is a reading of its own.
+    messages : Messages
+    """
+
+    times: Floats
+    values: Floats
+    quality: NDArray[np.int8]
+    held: NDArray[np.bool_]
+    messages: Messages
+
+    def after(self, moment: float) -> "Readings":
+        """Those after a moment; the ledger of the messages stays."""
+        rows = slice(int(np.searchsorted(self.times, moment, side="right")), None)
+        return self._of(rows)
+
+    def came(self) -> "Readings":
+        """Those that came."""
+        return self._of(~self.held) if self.held.any() else self
+
+    def _of(self, rows: slice | NDArray[np.bool_]) -> "Readings":
+        return replace(
+            self,
+            times=self.times[rows],
+            values=self.values[rows],
+            quality=self.quality[rows],
+            held=self.held[rows],
+        )
+
+    def samples(self, since: float) -> NDArray[np.int64]:
+        """How many samples after a moment are of each quality, shape (m, 5); each row adds up."""
+        after = self.quality[(self.times > since) & ~self.held]
+        return np.array([(after == code).sum(axis=0) for code in range(len(QUALITIES))]).T
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Messages with a usable number, in time order: one a moment; n of them, k paths.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (n,)
+        Strictly increasing.
+    columns : ndarray of float64, shape (n, k)
+    at, failed : ndarray of float64
+        Times of all messages that had a usable number, and of the failed collections.
+    unknown : ndarray of float64
+        Times of those that had none.
+    """
+
+    times: Floats
+    columns: Floats
+    at: Floats
+    unknown: Floats
+    failed: Floats
+
+
+def received(times: Floats, columns: Floats, totals: Sequence[int]) -> Received:
+    """Sort messages, put those of one moment together and blank what no sensor measured.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, in any order, repeats allowed.
+    columns : ndarray of float64, shape (n, k)
+        Raw numbers; NaN where missing.
+    totals : sequence of int
+        Columns that hold a total (memory, disk). A zero there means that the whole collection
+        failed.
+    """
+    columns = np.where(np.abs(columns) <= ABSURD, columns, np.nan)  # NaN compares false
+    known = ~np.isnan(columns).all(axis=1) & np.isfinite(times)
+    usable = known
+    if totals:
+        usable = known & ~(columns[:, list(totals)] == 0).any(axis=1)
+    unknown, failed = times[~known], times[known & ~usable]
+    times, columns = times[usable], columns[usable]
+    at = times
+    if not (np.diff(times) > 0).all():
+        # Ties broken by value, so that the order of rows in the table cannot matter.
+        order = np.lexsort((*columns.T[::-1], times))
+        at, columns = times[order], columns[order]
+        last = np.append(np.diff(at) > 0, True)
+        if not last.all():
+            first = np.flatnonzero(np.append(True, last[:-1]))[np.cumsum(last) - last]
+            place = latest(~np.isnan(columns))
+            there = place >= first[:, None]
+            columns = np.where(there, np.take_along_axis(columns, place, axis=0), np.nan)[last]
+        times = at[last]
+    return Received(times, columns, at, unknown, failed)
+
+
+def latest(there: NDArray[np.bool_]) -> Places:
+    """Row of the latest true cell up to each row, in each column; -1 where there is none."""
+    rows = np.arange(len(there))[:, None]
+    return np.asarray(np.maximum.accumulate(np.where(there, rows, -1), axis=0))
+
+
+def lookback(metrics: Sequence[Metric], habits: Sequence[Habit], interval: float) -> float:
+    """Seconds before a reading that its values depend on.
+
+    Beside how long a value and its total hold: the rate of a counter needs the sample before,
+    which may be a return to an earlier total, and at a wrap the rate before that.
+    """
+    held = max((habit.hold + habit.total_hold for habit in habits), default=0.0)
+    counters = any(metric.kind == "counter" for metric in metrics)
+    return 2 * interval + held + 3 * counters * max(MAX_GAP * interval, held)
+
+
+def fresh(times: Floats, interval: float) -> NDArray[np.bool_]:
+    """Which of the messages at increasing `times` are readings of their own.
+
+    A message after a pause is one. In a run of messages without a pause, the first in each slot
+    of an interval is one too, unless the run began less than half an interval before. Slots are
+    cut at multiples of the interval since 1970, so that they are the same in every window.
+    """
+    found = np.diff(times, prepend=-np.inf) >= max(NEAR * interval, 1e-6)
+    if not found.all():
+        slot = np.floor(times / max(interval, 1e-6))
+        began = np.maximum.accumulate(np.where(found, times, -np.inf))
+        found |= (np.diff(slot, prepend=-np.inf) > 0) & (times - began >= interval / 2)
+    return found
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is absurd
+def samples(messages: Received, metrics: Sequence[Metric], total_holds: Sequence[float]) -> Floats:
+    """What each message says of each metric, shape (n, m); of a counter, its total."""
+    paths, _ = columns_of(metrics)
+    found = messages.columns[:, [paths.index(metric.path) for metric in metrics]]
+    for j, metric in enumerate(metrics):
+        if metric.divisor_path is not None:
+            column = messages.columns[:, paths.index(metric.divisor_path), None]
+            place = latest(~np.isnan(column))[:, 0]
+            young = (place >= 0) & (messages.times - messages.times[place] <= total_holds[j])
+            total = np.where(young, column[place, 0], np.nan)
+            found[:, j] = np.where(total > 0, found[:, j] / total, np.nan)
+        if metric.kind == "gauge":
+            found[:, j] *= metric.scale
+    # Next to nothing is nothing, but for telling that the collection has not failed.
+    found[np.abs(found) < 1e-300] = 0.0
+    return np.where(np.abs(found) <= ABSURD, found, np.nan)
+
+
+def assemble(
+    times: Floats,
+    columns: Floats,
+    metrics: Sequence[Metric],
+    habits: Sequence[Habit],
+    interval: float,
+    since: float = -np.inf,
+    totals: Sequence[int] | None = None,
+) -> Readings:
+    """Messages in any order -> readings.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds.
+    columns : ndarray of float64, shape (n, k)
+        Raw numbers; the first columns are those of ``columns_of(metrics)``. NaN where missing.
+    metrics : sequence of Metric, length m
+    habits : sequence of Habit, length m
+    interval : float
+        Seconds between two readings.
+    since : float, optional
+        Messages are counted from there on.
+    totals : sequence of int, optional
+        Columns in which a zero tells of a failed collection; the metrics' divisors where not
+        given.
+
+    Returns
+    -------
+    Readings
+    """
+    own = columns_of(metrics)[1] if totals is None else totals
+    found = received(times, columns, own)
+    level = samples(found, metrics, [habit.total_hold for habit in habits])
+    known = ~np.isnan(level)
+    code = np.where(known, OK, MISSING).astype(np.int8)
+    _judge(found.times, level, known, code, metrics, habits)
+    here = np.flatnonzero(fresh(found.times, interval))
+    at = found.times[here]
+    good = latest(code == OK)[here]
+    holds = np.array([habit.hold for habit in habits])
+    there = (good >= 0) & (at[:, None] - found.times[good] <= holds)
+    values = np.where(there, np.take_along_axis(level, good, axis=0), np.nan)
+    came = latest(known)[here]
+    said = np.take_along_axis(code, came, axis=0)
+    bad = (came > np.append(-1, here[:-1])[: len(here), None]) & (said != OK)
+    quality = np.where(bad, said, np.where(there, OK, MISSING)).astype(np.int8)
+    for j, metric in enumerate(metrics):
+        if metric.kind == "counter":
+            longest = max(MAX_GAP * interval, habits[j].hold)
+            values[:, j], quality[:, j] = _rates(
+                found.times[good[:, j]], values[:, j], good[:, j], metric, longest
+            )
+    used = int((at > since).sum())
+    parts = int((found.at > since).sum())
+    counted = (int((~(lost <= since)).sum()) for lost in (found.unknown, found.failed))
+    messages = Messages(used, parts - used, *counted)
+    plain = Readings(at, values, quality, np.zeros(len(at), bool), messages)
+    return _standing(plain, at[:, None] - found.times[good], holds, interval)
+
+
+def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -> Readings:
+    """The same, and between readings the moments at which what came before them holds.
+
+    Parameters
+    ----------
+    readings : Readings
+    age : ndarray of float64, shape (n, m)
+        Seconds since each value was received.
+    holds : ndarray of float64, shape (m,)
+    interval : float
+    """
+    gaps = np.diff(readings.times, append=-np.inf)
+    count = np.minimum(np.ceil(gaps / interval - 0.5) - 1, np.floor(holds.min() / interval))
+    count = np.maximum(count, 0).astype(np.intp)
+    if not count.any():
+        return readings
+    of = np.repeat(np.arange(len(count)), count + 1)
+    later = interval * (np.arange(len(of)) - np.repeat(np.cumsum(count + 1) - count - 1, count + 1))
+    there = age[of] + later[:, None] <= holds
+    return replace(
+        readings,
+        times=readings.times[of] + later,
+        values=np.where(there, readings.values[of], np.nan),
+        quality=readings.quality[of],
+        held=later > 0,
+    )
+
+
+def learn(
+    times: Floats,
+    columns: Floats,
+    metrics: Sequence[Metric],
+    totals: Sequence[int] | None = None,
+) -> tuple[tuple[Habit, ...], float]:
+    """How each metric comes, and the usual seconds between two readings.
+
+    The latter are the rhythm of the metric that comes most often.
+
+    Parameters
+    ----------
+    times, columns, metrics, totals
+        As `assemble` takes them.
+    """
+    found = received(times, columns, columns_of(metrics)[1] if totals is None else totals)
+    paths, _ = columns_of(metrics)
+    came = ~np.isnan(found.columns)
+
+    def moments(path: str) -> Floats:
+        return found.times[came[:, paths.index(path)]]
+
+    total_holds = [hold(moments(m.divisor_path)) if m.divisor_path else 0.0 for m in metrics]
+    level = samples(found, metrics, total_holds)
+    habits = []
+    for j, metric in enumerate(metrics):
+        own = moments(metric.path)
+        habit = Habit(rhythm(own), hold(own), total_holds[j])
+        if metric.kind == "gauge" and (metric.lower is None or metric.upper is None):
+            said = level[:, j][~np.isnan(level[:, j])]
+            habit = replace(habit, usual=usual(said))
+            habit = replace(habit, sentinels=sentinels(said, habit))
+        habits.append(habit)
+    most = max(range(len(metrics)), key=lambda j: np.isfinite(level[:, j]).sum())
+    return tuple(habits), habits[most].rhythm
+
+
+def _judge(
+    times: Floats,
+    level: Floats,
+    known: NDArray[np.bool_],
+    code: NDArray[np.int8],
+    metrics: Sequence[Metric],
+    habits: Sequence[Habit],
+) -> None:
+    """Mark the samples of gauges that are no measurements, in `code`."""
+    gauges = [metric.kind == "gauge" for metric in metrics]
+    bounds = np.array([(metric.lower, metric.upper) for metric in metrics], np.float64).T
+    with np.errstate(invalid="ignore"):
+        outside = gauges & ((level < bounds[0]) | (level > bounds[1]))
+    code[outside] = OUT_OF_RANGE
+    apart = np.array([habit.apart for habit in habits], np.float64)
+    with np.errstate(invalid="ignore"):
+        far = (level < apart[:, 0]) | (level > apart[:, 1])
+    if far.any():
+        # A jump to where the sensor never is; if the next sample is there too, that one counts.
+        rows, of = np.nonzero(far)
+        before = np.vstack([np.full((1, level.shape[1]), -1), latest(known)[:-1]])[rows, of]
+        reach = np.array([habit.reach for habit in habits])
+        hold = np.array([habit.hold for habit in habits])
+        stays = (before >= 0) & (times[rows] - times[before] <= hold[of])
+        stays &= np.abs(level[rows, of] - level[before, of]) <= reach[of]
+        code[rows[~stays], of[~stays]] = JUNK
+        for j, habit in enumerate(habits):
+            if habit.sentinels:
+                code[np.isin(level[:, j], habit.sentinels), j] = JUNK
+
+
+def _rates(
+    times: Floats, total: Floats, sample: Places, metric: Metric, longest: float
+) -> tuple[Floats, NDArray[np.int8]]:
+    """A counter's rate (n,) at each reading, between samples that were received, and its quality.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        When the total was received that stands at each reading.
+    total : ndarray of float64, shape (n,)
+    sample : ndarray of int, shape (n,)
+        Which sample that is.
+    """
+    rate, quality = np.full(len(total), np.nan), np.full(len(total), MISSING, np.int8)
+    there = np.flatnonzero(~np.isnan(total))
+    if not len(there):
+        return rate, quality
+    new = np.append(True, np.diff(sample[there]) > 0)
+    own, reset = rates(times[there[new]], total[there[new]], longest)
+    own *= metric.scale
+    code = np.where(np.isnan(own), np.where(reset, RESET, MISSING), OK)
+    low, high = (np.nan if bound is None else bound for bound in (metric.lower, metric.upper))
+    outside = (own < low) | (own > high)
+    own[outside], code[outside] = np.nan, OUT_OF_RANGE
+    of = np.cumsum(new) - 1
+    rate[there], quality[there] = own[of], code[of]
+    return rate, quality
+
+
+def rates(times: Floats, total: Floats, longest: float) -> tuple[Floats, NDArray[np.bool_]]:
+    """Growth of a counter per second, and where it was reset.
+
+    NaN at a reset, a first value or after a long gap. What wraps at 2^32 or 2^64 goes on. Where a
+    total comes back soon after it fell (a poll that read 0), the growth is over all that time.
+
+    Parameters
+    ----------
+    times : ndarray of float64, shape (n,)
+        Seconds, strictly increasing.
+    total : ndarray of float64, shape (n,)
+        Since boot.
+    longest : float
+        Seconds after which the value before is too old.
+
+    Returns
+    -------
+    rate : ndarray of float64, shape (n,)
+    reset : ndarray of bool, shape (n,)
+    """
+    rate, reset = np.full(len(times), np.nan), np.zeros(len(times), bool)
+    growth, elapsed = np.diff(total), np.diff(times)
+    good = (growth >= 0) & (elapsed <= longest)
+    rate[1:][good] = growth[good] / elapsed[good]
+    for fell in np.flatnonzero(growth < 0) + 1:
+        before = fell - 1
+        wrapped = _wrapped(total[before], total[fell])
+        if elapsed[before] <= longest and wrapped <= FASTER * rate[before] * elapsed[before]:
+            rate[fell] = wrapped / elapsed[before]
+            continue
+        reset[fell] = True
+        soon = slice(fell + 1, fell + 1 + MAX_GAP)
+        back = np.flatnonzero(total[soon] >= total[before])
+        if len(back) and times[fell + 1 + back[0]] - times[before] <= longest:
+            there = fell + 1 + back[0]
+            rate[there] = (total[there] - total[before]) / (times[there] - times[before])
+    return rate, reset
+
+
+def _wrapped(before: float, after: float) -> float:
+    """Growth of a counter that has gone through 2^32 or 2^64; infinite where it cannot have."""
+    for size in (2.0**32, 2.0**64):
+        if size / 2 <= before < size:
+            return size - before + after
+    return np.inf
