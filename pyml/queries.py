@@ -112,10 +112,11 @@ class Columns:
         """The condition on a device (``$1``) and a window: since (``$2``), until (``$3``)."""
         return (
             f"{self.device} = $1 AND {self.shadow}"
-            f" AND {self.moment} > {self._bound(2)} AND {self.moment} <= {self._bound(3)}"
+            f" AND {self.moment} > {self.bound_at(2)} AND {self.moment} <= {self.bound_at(3)}"
         )
 
-    def _bound(self, number: int) -> str:
+    def bound_at(self, number: int) -> str:
+        """A moment that is a parameter, in seconds, in the type of the time column."""
         moment = f"to_timestamp(${number})"
         return re.sub("%(.)", lambda mark: moment if mark[1] == "s" else "%", self.bound)
 
@@ -219,6 +220,23 @@ def arrivals(columns: Columns) -> Query:
     return Query(
         f"SELECT array_send(array_agg({columns.time})) AS t FROM {columns.source}"
         f" WHERE {columns.window()}",
+        (columns.device_type, "float8", "float8"),
+    )
+
+
+def bad_clock(columns: Columns, most: int) -> Query:
+    """How many of a device's rows lie before one moment or after another, `most` at most.
+
+    Parameters: device, the one, the other.
+    """
+    sides = (f"<= {columns.bound_at(2)}", f"> {columns.bound_at(3)}")
+    rows = (
+        f"(SELECT FROM {columns.source} WHERE {columns.device} = $1 AND {columns.shadow}"
+        f" AND {columns.moment} {side} LIMIT {most})"
+        for side in sides
+    )
+    return Query(
+        f"SELECT least(count(*), {most})::int AS rows FROM ({' UNION ALL '.join(rows)}) AS r",
         (columns.device_type, "float8", "float8"),
     )
 

@@ -155,6 +155,12 @@ SELECT _ml_prune($1, $2, $3)
 SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        date_part('epoch', now()) AS now,
        date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,
+       (SELECT json_build_object('metrics', g.metrics, 'value', g.last_value,
+            'at', ARRAY(SELECT date_part('epoch', t) FROM unnest(g.last_at) WITH ORDINALITY AS u (t, place) ORDER BY place),
+            'quality', g.quality,
+            'since', ARRAY(SELECT date_part('epoch', t) FROM unnest(g.since) WITH ORDINALITY AS u (t, place) ORDER BY place),
+            'hours', g.hours)::text
+        FROM ml_signal_state g WHERE g.device_uuid = $1) AS signals,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
                    'trained_at', date_part('epoch', m.trained_at),
@@ -177,6 +183,10 @@ SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
 -- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8)
 -- Records a scan, and how far it came.
 SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
+-- query: put_signals(uuid, text[], float8[], float8[], float8[], text[], float8[], int[], int[], int[], int[], int[], int, jsonb)
+-- Records how a device's signals are measured.
+SELECT _ml_put_signals($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 
 -- query: put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[])
 -- Adds to the log of anomalies; gives the times of those that are new.

@@ -231,11 +231,11 @@ def train_detector(
     since = until - hours * 3600
     reported = history.present(device, since, until, metrics) or metrics
     found = learned(history, device, since, until, reported, MOST_READINGS)
-    readings = found.readings
+    readings, ledger = found.readings, found.readings.ledger()
     usable = int(np.isfinite(readings.came().values).any(axis=1).sum())
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
-        raise _too_few(detector, history, device, usable, needed, hours, readings.messages.rejected)
+        raise _too_few(detector, history, device, usable, needed, hours, ledger.rejected)
     names = tuple(metric.name for metric in reported)
     signals = Signals.of(readings, names, found.interval)
     fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
@@ -246,16 +246,22 @@ def train_detector(
     habits = [found.habits[i] for i in used]
     model = fitted.model.knowing([reported[i] for i in used], habits, reference)
     left_out = _left_out(metrics, names, model.names, readings, hours)
+    told = {metric.name: left_out.get(metric.name) for metric in metrics}
     return Trained(
         blob.pack(detector, fitted.numbers, model),
         readings.came().times,
-        readings.messages.rejected,
-        {**settings, "given": dict(given), "metrics": [asdict(metric) for metric in metrics]},
-        fitted.figures | {"left_out": left_out},
+        ledger.rejected,
         {
-            "training_samples": readings.messages.used,
-            "rejected_samples": readings.messages.rejected,
-            "repeated_samples": readings.messages.merged,
+            **settings,
+            "given": dict(given),
+            "metrics": [asdict(metric) for metric in metrics],
+            "signals": told,
+        },
+        fitted.figures,
+        {
+            "training_samples": ledger.used,
+            "rejected_samples": ledger.rejected,
+            "repeated_samples": ledger.merged,
             "features": list(model.names),
             "left_out": left_out,
             "window_start": iso(readings.times[0]),
@@ -272,7 +278,7 @@ def _left_out(
     hours: int,
 ) -> dict[str, str]:
     """Why each metric that is enabled and not in a model is not."""
-    every = readings.samples(-np.inf)
+    every = readings.samples()
     found = {}
     for name in sorted({metric.name for metric in metrics} - {*used}):
         counts = every[reported.index(name)] if name in reported else np.zeros(len(QUALITIES))
@@ -348,6 +354,7 @@ def train_forecaster(
         history, device, until - hours * 3600, until, field, known, MOST_READINGS
     )
     readings, (habit,) = found.readings, found.habits
+    ledger = readings.ledger()
     values = readings.values[:, 0]
     usable = int(np.isfinite(readings.came().values).sum())
     grid = regular(readings.times, values, found.interval)
@@ -374,7 +381,7 @@ def train_forecaster(
     reference = drift.reference(grid.times, grid.values[:, None])
     model = fitted.model.knowing(metric, habit, totals, reference)
     accepted = bool(fitted.figures.get("accepted", True))
-    rejected = readings.messages.used + readings.messages.rejected - usable
+    rejected = ledger.used + ledger.rejected - usable
     return Trained(
         blob.pack(forecaster, fitted.numbers, model) if accepted else None,
         grid.times,

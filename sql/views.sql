@@ -181,6 +181,43 @@ COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';
 
+CREATE OR REPLACE VIEW ml_signals WITH (security_invoker = true) AS
+SELECT m.device_uuid, e.metric, k.unit, s.last_value[p.at] AS last_value, s.last_at[p.at] AS last_at,
+       make_interval(secs => s.rhythm[p.at]) AS rhythm, s.quality[p.at] AS quality, s.since[p.at] AS since,
+       e.why_not IS NULL AS in_model, e.why_not, n.samples,
+       s.missing[p.at] / n.of AS missing_share, s.out_of_range[p.at] / n.of AS out_of_range_share,
+       s.junk[p.at] / n.of AS junk_share, s.reset[p.at] / n.of AS reset_share,
+       s.bad_clock / nullif(s.bad_clock + s.messages[1] + s.messages[2] + s.messages[3] + s.messages[4], 0)::float8 AS bad_clock_share,
+       coalesce(d.device_id, m.device_uuid::text) AS device_id, coalesce(d.device_name, d.device_id, m.device_uuid::text) AS device_name
+FROM ml_model m
+CROSS JOIN LATERAL jsonb_each_text(CASE jsonb_typeof(m.parameters -> 'signals') WHEN 'object' THEN m.parameters -> 'signals' ELSE '{}' END) AS e (metric, why_not)
+LEFT JOIN ml_signal_state s ON s.device_uuid = m.device_uuid
+LEFT JOIN ml_device d ON d.device_uuid = m.device_uuid
+LEFT JOIN ml_metric k ON k.name = e.metric
+CROSS JOIN LATERAL (SELECT array_position(s.metrics, e.metric) AS at) AS p
+CROSS JOIN LATERAL (SELECT CASE WHEN p.at IS NOT NULL THEN s.messages[1] END AS samples, CASE WHEN p.at IS NOT NULL THEN nullif(s.messages[1], 0)::float8 END AS of) AS n
+WHERE m.is_current AND m.kind = 'forest' AND m.field = ''
+  AND NOT EXISTS (SELECT FROM ml_scan_state t WHERE t.device_uuid = m.device_uuid AND t.retired_at IS NOT NULL);
+COMMENT ON VIEW ml_signals IS 'One row a device and enabled metric: its last value, whether it is measured well, and whether detection uses it, or why not. Shares are of the samples of the last 24 hours before the device''s last reading, as the last scan left them; NULL before the first scan. Retired devices, and those without a forest, are left out.';
+COMMENT ON COLUMN ml_signals.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_signals.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_signals.device_name IS 'The device''s name; its id where it has none.';
+COMMENT ON COLUMN ml_signals.metric IS 'The metric''s name.';
+COMMENT ON COLUMN ml_signals.unit IS 'Its unit, where known.';
+COMMENT ON COLUMN ml_signals.last_value IS 'Its last value.';
+COMMENT ON COLUMN ml_signals.last_at IS 'Time of the last reading that had it.';
+COMMENT ON COLUMN ml_signals.rhythm IS 'Usual time between two samples, as the training saw it.';
+COMMENT ON COLUMN ml_signals.quality IS 'Of the last sample: ok, or why it is no measurement: missing, out of range (of the metric''s bounds), junk (a sensor''s way to say nothing, or a single impossible jump), reset (a counter fell).';
+COMMENT ON COLUMN ml_signals.since IS 'From when on it has been of that quality.';
+COMMENT ON COLUMN ml_signals.in_model IS 'Whether the forest in force uses it.';
+COMMENT ON COLUMN ml_signals.why_not IS 'Why it does not: what the training found.';
+COMMENT ON COLUMN ml_signals.samples IS 'Readings of the last 24 hours, each with a sample of it, be it missing.';
+COMMENT ON COLUMN ml_signals.missing_share IS 'Share of them without a value that still holds.';
+COMMENT ON COLUMN ml_signals.out_of_range_share IS 'Share of them outside the metric''s bounds.';
+COMMENT ON COLUMN ml_signals.junk_share IS 'Share of them that are junk.';
+COMMENT ON COLUMN ml_signals.reset_share IS 'Share of them at which a counter fell.';
+COMMENT ON COLUMN ml_signals.bad_clock_share IS 'Of the device''s messages of the last 24 hours and those of an impossible time (before 2010, or more than a day ahead), the share of the latter.';
+
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
        a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,

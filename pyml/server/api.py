@@ -141,8 +141,9 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     since = current.now - hours * 3600
     for scored in scoring.score(_forest(), history, current, device, since, current.now):
         analyzed += len(scored.found.times)
-        rejected += scored.readings.messages.rejected
-        repeated += scored.readings.messages.merged
+        ledger = scored.readings.ledger(scored.since)
+        rejected += ledger.rejected
+        repeated += ledger.merged
         flagged = scored.flagged()
         detected += len(flagged)
         found.append(scored.of(flagged))

@@ -17,8 +17,10 @@ from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.server import backend, store
 from pyml.server.scoring import PIECE, forecast, score
+from pyml.server.signals import SignalState
 from pyml.server.store import Current
 from pyml.telemetry import drift
+from pyml.telemetry.day import first_hour
 from pyml.telemetry.drift import Index
 from pyml.telemetry.history import Floats, History, within
 from pyml.telemetry.readings import lookback
@@ -89,6 +91,8 @@ class Scan:
         Times of new anomalies.
     interval : float
         The longest one of the models that have spoken, in seconds.
+    signals : SignalState
+        How the metrics of the first detector are measured.
     """
 
     device: str
@@ -101,6 +105,7 @@ class Scan:
     failures: list[PymlError] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
     interval: float = 0.0
+    signals: SignalState = field(default_factory=lambda: SignalState({}))
 
     def models(self, state: Any) -> None:
         """Make the device's current models ready."""
@@ -129,10 +134,9 @@ class Scan:
         for detector, current in self.detectors:
             knows = current.knows
             paths |= dict.fromkeys(columns_of(knows.metrics)[0])
-            back = max(
-                back,
-                detector.lookback(knows) + lookback(knows.metrics, knows.habits, knows.interval),
-            )
+            hour = self.since - first_hour(self.since)
+            beyond = lookback(knows.metrics, knows.habits, knows.interval)
+            back = max(back, max(hour, detector.lookback(knows)) + beyond)
         for forecaster, _, current in self.forecasters:
             knows = current.knows
             paths |= dict.fromkeys(columns_of([knows.metric])[0])
@@ -163,7 +167,11 @@ class Scan:
     def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
         times, seen = [np.empty(0)], [np.empty((0, len(names)))]
-        for scored in score(detector, self.history, current, self.device, self.since, self.until):
+        leads = detector is self.detectors[0][0]
+        window = (self.device, self.since, self.until)
+        for scored in score(detector, self.history, current, *window, whole_hours=leads):
+            if leads:
+                self.signals.look(scored, self.until)
             times.append(scored.found.times)
             seen.append(scored.found.values)
             flagged = scored.flagged()
@@ -244,7 +252,8 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
     moved = Drift(float(settings["drift_threshold"]), until, before)
-    run = Scan(device, history, since, until, moved)
+    signals = SignalState.of(state["signals"])
+    run = Scan(device, history, since, until, moved, signals=signals)
     run.models(state)
     run.fetch()
     spoke, readings, metrics = run.detect()
@@ -255,6 +264,7 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     if run.found:
         gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
         backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
+    signals.put(device, history.bad_clock(device, float(state["now"])))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
     unreadable = [error.model_id for error in run.failures if isinstance(error, UnreadableModel)]

@@ -12,6 +12,7 @@ from pyml.detectors.base import Detection, Detector, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
+from pyml.telemetry.day import first_hour
 from pyml.telemetry.history import History
 from pyml.telemetry.readings import Readings, lookback
 from pyml.telemetry.series import Grid, regular
@@ -34,13 +35,16 @@ class Scored:
     current : Current
     found : Detection
     readings : Readings
-        Those of the window and some before it. Messages are counted in the window alone.
+        Those of the window and some before it.
+    since : float
+        When the window begins.
     """
 
     detector: Detector[Any]
     current: Current
     found: Detection
     readings: Readings
+    since: float
 
     def flagged(self) -> NDArray[np.intp]:
         """Which of them are anomalous."""
@@ -80,11 +84,16 @@ def score(
     device: str,
     since: float,
     until: float,
+    whole_hours: bool = False,
 ) -> Iterator[Scored]:
-    """The readings of a window, in one or more pieces; a reading is the same in any of them."""
+    """The readings of a window, in one or more pieces; a reading is the same in any of them.
+
+    Where asked for, each piece has beside them all readings of the hour that it begins in.
+    """
     longest = PIECE * max(1.0, current.knows.interval)
     for first, last in history.pieces(device, since, until, longest):
-        yield _piece(detector, history, current, device, first, last)
+        before = first - first_hour(first) if whole_hours else 0.0
+        yield _piece(detector, history, current, device, first, last, before)
 
 
 def _piece(
@@ -94,17 +103,18 @@ def _piece(
     device: str,
     since: float,
     until: float,
+    before: float,
 ) -> Scored:
     """The readings of a window; those before it that their scores look back to are read too."""
     knows = current.knows
     readings = measured(
         *(history, device, since, until, knows.metrics, knows.habits, knows.interval),
-        back=detector.lookback(knows),
+        back=max(before, detector.lookback(knows)),
     )
     signals = Signals.of(readings, knows.names, knows.interval)
     with current.in_use():
         found = detector.detect(knows, current.model.run, signals, since, backend.pulse)
-    return Scored(detector, current, found, readings)
+    return Scored(detector, current, found, readings, since)
 
 
 def _known(values: Sequence[float]) -> Sequence[float | None]:

@@ -29,6 +29,9 @@ LONGEST_HOURS = 24 * 366 * 10
 # Seconds: readings of before the year -4600 or after 287000 are not looked at. PostgreSQL's
 # time ends a little beyond, and what is reckoned from a reading has to stay within it.
 EARLIEST, LATEST = -207_000_000_000.0, 9_000_000_000_000.0
+# Seconds: no device has reported before 2010, and none is more than a day ahead of the server
+# but by its clock. So many of these rows are counted.
+OLDEST, AHEAD, MOST_BAD = 1_262_304_000.0, 86_400.0, 10_000
 # Paths that are read without looking first which of them the device reports.
 FEW = 16
 # Rows whose numbers take so long to parse that a cancel is to be heard in between.
@@ -230,6 +233,11 @@ class History:
         """Times (n,) of one device's rows in a window, in no order."""
         query = queries.arrivals(self.parts)
         return _decoded(self.execute(query, *self._key(device, since, until))[0]["t"])
+
+    def bad_clock(self, device: str, now: float) -> int:
+        """How many of a device's rows have a time that cannot be right, `MOST_BAD` at most."""
+        query = queries.bad_clock(self.parts, MOST_BAD)
+        return int(self.execute(query, *self._key(device, OLDEST, now + AHEAD))[0]["rows"])
 
     def last(self, device: str, until: float, path: str, since: float = -math.inf) -> float | None:
         """Time of the newest number at a path in a window."""

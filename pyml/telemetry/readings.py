@@ -9,6 +9,7 @@ to it, no older than `lookback`, so that any window over the same history gives 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,8 @@ FASTER = 8.0
 ABSURD = 1e20
 
 
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """What has become of the messages of a window; the ledger adds up to their number.
+class Ledger(NamedTuple):
+    """What has become of the messages of a window; it adds up to their number.
 
     Attributes
     ----------
@@ -63,6 +63,22 @@ class Messages:
 
 
 @dataclass(frozen=True, slots=True)
+class Messages:
+    """When messages came, in seconds, in no order.
+
+    Attributes
+    ----------
+    usable, unknown, failed : ndarray of float64
+        Those with a usable number, those without a number at any of the metrics' paths, and the
+        collections that failed.
+    """
+
+    usable: Floats
+    unknown: Floats
+    failed: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """Readings in time order; n of them, m metrics.
 
@@ -79,6 +95,7 @@ class Readings:
         Moments at which nothing came and the values before hold, an interval apart: what is said
         of a span of time goes by them too, and none of them is a reading of its own.
     messages : Messages
+        What they were made of.
     """
 
     times: Floats
@@ -88,7 +105,7 @@ class Readings:
     messages: Messages
 
     def after(self, moment: float) -> "Readings":
-        """Those after a moment; the ledger of the messages stays."""
+        """Those after a moment; of the messages nothing is left out."""
         rows = slice(int(np.searchsorted(self.times, moment, side="right")), None)
         return self._of(rows)
 
@@ -105,10 +122,24 @@ class Readings:
             held=self.held[rows],
         )
 
-    def samples(self, since: float) -> NDArray[np.int64]:
-        """How many samples after a moment are of each quality, shape (m, 5); each row adds up."""
-        after = self.quality[(self.times > since) & ~self.held]
-        return np.array([(after == code).sum(axis=0) for code in range(len(QUALITIES))]).T
+    def samples(self, since: float = -np.inf, until: float = np.inf) -> NDArray[np.int64]:
+        """Samples of a window by quality, shape (m, 5); each row adds up to its readings."""
+        inside = self.quality[_inside(self.times, since, until) & ~self.held]
+        return np.array([(inside == code).sum(axis=0) for code in range(len(QUALITIES))]).T
+
+    def ledger(self, since: float = -np.inf, until: float = np.inf) -> Ledger:
+        """What has become of a window's messages. None of the readings in it may be left out."""
+        used = int((_inside(self.times, since, until) & ~self.held).sum())
+        m = self.messages
+        usable, unknown, failed = (
+            int(_inside(times, since, until).sum()) for times in (m.usable, m.unknown, m.failed)
+        )
+        return Ledger(used, usable - used, unknown, failed)
+
+
+def _inside(times: Floats, since: float, until: float) -> NDArray[np.bool_]:
+    """Which of some times are in a window; what is no time is in each that has no bounds."""
+    return ~((times <= since) | (times > until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +151,13 @@ class Received:
     times : ndarray of float64, shape (n,)
         Strictly increasing.
     columns : ndarray of float64, shape (n, k)
-    at, failed : ndarray of float64
-        Times of all messages that had a usable number, and of the failed collections.
-    unknown : ndarray of float64
-        Times of those that had none.
+    messages : Messages
+        All that came.
     """
 
     times: Floats
     columns: Floats
-    at: Floats
-    unknown: Floats
-    failed: Floats
+    messages: Messages
 
 
 def received(times: Floats, columns: Floats, totals: Sequence[int]) -> Received:
@@ -165,7 +192,7 @@ def received(times: Floats, columns: Floats, totals: Sequence[int]) -> Received:
             there = place >= first[:, None]
             columns = np.where(there, np.take_along_axis(columns, place, axis=0), np.nan)[last]
         times = at[last]
-    return Received(times, columns, at, unknown, failed)
+    return Received(times, columns, Messages(at, unknown, failed))
 
 
 def latest(there: NDArray[np.bool_]) -> Places:
@@ -225,7 +252,6 @@ def assemble(
     metrics: Sequence[Metric],
     habits: Sequence[Habit],
     interval: float,
-    since: float = -np.inf,
     totals: Sequence[int] | None = None,
 ) -> Readings:
     """Messages in any order -> readings.
@@ -240,8 +266,6 @@ def assemble(
     habits : sequence of Habit, length m
     interval : float
         Seconds between two readings.
-    since : float, optional
-        Messages are counted from there on.
     totals : sequence of int, optional
         Columns in which a zero tells of a failed collection; the metrics' divisors where not
         given.
@@ -272,11 +296,7 @@ def assemble(
             values[:, j], quality[:, j] = _rates(
                 found.times[good[:, j]], values[:, j], good[:, j], metric, longest
             )
-    used = int((at > since).sum())
-    parts = int((found.at > since).sum())
-    counted = (int((~(lost <= since)).sum()) for lost in (found.unknown, found.failed))
-    messages = Messages(used, parts - used, *counted)
-    plain = Readings(at, values, quality, np.zeros(len(at), bool), messages)
+    plain = Readings(at, values, quality, np.zeros(len(at), bool), found.messages)
     return _standing(plain, at[:, None] - found.times[good], holds, interval)
 
 

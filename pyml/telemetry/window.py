@@ -53,7 +53,7 @@ def _learned(
 ) -> Learned:
     habits, interval = learn(times, columns, metrics, totals)
     interval *= math.ceil(len(times) / most) if most and len(times) else 1
-    found = assemble(times, columns, metrics, habits, interval, totals=totals)
+    found = assemble(times, columns, metrics, habits, interval, totals)
     return Learned(found, habits, interval)
 
 
@@ -67,11 +67,11 @@ def measured(
     interval: float,
     back: float = 0.0,
 ) -> Readings:
-    """The readings of a window, and of `back` seconds before it; messages there do not count."""
+    """The readings of a window, and of `back` seconds before it."""
     paths, totals = columns_of(metrics)
     first = since - back - lookback(metrics, habits, interval)
     times, columns = history.read(device, first, until, paths)
-    return assemble(times, columns, metrics, habits, interval, since, totals).after(since - back)
+    return assemble(times, columns, metrics, habits, interval, totals).after(since - back)
 
 
 def signal(
@@ -87,7 +87,7 @@ def signal(
     """The readings of one metric in a window."""
     first = since - lookback([metric], [habit], interval)
     times, columns, own = _signal(history, device, first, until, metric, totals)
-    return assemble(times, columns, [metric], [habit], interval, since, own).after(since)
+    return assemble(times, columns, [metric], [habit], interval, own).after(since)
 
 
 def _signal(

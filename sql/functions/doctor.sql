@@ -22,6 +22,7 @@ DECLARE
     oldest timestamptz;
     newest timestamptz;
     untrained boolean;
+    clocks bigint;
 BEGIN
     check_name := 'schedule';
     fix := 'SELECT * FROM @extschema@.ml_schedule();';
@@ -93,6 +94,17 @@ BEGIN
     detail := coalesce(detail, format('%s scanned, none fails', total));
     fix := CASE WHEN ok THEN NULL WHEN untrained THEN 'CALL @extschema@.ml_retrain();'
         ELSE 'SELECT device_uuid, sqlstate, error FROM @extschema@.ml_device_status WHERE scan_outcome = ''failed'';' END;
+    RETURN NEXT;
+
+    check_name := 'signals';
+    SELECT count(*), count(DISTINCT g.device_uuid), (array_agg(format('%s of %s', g.metric, g.device_name) ORDER BY g.last_at DESC NULLS LAST))[1] INTO failed, total, words
+    FROM ml_signals g WHERE g.missing_share + g.out_of_range_share + g.junk_share > 0.1;
+    SELECT count(*) INTO clocks FROM ml_signal_state s WHERE s.bad_clock > 0;
+    ok := failed = 0 AND clocks = 0;
+    detail := concat_ws('; ', CASE WHEN failed > 0 THEN format('%s signals of %s devices were no measurement for more than a tenth of a day, such as %s', failed, total, words) END,
+        CASE WHEN clocks > 0 THEN format('%s devices have messages of an impossible time', clocks) END,
+        CASE WHEN ok THEN 'each was measured well within a day' END);
+    fix := CASE WHEN NOT ok THEN 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1 OR bad_clock_share > 0;' END;
     RETURN NEXT;
 
     check_name := 'trainings';

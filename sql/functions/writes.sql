@@ -219,6 +219,26 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8) IS 'Writes where the scan of a device stands.';
 
+CREATE OR REPLACE FUNCTION _ml_put_signals(device uuid, metrics text[], rhythm float8[], last_value float8[], last_at float8[], quality text[], since float8[], missing int[], out_of_range int[], junk int[], reset int[], messages int[], bad_clock int, hours jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND cardinality(messages) = 4 AND 0 <= ALL (messages) AND bad_clock >= 0 AND jsonb_typeof(hours) = 'array' AND count(*) BETWEEN 1 AND 200
+        AND bool_and((f.metric <> '' AND length(f.metric) <= 1000 AND f.rhythm BETWEEN 0 AND 1e9 AND coalesce(abs(f.last_value), 0) <= 1e300 AND coalesce(f.last_at, 0) BETWEEN -2e11 AND 9e12
+            AND f.since BETWEEN -2e11 AND 9e12 AND f.quality IN ('ok', 'missing', 'out of range', 'junk', 'reset') AND least(f.missing, f.out_of_range, f.junk, f.reset) >= 0) IS TRUE), 'state of signals')
+    FROM unnest(metrics, rhythm, last_value, last_at, quality, since, missing, out_of_range, junk, reset) AS f (metric, rhythm, last_value, last_at, quality, since, missing, out_of_range, junk, reset);
+    INSERT INTO ml_signal_state
+    VALUES (device, metrics, rhythm, last_value, ARRAY(SELECT to_timestamp(t) FROM unnest(last_at) WITH ORDINALITY AS u (t, place) ORDER BY place), quality,
+        ARRAY(SELECT to_timestamp(t) FROM unnest(since) WITH ORDINALITY AS u (t, place) ORDER BY place), missing, out_of_range, junk, reset, messages, bad_clock, hours)
+    ON CONFLICT (device_uuid) DO UPDATE SET metrics = EXCLUDED.metrics, rhythm = EXCLUDED.rhythm, last_value = EXCLUDED.last_value, last_at = EXCLUDED.last_at,
+        quality = EXCLUDED.quality, since = EXCLUDED.since, missing = EXCLUDED.missing, out_of_range = EXCLUDED.out_of_range, junk = EXCLUDED.junk, reset = EXCLUDED.reset,
+        messages = EXCLUDED.messages, bad_clock = EXCLUDED.bad_clock, hours = EXCLUDED.hours;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_signals(uuid, text[], float8[], float8[], float8[], text[], float8[], int[], int[], int[], int[], int[], int, jsonb) IS 'Writes how a device''s signals are measured.';
+
 CREATE OR REPLACE FUNCTION _ml_note_scan(device uuid, outcome text, code text, words text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -246,6 +266,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
+    DELETE FROM ml_signal_state s WHERE s.device_uuid = ANY (devices);
     DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
         AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)

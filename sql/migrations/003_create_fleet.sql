@@ -132,6 +132,38 @@ COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
 COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';
 
+CREATE TABLE ml_signal_state (
+    device_uuid  uuid PRIMARY KEY,
+    metrics      text[] NOT NULL,
+    rhythm       float8[] NOT NULL,
+    last_value   float8[] NOT NULL,
+    last_at      timestamptz[] NOT NULL,
+    quality      text[] NOT NULL,
+    since        timestamptz[] NOT NULL,
+    missing      integer[] NOT NULL,
+    out_of_range integer[] NOT NULL,
+    junk         integer[] NOT NULL,
+    reset        integer[] NOT NULL,
+    messages     integer[] NOT NULL,
+    bad_clock    integer NOT NULL,
+    hours        jsonb NOT NULL CHECK (octet_length(hours::text) <= 1048576)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE ml_signal_state IS 'How the signals of each device are measured, one row a device: an element a metric of its forest, as the last scan left it. The counts are of the last 24 hours before its last reading. The view ml_signals shows it.';
+COMMENT ON COLUMN ml_signal_state.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_signal_state.metrics IS 'The metrics'' names, in the order of all other arrays.';
+COMMENT ON COLUMN ml_signal_state.rhythm IS 'Usual seconds between two samples.';
+COMMENT ON COLUMN ml_signal_state.last_value IS 'Last value; NULL where no scan has seen one.';
+COMMENT ON COLUMN ml_signal_state.last_at IS 'Time of the last reading that had it.';
+COMMENT ON COLUMN ml_signal_state.quality IS 'Of the last sample: ok, or why it is no measurement: missing, out of range, junk, reset.';
+COMMENT ON COLUMN ml_signal_state.since IS 'From when on it has been of that quality.';
+COMMENT ON COLUMN ml_signal_state.missing IS 'Readings without a value that still holds.';
+COMMENT ON COLUMN ml_signal_state.out_of_range IS 'Samples outside the metric''s bounds.';
+COMMENT ON COLUMN ml_signal_state.junk IS 'Samples that are a sensor''s way to say nothing, or a single impossible jump.';
+COMMENT ON COLUMN ml_signal_state.reset IS 'Samples at which a counter fell.';
+COMMENT ON COLUMN ml_signal_state.messages IS 'What became of the device''s messages: used as readings, merged into one, without a usable number, of a collection that failed.';
+COMMENT ON COLUMN ml_signal_state.bad_clock IS 'Messages whose time is before 2010 or more than a day ahead, 10000 at most.';
+COMMENT ON COLUMN ml_signal_state.hours IS 'The same counts by the hour, from which the next scan goes on.';
+
 CREATE TABLE ml_job (
     job_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind        text NOT NULL CHECK (kind IN ('scan', 'retrain')),
@@ -181,5 +213,6 @@ SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_scan_state', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_signal_state', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_job', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_job_job_id_seq', '');

@@ -91,9 +91,8 @@ def lowered_by(fitted, times, values):
 
 def blocks_of(fitted, times, values, trees):
     distance = matrix_of(fitted, times, values)[:, features.LEVEL_DISTANCE]
-    return thresholds.Blocks.of(
-        features.trailing_mean(fitted.model.spans, times, distance), trees, PARAMETERS
-    )
+    lasting = features.trailing_mean(fitted.model.spans, times, distance)
+    return thresholds.Blocks.of(lasting, np.ones(len(times), bool), trees, PARAMETERS)
 
 
 def explained(fitted, times, values, row):
