@@ -68,8 +68,8 @@ COMMENT ON COLUMN ml_metric.divisor_path IS 'Path of the total that the value is
 COMMENT ON COLUMN ml_metric.scale IS 'Factor on the value, for instance 100 for a percentage.';
 COMMENT ON COLUMN ml_metric.kind IS 'gauge: the value itself; counter: it grows until it resets, and its rate per second is used.';
 COMMENT ON COLUMN ml_metric.unit IS 'Unit of the value (of a counter: of its rate), for documents and pictures: %, B/s.';
-COMMENT ON COLUMN ml_metric.lower_bound IS 'Lower end of the range of possible values (of a counter: of its rate), where known: forecasts are clipped to it.';
-COMMENT ON COLUMN ml_metric.upper_bound IS 'Upper end of the range of possible values (of a counter: of its rate), where known: forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.lower_bound IS 'Lower end of the range of possible values (of a counter: of its rate), where known: what lies below is no measurement, and forecasts are clipped to it.';
+COMMENT ON COLUMN ml_metric.upper_bound IS 'Upper end of the range of possible values (of a counter: of its rate), where known: what lies above is no measurement, and forecasts are clipped to it.';
 COMMENT ON COLUMN ml_metric.limit_low IS 'Limit from below: a forecast that falls to it is a breach. NULL: none.';
 COMMENT ON COLUMN ml_metric.limit_high IS 'Limit from above: a forecast that rises to it is a breach. NULL: none.';
 COMMENT ON COLUMN ml_metric.direction IS 'Which way of leaving the usual is trouble: up, down or both. The Isolation Forest does not follow it.';
