@@ -35,6 +35,9 @@ export const TrainedForest = object({
   rejected_samples: Type.Integer(),
   repeated_samples: Type.Integer(),
   features: Type.Array(Type.String()),
+  left_out: Type.Record(Type.String(), Type.String(), {
+    description: "Enabled metrics that are not in the model, each with the reason.",
+  }),
   contamination: Type.Number(),
   window_start: Time,
   window_end: Time,
