@@ -161,6 +161,9 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
             'since', ARRAY(SELECT date_part('epoch', t) FROM unnest(g.since) WITH ORDINALITY AS u (t, place) ORDER BY place),
             'hours', g.hours)::text
         FROM ml_signal_state g WHERE g.device_uuid = $1) AS signals,
+       s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
+       date_part('epoch', s.counted_at) AS counted_at, l.late_id,
+       date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
                    'trained_at', date_part('epoch', m.trained_at),
@@ -175,14 +178,21 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
                        WHERE m.field IN (k.name, k.path, k.divisor_path)))) AS models
 FROM @context@
 LEFT JOIN ml_scan_state s ON s.device_uuid = $1
+CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n.last_at) AS last_at
+            FROM ml_late n WHERE n.device_uuid = $1) AS l
 
 -- query: scan_unchanged(uuid)
 -- Records a scan that found nothing new.
 SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
 
--- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8)
+-- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8)
 -- Records a scan, and how far it came.
-SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+
+-- query: put_counts(uuid, int[], float8, float8, float8)
+-- Records how many rows a device has in each hour, and when those came that were not there; gives
+-- the number of that note.
+SELECT _ml_put_counts($1, $2, $3, $4, $5) AS late_id
 
 -- query: put_signals(uuid, text[], float8[], float8[], float8[], text[], float8[], int[], int[], int[], int[], int[], int, jsonb)
 -- Records how a device's signals are measured.

@@ -16,6 +16,7 @@ from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.server import backend, store
+from pyml.server.late import Late
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
@@ -230,24 +231,46 @@ class Scan:
         return self.drift.look(current, [name], readings.times, readings.values)
 
 
+def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
+    """Log what the detectors flag where rows came late; whether they spoke, readings scored.
+
+    The forecasts of then were for the readings that came in time, and drift goes forward only.
+    """
+    if came.span is None or mark is None:
+        return True, 0  # a first scan goes back as far as it is told to
+    # A window begins after its first moment; what is later is looked at again anyway.
+    since, until = came.span[0] - 1, min(came.span[1], run.since)
+    if until <= since:
+        return True, 0
+    before = Drift(run.drift.threshold, run.until, run.drift.before)
+    behind = Scan(run.device, run.history, since, until, before, run.detectors)
+    behind.fetch()
+    spoke, readings, _ = behind.detect()
+    run.failures += behind.failures
+    run.found += behind.found
+    return spoke, readings
+
+
 @backend.document
-def scan(device: str, as_of: str | None) -> dict[str, Any]:
+def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     """``_ml_scan``: score, compare with the stored forecasts, forecast anew.
 
     A model that cannot speak is recorded and the others go on; the watermark moves on only
-    where the detectors have spoken.
+    where the detectors have spoken. Rows that came late are found by their ids before this, or
+    here, `counted`.
     """
     state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
     history = backend.history_of(state)
     settings = history.settings
     until, mark = within(float(state["until"])), state["watermark"]
-    late = 60.0 * int(settings["scan_late_minutes"])
-    since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - late
+    back = 60.0 * int(settings["scan_late_minutes"])
+    since = until - 3600.0 * int(settings["scan_first_hours"]) if mark is None else mark - back
+    came = Late.of(state, history, device, until, counted)
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
     same = newest == mark and len(arrived) == state["late_rows"]
     # What failed is tried again: it may be well by now, and may not.
-    if mark is not None and same and state["outcome"] != "failed":
+    if mark is not None and same and state["outcome"] != "failed" and came.note is None:
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
@@ -255,11 +278,15 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
     signals = SignalState.of(state["signals"])
     run = Scan(device, history, since, until, moved, signals=signals)
     run.models(state)
+    looked_back, behind = _scan_late(run, came, mark)
     run.fetch()
     spoke, readings, metrics = run.detect()
+    readings += behind
     late_rows = state["late_rows"] or 0
     if spoke:
-        mark, late_rows = newest, int((arrived > newest - late).sum()) if len(arrived) else 0
+        mark, late_rows = newest, int((arrived > newest - back).sum()) if len(arrived) else 0
+        if counted and mark is not None:
+            came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
     if run.found:
         gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
@@ -275,6 +302,10 @@ def scan(device: str, as_of: str | None) -> dict[str, Any]:
         # Nothing to tell is NULL, as where there is no model.
         *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
         *(moved.drifted, [model for model in unreadable if model is not None], newest),
+        came.note if looked_back else None,
+        came.counts and came.counts.rows.tolist(),
+        came.counts and came.counts.until,
+        came.counted_at,
     )
     return {
         "outcome": "failed" if run.failures else "scanned",

@@ -185,6 +185,12 @@ BEGIN
 
     RETURN QUERY SELECT * FROM _ml_doctor_index(history, setting ->> 'history_device_column', setting ->> 'history_time_column');
 
+    IF ok THEN
+        check_name := 'late rows';
+        detail := coalesce('found by ' || substr(_ml_history_id(), 3) || ', however late they come', 'counted hourly, up to 48 hours back');
+        RETURN NEXT;
+    END IF;
+
     IF setting ->> 'device_table' <> '' THEN
         check_name := 'names';
         SELECT string_agg(c.name, ', ') INTO missing

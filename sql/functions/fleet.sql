@@ -19,6 +19,15 @@ END
 $$;
 COMMENT ON FUNCTION _ml_walk(int, text) IS 'A recursive query, found (device, n), that goes through the history''s devices in their order, to most of them at most, from the first for which the condition begins holds. A last row may have no device.';
 
+CREATE OR REPLACE FUNCTION _ml_uuid_sql(device_type text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT CASE device_type WHEN 'uuid' THEN 'device::uuid' WHEN 'numeric' THEN '_ml_uuid_of(trim_scale(device)::text)'
+        ELSE '_ml_uuid_of(device::text)' END
+$$;
+COMMENT ON FUNCTION _ml_uuid_sql(text) IS 'A piece of SQL: the uuid by which pyml''s tables know the device whose id, of that type, is in a column device.';
+
 CREATE OR REPLACE FUNCTION _ml_devices() RETURNS TABLE (device uuid, id text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -28,8 +37,7 @@ DECLARE
 BEGIN
     SELECT * INTO h FROM _ml_history();
     RETURN QUERY EXECUTE format('WITH RECURSIVE %s SELECT %s, %s FROM found WHERE device IS NOT NULL', _ml_walk(),
-        CASE h.device_type WHEN 'uuid' THEN 'device::uuid' WHEN 'numeric' THEN '_ml_uuid_of(trim_scale(device)::text)' ELSE '_ml_uuid_of(device::text)' END,
-        CASE h.device_type WHEN 'numeric' THEN 'trim_scale(device)::text' ELSE 'device::text' END);
+        _ml_uuid_sql(h.device_type), CASE h.device_type WHEN 'numeric' THEN 'trim_scale(device)::text' ELSE 'device::text' END);
 END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds: the uuid by which pyml''s tables know each, and its id there.';

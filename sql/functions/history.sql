@@ -122,6 +122,32 @@ END
 $$;
 COMMENT ON FUNCTION _ml_history() IS 'The history table as pieces of SQL, as _ml_history_parts gives them; ML006 where it cannot be read.';
 
+CREATE OR REPLACE FUNCTION _ml_history_id() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    WITH RECURSIVE history AS (
+        SELECT to_regclass(t.value)::oid AS relation, i.value AS id FROM ml_setting t, ml_setting i
+        WHERE t.name = 'history_table' AND i.name = 'history_id_column'
+    ), part (relation) AS (
+        SELECT h.relation FROM history h
+        UNION ALL
+        SELECT i.inhrelid FROM part p JOIN pg_inherits i ON i.inhparent = p.relation
+    )
+    SELECT 'h.' || quote_ident(h.id) FROM history h
+    JOIN pg_attribute a ON a.attrelid = h.relation AND a.attname = h.id AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+    -- Who sees some rows only would take what others see for seen.
+    WHERE NOT row_security_active(h.relation) AND has_column_privilege(h.relation, a.attnum, 'SELECT')
+      AND NOT EXISTS (
+        SELECT FROM part p JOIN pg_class c ON c.oid = p.relation AND c.relkind <> 'p'
+        WHERE c.relkind <> 'r' OR NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid AND x.relam = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')
+            JOIN pg_attribute b ON b.attrelid = c.oid AND b.attname = h.id AND b.attnum = i.indkey[0]
+            WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL))
+$$;
+COMMENT ON FUNCTION _ml_history_id() IS 'The history''s column with the id by which late rows are found, as h.name; NULL where the table, or a part of it, has no such whole number with an index that begins with it, or where row-level security hides rows from the caller.';
+
 CREATE OR REPLACE FUNCTION _ml_uuid_of(id text) RETURNS uuid
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp

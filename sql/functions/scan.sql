@@ -1,15 +1,15 @@
 -- The scan.
 
-CREATE OR REPLACE FUNCTION _ml_scan(device uuid, as_of timestamptz) RETURNS jsonb
+CREATE OR REPLACE FUNCTION _ml_scan(device uuid, as_of timestamptz, counted boolean) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
 AS $$
     @PYML_LOAD@
-    return GD['pyml @PYML_VERSION@'].scan(device, as_of)
+    return GD['pyml @PYML_VERSION@'].scan(device, as_of, counted)
 $$;
-COMMENT ON FUNCTION _ml_scan(uuid, timestamptz) IS 'The Python side of _ml_scan_device.';
+COMMENT ON FUNCTION _ml_scan(uuid, timestamptz, boolean) IS 'The Python side of _ml_scan_device. counted: late rows are found by counting.';
 
-CREATE OR REPLACE FUNCTION _ml_scan_device(device uuid, as_of timestamptz, begun timestamptz) RETURNS text
+CREATE OR REPLACE FUNCTION _ml_scan_device(device uuid, as_of timestamptz, begun timestamptz, counted boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -19,11 +19,12 @@ DECLARE
 BEGIN
     -- Another session has it, or has done it since this scan began.
     IF NOT _ml_try_lock('scan', device::text)
-       OR EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device AND s.scanned_at > begun) THEN
+       OR EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device AND s.scanned_at > begun)
+          AND NOT EXISTS (SELECT FROM ml_late l WHERE l.device_uuid = device) THEN
         RETURN 'passed over';
     END IF;
     BEGIN
-        RETURN _ml_answer(_ml_scan(device, as_of)) ->> 'outcome';
+        RETURN _ml_answer(_ml_scan(device, as_of, counted)) ->> 'outcome';
     EXCEPTION WHEN OTHERS THEN -- which a cancel is not among
         GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT;
         IF code = 'ML006' THEN -- nothing that the next device would not meet as well
@@ -34,7 +35,69 @@ BEGIN
     RETURN 'failed';
 END
 $$;
-COMMENT ON FUNCTION _ml_scan_device(uuid, timestamptz, timestamptz) IS 'Scans one device; an error is recorded and undoes that device''s work alone.';
+COMMENT ON FUNCTION _ml_scan_device(uuid, timestamptz, timestamptz, boolean) IS 'Scans one device; an error is recorded and undoes that device''s work alone.';
+
+CREATE OR REPLACE FUNCTION _ml_find_late(as_of timestamptz) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    id CONSTANT text := _ml_history_id();
+    ends CONSTANT timestamptz := coalesce(as_of, now());
+    h record;
+    place text;
+    recent text;
+    oldest timestamptz;
+    late_minutes int;
+    before ml_arrival;
+    beyond bigint;
+    newest bigint;
+    gaps int8multirange;
+    late record;
+BEGIN
+    IF id IS NULL THEN
+        RETURN false;
+    ELSIF NOT _ml_try_lock('late', '') THEN -- another session is at it, and what it finds is found
+        RETURN true;
+    END IF;
+    SELECT * INTO h FROM _ml_history();
+    place := h.source || ', ' || id;
+    PERFORM _ml_settle_arrivals(place);
+    SELECT * INTO before FROM ml_arrival a WHERE a.history = place;
+    -- What is older than anomalies are kept is of no use: a history by month keeps those months closed.
+    SELECT ends - make_interval(days => d.value::int), m.value::int INTO oldest, late_minutes
+    FROM ml_setting d, ml_setting m WHERE d.name = 'anomaly_days' AND m.name = 'scan_late_minutes';
+    recent := h.moment || ' > ' || format(h.bound, '$1');
+    EXECUTE format('SELECT max(%s) FROM %s WHERE %s', id, h.source, recent) INTO newest USING oldest;
+    IF before IS NULL THEN -- what is there is what was looked at, or will be from scan_first_hours on
+        PERFORM _ml_put_arrivals(place, coalesce(newest, 0), '{}', '{}', '{}', '{}');
+        RETURN true;
+    END IF;
+    beyond := coalesce(lower(before.missing) - 1, before.last_id);
+    IF newest IS NULL OR newest < before.last_id THEN -- rows were deleted
+        PERFORM _ml_put_arrivals(place, coalesce(newest, 0), before.missing * int8multirange(int8range(NULL, newest)), '{}', '{}', '{}');
+        RETURN true;
+    ELSIF newest = beyond THEN
+        RETURN true;
+    END IF;
+    -- Which ids are there, before the rows are looked at: of what comes in between, the next scan will know.
+    EXECUTE format($query$
+        SELECT coalesce(range_agg(g.missing), '{}') FROM (
+            SELECT int8range(s.before + 1, s.id) AS missing FROM (
+                SELECT %1$s::bigint AS id, lag(%1$s::bigint, 1, $2) OVER (ORDER BY %1$s) AS before FROM %2$s WHERE %1$s > $2 AND %1$s <= $3 AND %3$s) AS s
+            WHERE s.id > s.before + 1 ORDER BY s.id DESC LIMIT 10000) AS g$query$, id, h.source, recent)
+    INTO gaps USING oldest, beyond, newest;
+    EXECUTE format($query$
+        SELECT array_agg(%1$s) AS devices, array_agg(date_part('epoch', d.first_at)) AS first_at, array_agg(date_part('epoch', d.last_at)) AS last_at FROM (
+            SELECT r.device, min(r.t) AS first_at, max(r.t) AS last_at
+            FROM (SELECT %2$s AS device, %3$s AS t FROM %4$s WHERE %5$s > $2 AND %5$s <= $3 AND (%5$s > $4 OR %5$s::bigint <@ $5) AND %6$s AND %7$s) AS r
+            WHERE r.t <= $6 AND r.device IS NOT NULL GROUP BY r.device) AS d$query$, _ml_uuid_sql(h.device_type), h.device, h.at, h.source, id, recent, h.shadow)
+    INTO late USING oldest, beyond, newest, before.last_id, before.missing, ends - make_interval(mins => late_minutes);
+    PERFORM _ml_put_arrivals(place, newest, gaps, coalesce(late.devices, '{}'), coalesce(late.first_at, '{}'), coalesce(late.last_at, '{}'));
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION _ml_find_late(timestamptz) IS 'Notes in ml_late where rows came late: those that have arrived since the last call, by their ids, and lie more than scan_late_minutes back. Reads those rows alone, by the index on the id. False where no id tells.';
 
 CREATE OR REPLACE FUNCTION _ml_retain() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -49,6 +112,7 @@ BEGIN
     END IF;
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '_days$';
     DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_late l WHERE l.last_at < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
     DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
     DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
     -- Each scan clears its own device's forecasts; these are of devices that are no longer scanned.
@@ -69,6 +133,7 @@ DECLARE
     one pg_catalog.uuid;
     job pg_catalog.record;
     refused pg_catalog.bool;
+    by_id pg_catalog.bool;
 BEGIN
     @PYML_AT_HOME@
     CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
@@ -91,6 +156,7 @@ BEGIN
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
     PERFORM _ml_meet(devices);
+    by_id := _ml_find_late(as_of);
     job := _ml_begin_job('scan', slot, cardinality(devices));
     COMMIT;
     FOREACH one IN ARRAY devices LOOP
@@ -99,7 +165,7 @@ BEGIN
         -- A crash may lose the last few devices' scans, whole; the next scan makes them again.
         PERFORM set_config('synchronous_commit', 'off', true);
         PERFORM slot IS NULL OR _ml_try_lock('scan slot', slot::text);
-        job := _ml_count_job(job, _ml_scan_device(one, as_of, begun));
+        job := _ml_count_job(job, _ml_scan_device(one, as_of, begun, NOT by_id));
         COMMIT;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
@@ -112,4 +178,4 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. Rows that came late, after newer ones of their device, are scored whenever they come. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';

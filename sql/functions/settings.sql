@@ -34,7 +34,7 @@ BEGIN
                 END IF;
             WHEN 'zone' THEN PERFORM now() AT TIME ZONE NEW.value;
             WHEN 'identifier' THEN
-                IF length(NEW.value) > 63 OR (NEW.value = '' AND NEW.name <> 'history_shadow_column') THEN
+                IF length(NEW.value) > 63 OR (NEW.value = '' AND NEW.name NOT IN ('history_shadow_column', 'history_id_column')) THEN
                     wanted := 'a column name';
                 END IF;
             ELSE NULL;

@@ -196,7 +196,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric.';
 
-CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8, late_id bigint, hour_rows int[], counted_to float8, counted_at float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -206,18 +206,80 @@ BEGIN
         AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
         AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
         AND coalesce(watermark, 0) <> 'NaN' AND coalesce(last_reading, 0) <> 'NaN'
-        AND late_rows >= 0 AND readings >= 0 AND anomalies >= 0 AND cardinality(drifted) <= 1000 AND cardinality(unreadable) <= 1000, 'scan');
+        AND late_rows >= 0 AND readings >= 0 AND anomalies >= 0 AND cardinality(drifted) <= 1000 AND cardinality(unreadable) <= 1000
+        AND num_nulls(hour_rows, counted_to, counted_at) IN (0, 3) AND coalesce(counted_to + counted_at, 0) <> 'NaN'
+        AND coalesce(cardinality(hour_rows), 48) = 48 AND array_position(coalesce(hour_rows, '{}'), NULL) IS NULL, 'scan');
+    DELETE FROM ml_late l WHERE l.device_uuid = device AND l.late_id <= _ml_put_scan.late_id;
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark, late_rows, readings, anomalies,
-        seen, drift, forecast_drift, drifted, unreadable, last_reading)
+        seen, drift, forecast_drift, drifted, unreadable, last_reading, hour_rows, counted_to, counted_at)
     VALUES (device, clock_timestamp(), CASE WHEN sqlstate IS NULL THEN 'scanned' ELSE 'failed' END, sqlstate, error, to_timestamp(watermark),
-        late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, unreadable, to_timestamp(last_reading))
+        late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, unreadable, to_timestamp(last_reading),
+        hour_rows, to_timestamp(counted_to), to_timestamp(counted_at))
     ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate,
         error = EXCLUDED.error, watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows, readings = EXCLUDED.readings,
         anomalies = EXCLUDED.anomalies, seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,
-        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading, retired_at = NULL;
+        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading,
+        hour_rows = EXCLUDED.hour_rows, counted_to = EXCLUDED.counted_to, counted_at = EXCLUDED.counted_at, retired_at = NULL;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8) IS 'Writes where the scan of a device stands.';
+COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8) IS 'Writes where the scan of a device stands, and that it has looked at what came late, up to the note late_id.';
+
+CREATE OR REPLACE FUNCTION _ml_put_counts(device uuid, hour_rows int[], counted_at float8, first_at float8, last_at float8) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    noted bigint;
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(cardinality(hour_rows) = 48 AND array_position(hour_rows, NULL) IS NULL AND counted_at BETWEEN -2e11 AND 9e12
+        AND (num_nulls(first_at, last_at) = 2 OR first_at BETWEEN -2e11 AND last_at AND last_at <= 9e12), 'count of rows');
+    UPDATE ml_scan_state s SET hour_rows = _ml_put_counts.hour_rows, counted_at = to_timestamp(_ml_put_counts.counted_at)
+    WHERE s.device_uuid = device AND s.counted_to IS NOT NULL;
+    IF FOUND AND first_at IS NOT NULL THEN
+        INSERT INTO ml_late AS l (device_uuid, first_at, last_at) VALUES (device, to_timestamp(first_at), to_timestamp(last_at))
+        RETURNING l.late_id INTO noted;
+    END IF;
+    RETURN noted;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_counts(uuid, int[], float8, float8, float8) IS 'Writes how many rows a device has in each of the last 48 hours, and in which of them rows came late; gives the number of that note.';
+
+CREATE OR REPLACE FUNCTION _ml_put_arrivals(history text, last_id bigint, missing int8multirange, devices uuid[], first_at float8[], last_at float8[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(length(history) BETWEEN 1 AND 1000 AND last_id IS NOT NULL AND octet_length(missing::text) <= 1000000
+        AND NOT EXISTS (SELECT FROM unnest(devices, first_at, last_at) AS f (device, first_at, last_at)
+            WHERE (f.device IS NOT NULL AND f.first_at BETWEEN -2e11 AND f.last_at AND f.last_at <= 9e12) IS NOT TRUE), 'arrival');
+    DELETE FROM ml_arrival a WHERE a.history <> _ml_put_arrivals.history;
+    INSERT INTO ml_arrival AS a (history, last_id, missing, mark_id, mark_xid, mark_at)
+    VALUES (history, last_id, missing, last_id, pg_snapshot_xmax(pg_current_snapshot()), clock_timestamp())
+    ON CONFLICT ON CONSTRAINT ml_arrival_pkey DO UPDATE SET last_id = EXCLUDED.last_id, missing = EXCLUDED.missing;
+    -- A device that was never scanned is looked at from scan_first_hours on.
+    INSERT INTO ml_late (device_uuid, first_at, last_at)
+    SELECT f.device, to_timestamp(f.first_at), to_timestamp(f.last_at) FROM unnest(devices, first_at, last_at) AS f (device, first_at, last_at)
+    JOIN ml_scan_state s ON s.device_uuid = f.device AND s.watermark IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_arrivals(text, bigint, int8multirange, uuid[], float8[], float8[]) IS 'Writes which rows of the history have arrived, by their ids, and in which spans of time the devices'' late ones lie.';
+
+CREATE OR REPLACE FUNCTION _ml_settle_arrivals(history text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    UPDATE ml_arrival a SET missing = a.missing * int8multirange(int8range(a.mark_id, NULL, '()')),
+        mark_id = a.last_id, mark_xid = pg_snapshot_xmax(pg_current_snapshot()), mark_at = clock_timestamp()
+    WHERE a.history = _ml_settle_arrivals.history AND (a.mark_at < clock_timestamp() - interval '1 day'
+       OR a.mark_at < clock_timestamp() - make_interval(mins => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'scan_late_minutes'))
+          AND a.mark_xid <= pg_snapshot_xmin(pg_current_snapshot()));
+END
+$$;
+COMMENT ON FUNCTION _ml_settle_arrivals(text) IS 'Waits no longer for ids whose transactions have all ended, or that have been missing for a day.';
 
 CREATE OR REPLACE FUNCTION _ml_put_signals(device uuid, metrics text[], rhythm float8[], last_value float8[], last_at float8[], quality text[], since float8[], missing int[], out_of_range int[], junk int[], reset int[], messages int[], bad_clock int, hours jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -267,6 +329,7 @@ AS $$
 BEGIN
     @PYML_AT_HOME@
     DELETE FROM ml_signal_state s WHERE s.device_uuid = ANY (devices);
+    DELETE FROM ml_late l WHERE l.device_uuid = ANY (devices);
     DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
         AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)

@@ -25,6 +25,7 @@ FROM (VALUES
     ('history_device_column', 'identifier', NULL, NULL, 'device_uuid', 'Its column with the device''s id: uuid, text or a whole number.'),
     ('history_time_column', 'identifier', NULL, NULL, 'timestamp', 'Its column with the time of the reading: timestamp, timestamptz, or a number since 1970.'),
     ('history_state_column', 'identifier', NULL, NULL, 'reported_state', 'Its column with the reported state: jsonb, json, or text that is JSON.'),
+    ('history_id_column', 'identifier', NULL, NULL, 'id', 'Its column with a whole number that grows from row to row and leads an index, by which rows that come late are found; empty, or not there: they are counted hourly.'),
     ('history_shadow_column', 'identifier', NULL, NULL, 'shadow_name', 'Its column with the shadow''s name; empty where it has none.'),
     ('history_shadow', 'text', NULL, NULL, 'device-state', 'The shadow whose rows are readings.'),
     ('history_time_unit', 'text', NULL, NULL, '', 'Unit of a time column that is a number since 1970: seconds or milliseconds; empty where the rows tell.'),

@@ -9,7 +9,7 @@ FROM (VALUES
     ('forecast_fields', 'json', NULL, NULL, '["system.cpuUsage"]', 'Fields with a forecast of their own, for each device without a row in ml_device_forecast.'),
     ('forecast_level', 'number', 0.5, 0.999, '0.99', 'Share of the values that a stored forecast''s interval shall cover; a value outside is an anomaly of the tier lstm.'),
     ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
-    ('scan_late_minutes', 'integer', 0, 10080, '15', 'How late a reading may come and still be scored, in minutes.'),
+    ('scan_late_minutes', 'integer', 0, 10080, '15', 'Minutes before the newest reading that each scan looks at again. Rows that come later than that are found by their id, or counted hourly.'),
     ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one incident.'),
     ('drift_threshold', 'number', 0.01, 100, '0.25', 'Population stability index from which a metric has drifted, unless ordinary days of the training differ as much.'),
     ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly keeps.'),
@@ -112,7 +112,10 @@ CREATE TABLE ml_scan_state (
     forecast_drift jsonb,
     drifted     bigint[] NOT NULL DEFAULT '{}',
     unreadable  bigint[] NOT NULL DEFAULT '{}',
-    retired_at  timestamptz
+    retired_at  timestamptz,
+    hour_rows   integer[] CHECK (cardinality(hour_rows) = 48 AND array_position(hour_rows, NULL) IS NULL),
+    counted_to  timestamptz,
+    counted_at  timestamptz
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
 COMMENT ON COLUMN ml_scan_state.device_uuid IS 'The device.';
@@ -131,6 +134,40 @@ COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with 
 COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
 COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';
+COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where no id tells of late rows: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
+COMMENT ON COLUMN ml_scan_state.counted_to IS 'Up to which time hour_rows counts.';
+COMMENT ON COLUMN ml_scan_state.counted_at IS 'As of which time the rows were last counted and compared.';
+
+CREATE TABLE ml_late (
+    late_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_uuid uuid NOT NULL,
+    first_at    timestamptz NOT NULL,
+    last_at     timestamptz NOT NULL,
+    CHECK (first_at <= last_at)
+);
+COMMENT ON TABLE ml_late IS 'Spans of time in which rows came late, until a scan has looked at them.';
+COMMENT ON COLUMN ml_late.late_id IS 'The note''s number: a scan takes away those that it has seen.';
+COMMENT ON COLUMN ml_late.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_late.first_at IS 'Time of the first of the rows, or when their hour began.';
+COMMENT ON COLUMN ml_late.last_at IS 'Time of the last of the rows, or when their hour ended.';
+
+CREATE INDEX ml_late_device ON ml_late (device_uuid);
+
+CREATE TABLE ml_arrival (
+    history  text PRIMARY KEY,
+    last_id  bigint NOT NULL,
+    missing  int8multirange NOT NULL,
+    mark_id  bigint NOT NULL,
+    mark_xid xid8 NOT NULL,
+    mark_at  timestamptz NOT NULL
+);
+COMMENT ON TABLE ml_arrival IS 'Which rows of the history have arrived, by their ids. Ids become visible out of order, so that those which are missing are waited for.';
+COMMENT ON COLUMN ml_arrival.history IS 'The table, and its column with the id.';
+COMMENT ON COLUMN ml_arrival.last_id IS 'The greatest id seen.';
+COMMENT ON COLUMN ml_arrival.missing IS 'Lesser ids that were not there, at most 10000 spans of them: rows of transactions that may still commit.';
+COMMENT ON COLUMN ml_arrival.mark_id IS 'The greatest id at mark_at. Lesser ones are no longer waited for when scan_late_minutes have gone by and all transactions of then have ended, or after a day.';
+COMMENT ON COLUMN ml_arrival.mark_xid IS 'The transactions of then are those before this one.';
+COMMENT ON COLUMN ml_arrival.mark_at IS 'When mark_id was noted.';
 
 CREATE TABLE ml_signal_state (
     device_uuid  uuid PRIMARY KEY,
@@ -195,13 +232,13 @@ CREATE INDEX ml_job_slot ON ml_job (kind, slot, started_at DESC);
 
 -- Advisory locks would not do: any role of the database may take those.
 CREATE TABLE ml_lock (
-    task text NOT NULL CHECK (task IN ('scan', 'scan slot', 'retrain', 'retrain slot', 'retain', 'retire', 'model')),
+    task text NOT NULL CHECK (task IN ('scan', 'scan slot', 'retrain', 'retrain slot', 'retain', 'retire', 'late', 'model')),
     what text NOT NULL CHECK (length(what) <= 1100),
     device_uuid uuid GENERATED ALWAYS AS (CASE WHEN task IN ('scan', 'retrain', 'model') THEN left(what, 36)::uuid END) STORED,
     PRIMARY KEY (task, what)
 );
 COMMENT ON TABLE ml_lock IS 'What scans and trainings take, one at a time: whoever is at a task holds its row locked until the transaction ends. Only functions that a role may call with ml_grant(role, ''train'') lock a row.';
-COMMENT ON COLUMN ml_lock.task IS 'scan: of a device; retrain: of a device, kind and field; model: who moves the is_current mark; scan slot, retrain slot: a scheduled worker; retain: who deletes what is too old; retire: who looks for devices that have left the history.';
+COMMENT ON COLUMN ml_lock.task IS 'scan: of a device; retrain: of a device, kind and field; model: who moves the is_current mark; scan slot, retrain slot: a scheduled worker; retain: who deletes what is too old; retire: who looks for devices that have left the history; late: who looks for rows that came late.';
 COMMENT ON COLUMN ml_lock.what IS 'Which device, model or worker.';
 COMMENT ON COLUMN ml_lock.device_uuid IS 'The device; NULL where it is a worker''s place or the fleet''s.';
 
@@ -214,5 +251,8 @@ SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_scan_state', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_signal_state', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_late', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_late_late_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_arrival', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_job', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_job_job_id_seq', '');

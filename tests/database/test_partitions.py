@@ -43,6 +43,7 @@ SELECT array_agg(to_char(t, '"history_"YYYY_MM')) FROM generate_series(
     date_trunc('month', (now() AT TIME ZONE 'UTC') - make_interval(hours => %s + 24)),
     now() AT TIME ZONE 'UTC', interval '1 month') AS t
 """
+COMING = "SELECT to_char(now() AT TIME ZONE 'UTC' + interval '1 month', '\"history_\"YYYY_MM')"
 HOURS = 48
 READS = (
     f"SELECT ml_detect('{{device}}', hours => {HOURS})",
@@ -76,6 +77,8 @@ def test_every_door_reads_the_months_of_its_window(
     db.execute("ANALYZE device_shadow_history")
     months = set(db.execute(WINDOW, [HOURS]).fetchone()[0])
     assert len(months) < 3 < MONTHS
+    coming = {db.execute(COMING).fetchone()[0]}
+    db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'anomaly_days'")
     for mode, doors in (
         ("force_custom_plan", WRITES + READS),
         ("force_generic_plan", READS),  # as a session that asks often may keep one
@@ -94,7 +97,8 @@ def test_every_door_reads_the_months_of_its_window(
                 scans = re.findall(r" on (history_\d+_\d+) [^\n]*\((actual|never)", "\n".join(told))
                 read = {table for table, fate in scans if fate == "actual"}
                 assert read, (mode, door)
-                assert read <= months, (mode, door, read)
+                # Rows that came late are looked for among those that the log keeps, or to come.
+                assert read <= (months | coming if "scan" in door else months), (mode, door, read)
 
 
 ANSWER = """

@@ -250,9 +250,18 @@ WRONG = {
     "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 5, '{1}', '{1}',"
     " '{1}', '{1}')",
     "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}',"
-    " 0)",
+    " 0, NULL, NULL, NULL, NULL)",
     "no watermark": "_ml_put_scan(%(d)s, NULL, NULL, 'NaN', 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
-    " 0)",
+    " 0, NULL, NULL, NULL, NULL)",
+    "hours of a scan": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
+    " 0, NULL, '{1}', 0, 0)",
+    "hours of a count": "_ml_put_counts(%(d)s, '{1}', 0, NULL, NULL)",
+    "a count that is none": "_ml_put_counts(%(d)s, array_fill(NULL::int, '{48}'), 0, NULL, NULL)",
+    "a span that ends before it begins": "_ml_put_counts(%(d)s, array_fill(1, '{48}'), 0, 2, 1)",
+    "an arrival's span": "_ml_put_arrivals('t', 1, '{}', ARRAY[%(d)s::uuid], '{NaN}', '{NaN}')",
+    "an arrival too few": "_ml_put_arrivals('t', 1, '{}', ARRAY[%(d)s::uuid], '{}', '{}')",
+    "an arrival of no device": "_ml_put_arrivals('t', 1, '{}', '{NULL}', '{1}', '{2}')",
+    "no id": "_ml_put_arrivals('t', NULL, '{}', '{}', '{}', '{}')",
     "a scan's outcome": "_ml_note_scan(%(d)s, 'fine', '00000', 'x')",
     "a scan of no device": "_ml_note_scan(NULL, 'failed', '00000', 'x')",
 }

@@ -14,7 +14,7 @@ VIEWS = (
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
-    *("ml_device_forecast", "ml_device"),
+    *("ml_device_forecast", "ml_device", "ml_late"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -32,6 +32,8 @@ INSERT INTO ml_lock (task, what) SELECT DISTINCT 'scan', device_uuid::text FROM 
 INSERT INTO ml_device SELECT DISTINCT device_uuid, device_uuid::text FROM ml_model
     ON CONFLICT DO NOTHING;
 INSERT INTO ml_device_forecast SELECT DISTINCT device_uuid, '{x}'::text[] FROM ml_model;
+INSERT INTO ml_late (device_uuid, first_at, last_at) SELECT DISTINCT device_uuid, now(), now()
+    FROM ml_model;
 CREATE TABLE tenant_device (tenant name, device_uuid uuid, PRIMARY KEY (tenant, device_uuid));
 GRANT SELECT ON tenant_device TO PUBLIC;
 """
