@@ -66,10 +66,11 @@ def test_a_share_of_next_to_nothing_is_none(db, one, device, total):
     one("SELECT ml_train_forest(%s)", device)
     state = f'{{"system": {{"memoryUsage": 596156, "memoryTotal": {total}, "temperature": 45}}}}'
     db.execute(INSERT, [device, "device-state", state, "0.5 minutes"])
-    seen = "SELECT metrics FROM ml_score(%s, now() - interval '2 minutes', now()) ORDER BY 1"
-    before, now = [metrics["memory_usage_percent"] for (metrics,) in db.execute(seen, [device])][
-        -2:
-    ]
+    seen = (
+        "SELECT metrics -> 'memory_usage_percent' FROM ml_score(%s, now() - interval '2 minutes',"
+        ' now()) ORDER BY "timestamp" DESC LIMIT 2'
+    )
+    now, before = db.execute(seen, [device]).fetchall()
     assert now == before
     assert one("SELECT count(*) FROM ml_zscore(%s, 'memory_usage_percent')", device) == 3000
 
