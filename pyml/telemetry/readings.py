@@ -279,6 +279,8 @@ def assemble(
     level = samples(found, metrics, [habit.total_hold for habit in habits])
     known = ~np.isnan(level)
     code = np.where(known, OK, MISSING).astype(np.int8)
+    paths = columns_of(metrics)[0]
+    came = ~np.isnan(found.columns[:, [paths.index(metric.path) for metric in metrics]])
     _judge(found.times, level, known, code, metrics, habits)
     here = np.flatnonzero(fresh(found.times, interval))
     at = found.times[here]
@@ -286,9 +288,9 @@ def assemble(
     holds = np.array([habit.hold for habit in habits])
     there = (good >= 0) & (at[:, None] - found.times[good] <= holds)
     values = np.where(there, np.take_along_axis(level, good, axis=0), np.nan)
-    came = latest(known)[here]
-    said = np.take_along_axis(code, came, axis=0)
-    bad = (came > np.append(-1, here[:-1])[: len(here), None]) & (said != OK)
+    last = latest(came)[here]
+    said = np.take_along_axis(code, last, axis=0)
+    bad = (last > np.append(-1, here[:-1])[: len(here), None]) & (said != OK)
     quality = np.where(bad, said, np.where(there, OK, MISSING)).astype(np.int8)
     for j, metric in enumerate(metrics):
         if metric.kind == "counter":

@@ -54,7 +54,8 @@ def forest_of(**other):
 
 
 def forecast_of(**other):
-    return lambda meta: meta["metric"].update(other)
+    """Without the bounds of the metric that it was trained on."""
+    return lambda meta: meta["metric"].update(lower=None, upper=None, **other)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from installer.postgres import find_postgres
 LEVELS = ("read", "train")
 VIEWS = (
     *("ml_models", "ml_anomalies", "ml_incidents", "ml_forecasts", "ml_breaches"),
-    *("ml_device_status", "ml_runs"),
+    *("ml_device_status", "ml_runs", "ml_signals"),
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
-    *("ml_device_forecast", "ml_device", "ml_late"),
+    *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -34,6 +34,10 @@ INSERT INTO ml_device SELECT DISTINCT device_uuid, device_uuid::text FROM ml_mod
 INSERT INTO ml_device_forecast SELECT DISTINCT device_uuid, '{x}'::text[] FROM ml_model;
 INSERT INTO ml_late (device_uuid, first_at, last_at) SELECT DISTINCT device_uuid, now(), now()
     FROM ml_model;
+INSERT INTO ml_signal_state SELECT DISTINCT device_uuid, '{x}'::text[], '{60}'::float8[],
+    '{1}'::float8[], ARRAY[now()], '{ok}'::text[], ARRAY[now()], '{0}'::int[], '{0}'::int[],
+    '{0}'::int[], '{0}'::int[], '{1,0,0,0}'::int[], 0, '[]'::jsonb FROM ml_model
+    ON CONFLICT DO NOTHING;
 CREATE TABLE tenant_device (tenant name, device_uuid uuid, PRIMARY KEY (tenant, device_uuid));
 GRANT SELECT ON tenant_device TO PUBLIC;
 """
