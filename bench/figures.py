@@ -114,10 +114,10 @@ def compare(before: Found, after: Found) -> None:
         for column in COMPARED:
             difference, error = now[column] - then[column], math.sqrt(variances[column])
             star = "*" if marked and abs(difference) > 2 * error else " "
-            cells.append(f"   {now[column]:.3f} {difference:+.3f} ±{error:.3f}{star}")
+            cells.append(f"   {now[column]:.4f} {difference:+.4f} ±{error:.4f}{star}")
         print(f"{name:14s}" + "".join(cells))
 
-    print(f"{'':14s}" + "".join(f"   {column:20s}" for column in COMPARED))
+    print(f"{'':14s}" + "".join(f"   {column:23s}" for column in COMPARED))
     for kind, machines in runs[0].items():
         each = []
         for name, machine in machines.items():

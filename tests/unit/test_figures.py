@@ -68,7 +68,7 @@ def test_a_difference_is_marked_where_it_exceeds_the_noise(printed):
             }
         }
         lines = {line.split()[0]: line for line in printed(FOUND, later).splitlines() if line}
-        assert f"{0.5 - less:.3f} -{less:.3f} ±0.100{star}" in lines["smd"]
+        assert f"{0.5 - less:.4f} -{less:.4f} ±0.1000{star}" in lines["smd"]
         assert "asd" not in lines
         assert "*" not in lines["a"]
 
