@@ -3,6 +3,8 @@
 Scores are higher for more anomalous rows, labels 0 or 1; both in time order, of one length.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -14,6 +16,9 @@ SILENCE_MINUTES = 60
 # Thresholds tried for the events found at so many false alarms a day: each of the
 # highest scores, then ever wider steps.
 EACH, STEPS = 50, 150
+FALSE_A_DAY = {"1/7": 1 / 7, "1/2": 1 / 2, "1": 1.0, "5": 5.0}
+# A day of which more than this share is flagged. It stays in the training for a week.
+STORM, STORM_DAYS = 0.2, 7
 
 
 def events(label: Bools) -> list[tuple[int, int]]:
@@ -62,9 +67,7 @@ def ranking(score: Floats, label: Bools, per_day: float = 1440) -> dict[str, flo
     return {
         "ROC": float(roc_auc_score(label, score)),
         "AP": float(average_precision_score(label, score)),
-        "evR@1": events_at(score, label, 1, per_day),
-        "evR@5": events_at(score, label, 5, per_day),
-    }
+    } | {f"evR@{name}": events_at(score, label, k, per_day) for name, k in FALSE_A_DAY.items()}
 
 
 def judged(flag: Bools, label: Bools, per_day: float = 1440) -> dict[str, float]:
@@ -78,3 +81,30 @@ def judged(flag: Bools, label: Bools, per_day: float = 1440) -> dict[str, float]
         "events": float(np.mean([flag[a:b].any() for a, b in events(label)])),
         "normal": float(flag[~label].mean()),
     }
+
+
+def worst_day(flags: Sequence[Bools], labels: Sequence[Bools]) -> float:
+    """Highest share of normal rows flagged on one of the days.
+
+    A day that is mostly labelled does not count: its few normal rows say little.
+    """
+    return max(
+        (
+            float(flag[~label].mean())
+            for flag, label in zip(flags, labels, strict=True)
+            if 2 * label.sum() < len(label)
+        ),
+        default=0.0,
+    )
+
+
+def deaf_days(flags: Sequence[Bools]) -> int:
+    """Most days in a row without any flag, within the week after a storm."""
+    longest = 0
+    for day, flag in enumerate(flags):
+        if flag.mean() > STORM:
+            run = 0
+            for later in flags[day + 1 : day + 1 + STORM_DAYS]:
+                run = 0 if later.any() else run + 1
+                longest = max(longest, run)
+    return longest

@@ -3,8 +3,9 @@
     python bench/load_history.py "dbname=demo" ../shared/data/smd/machine-3-3.csv.gz
     python bench/load_history.py "dbname=demo" mine.csv --map load=system.cpuUsage
 
-Reads SMD machines, NAB series, and any CSV with a header: a timestamp column and
-numeric columns. Time is shifted so that the recording ends now.
+Reads SMD, ASD and JumpStarter machines, NAB series, and any CSV with a header: a timestamp
+column and numeric columns. Time is shifted so that the recording ends now. The unnamed metrics
+of ASD and JumpStarter become system.m0 and so on; detection needs rows of ml_metric for them.
 """
 
 import argparse
@@ -23,10 +24,12 @@ import psycopg
 from recordings import (
     NAB_HEADER,
     SMD_HEADER,
+    UNNAMED_HEADER,
     BadRecording,
     Floats,
     numbers,
     read_smd,
+    read_unnamed,
     seconds,
     table,
 )
@@ -97,7 +100,7 @@ def telemetry(
     Parameters
     ----------
     path : Path or str
-        An SMD machine, a NAB series or a CSV with a header; plain or gzip.
+        A machine of SMD, ASD or JumpStarter, a NAB series or a CSV with a header; plain or gzip.
     mapping : mapping of str to str, optional
         Column -> dotted path in the reported state, before what names suggest.
     time_column : str, optional
@@ -116,6 +119,8 @@ def telemetry(
     header, columns = table(path)
     if header == SMD_HEADER:
         return _smd(path)
+    if header == UNNAMED_HEADER:
+        return _unnamed(path)
     named = dict(zip(header, columns, strict=True))
     if len(named) < len(header):
         raise BadRecording(f"{path}: two columns have the same name")
@@ -185,6 +190,17 @@ def _smd(path: Path) -> Telemetry:
             "system.network.txBytes": counter(sent),
         },
     )
+
+
+def _unnamed(path: Path) -> Telemetry:
+    machine = read_unnamed(path)
+    columns = zip(machine.names, machine.values.T, strict=True)
+    return Telemetry(machine.times, {unnamed_path(name): column for name, column in columns})
+
+
+def unnamed_path(name: str) -> str:
+    """Where a metric of ASD or JumpStarter is in the reported state."""
+    return f"system.{name}"
 
 
 def device_of(path: Path | str) -> uuid.UUID:
@@ -307,7 +323,7 @@ def main() -> None:
         description="Load a recording into device_shadow_history, shifted to end now."
     )
     parser.add_argument("dsn", help="libpq connection string of the database")
-    parser.add_argument("file", type=Path, help="SMD machine, NAB series or CSV with a header")
+    parser.add_argument("file", type=Path, help="recording, or CSV with a header")
     parser.add_argument("--device", type=uuid.UUID, help="load as this device")
     parser.add_argument("--end", type=_moment, help="time of the last reading (UTC; default now)")
     parser.add_argument("--days", type=float, help="only the last so many days")

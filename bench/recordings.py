@@ -1,4 +1,4 @@
-"""Recordings of real machines as arrays: SMD and NAB, described in DATA.md beside the data."""
+"""Recordings of real machines as arrays: SMD, ASD, JumpStarter and NAB; DATA.md beside the data."""
 
 import csv
 import gzip
@@ -16,6 +16,10 @@ Floats = NDArray[np.float64]
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 SMD_HEADER = ["minute", "cpu_r", "mem_u", "disk_u", "eth1_fi", "eth1_fo", "label"]
 NAB_HEADER = ["timestamp", "value"]
+# ASD and JumpStarter: no timestamps, and metrics that nobody named.
+UNNAMED = [f"m{i}" for i in range(19)]
+UNNAMED_HEADER = [*UNNAMED, "label"]
+UNNAMED_SECONDS = 300
 
 
 class BadRecording(ValueError):
@@ -31,7 +35,7 @@ class Recording:
     name : str
         The file's name without its endings.
     times : ndarray of float64, shape (n,)
-        Seconds; SMD counts from the start, NAB from the Unix epoch.
+        Seconds; NAB counts from the Unix epoch, the others from the start.
     values : ndarray of float64, shape (n, m)
     names : list of str, length m
     label : ndarray of float64, shape (n,)
@@ -148,6 +152,21 @@ def read_smd(path: Path) -> Recording:
     )
 
 
+def read_unnamed(path: Path) -> Recording:
+    """One machine of ASD or JumpStarter: 19 unnamed metrics every five minutes."""
+    header, columns = table(path)
+    if header != UNNAMED_HEADER:
+        raise BadRecording(f"{path}: the header is not that of an ASD or JumpStarter machine")
+    *values, label = (numbers(path, *pair) for pair in zip(header, columns, strict=True))
+    return Recording(
+        path.name.split(".")[0],
+        np.arange(len(label), dtype=np.float64) * UNNAMED_SECONDS,
+        np.column_stack(values),
+        header[:-1],
+        label,
+    )
+
+
 def read_nab(path: Path) -> Recording:
     """One series of the Numenta Anomaly Benchmark; labels from ``windows.json`` beside it."""
     header, (stamps, values) = table(path)
@@ -175,6 +194,28 @@ def smd(data: Path = DATA) -> list[Path]:
         There are none.
     """
     return _files(data, "smd/machine-*.csv.gz")
+
+
+def asd(data: Path = DATA) -> list[Path]:
+    """The ASD servers in a data folder.
+
+    Raises
+    ------
+    BadRecording
+        There are none.
+    """
+    return _files(data, "asd/server-*.csv.gz")
+
+
+def jumpstarter(data: Path = DATA) -> list[Path]:
+    """The JumpStarter services in a data folder.
+
+    Raises
+    ------
+    BadRecording
+        There are none.
+    """
+    return _files(data, "jumpstarter/service-*.csv.gz")
 
 
 def nab(data: Path = DATA) -> list[Path]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import recordings
-from alarms import events_at, judged
+from alarms import FALSE_A_DAY, events_at, judged
 from detect import WEEK_DAYS
 from sklearn.metrics import average_precision_score
 
@@ -36,7 +36,6 @@ from pyml.parameters import changed, described
 
 PER_DAY = 1440
 SETTINGS = {"contamination": 0.01, "n_estimators": 100}
-FALSE_A_DAY = {"1/7": 1 / 7, "1/2": 1 / 2, "1": 1.0, "5": 5.0}
 COLUMNS = ("AP", *FALSE_A_DAY, "normal")
 OWNER = "forest."
 

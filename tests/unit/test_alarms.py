@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from alarms import alarms, events, events_at, false_per_day, judged, ranking
+from alarms import (
+    alarms,
+    deaf_days,
+    events,
+    events_at,
+    false_per_day,
+    judged,
+    ranking,
+    worst_day,
+)
 
 
 def rows(*spans, n=1440):
@@ -42,6 +51,37 @@ def test_events_hit_within_the_allowed_false_alarms():
     assert events_at(score, label, 0, 1440) == 0.25
 
 
+def test_one_false_alarm_a_week_allows_two_in_two_weeks():
+    label = rows((100, 110), (400, 410), (700, 710), n=14 * 1440)
+    score = np.zeros(len(label))
+    score[105], score[3000], score[405], score[5000], score[705], score[9000] = 9, 8, 7, 6, 5, 4
+    score[10000] = 3
+    found = ranking(score, label)
+    assert found["evR@1/7"] == 1
+    score[705] = 3.5  # below the third
+    found = ranking(score, label)
+    assert found["evR@1/7"] == pytest.approx(2 / 3)
+    assert found["evR@1/2"] == 1
+
+
+def test_the_worst_day_is_one_that_is_mostly_normal():
+    day = rows(n=10)
+    mostly = rows((0, 9), n=10)
+    assert worst_day([rows((0, 2), n=10), rows((0, 5), n=10)], [day, day]) == 0.5
+    assert worst_day([rows((0, 2), n=10), rows((9, 10), n=10)], [day, mostly]) == 0.2
+    assert worst_day([rows((0, 2), n=10)], [rows((0, 2), n=10)]) == 0
+    assert worst_day([day], [mostly]) == 0
+
+
+def test_deafness_is_silence_within_a_week_of_a_storm():
+    storm, quiet, flag = rows((0, 3), n=10), rows(n=10), rows((0, 2), n=10)
+    assert deaf_days([storm, flag, quiet, quiet, flag, quiet]) == 2
+    assert deaf_days([flag, quiet, quiet, flag]) == 0
+    assert deaf_days([quiet, quiet, storm]) == 0
+    assert deaf_days([storm, *[quiet] * 10]) == 7
+    assert deaf_days([storm, quiet, storm, *[quiet] * 3]) == 3
+
+
 def test_a_threshold_is_judged_row_by_row():
     label = rows((100, 110), (400, 410))
     found = judged(rows((108, 112), (800, 801)), label)
@@ -52,7 +92,8 @@ def test_a_threshold_is_judged_row_by_row():
 
 def test_ranking_of_a_perfect_and_of_an_inverted_score():
     label = rows((100, 110))
-    assert ranking(label * 1.0, label) == {"ROC": 1, "AP": 1, "evR@1": 1, "evR@5": 1}
+    figures = ("ROC", "AP", "evR@1/7", "evR@1/2", "evR@1", "evR@5")
+    assert ranking(label * 1.0, label) == dict.fromkeys(figures, 1)
     worst = ranking(-1.0 * label + np.arange(1440) * 1e-6, label)
     assert worst["ROC"] < 0.01
     assert worst["evR@1"] == 0

@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from load_history import KNOWN_COLUMNS, device_of, main, telemetry
-from recordings import BadRecording, nab, read_nab, read_smd, smd
+from recordings import (
+    BadRecording,
+    asd,
+    jumpstarter,
+    nab,
+    read_nab,
+    read_smd,
+    read_unnamed,
+    smd,
+)
 
 SMD = """minute,cpu_r,mem_u,disk_u,eth1_fi,eth1_fo,label
 0,0.080808,0.878507,0.25,0.117858,0.131127,
@@ -59,6 +68,20 @@ def test_network_shares_accumulate_into_counters(machine):
 
 def test_smd_labels_are_empty_in_the_first_half(machine):
     np.testing.assert_array_equal(read_smd(machine).label, [np.nan, np.nan, 1])
+
+
+def test_unnamed_metrics_are_gauges_every_five_minutes(write):
+    names = [f"m{i}" for i in range(19)]
+    rows = [[*range(19), ""], [2.045e8, *range(1, 19), 1]]
+    path = write("\n".join(",".join(map(str, row)) for row in ([*names, "label"], *rows)))
+    machine, read = read_unnamed(path), telemetry(path)
+    assert list(read.fields) == [f"system.{name}" for name in names]
+    assert read.fields["system.m0"].tolist() == [0, 2.045e8]
+    assert read.fields["system.m18"].tolist() == [18, 18]
+    assert read.times.tolist() == machine.times.tolist() == [0, 300]
+    assert machine.names == names
+    assert machine.values.shape == (2, 19)
+    np.testing.assert_array_equal(machine.label, [np.nan, 1])
 
 
 def test_a_nab_series_is_a_cpu(write):
@@ -167,7 +190,7 @@ def test_no_file_and_no_folder(tmp_path):
         telemetry(tmp_path / "absent.csv")
     with pytest.raises(BadRecording, match="a folder, not a file"):
         telemetry(tmp_path)
-    for find in (smd, nab):
+    for find in (smd, asd, jumpstarter, nab):
         with pytest.raises(BadRecording, match="give the folder of the recordings"):
             find(tmp_path)
 
