@@ -20,8 +20,15 @@ FROM generate_series(1, 10000) AS i;
 INSERT INTO ml_model (device_uuid, kind, is_current, window_start, window_end, readings_used,
     readings_rejected, parameters, figures, versions, seconds, sha256, blob)
 SELECT s.device_uuid, 'forest', age = 0, now(), now(), 1, 0,
-    jsonb_build_object('metrics', repeat('m', 1000)), '{}', '{}', 1, '', ''
+    jsonb_build_object('metrics', repeat('m', 1000), 'signals',
+        (SELECT jsonb_object_agg('m' || i, NULL) FROM generate_series(1, 8) AS i)),
+    '{}', '{}', 1, '', ''
 FROM ml_scan_state s, generate_series(0, 2) AS age;
+INSERT INTO ml_signal_state
+SELECT s.device_uuid, array_agg('m' || i), array_agg(60), array_agg(i), array_agg(now()),
+    array_agg('ok'::text), array_agg(now()), array_agg(0), array_agg(0), array_agg(0), array_agg(0),
+    '{1440,0,0,0}', 0, '[]'
+FROM ml_scan_state s, generate_series(1, 8) AS i GROUP BY s.device_uuid;
 INSERT INTO ml_anomaly (device_uuid, "timestamp", tier, score, severity, metrics, reasons,
     model_id, incident_at)
 SELECT s.device_uuid, t, 'forest', -0.7, 'warning', '{"cpu_usage": 99}',
@@ -42,7 +49,10 @@ INSERT INTO ml_job (kind, total, started_at)
 SELECT 'scan', 10000, now() - i * interval '5 minutes' FROM generate_series(1, 8640) AS i;
 """
 # As autovacuum does it to a log that grows.
-VACUUM = "VACUUM (ANALYZE) ml_scan_state, ml_model, ml_anomaly, ml_forecast_point, ml_run, ml_job"
+VACUUM = """
+VACUUM (ANALYZE) ml_scan_state, ml_signal_state, ml_model, ml_anomaly, ml_forecast_point, ml_run,
+    ml_job
+"""
 
 DEVICE = "device_uuid = md5('7')::uuid"
 # What dashboards ask, and how many rows it may read of tables and indexes for it.
@@ -63,6 +73,8 @@ QUERIES = [
     ("ml_device_status WHERE drifted", 12_000),
     ("ml_device_status LIMIT 100", 100_000),
     ("ml_device_status", 100_000),
+    (f"ml_signals WHERE {DEVICE}", 100),
+    ("ml_signals", 100_000),
     ("ml_fleet_health", 100_000),
     (f"ml_runs WHERE {DEVICE}", 50),
     ("ml_runs LIMIT 20", 20),
