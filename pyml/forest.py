@@ -36,10 +36,13 @@ from pyml.detectors.features import (
     Features,
     Floats,
     features,
+    level_distance,
     levels,
     matrix,
     moves,
+    rarity,
     sizes,
+    tail,
     trailing_mean,
     whitening,
     with_decay,
@@ -147,7 +150,7 @@ class Forest(Detector[Model]):
         cells = matrix(model, p, found)
         pulse()
         distance = trailing_mean(spans, times[rows], cells[:, LEVEL_DISTANCE])
-        blocks = Blocks.of(distance, ~signals.held[rows], settings["n_estimators"], p)
+        blocks = Blocks.of(distance, settings["n_estimators"], p)
         fill = growing.medians(cells)
         weights = growing.feature_weights(len(used), cells.shape[1])
         pulse()
@@ -158,6 +161,8 @@ class Forest(Detector[Model]):
         paths = growing.path_lengths(grown)
         numbers = growing.numbers_of(grown, paths, blocks.rows, fill, weights)
         pulse()
+        usual_distances = level_distance(model, p, found)[blocks.ordinary]
+        model = replace(model, level_tail=tail(usual_distances))
         alone = bounded(model, p, found, blocks.unseen_scores(grown, paths, offered, pulse))
         scores = persistent(spans, p, times[rows], alone)
         pulse()
@@ -259,15 +264,20 @@ class Forest(Detector[Model]):
 
 
 def bounded(model: Model, p: Parameters, found: Features, scores: Floats) -> Floats:
-    """Scores (n,), no higher than a sudden jump of a metric allows.
+    """Scores (n,), no higher than a sudden jump of a metric, or where all of them are, allows.
 
     How sudden a jump is says the lesser of how large it is and how large beside what the metric
-    moved before. Random splits over many columns dilute an extreme of a single metric.
+    moved before. Where the metrics are counts by how rare the distance of their levels is. Random
+    splits over many columns dilute an extreme of one of them, and trees know of nothing beyond
+    what they have seen.
     """
     metrics = len(model.names)
     relative = found.sudden / np.array(model.sudden_sizes)
     sudden = np.minimum(relative[:, :metrics], relative[:, metrics:]).max(axis=1)
-    return np.asarray(np.minimum(scores, np.interp(sudden, p.sudden, p.sudden_score, left=0.0)))
+    bound = np.interp(sudden, p.sudden, p.sudden_score, left=0.0)
+    far = rarity(model.level_tail, level_distance(model, p, found))
+    bound = np.minimum(bound, np.interp(far, p.far, p.sudden_score, left=0.0))
+    return np.asarray(np.minimum(scores, bound))
 
 
 def persistent(spans: Spans, p: Parameters, times: Floats, scores: Floats) -> Floats:

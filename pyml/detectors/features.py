@@ -16,6 +16,9 @@ Matrix = NDArray[np.float32]
 FARTHEST = 1024.0
 # Finer fixed point, for the mean of numbers below 1000.
 FINE = float(1 << 30)
+# Share of the readings whose distance makes the tail, and its least mean excess: where all are
+# alike, none is rare for a rounding.
+COMMON, LEAST_EXCESS = 0.02, 1e-3
 # The first of the three distances in the matrix.
 LEVEL_DISTANCE = -3
 
@@ -153,13 +156,36 @@ def matrix(model: Model, p: Parameters, found: Features) -> Matrix:
     rare for it. Random splits over many columns dilute what one of them shows; and where one
     metric jumps all the time, the distance of all says little of another's.
     """
-    level = _square(levels(len(model.names), found.columns), model.level_whitening, p)
+    level = level_distance(model, p, found)
     jump = _square(found.jumps, model.jump_whitening, p) * found.decay
     largest = ((found.jumps / model.jump_sizes) ** 2).max(axis=1)
     largest = np.minimum(largest, p.greatest_distance) * found.decay
     # Logarithms, since trees split by size.
-    distances = [_quantised(np.log1p(square)) for square in (level, jump, largest)]
-    return np.column_stack([found.columns, *distances]).astype(np.float32)
+    distances = [_quantised(np.log1p(square)) for square in (jump, largest)]
+    return np.column_stack([found.columns, level, *distances]).astype(np.float32)
+
+
+def level_distance(model: Model, p: Parameters, found: Features) -> Floats:
+    """Logarithm of the squared distance (n,) of the levels from where they usually are."""
+    square = _square(levels(len(model.names), found.columns), model.level_whitening, p)
+    return _quantised(np.log1p(square))
+
+
+def tail(distances: Floats) -> tuple[float, float]:
+    """The distance that one in fifty of ordinary ones (n,) exceeds, and by how much on average."""
+    start = float(np.quantile(distances, 1.0 - COMMON))
+    excess = distances[distances > start] - start
+    return start, max(float(excess.mean()) if len(excess) else 0.0, LEAST_EXCESS)
+
+
+def rarity(tail: tuple[float, float], distances: Floats) -> Floats:
+    """How rare distances (n,) are: -log10 of the share of ordinary ones as large.
+
+    The tail is taken for exponential; none of the common ones is told from another.
+    """
+    start, excess = tail
+    beyond = np.maximum(distances - start, 0.0) / excess
+    return np.asarray((beyond - np.log(COMMON)) / np.log(10.0))
 
 
 def levels(metrics: int, columns: Floats) -> Floats:

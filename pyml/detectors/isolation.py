@@ -62,6 +62,12 @@ class Parameters:
         "the greatest score at either end of `sudden`",
         "8 machines: above what is ordinary, and beyond most limits",
     )
+    far: tuple[float, float] = parameter(
+        (4.0, 9.0),
+        "how rare a distance of the levels is from which, and to which, it bounds the score, as "
+        "powers of ten",
+        "three kinds of machines: from 3 to 6 a change of regime is flagged for 83 % of a day",
+    )
     persistence_window: int = parameter(
         90,
         "readings over which the mean score tells that trouble lasts",
@@ -199,6 +205,8 @@ class Model(Known):
         After these, usual levels and jumps are uncorrelated and of size 1.
     jump_sizes, sudden_sizes : list, lengths k and 2 m
         A third of what one in a hundred jumps of each kind exceeds.
+    level_tail : list, length 2
+        The distance of the levels that one reading in fifty exceeds, and by how much on average.
     warning, critical : float
         Scores below these are a warning, and critical.
     """
@@ -210,6 +218,7 @@ class Model(Known):
     jump_whitening: Matrix
     jump_sizes: list[float]
     sudden_sizes: list[float]
+    level_tail: tuple[float, float] = (0.0, 1.0)
     warning: float = 0.0
     critical: float = 0.0
 
@@ -235,7 +244,8 @@ class Model(Known):
             "interval": meta["interval"]
         }:
             return None
-        model = cls(**cls.plain(meta), spans=spans)
+        known = cls.plain(meta) | {"level_tail": tuple(meta["level_tail"])}
+        model = cls(**known, spans=spans)
         return model if model.fits() else None
 
     def fits(self) -> bool:
@@ -249,6 +259,7 @@ class Model(Known):
             and self.critical <= self.warning
             and _square(self.level_whitening, count)
             and _square(self.jump_whitening, jumps)
+            and self.level_tail[1] > 0
             and len(self.jump_sizes) == jumps
             and len(self.sudden_sizes) == 2 * count
         )
@@ -268,6 +279,7 @@ _IS_MODEL = record(
     jump_whitening=_WHITENING,
     jump_sizes=listed(number(1e-300), 1, 2 * MAX_METRICS),
     sudden_sizes=listed(number(1e-300), 1, 2 * MAX_METRICS),
+    level_tail=listed(number(), 2, 2),
     scaling=listed(listed(number(), 2, 2)),
     usual=listed(listed(number(), 2, 2)),
     warning=number(),

@@ -35,8 +35,6 @@ class Blocks:
         everything, where there is too little to part.
     ordinary : ndarray of bool, shape (n,)
         Which readings may be seen at all.
-    judged : ndarray of bool, shape (n,)
-        Which are judged; trees see the others too.
     rows : int
         Readings that a tree is grown on.
     """
@@ -44,13 +42,10 @@ class Blocks:
     block: NDArray[np.intp]
     holds: NDArray[np.bool_]
     ordinary: NDArray[np.bool_]
-    judged: NDArray[np.bool_]
     rows: int
 
     @classmethod
-    def of(
-        cls, far: Floats, judged: NDArray[np.bool_], n_estimators: int, p: Parameters
-    ) -> "Blocks":
+    def of(cls, far: Floats, n_estimators: int, p: Parameters) -> "Blocks":
         """Blocks of n readings whose levels have been so `far` from usual of late, shape (n,).
 
         A state that no more than ``p.fault_blocks`` have seen, up to ``p.fault_share`` of the
@@ -71,7 +66,7 @@ class Blocks:
         seen = [np.isin(block, np.add(p.seen_blocks, group) % groups) for group in range(groups)]
         holds = np.array(seen)
         rows = int(min(p.subsample, (holds & ordinary).sum(axis=1).min()))
-        return cls(block, holds, ordinary, judged, rows)
+        return cls(block, holds, ordinary, rows)
 
     @property
     def groups(self) -> int:
@@ -99,12 +94,8 @@ class Blocks:
         return np.asarray(-np.exp(total * rate(count, self.rows)))
 
     def parts(self, scores: Floats, which: NDArray[np.bool_] | bool = True) -> list[Floats]:
-        """Those of each block's readings that are judged, or of `which` of them.
-
-        Without the blocks that have no ordinary ones among them.
-        """
-        inside = [(self.block == block) & self.judged for block in range(self.groups)]
-        return [scores[rows & which] for rows in inside if (rows & self.ordinary).any()]
+        """Those of each block's readings, or of `which` of them."""
+        return [scores[(self.block == block) & which] for block in range(self.groups)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,9 @@ def lowered_by(fitted, times, values):
 
 def blocks_of(fitted, times, values, trees):
     distance = matrix_of(fitted, times, values)[:, features.LEVEL_DISTANCE]
-    lasting = features.trailing_mean(fitted.model.spans, times, distance)
-    return thresholds.Blocks.of(lasting, np.ones(len(times), bool), trees, PARAMETERS)
+    return thresholds.Blocks.of(
+        features.trailing_mean(fitted.model.spans, times, distance), trees, PARAMETERS
+    )
 
 
 def explained(fitted, times, values, row):
@@ -429,7 +430,7 @@ def test_what_a_machine_does_each_night_is_ordinary():
 @pytest.mark.parametrize("rows", range(7, 60))
 def test_every_block_has_something_ordinary(rows):
     far = np.arange(rows, dtype=float)
-    blocks = thresholds.Blocks.of(far, np.ones(len(far), bool), 50, PARAMETERS)
+    blocks = thresholds.Blocks.of(far, 50, PARAMETERS)
     assert all(len(part) for part in blocks.parts(far, blocks.ordinary))
     assert all(len(seen) >= blocks.rows > 0 for seen in blocks.seen())
 
@@ -472,7 +473,9 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
 def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
     """The lesser of how large it is, and how large beside what the metric moved, counts."""
     times, values = telemetry(metrics=2)
-    model = replace(train(times, values).model, sudden_sizes=[1.0, 2.0, 1.0, 2.0])
+    model = replace(
+        train(times, values).model, sudden_sizes=[1.0, 2.0, 1.0, 2.0], level_tail=(1e9, 1.0)
+    )
     sizes = np.array([0.0, 2.9, 3.0, 5.0, 7.0, 9.0, 900.0])[:, None]
     scores = np.full(len(sizes), own)
     for lesser in (1, 3):
@@ -481,6 +484,25 @@ def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
         described = features.Features(jumps, jumps, scores, jumps)
         bounded = forest.bounded(model, PARAMETERS, described, scores)
         assert bounded == pytest.approx(np.array(expected))
+
+
+@pytest.mark.parametrize("shift", [-12.0, 8.0, 15.0])
+def test_metrics_that_stay_where_they_never_were_are_flagged_to_the_end(shift):
+    """Twelve hours in which nothing jumps and nothing is restless, but all is elsewhere."""
+    times, values = telemetry(days=8)
+    fitted = train(times[:10080], values[:10080])
+    values[10080 + 720 :] += shift * values[:10080].std(axis=0)
+    result = scored(fitted, times[9000:], values[9000:])
+    later = result.times > times[10080 + 730]
+    assert (result.severity[later] > NORMAL).mean() > 0.98
+
+
+def test_how_rare_a_distance_is_follows_its_tail():
+    distances = np.random.default_rng(0).exponential(0.3, 100_000)
+    found = features.rarity(features.tail(distances), np.array([2.0, 3.0, 4.0]))
+    np.testing.assert_allclose(found, np.array([2.0, 3.0, 4.0]) / 0.3 / np.log(10), rtol=0.05)
+    same = features.tail(np.ones(100))
+    assert np.isfinite(features.rarity(same, np.array([0.0, 1.0, 50.0]))).all()
 
 
 def test_one_bad_day_does_not_hide_another():
