@@ -26,6 +26,9 @@ HOLDS, LONGEST_HOLD = 2.0, 2 * DAY
 TRIM = 0.015
 # Samples below which nothing is said of where a signal ordinarily is.
 LEAST = 50
+# Widths outside of where a signal ordinarily is from which a value that comes again and again is
+# a sentinel, and from which a single one is impossible: no fault moves it so far at once.
+APART, IMPOSSIBLE = 1.0, 10.0
 # Visits after which a value apart from all else is a sentinel, and sentinels kept.
 VISITS, MOST_SENTINELS = 3, 8
 
@@ -58,15 +61,14 @@ class Habit:
 
     @property
     def reach(self) -> float:
-        """How far from where it ordinarily is a signal may jump."""
+        """The width of where it ordinarily is: how far a signal may jump at once."""
         return self.usual[1] - self.usual[0] if self.usual else np.inf
 
-    @property
-    def apart(self) -> tuple[float, float]:
-        """Values below and above these are apart from all that it ordinarily says."""
+    def beyond(self, widths: float) -> tuple[float, float]:
+        """Values below and above these lie so many widths outside of where it ordinarily is."""
         if self.usual is None:
             return -np.inf, np.inf
-        return self.usual[0] - self.reach, self.usual[1] + self.reach
+        return self.usual[0] - widths * self.reach, self.usual[1] + widths * self.reach
 
     @classmethod
     def of_json(cls, meta: dict[str, Any]) -> "Habit":
@@ -126,7 +128,7 @@ def usual(values: Floats) -> tuple[float, float] | None:
 
 def sentinels(values: Floats, habit: Habit) -> tuple[float, ...]:
     """Values that came again and again, apart from all else that samples (n,) in time order say."""
-    low, high = habit.apart
+    low, high = habit.beyond(APART)
     far = (values < low) | (values > high)
     visits = values[far & (values != np.append(np.nan, values[:-1]))]
     found, count = np.unique(visits, return_counts=True)

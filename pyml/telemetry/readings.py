@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.telemetry.habits import Habit, hold, rhythm, sentinels, usual
+from pyml.telemetry.habits import IMPOSSIBLE, Habit, hold, rhythm, sentinels, usual
 from pyml.telemetry.series import Metric, columns_of
 
 Floats = NDArray[np.float64]
@@ -381,9 +381,12 @@ def _judge(
     with np.errstate(invalid="ignore"):
         outside = gauges & ((level < bounds[0]) | (level > bounds[1]))
     code[outside] = OUT_OF_RANGE
-    apart = np.array([habit.apart for habit in habits], np.float64)
+    for j, habit in enumerate(habits):
+        if habit.sentinels:
+            code[np.isin(level[:, j], habit.sentinels), j] = JUNK
+    ends = np.array([habit.beyond(IMPOSSIBLE) for habit in habits], np.float64)
     with np.errstate(invalid="ignore"):
-        far = (level < apart[:, 0]) | (level > apart[:, 1])
+        far = (level < ends[:, 0]) | (level > ends[:, 1])
     if far.any():
         # A jump to where the sensor never is; if the next sample is there too, that one counts.
         rows, of = np.nonzero(far)
@@ -393,9 +396,6 @@ def _judge(
         stays = (before >= 0) & (times[rows] - times[before] <= hold[of])
         stays &= np.abs(level[rows, of] - level[before, of]) <= reach[of]
         code[rows[~stays], of[~stays]] = JUNK
-        for j, habit in enumerate(habits):
-            if habit.sentinels:
-                code[np.isin(level[:, j], habit.sentinels), j] = JUNK
 
 
 def _rates(

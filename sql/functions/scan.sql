@@ -43,7 +43,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
     id CONSTANT text := _ml_history_id();
-    ends CONSTANT timestamptz := coalesce(as_of, now());
+    ends CONSTANT timestamptz := greatest(coalesce(as_of, now()), '4500-01-01 BC'); -- time begins in 4713
     h record;
     place text;
     recent text;
