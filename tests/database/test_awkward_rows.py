@@ -173,6 +173,7 @@ def test_a_device_that_now_sends_densely_is_still_seen(db, one, device):
     assert one("SELECT count(*) FROM ml_anomaly WHERE severity = 'critical'") > 40
 
 
+@pytest.mark.long
 def test_documents_show_no_digits_of_the_reckoning(db, one, device):
     """55.8745, not 55.874500000000076; what was reported stays as it was."""
     db.execute("SELECT ml_train_forest(%s, contamination => 0.05)", [device])

@@ -204,6 +204,7 @@ def test_no_metric_hides_a_key_of_an_anomaly(db, one, device):
         assert isinstance(anomaly["reasons"], list)
 
 
+@pytest.mark.long
 def test_standard_conforming_strings_change_nothing(db, dsn, one, device):
     """Literals in functions and statements are read as the session has it."""
     warned = []

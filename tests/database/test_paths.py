@@ -133,6 +133,7 @@ def test_every_door_reads_such_a_path(db, one, add_device, path):
     assert "<svg" in one("SELECT ml_chart(%s, %s)", device, path)
 
 
+@pytest.mark.long
 def test_a_forecast_is_made_of_such_a_path(db, one, add_device):
     path = 'nested[a=b].list[c="d.e"].0'
     device = add_device(readings=600)

@@ -153,6 +153,7 @@ def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
     assert one(DUE, device) == "changed"
 
 
+@pytest.mark.long
 def test_hours_given_to_a_forecast_stay(db, one, device):
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
     db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])

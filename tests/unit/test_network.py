@@ -62,7 +62,10 @@ def test_what_is_written_is_what_the_library_writes():
         assert onnx.ModelProto.FromString(file).SerializeToString() == file
 
 
-@pytest.mark.parametrize(("length", "horizon"), [(50, 12), (23, 5), (8, 2), (100, 48)])
+@pytest.mark.parametrize(
+    ("length", "horizon"),
+    [(50, 12), (23, 5), (8, 2), pytest.param(100, 48, marks=pytest.mark.long)],
+)
 def test_it_equals_keras(length, horizon):
     rng = np.random.default_rng(1)
     network = network_of(length, horizon)

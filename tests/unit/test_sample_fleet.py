@@ -54,6 +54,7 @@ def split(times, fault):
     return (times >= fault.start) & (times <= fault.end), times < fault.start
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
     first, again = list(fleet.rows(3, 1, NOW)), list(fleet.rows(3, 1, NOW))
     assert first == again

@@ -119,6 +119,7 @@ def test_objects_of_the_same_names_are_not_taken_for_ours(db, connect, answers, 
         session.execute(f"SELECT public.ml_forget('{device}')")
 
 
+@pytest.mark.long
 def test_no_parameter_changes_an_answer(db, connect, answers):
     known = db.execute(
         "SELECT name, vartype, min_val, max_val, enumvals FROM pg_settings"

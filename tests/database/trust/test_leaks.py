@@ -156,6 +156,7 @@ def test_a_forecast_that_reads_what_its_field_does_not_say_is_not_made(
     assert db.execute(reasons, [device]).fetchone()[0] in ("changed", "unreadable")
 
 
+@pytest.mark.long
 def test_a_training_does_not_have_to_be_better_than_what_cannot_be_scored(
     db, one, device, stranger
 ):
