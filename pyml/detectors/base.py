@@ -231,7 +231,7 @@ class Detector(Owner[M]):
 
     @abstractmethod
     def detect(self, model: M, run: Run, signals: Signals, since: float, pulse: Pulse) -> Detection:
-        """Judge the readings after `since`; those before are what it looks back on.
+        """Judge the readings after `since` that came; the others are what it looks back on.
 
         Causal: a reading's score depends on readings up to its own, no older than `lookback`.
 

@@ -12,8 +12,8 @@ from pyml.forecasters.base import FORECASTERS
 from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.scoring import LEVEL, forecast_of
+from pyml.telemetry.counters import MAX_GAP
 from pyml.telemetry.history import LONGEST_HOURS, Floats
-from pyml.telemetry.readings import MAX_GAP
 from pyml.telemetry.series import Metric
 from pyml.telemetry.window import metrics_of, window
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,15 @@ def test_only_what_came_after_is_judged(detector, loaded):
     assert part.times.min() > since
     np.testing.assert_array_equal(part.times, whole.times[whole.times > since])
     np.testing.assert_array_equal(part.scores, whole.scores[whole.times > since])
+
+
+def test_moments_at_which_nothing_came_are_not_judged(detector, loaded):
+    signals = seen_by(loaded.knows, telemetry(seed=5))
+    held = np.arange(len(signals.times)) % 3 == 1
+    given_ = replace(signals, held=held)
+    found = detector.detect(loaded.knows, loaded.run, given_, EVER, nothing)
+    judged = signals.times[~held & np.isfinite(signals.values).any(axis=1)]
+    np.testing.assert_array_equal(found.times, judged)
 
 
 def test_the_order_of_rows_does_not_matter(detector):

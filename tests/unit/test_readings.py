@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyml.telemetry.counters import rates
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.readings import (
     JUNK,
@@ -17,7 +18,6 @@ from pyml.telemetry.readings import (
     assemble,
     learn,
     lookback,
-    rates,
 )
 from pyml.telemetry.series import Metric, columns_of
 

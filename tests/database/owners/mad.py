@@ -85,7 +85,8 @@ class Mad(Detector[Model]):
         self, model: Model, run: Run, signals: Signals, since: float, pulse: Pulse
     ) -> Detection:
         """Judge the readings that have a value."""
-        rows = (signals.times > since) & np.isfinite(signals.values).any(axis=1)
+        there = np.isfinite(signals.values).any(axis=1) & ~signals.held
+        rows = (signals.times > since) & there
         values = signals.values[rows]
         scores = model.scores(values)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
