@@ -46,7 +46,8 @@ class SignalState:
         knows = scored.current.knows
         if not self.names:
             self.names = knows.names
-            self.rhythm = [habit.rhythm for habit in knows.habits]
+            # To three digits: a minute is a minute, whatever the clocks' jitter.
+            self.rhythm = [float(f"{habit.rhythm:.3g}") for habit in knows.habits]
             self._resume()
         readings, since = scored.readings, scored.since
         self.hours = counted(self.hours, readings, first_hour(since), until)
@@ -73,7 +74,8 @@ class SignalState:
         backend.execute(
             queries.PUT_SIGNALS,
             *(device, list(self.names), self.rhythm),
-            *([getattr(one, name) for one in self.sights] for name in Sight.__slots__),
+            [backend.shown(one.value) for one in self.sights],
+            *([getattr(one, name) for one in self.sights] for name in ("at", "quality", "since")),
             *counts,
             *(messages, bad_clock, backend.to_json(self.hours)),
         )
