@@ -35,8 +35,8 @@ from pyml.detectors.features import (
     LEVEL_DISTANCE,
     Features,
     Floats,
+    Matrix,
     features,
-    level_distance,
     levels,
     matrix,
     moves,
@@ -161,9 +161,10 @@ class Forest(Detector[Model]):
         paths = growing.path_lengths(grown)
         numbers = growing.numbers_of(grown, paths, blocks.rows, fill, weights)
         pulse()
-        usual_distances = level_distance(model, p, found)[blocks.ordinary]
-        model = replace(model, level_tail=tail(usual_distances))
-        alone = bounded(model, p, found, blocks.unseen_scores(grown, paths, offered, pulse))
+        level = cells[:, LEVEL_DISTANCE].astype(np.float64)
+        model = replace(model, level_tail=tail(level[blocks.ordinary]))
+        unseen = blocks.unseen_scores(grown, paths, offered, pulse)
+        alone = bounded(model, p, found, level, unseen)
         scores = persistent(spans, p, times[rows], alone)
         pulse()
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
@@ -207,7 +208,7 @@ class Forest(Detector[Model]):
             alone[some] = run({"features": cells[some], "again": np.ones(1)})[0][:, 0]
             if first:
                 pulse()
-        single = bounded(model, self.parameters, found, alone)
+        single = bounded(model, self.parameters, found, cells[:, LEVEL_DISTANCE], alone)
         return persistent(model.spans, self.parameters, times, single)
 
     def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
@@ -263,19 +264,21 @@ class Forest(Detector[Model]):
         return Runner(run, wood.size, [(1,)])
 
 
-def bounded(model: Model, p: Parameters, found: Features, scores: Floats) -> Floats:
+def bounded(
+    model: Model, p: Parameters, found: Features, level: Floats | Matrix, scores: Floats
+) -> Floats:
     """Scores (n,), no higher than a sudden jump of a metric, or where all of them are, allows.
 
     How sudden a jump is says the lesser of how large it is and how large beside what the metric
-    moved before. Where the metrics are counts by how rare the distance of their levels is. Random
-    splits over many columns dilute an extreme of one of them, and trees know of nothing beyond
-    what they have seen.
+    moved before. Where the metrics are counts by how rare the distance of their levels is, `level`
+    (n,). Random splits over many columns dilute an extreme of one of them, and trees know of
+    nothing beyond what they have seen.
     """
     metrics = len(model.names)
     relative = found.sudden / np.array(model.sudden_sizes)
     sudden = np.minimum(relative[:, :metrics], relative[:, metrics:]).max(axis=1)
     bound = np.interp(sudden, p.sudden, p.sudden_score, left=0.0)
-    far = rarity(model.level_tail, level_distance(model, p, found))
+    far = rarity(model.level_tail, level.astype(np.float64))
     bound = np.minimum(bound, np.interp(far, p.far, p.sudden_score, left=0.0))
     return np.asarray(np.minimum(scores, bound))
 
@@ -312,7 +315,9 @@ def _gains(model: Model, run: Run, found: Features, p: Parameters) -> Floats:
         without = slice((j + 1) * n, (j + 2) * n)
         columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
     each = Features(columns, jumps, decay, sudden)
-    scores = bounded(model, p, each, run({"features": matrix(model, p, each)})[0][:, 0])
+    cells = matrix(model, p, each)
+    alone = run({"features": cells})[0][:, 0]
+    scores = bounded(model, p, each, cells[:, LEVEL_DISTANCE], alone)
     scores = scores.reshape(m + 1, n)
     return np.asarray((scores[1:] - scores[0]).T, np.float64)
 

@@ -19,7 +19,7 @@ FINE = float(1 << 30)
 # Share of the readings whose distance makes the tail, and its least mean excess: where all are
 # alike, none is rare for a rounding.
 COMMON, LEAST_EXCESS = 0.02, 1e-3
-# The first of the three distances in the matrix.
+# The first of the three distances in the matrix. Quantised, they are exact in float32.
 LEVEL_DISTANCE = -3
 
 
@@ -156,19 +156,13 @@ def matrix(model: Model, p: Parameters, found: Features) -> Matrix:
     rare for it. Random splits over many columns dilute what one of them shows; and where one
     metric jumps all the time, the distance of all says little of another's.
     """
-    level = level_distance(model, p, found)
+    level = _square(levels(len(model.names), found.columns), model.level_whitening, p)
     jump = _square(found.jumps, model.jump_whitening, p) * found.decay
     largest = ((found.jumps / model.jump_sizes) ** 2).max(axis=1)
     largest = np.minimum(largest, p.greatest_distance) * found.decay
     # Logarithms, since trees split by size.
-    distances = [_quantised(np.log1p(square)) for square in (jump, largest)]
-    return np.column_stack([found.columns, level, *distances]).astype(np.float32)
-
-
-def level_distance(model: Model, p: Parameters, found: Features) -> Floats:
-    """Logarithm of the squared distance (n,) of the levels from where they usually are."""
-    square = _square(levels(len(model.names), found.columns), model.level_whitening, p)
-    return _quantised(np.log1p(square))
+    distances = [_quantised(np.log1p(square)) for square in (level, jump, largest)]
+    return np.column_stack([found.columns, *distances]).astype(np.float32)
 
 
 def tail(distances: Floats) -> tuple[float, float]:

@@ -205,7 +205,7 @@ class Model(Known):
         After these, usual levels and jumps are uncorrelated and of size 1.
     jump_sizes, sudden_sizes : list, lengths k and 2 m
         A third of what one in a hundred jumps of each kind exceeds.
-    level_tail : list, length 2
+    level_tail : tuple of float, length 2
         The distance of the levels that one reading in fifty exceeds, and by how much on average.
     warning, critical : float
         Scores below these are a warning, and critical.

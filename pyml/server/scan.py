@@ -92,8 +92,8 @@ class Scan:
         Times of new anomalies.
     interval : float
         The longest one of the models that have spoken, in seconds.
-    signals : SignalState
-        How the metrics of the first detector are measured.
+    signals : SignalState or None
+        How the metrics of the first detector are measured; None where that is not looked at.
     """
 
     device: str
@@ -106,7 +106,7 @@ class Scan:
     failures: list[PymlError] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
     interval: float = 0.0
-    signals: SignalState = field(default_factory=lambda: SignalState({}))
+    signals: SignalState | None = None
 
     def models(self, state: Any) -> None:
         """Make the device's current models ready."""
@@ -135,7 +135,7 @@ class Scan:
         for detector, current in self.detectors:
             knows = current.knows
             paths |= dict.fromkeys(columns_of(knows.metrics)[0])
-            hour = self.since - first_hour(self.since)
+            hour = self.since - first_hour(self.since) if self.signals else 0.0
             beyond = lookback(knows.metrics, knows.habits, knows.interval)
             back = max(back, max(hour, detector.lookback(knows)) + beyond)
         for forecaster, _, current in self.forecasters:
@@ -168,11 +168,12 @@ class Scan:
     def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
         times, seen = [np.empty(0)], [np.empty((0, len(names)))]
-        leads = detector is self.detectors[0][0]
+        signals = self.signals if detector is self.detectors[0][0] else None
         window = (self.device, self.since, self.until)
-        for scored in score(detector, self.history, current, *window, whole_hours=leads):
-            if leads:
-                self.signals.look(scored, self.until)
+        whole_hours = signals is not None
+        for scored in score(detector, self.history, current, *window, whole_hours=whole_hours):
+            if signals is not None:
+                signals.look(scored, self.until)
             times.append(scored.found.times)
             seen.append(scored.found.values)
             flagged = scored.flagged()
@@ -291,7 +292,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     if run.found:
         gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
         backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
-    signals.put(device, history.bad_clock(device, float(state["now"])))
+    signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
     unreadable = [error.model_id for error in run.failures if isinstance(error, UnreadableModel)]

@@ -9,6 +9,7 @@ from pyml.forms import parsed
 from pyml.server import backend
 from pyml.server.scoring import Scored
 from pyml.telemetry.day import Hours, Sight, counted, first_hour, is_hours, shares, sighted
+from pyml.telemetry.history import History
 from pyml.telemetry.readings import JUNK, MISSING, OUT_OF_RANGE, RESET
 
 
@@ -65,7 +66,7 @@ class SignalState:
                 [Sight(*each) for each in zip(*parts, strict=True)],
             )
 
-    def put(self, device: str, bad_clock: int) -> None:
+    def put(self, history: History, device: str, now: float) -> None:
         """Store it, where there is something to store."""
         if self.sights is None:
             return
@@ -77,5 +78,5 @@ class SignalState:
             [backend.shown(one.value) for one in self.sights],
             *([getattr(one, name) for one in self.sights] for name in ("at", "quality", "since")),
             *counts,
-            *(messages, bad_clock, backend.to_json(self.hours)),
+            *(messages, history.bad_clock(device, now), backend.to_json(self.hours)),
         )

@@ -85,8 +85,8 @@ def rhythm(times: Floats) -> float:
     gaps = np.diff(times)
     if not len(gaps):
         return 60.0
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    longest_first = np.sort(gaps)[::-1]
+    ordered = np.sort(gaps)
+    usual, longest_first = float(ordered[(len(gaps) - 1) // 2]), ordered[::-1]
     # The gap in which half of all time lies in longer ones.
     pause = longest_first[np.searchsorted(np.cumsum(longest_first), gaps.sum() / 2)]
     if pause > PAUSE * usual:

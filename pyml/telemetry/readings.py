@@ -223,11 +223,17 @@ def fresh(times: Floats, interval: float) -> NDArray[np.bool_]:
     return found
 
 
+def _said(messages: Received, metrics: Sequence[Metric]) -> Floats:
+    """The numbers at the metrics' paths (n, m), before anything is made of them."""
+    paths, _ = columns_of(metrics)
+    return messages.columns[:, [paths.index(metric.path) for metric in metrics]]
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is absurd
 def samples(messages: Received, metrics: Sequence[Metric], total_holds: Sequence[float]) -> Floats:
     """What each message says of each metric, shape (n, m); of a counter, its total."""
     paths, _ = columns_of(metrics)
-    found = messages.columns[:, [paths.index(metric.path) for metric in metrics]]
+    found = _said(messages, metrics)
     for j, metric in enumerate(metrics):
         if metric.divisor_path is not None:
             column = messages.columns[:, paths.index(metric.divisor_path), None]
@@ -243,40 +249,27 @@ def samples(messages: Received, metrics: Sequence[Metric], total_holds: Sequence
 
 
 def assemble(
-    times: Floats,
-    columns: Floats,
-    metrics: Sequence[Metric],
-    habits: Sequence[Habit],
-    interval: float,
-    totals: Sequence[int] | None = None,
+    found: Received, metrics: Sequence[Metric], habits: Sequence[Habit], interval: float
 ) -> Readings:
-    """Messages in any order -> readings.
+    """Messages -> readings.
 
     Parameters
     ----------
-    times : ndarray of float64, shape (n,)
-        Seconds.
-    columns : ndarray of float64, shape (n, k)
-        Raw numbers; the first columns are those of ``columns_of(metrics)``. NaN where missing.
+    found : Received
+        Whose first columns are those of ``columns_of(metrics)``.
     metrics : sequence of Metric, length m
     habits : sequence of Habit, length m
     interval : float
         Seconds between two readings.
-    totals : sequence of int, optional
-        Columns in which a zero tells of a failed collection; the metrics' divisors where not
-        given.
 
     Returns
     -------
     Readings
     """
-    own = columns_of(metrics)[1] if totals is None else totals
-    found = received(times, columns, own)
     level = samples(found, metrics, [habit.total_hold for habit in habits])
     known = ~np.isnan(level)
     code = np.where(known, OK, MISSING).astype(np.int8)
-    paths = columns_of(metrics)[0]
-    came = ~np.isnan(found.columns[:, [paths.index(metric.path) for metric in metrics]])
+    came = ~np.isnan(_said(found, metrics))
     _judge(found.times, level, known, code, metrics, habits)
     here = np.flatnonzero(fresh(found.times, interval))
     at = found.times[here]
@@ -326,22 +319,16 @@ def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -
     )
 
 
-def learn(
-    times: Floats,
-    columns: Floats,
-    metrics: Sequence[Metric],
-    totals: Sequence[int] | None = None,
-) -> tuple[tuple[Habit, ...], float]:
+def learn(found: Received, metrics: Sequence[Metric]) -> tuple[tuple[Habit, ...], float]:
     """How each metric comes, and the usual seconds between two readings.
 
     The latter are the rhythm of the metric that comes most often.
 
     Parameters
     ----------
-    times, columns, metrics, totals
+    found, metrics
         As `assemble` takes them.
     """
-    found = received(times, columns, columns_of(metrics)[1] if totals is None else totals)
     paths, _ = columns_of(metrics)
     came = ~np.isnan(found.columns)
 
@@ -415,7 +402,7 @@ def _rates(
     own, reset = rates(times[there[new]], total[there[new]], longest)
     own *= metric.scale
     code = np.where(np.isnan(own), np.where(reset, RESET, MISSING), OK)
-    low, high = (np.nan if bound is None else bound for bound in (metric.lower, metric.upper))
+    low, high = np.array([metric.lower, metric.upper], np.float64)
     outside = (own < low) | (own > high)
     own[outside], code[outside] = np.nan, OUT_OF_RANGE
     of = np.cumsum(new) - 1

@@ -9,8 +9,8 @@ import numpy as np
 from pyml import queries
 from pyml.errors import NotEnoughData, PymlError, UnknownField
 from pyml.telemetry.habits import Habit
-from pyml.telemetry.history import Execute, Floats, History, iso
-from pyml.telemetry.readings import Readings, assemble, learn, lookback
+from pyml.telemetry.history import Execute, History, iso
+from pyml.telemetry.readings import Readings, Received, assemble, learn, lookback, received
 from pyml.telemetry.series import Metric, columns_of
 
 
@@ -41,20 +41,16 @@ def learned(
 ) -> Learned:
     """The readings of a window that tells by itself how its metrics come; about `most` of them."""
     paths, totals = columns_of(metrics)
-    return _learned(*history.read(device, since, until, paths), metrics, totals, most)
+    times, columns = history.read(device, since, until, paths)
+    return _learned(received(times, columns, totals), len(times), metrics, most)
 
 
 def _learned(
-    times: Floats,
-    columns: Floats,
-    metrics: Sequence[Metric],
-    totals: Sequence[int],
-    most: int | None,
+    found: Received, messages: int, metrics: Sequence[Metric], most: int | None
 ) -> Learned:
-    habits, interval = learn(times, columns, metrics, totals)
-    interval *= math.ceil(len(times) / most) if most and len(times) else 1
-    found = assemble(times, columns, metrics, habits, interval, totals)
-    return Learned(found, habits, interval)
+    habits, interval = learn(found, metrics)
+    interval *= math.ceil(messages / most) if most and messages else 1
+    return Learned(assemble(found, metrics, habits, interval), habits, interval)
 
 
 def measured(
@@ -71,7 +67,8 @@ def measured(
     paths, totals = columns_of(metrics)
     first = since - back - lookback(metrics, habits, interval)
     times, columns = history.read(device, first, until, paths)
-    return assemble(times, columns, metrics, habits, interval, totals).after(since - back)
+    found = received(times, columns, totals)
+    return assemble(found, metrics, habits, interval).after(since - back)
 
 
 def signal(
@@ -86,8 +83,8 @@ def signal(
 ) -> Readings:
     """The readings of one metric in a window."""
     first = since - lookback([metric], [habit], interval)
-    times, columns, own = _signal(history, device, first, until, metric, totals)
-    return assemble(times, columns, [metric], [habit], interval, own).after(since)
+    found, _ = _signal(history, device, first, until, metric, totals)
+    return assemble(found, [metric], [habit], interval).after(since)
 
 
 def _signal(
@@ -97,8 +94,8 @@ def _signal(
     until: float,
     metric: Metric,
     totals: Sequence[str],
-) -> tuple[Floats, Floats, list[int]]:
-    """What the messages of a window say of one metric; which columns tell of a failure."""
+) -> tuple[Received, int]:
+    """What the messages of a window say of one metric, and their number."""
     paths, own = columns_of([metric])
     others = [path for path in totals if path not in paths]
     times, columns = history.read(device, since, until, paths)
@@ -107,7 +104,7 @@ def _signal(
         times, columns = history.read(device, since, until, paths + others)
         columns[columns[:, 0] != 0, len(paths) :] = np.nan
         own = [*own, *range(len(paths), len(paths) + len(others))]
-    return times, columns, own
+    return received(times, columns, own), len(times)
 
 
 def metrics_of(execute: Execute, *, enabled: bool = False) -> list[Metric]:
@@ -173,8 +170,8 @@ def window(
     metric = metric_of(field, known)
     paths, places = columns_of(known)
     totals = [paths[place] for place in places]
-    times, columns, own = _signal(history, device, since, until, metric, totals)
-    found = _learned(times, columns, [metric], own, most)
+    came, messages = _signal(history, device, since, until, metric, totals)
+    found = _learned(came, messages, [metric], most)
     if not np.isfinite(found.readings.values).any():
         raise no_numbers(history, device, metric, since, until)
     return metric, totals, found

@@ -15,7 +15,7 @@ from pyml.detectors.base import DETECTORS, Signals
 from pyml.errors import NotEnoughData
 from pyml.forecasters.base import FORECASTERS
 from pyml.telemetry.habits import Habit, rhythm
-from pyml.telemetry.readings import Readings, assemble, learn
+from pyml.telemetry.readings import Readings, assemble, learn, received
 from pyml.telemetry.series import Metric
 
 T = TypeVar("T")
@@ -76,8 +76,9 @@ def signals_of(times: Any, values: Any, names: Iterable[str]) -> Signals:
 def read(times: Any, values: Any, interval: float | None = None) -> Readings:
     """The readings of messages with a number a column."""
     metrics = gauges(f"m{j}" for j in range(values.shape[1]))
-    habits, own = learn(times, values, metrics)
-    return assemble(times, values, metrics, habits, own if interval is None else interval)
+    found = received(times, values, [])
+    habits, own = learn(found, metrics)
+    return assemble(found, metrics, habits, own if interval is None else interval)
 
 
 def nothing() -> None:

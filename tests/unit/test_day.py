@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyml.telemetry.day import HOUR, Sight, counted, first_hour, is_hours, shares, sighted
 from pyml.telemetry.habits import Habit
-from pyml.telemetry.readings import OK, QUALITIES, assemble
+from pyml.telemetry.readings import OK, QUALITIES, assemble, received
 from pyml.telemetry.series import Metric
 
 T0 = 1_700_002_800.0  # begins an hour
@@ -27,7 +27,7 @@ def telemetry(hours, seed=0):
 
 def read(times, columns, until):
     there = times <= until
-    return assemble(times[there], columns[there], METRICS, [HABIT, HABIT], 60.0)
+    return assemble(received(times[there], columns[there], []), METRICS, [HABIT, HABIT], 60.0)
 
 
 @settings(max_examples=30, deadline=None)

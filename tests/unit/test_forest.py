@@ -85,7 +85,9 @@ def alone(fitted, times, values):
 def lowered_by(fitted, times, values):
     """How much lower trouble that has lasted makes the scores of readings."""
     described = features_of(fitted, times, values)
-    momentary = forest.bounded(fitted.model, PARAMETERS, described, alone(fitted, times, values))
+    level = matrix_of(fitted, times, values)[:, features.LEVEL_DISTANCE]
+    by_itself = alone(fitted, times, values)
+    momentary = forest.bounded(fitted.model, PARAMETERS, described, level, by_itself)
     return momentary - scores_of(fitted, times, values)
 
 
@@ -451,7 +453,9 @@ def test_a_sudden_jump_counts_by_itself_and_is_the_reason():
     values[10240, 1] = values[10399, 1] = spike
     fitted = train(times[:10080], values[:10080])
     described = features_of(fitted, times, values)
-    lower = -0.45 - forest.bounded(fitted.model, PARAMETERS, described, np.full(len(times), -0.45))
+    level = matrix_of(fitted, times, values)[:, features.LEVEL_DISTANCE]
+    same = np.full(len(times), -0.45)
+    lower = -0.45 - forest.bounded(fitted.model, PARAMETERS, described, level, same)
     assert lower[10240] == pytest.approx(-0.45 - PARAMETERS.sudden_score[1])
     assert lower[10239] == lower[10399] == 0.0
     assert (lower[:10080] > 0).mean() < 0.03  # one in a hundred of each of three metrics
@@ -482,7 +486,7 @@ def test_the_more_sudden_a_jump_the_lower_a_score(own, expected):
         jumps = sizes * [0.1, 40.0, 0.1, 40.0]
         jumps[:, [lesser]] = 2.0 * sizes
         described = features.Features(jumps, jumps, scores, jumps)
-        bounded = forest.bounded(model, PARAMETERS, described, scores)
+        bounded = forest.bounded(model, PARAMETERS, described, np.zeros(len(scores)), scores)
         assert bounded == pytest.approx(np.array(expected))
 
 

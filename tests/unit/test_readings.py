@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyml.telemetry import readings
 from pyml.telemetry.counters import rates
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.readings import (
@@ -15,9 +16,8 @@ from pyml.telemetry.readings import (
     OK,
     OUT_OF_RANGE,
     RESET,
-    assemble,
-    learn,
     lookback,
+    received,
 )
 from pyml.telemetry.series import Metric, columns_of
 
@@ -34,6 +34,15 @@ def minutes(n):
     return T0 + 60.0 * np.arange(n)
 
 
+def learn(times, columns, metrics):
+    return readings.learn(received(times, columns, columns_of(metrics)[1]), metrics)
+
+
+def assemble(times, columns, metrics, habits, interval):
+    found = received(times, columns, columns_of(metrics)[1])
+    return readings.assemble(found, metrics, habits, interval)
+
+
 def one(times, values, metric=TEMPERATURE, habit=None, interval=60.0):
     """The readings of one metric's messages, by what is learned of them."""
     columns = np.asarray(values, float)[:, None]
@@ -41,8 +50,8 @@ def one(times, values, metric=TEMPERATURE, habit=None, interval=60.0):
     return assemble(np.asarray(times, float), columns, [metric], habits, interval)
 
 
-def qualities(readings, j=0):
-    return readings.quality[:, j].tolist()
+def qualities(found, j=0):
+    return found.quality[:, j].tolist()
 
 
 # ---- readings --------------------------------------------------------------------
