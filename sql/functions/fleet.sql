@@ -101,9 +101,13 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    INSERT INTO ml_device AS d (device_uuid, device_id, device_name)
-    SELECT _ml_uuid_of(n.id), n.id, left(n.name, 200) FROM unnest(ids, names) AS n (id, name) WHERE octet_length(n.id) BETWEEN 1 AND 2000
-    ON CONFLICT (device_uuid) DO UPDATE SET device_name = EXCLUDED.device_name WHERE d.device_name IS DISTINCT FROM EXCLUDED.device_name;
+    -- Without a target it waits on both unique indexes: a scan and a training that meet a device at once both go on.
+    INSERT INTO ml_device (device_uuid, device_id, device_name)
+    SELECT _ml_uuid_of(n.id), n.id, left(n.name, 200) FROM unnest(ids, names) AS n (id, name)
+    WHERE octet_length(n.id) BETWEEN 1 AND 2000 ORDER BY n.id
+    ON CONFLICT DO NOTHING;
+    UPDATE ml_device d SET device_name = left(n.name, 200) FROM unnest(ids, names) AS n (id, name)
+    WHERE d.device_uuid = _ml_uuid_of(n.id) AND d.device_name IS DISTINCT FROM left(n.name, 200);
 END
 $$;
 COMMENT ON FUNCTION _ml_put_devices(text[], text[]) IS 'Writes the ids and names of devices; the uuid follows from the id.';
