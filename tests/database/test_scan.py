@@ -2,6 +2,7 @@
 
 import random
 import threading
+import uuid
 
 import psycopg
 import pytest
@@ -198,6 +199,30 @@ def test_two_at_once_share_the_devices(db, dsn, one, add_device):
     assert one("SELECT count(*) FROM ml_scan_state WHERE outcome <> 'failed'") == 30
     assert one("SELECT max(done) FROM ml_job") < 30
     assert one("SELECT sum(failed) FROM ml_job") == 0
+
+
+def test_sessions_that_meet_a_device_at_once_all_go_on(dsn, one):
+    """Scans and trainings may start in the same second; both unique columns of ml_device decide."""
+    together = threading.Barrier(3)
+    devices = [str(uuid.UUID(int=number)) for number in range(1, 201)]
+    refused = []
+
+    def meet():
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for device in devices:
+                together.wait()
+                try:
+                    conn.execute("SELECT _ml_put_devices(ARRAY[%s], ARRAY['pump'])", [device])
+                except psycopg.Error as error:
+                    refused.append(str(error))
+
+    sessions = [threading.Thread(target=meet) for _ in range(3)]
+    for session in sessions:
+        session.start()
+    for session in sessions:
+        session.join()
+    assert refused == []
+    assert one("SELECT count(*) FROM ml_device WHERE device_name = 'pump'") == len(devices)
 
 
 def test_a_cancel_stops_the_procedure(db, dsn, one, add_device):
