@@ -125,6 +125,10 @@ def train_forest(
     kept = store.keep(history, device, _forest().kind, "", trained, None, started)
     share = {"contamination": trained.parameters["contamination"]}
     answer: dict[str, Any] = backend.shown(kept | share)
+    left_out: dict[str, str] = trained.details["left_out"]
+    if left_out:
+        words = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+        backend.notice(f"not in the model: {words}; see the view ml_signals")
     return answer
 
 

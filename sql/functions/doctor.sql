@@ -97,8 +97,7 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'signals';
-    SELECT count(*), count(DISTINCT g.device_uuid), (array_agg(format('%s of %s', g.metric, g.device_name) ORDER BY g.last_at DESC NULLS LAST))[1] INTO failed, total, words
-    FROM ml_signals g WHERE g.missing_share + g.out_of_range_share + g.junk_share > 0.1;
+    SELECT * INTO failed, total, words FROM _ml_poor_signals(ARRAY(SELECT s.device_uuid FROM ml_signal_state s));
     SELECT count(*) INTO clocks FROM ml_signal_state s WHERE s.bad_clock > 0;
     ok := failed = 0 AND clocks = 0;
     detail := concat_ws('; ', CASE WHEN failed > 0 THEN format('%s signals of %s devices were no measurement for more than a tenth of a day, such as %s', failed, total, words) END,

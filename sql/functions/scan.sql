@@ -123,6 +123,16 @@ END
 $$;
 COMMENT ON FUNCTION _ml_retain() IS 'Deletes what is older than the settings keep.';
 
+CREATE OR REPLACE FUNCTION _ml_poor_signals(device_uuids uuid[], OUT signals bigint, OUT devices bigint, OUT newest text)
+LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+SELECT count(*), count(DISTINCT g.device_uuid), (array_agg(format('%s of %s', g.metric, g.device_name) ORDER BY g.last_at DESC NULLS LAST))[1]
+FROM ml_signals g
+WHERE g.missing_share + g.out_of_range_share + g.junk_share > 0.1 AND g.device_uuid = ANY (device_uuids)
+$$;
+COMMENT ON FUNCTION _ml_poor_signals(uuid[]) IS 'How many signals of these devices were no measurement for more than a tenth of a day, of how many devices, and which came last.';
+
 CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz DEFAULT NULL, slot int DEFAULT NULL)
 LANGUAGE plpgsql SECURITY INVOKER
 AS $$
@@ -134,6 +144,7 @@ DECLARE
     job pg_catalog.record;
     refused pg_catalog.bool;
     by_id pg_catalog.bool;
+    poor pg_catalog.record;
 BEGIN
     @PYML_AT_HOME@
     CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
@@ -175,6 +186,11 @@ BEGIN
     END IF;
     PERFORM _ml_retain();
     PERFORM _ml_note_job(job, true);
+    poor := _ml_poor_signals(devices);
+    IF poor.signals > 0 THEN
+        RAISE NOTICE '% signals of % devices were no measurement for more than a tenth of a day, such as %', poor.signals, poor.devices, poor.newest
+            USING HINT = 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1;';
+    END IF;
     COMMIT;
 END
 $$;

@@ -80,8 +80,11 @@ def test_why_a_metric_is_not_in_the_model(db, one, add_device):
         " WHERE device_uuid = %s",
         [device],
     )
+    heard = []
+    db.add_notice_handler(lambda said: heard.append(said.message_primary))
     left_out = one("SELECT ml_train_forest(%s) -> 'left_out'", device)
     assert left_out == {"pressure": "nothing came in 168 h"}
+    assert heard == ["not in the model: pressure (nothing came in 168 h); see the view ml_signals"]
     why = "SELECT in_model, why_not FROM ml_signals WHERE device_uuid = %s AND metric = %s"
     assert db.execute(why, [device, "pressure"]).fetchone() == (False, "nothing came in 168 h")
     assert db.execute(why, [device, "cpu_usage"]).fetchone() == (True, None)
@@ -143,3 +146,22 @@ def test_what_no_scan_has_written_is_forgotten(db, one, trained, report):
     found = report("reported_state")
     assert found["cpu_usage"][0] == "ok"
     assert 0 < found["cpu_usage"][5] <= 120
+
+
+def test_a_scan_points_to_the_view_where_much_was_no_measurement(db, one, add_device):
+    device = add_device(readings=1500)
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = reported_state #- '{system,temperature}'"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '5 hours'"
+    )
+    heard = []
+    db.add_notice_handler(lambda said: heard.append((said.message_primary, said.message_hint)))
+    db.execute("CALL ml_scan()")
+    words, hint = heard[-1]
+    assert words == (
+        "1 signals of 1 devices were no measurement for more than a tenth of a day,"
+        f" such as temperature of {device}"
+    )
+    found = db.execute(hint).fetchall()
+    assert [row[1] for row in found] == ["temperature"]
