@@ -1,10 +1,11 @@
-"""Isolation Forest over a device's metrics: fit, score, severity, reasons.
+"""Isolation Forest over a device's metrics, and how far they are together: fit, score, reasons.
 
-A reading is described by where its metrics have been of late, by how much each has moved over
-several spans, by how far all of them together are from where they usually are, and by how far
-they, and the farthest of them alone, have jumped (`pyml.detectors.features`). The forest gives
-it a score, which is lower at a sudden jump and in trouble that lasts. Two thresholds, fixed when
-the model is trained (`pyml.detectors.thresholds`), turn the score into a severity.
+Each reading is seen in two ways. Trees see its values, how much each metric has moved over two
+spans, and how far either is beyond what is usual at that hour (`pyml.detectors.hours`). A distance
+sees how far all metrics are beyond that together (`pyml.detectors.together`). Either is turned
+into how rare it was in the training (`pyml.detectors.tails`), and both are added to one score:
+negative, lower is more anomalous. Two thresholds, fixed when the model is trained
+(`pyml.detectors.thresholds`), turn the score into a severity.
 
 What is stored is one ONNX graph; scoring needs numpy alone, which walks its trees.
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from pyml.background import Pulse
 from pyml.detectors import growing
+from pyml.detectors import hours as usual_hours
 from pyml.detectors.base import (
     DETECTORS,
     Detection,
@@ -32,23 +34,17 @@ from pyml.detectors.base import (
     Signals,
 )
 from pyml.detectors.features import (
-    LEVEL_DISTANCE,
     Features,
     Floats,
-    Matrix,
     features,
-    levels,
-    matrix,
     moves,
-    rarity,
-    sizes,
-    tail,
+    standardised,
     trailing_mean,
-    whitening,
-    with_decay,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
+from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
+from pyml.detectors.together import Together
 from pyml.errors import NotEnoughData, unreadable
 from pyml.models import trees
 from pyml.models.blob import Run, Runner
@@ -65,8 +61,8 @@ BATCH, AT_ONCE = 1_000_000, 10_000
 class Forest(Detector[Model]):
     """The Isolation Forest.
 
-    Its score is scikit-learn's ``score_samples``: negative, lower is more anomalous. It is bounded
-    at a sudden jump, and lower where trouble lasts.
+    Its score is the sum of two powers of ten: -6 is a reading whose likes, by its trees and by its
+    distance, are together a millionth of ordinary ones, were the two independent.
 
     Parameters
     ----------
@@ -124,55 +120,47 @@ class Forest(Detector[Model]):
             pulse()
             scaling.append(_scaling(column))
             usual.append(_usual(column, settings["contamination"]))
+        columns = moves(spans, times, standardised(scaling, values), pulse)[rows]
+        metrics = len(used)
+        spread = np.arange(2 * metrics) >= metrics
+        hours, compared = usual_hours.learn(times[rows], columns[:, : 2 * metrics], spread, pulse)
         pulse()
-        columns, jumps, sudden = moves(spans, scaling, p, times, values, pulse)
+        blocks = self._blocks(spans, times[rows], compared, settings["n_estimators"])
         pulse()
-        level_whitening = whitening(levels(len(used), columns[rows]), p)
+        together = Together.of(compared[blocks.ordinary])
         pulse()
-        jump_whitening = whitening(jumps[rows], p)
-        pulse()
+        cells = Features(columns, compared).matrix()
+        fill = growing.medians(cells)
+        filled = np.where(np.isnan(cells), fill, cells)
+        trees_, seed = settings["n_estimators"], settings["seed"]
+        grown = growing.grow(filled, blocks.seen(), blocks.rows, trees_, seed, pulse)
+        paths = growing.path_lengths(grown)
+        alone = -blocks.unseen_scores(grown, paths, filled, pulse)
+        apart = _unseen_distances(blocks, compared, pulse)
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
             interval=spans.interval,
             spans=spans,
             scaling=scaling,
             usual=usual,
-            level_whitening=level_whitening,
-            jump_whitening=jump_whitening,
-            jump_sizes=sizes(jumps[rows]),
-            sudden_sizes=sizes(sudden[rows]),
+            hours=hours,
+            together=together,
+            lonely=Tail.of(alone[blocks.ordinary]),
+            apart=Tail.of(apart[blocks.ordinary]),
         )
-        pulse()
-        found = with_decay(
-            spans, model.jump_whitening, p, times, columns, jumps, sudden, np.flatnonzero(rows)
-        )
-        pulse()
-        cells = matrix(model, p, found)
-        pulse()
-        distance = trailing_mean(spans, times[rows], cells[:, LEVEL_DISTANCE])
-        blocks = Blocks.of(distance, settings["n_estimators"], p)
-        fill = growing.medians(cells)
-        weights = growing.feature_weights(len(used), cells.shape[1])
-        pulse()
-        offered = np.where(np.isnan(cells), fill, cells)[:, weights]
-        grown = growing.grow(
-            offered, blocks.seen(), blocks.rows, settings["n_estimators"], settings["seed"], pulse
-        )
-        paths = growing.path_lengths(grown)
-        numbers = growing.numbers_of(grown, paths, blocks.rows, fill, weights)
-        pulse()
-        level = cells[:, LEVEL_DISTANCE].astype(np.float64)
-        model = replace(model, level_tail=tail(level[blocks.ordinary]))
-        unseen = blocks.unseen_scores(grown, paths, offered, pulse)
-        alone = bounded(model, p, found, level, unseen)
-        scores = persistent(spans, p, times[rows], alone)
-        pulse()
+        scores = joined(model, alone, apart)
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
         return Fitted(
-            numbers,
+            growing.numbers_of(grown, paths, blocks.rows, fill),
             replace(model, warning=limits.warning, critical=limits.critical),
             limits.figures | {"features": cells.shape[1]},
         )
+
+    def _blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
+        """The days of a training, and what is ordinary in them."""
+        p, distance = self.parameters, Together.of(compared).distance(compared)
+        far = trailing_mean(spans.interval, spans.lasting, times, distance)
+        return Blocks.of(far, n_estimators, p)
 
     def lookback(self, model: Model) -> float:
         """Seconds before a reading that its score depends on."""
@@ -183,47 +171,40 @@ class Forest(Detector[Model]):
     ) -> Detection:
         """Score readings and judge them by the thresholds fixed at training.
 
-        A reading's score depends on those of ``spans.lasting`` intervals before it; a reading
-        without any value has none.
+        A reading without any value has none.
         """
-        p, spans = self.parameters, model.spans
         there = np.isfinite(signals.values).any(axis=1)
-        first = since - spans.lasting * spans.interval
-        rows = np.flatnonzero((signals.times > first) & there)
-        times = signals.times[rows]
-        found = features(model, p, signals.times, signals.values, pulse, rows)
-        scores = self.scores(model, run, times, found, pulse)
+        rows = np.flatnonzero((signals.times > since) & ~signals.held & there)
+        found = features(model, signals.times, signals.values, pulse, rows)
+        scores = self.scores(model, run, found, pulse)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
-        judged = np.flatnonzero((times > since) & ~signals.held[rows])
-        whole = Detection(times, signals.values[rows], scores, severity.astype(np.int8), found)
-        return whole.of(judged)
+        return Detection(
+            signals.times[rows], signals.values[rows], scores, severity.astype(np.int8), found
+        )
 
-    def scores(
-        self, model: Model, run: Run, times: Floats, found: Features, pulse: Pulse
-    ) -> Floats:
+    def scores(self, model: Model, run: Run, found: Features, pulse: Pulse) -> Floats:
         """Scores (n,) of readings by their features."""
-        cells, alone = matrix(model, self.parameters, found), np.empty(len(times))
-        for first in range(0, len(times), AT_ONCE):
+        scores = np.empty(len(found.columns))
+        for first in range(0, len(scores), AT_ONCE):
             some = slice(first, first + AT_ONCE)
-            alone[some] = run({"features": cells[some], "again": np.ones(1)})[0][:, 0]
+            scores[some] = _scores(model, run, found.of(some), again=True)
             if first:
                 pulse()
-        single = bounded(model, self.parameters, found, cells[:, LEVEL_DISTANCE], alone)
-        return persistent(model.spans, self.parameters, times, single)
+        return scores
 
     def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
         """Say which metrics made readings anomalous.
 
-        A metric's contribution is how much nearer to normal the score of the reading by itself
-        would be had that metric been missing. Metrics that contribute nothing are left out,
+        A metric's contribution is how much nearer to normal the score of the reading would be had
+        that metric been missing. Metrics that contribute nothing are left out,
         unless none does.
         """
         metrics, count = len(model.names), len(found.times)
-        size = max(1, BATCH // ((metrics + 1) * (model.size - 2)))
+        size = max(1, BATCH // ((metrics + 1) * model.size))
         gains = np.empty((count, metrics))
         for first in range(0, count, size):
             some = slice(first, first + size)
-            gains[some] = _gains(model, run, found.evidence.of(some), self.parameters)
+            gains[some] = _gains(model, run, found.evidence.of(some))
             if first:
                 pulse()
         reasons: list[list[Reason]] = []
@@ -264,29 +245,28 @@ class Forest(Detector[Model]):
         return Runner(run, wood.size, [(1,)])
 
 
-def bounded(
-    model: Model, p: Parameters, found: Features, level: Floats | Matrix, scores: Floats
-) -> Floats:
-    """Scores (n,), no higher than a sudden jump of a metric, or where all of them are, allows.
-
-    How sudden a jump is says the lesser of how large it is and how large beside what the metric
-    moved before. Where the metrics are counts by how rare the distance of their levels is, `level`
-    (n,). Random splits over many columns dilute an extreme of one of them, and trees know of
-    nothing beyond what they have seen.
-    """
-    metrics = len(model.names)
-    relative = found.sudden / np.array(model.sudden_sizes)
-    sudden = np.minimum(relative[:, :metrics], relative[:, metrics:]).max(axis=1)
-    bound = np.interp(sudden, p.sudden, p.sudden_score, left=0.0)
-    far = rarity(model.level_tail, level.astype(np.float64))
-    bound = np.minimum(bound, np.interp(far, p.far, p.sudden_score, left=0.0))
-    return np.asarray(np.minimum(scores, bound))
+def joined(model: Model, alone: Floats, apart: Floats) -> Floats:
+    """Scores (n,): minus how rare what the trees say and the distances are, in powers of ten."""
+    return -(model.lonely.rarity(alone) + model.apart.rarity(apart))
 
 
-def persistent(spans: Spans, p: Parameters, times: Floats, scores: Floats) -> Floats:
-    """Scores (n,), lower where those of late were low: trouble that lasts counts more."""
-    beyond = p.persistence_from - trailing_mean(spans, times, scores)
-    return np.maximum(scores - np.clip(p.persistence_gain * beyond, 0.0, p.persistence_most), -1.0)
+def _scores(model: Model, run: Run, found: Features, *, again: bool = False) -> Floats:
+    feeds: dict[str, NDArray[Any]] = {"features": found.matrix()}
+    if again:
+        feeds["again"] = np.ones(1)
+    alone = -run(feeds)[0][:, 0].astype(np.float64)
+    return joined(model, alone, model.together.distance(found.vectors))
+
+
+def _unseen_distances(blocks: Blocks, compared: Floats, pulse: Pulse) -> Floats:
+    """Distances (n,) of each block's readings from what is usual in the other blocks."""
+    found = np.empty(len(compared))
+    for block in range(blocks.groups):
+        pulse()
+        mine = blocks.block == block
+        others = blocks.ordinary & (~mine | (blocks.groups == 1))
+        found[mine] = Together.of(compared[others]).distance(compared[mine])
+    return found
 
 
 def _reported(signals: Signals, p: Parameters) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -305,21 +285,15 @@ def _reported(signals: Signals, p: Parameters) -> tuple[NDArray[np.intp], NDArra
     return used, rows
 
 
-def _gains(model: Model, run: Run, found: Features, p: Parameters) -> Floats:
+def _gains(model: Model, run: Run, found: Features) -> Floats:
     """How much each metric lowers the scores of readings, shape (n, m)."""
     m, n = len(model.names), len(found.columns)
-    parts = (found.columns, found.jumps, found.sudden)
-    columns, jumps, sudden = (np.tile(part, (m + 1, 1)) for part in parts)
-    decay = np.tile(found.decay, m + 1)
+    columns, vectors = (np.tile(part, (m + 1, 1)) for part in (found.columns, found.vectors))
     for j in range(m):  # as it is first, then without each metric
         without = slice((j + 1) * n, (j + 2) * n)
-        columns[without, j::m], jumps[without, j::m], sudden[without, j::m] = np.nan, 0.0, 0.0
-    each = Features(columns, jumps, decay, sudden)
-    cells = matrix(model, p, each)
-    alone = run({"features": cells})[0][:, 0]
-    scores = bounded(model, p, each, cells[:, LEVEL_DISTANCE], alone)
-    scores = scores.reshape(m + 1, n)
-    return np.asarray((scores[1:] - scores[0]).T, np.float64)
+        columns[without, j::m], vectors[without, j::m] = np.nan, np.nan
+    scores = _scores(model, run, Features(columns, vectors)).reshape(m + 1, n)
+    return np.asarray((scores[1:] - scores[0]).T)
 
 
 def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:
@@ -337,10 +311,8 @@ def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:
 
 
 def _scaling(column: Floats) -> list[float]:
-    """Median and a robust scale of one metric; 1 for a constant."""
-    low, centre, high = np.quantile(column, [0.25, 0.5, 0.75])
-    scale = (high - low) / 1.349 or float(np.std(column)) or 1.0
-    return [float(centre), float(scale)]
+    """Median and range of one metric; a range of 1 for a constant."""
+    return [float(np.median(column)), float(np.ptp(column)) or 1.0]
 
 
 def _usual(column: Floats, contamination: float) -> list[float]:

@@ -22,16 +22,6 @@ def load() -> None:
     import sklearn.ensemble  # noqa: F401
 
 
-def feature_weights(metrics: int, width: int) -> NDArray[np.intp]:
-    """Columns of the matrix that trees may split by; one that stands there twice has twice the say.
-
-    Trees choose one at random: the distance of the levels and the largest jump stand there as
-    often as each other kind's columns, the distance of the jumps half as often.
-    """
-    again = [metrics - 1, (metrics + 1) // 2 - 1, metrics - 1]
-    return np.concatenate([np.arange(width), np.repeat(np.arange(width - 3, width), again)])
-
-
 def medians(matrix: Matrix) -> Matrix:
     """What stands in for a missing feature: its median, 0 where it never was there."""
     fill = np.zeros(matrix.shape[1], np.float32)
@@ -125,7 +115,6 @@ def numbers_of(
     paths: Sequence[Floats],
     rows: int,
     fill: Matrix,
-    weights: NDArray[np.intp],
 ) -> dict[str, Array]:
     """What `pyml.models.trees.graph` takes of trees that were grown on `rows` each.
 
@@ -136,11 +125,9 @@ def numbers_of(
     rows : int
     fill : ndarray of float32, shape (f,)
         Of `medians`.
-    weights : ndarray of int
-        Of `feature_weights`: the column of the matrix that each of the trees' columns is.
     """
     step = rate(len(trees), rows).astype(np.float32).reshape(1)
-    return _tree_attributes(trees, paths, weights) | {"fill": fill, "rate": step}
+    return _tree_attributes(trees, paths) | {"fill": fill, "rate": step}
 
 
 def _tree_parts(tree: Any, path: Floats) -> tuple[Any, ...]:
@@ -151,9 +138,7 @@ def _tree_parts(tree: Any, path: Floats) -> tuple[Any, ...]:
     return [1, -1, -1], [2, -1, -1], [0, -1, -1], [0.0, 0.0, 0.0], [path[0]] * 3
 
 
-def _tree_attributes(
-    trees: Sequence[Any], paths: Sequence[Floats], weights: NDArray[np.intp]
-) -> dict[str, NDArray[Any]]:
+def _tree_attributes(trees: Sequence[Any], paths: Sequence[Floats]) -> dict[str, NDArray[Any]]:
     """Trees as the attributes of one TreeEnsemble: its nodes, and its leaves apart from them."""
     parts = list(map(_tree_parts, trees, paths))
     left, right, feature, split, weight = map(np.concatenate, zip(*parts, strict=True))
@@ -176,7 +161,7 @@ def _tree_attributes(
     true, false = left[node], right[node]
     return {
         "tree_roots": number[root],
-        "nodes_featureids": weights[feature[node]],
+        "nodes_featureids": feature[node],
         "nodes_modes": np.zeros(len(true), np.uint8),  # all of them x <= split
         "nodes_splits": single[node],
         "nodes_truenodeids": number[true],

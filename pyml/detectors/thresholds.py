@@ -46,7 +46,7 @@ class Blocks:
 
     @classmethod
     def of(cls, far: Floats, n_estimators: int, p: Parameters) -> "Blocks":
-        """Blocks of n readings whose levels have been so `far` from usual of late, shape (n,).
+        """Blocks of n readings that have been so `far` from usual of late, shape (n,).
 
         A state that no more than ``p.fault_blocks`` have seen, up to ``p.fault_share`` of the
         readings, is left out, so that a fault in the training stays one. A nightly job is in

@@ -1,0 +1,115 @@
+"""What is usual at this time of the day, or of the week."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.background import Pulse
+
+Floats = NDArray[np.float64]
+Rows = list[list[float]]
+
+HOUR, DAY_HOURS = 3600.0, 24
+DAY = HOUR * DAY_HOURS
+WEEK = 7 * DAY
+# Cycles that a training has to hold before they tell what is usual in one.
+CYCLES = 3
+# Slots of an hour that are told apart: none, those of a day, those of a week.
+SLOTS = (1, 24, 168)
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """The usual numbers at each hour; k numbers a reading, h hours that are told apart.
+
+    Hours are those of UTC. What is usual in one takes in the hours before and after it, so a
+    rhythm may come some minutes early or late.
+
+    Attributes
+    ----------
+    low, high : list, shape (h, k)
+        h is 168 (a week), 24 (a day), or 1 where the training was shorter than three days.
+    """
+
+    low: Rows
+    high: Rows
+
+    def beyond(self, times: Floats, numbers: Floats) -> Floats:
+        """How far numbers (n, k) are below (negative) or above what is usual; NaN where missing."""
+        hours = _hour(times) % len(self.low)
+        return numbers - np.clip(numbers, np.array(self.low)[hours], np.array(self.high)[hours])
+
+
+def learn(
+    times: Floats, numbers: Floats, topped: NDArray[np.bool_], pulse: Pulse
+) -> tuple[Hours, Floats]:
+    """Learn what is usual at each hour, from numbers (n, k).
+
+    What is usual are the medians of that hour and its neighbours, over days (or weeks) the median
+    of theirs; of those numbers that are `topped`, (k,), up to the greatest of such an hour.
+
+    Returns
+    -------
+    Hours
+    ndarray of float64, shape (n, k)
+        How far the numbers are beyond what is usual by the other days (or weeks) alone: as those
+        of a day to come will be.
+    """
+    slots, hour = _slots(times), _hour(times)
+    cycle = hour // slots - hour[0] // slots
+    middles = np.full((cycle[-1] + 1, slots, numbers.shape[1]), np.nan)
+    tops = middles.copy()
+    begins = np.flatnonzero(np.diff(hour, prepend=hour[0] - 1))
+    for count, (begin, end) in enumerate(zip(begins, [*begins[1:], len(times)], strict=True)):
+        place = cycle[begin], hour[begin] % slots
+        middles[place] = _of_columns(np.median, numbers[begin:end])
+        tops[place] = np.where(topped, np.fmax.reduce(numbers[begin:end]), middles[place])
+        if count % DAY_HOURS == 0:
+            pulse()
+    whole = _of_columns(np.median, numbers)
+
+    def usual(cycles: NDArray[np.bool_]) -> Hours:
+        pulse()
+        low = _near(middles[cycles], whole).min(axis=0)
+        high = _near(tops[cycles], whole).max(axis=0)
+        return Hours(low.tolist(), np.maximum(low, high).tolist())
+
+    found = usual(np.ones(len(middles), bool))
+    if slots == 1:
+        return found, found.beyond(times, numbers)
+    apart = np.empty_like(numbers)
+    for one in range(len(middles)):
+        rows = slice(*np.searchsorted(cycle, [one, one + 1]))
+        apart[rows] = usual(np.arange(len(middles)) != one).beyond(times[rows], numbers[rows])
+    return found, apart
+
+
+def _hour(times: Floats) -> NDArray[np.int64]:
+    return np.floor(times / HOUR).astype(np.int64)
+
+
+def _slots(times: Floats) -> int:
+    """How many hours a training of this length tells apart."""
+    span = times[-1] - times[0]
+    constant, day, week = SLOTS
+    return week if span >= CYCLES * WEEK - DAY else day if span >= CYCLES * DAY - HOUR else constant
+
+
+def _of_columns(figure: Callable[..., Floats], numbers: Floats) -> Floats:
+    """A figure of each column's known numbers; NaN where none is known."""
+    missing = np.isnan(numbers)
+    if not missing.any():
+        return np.asarray(figure(numbers, axis=0))
+    columns = zip(numbers.T, missing.T, strict=True)
+    return np.array(
+        [figure(column[~gone]) if not gone.all() else np.nan for column, gone in columns]
+    )
+
+
+def _near(cells: Floats, whole: Floats) -> Floats:
+    """The median cycle's cells (h, k) of each hour's neighbours and its own, shape (3, h, k)."""
+    usual = np.array([_of_columns(np.median, cells[:, slot]) for slot in range(cells.shape[1])])
+    usual = np.where(np.isnan(usual), whole, usual)
+    return np.stack([np.roll(usual, shift, axis=0) for shift in (-1, 0, 1)])
