@@ -125,6 +125,8 @@ class Scan:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
                     self.forecasters.append((owner, name, current))
+                else:
+                    raise store.unknown(row["kind"], row["model_id"], known_as)
             except PymlError as error:
                 self.failures.append(error)
 

@@ -201,6 +201,19 @@ def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
     )
 
 
+def unknown(kind: str, model_id: int, device: str) -> UnreadableModel:
+    """What is said of a model whose detector or forecaster this pyml does not have.
+
+    It has no `model_id`: the model is not due, since no training here could replace it.
+    """
+    return UnreadableModel(
+        f"model {model_id} of device {device} is not used: this pyml has no detector or"
+        f" forecaster of kind {kind}",
+        detail="Another version of pyml has trained it, or one with a detector of its own.",
+        hint="SELECT model_id, kind, field, versions FROM ml_models WHERE is_current;",
+    )
+
+
 def keep(
     history: History,
     device: str,

@@ -167,14 +167,29 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
 
 
 @pytest.mark.usefixtures("_detectors_alone")
-def test_a_session_that_does_not_know_a_kind_passes_its_models_over(db, one, dsn, device, register):
+def test_a_scan_that_does_not_know_a_kind_says_so_and_goes_on(db, one, dsn, device, register):
     register("mad.py")
     db.execute("CALL ml_retrain()")
     db.execute(BEND, ["95", device, 3])
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute("CALL ml_scan()")
-    assert db.execute(STATE, [device]).fetchone() == ("scanned", None, None)
+        scan = "SELECT scan_outcome, sqlstate, error FROM ml_device_status"
+        outcome, sqlstate, error = other.execute(scan).fetchone()
+        doctor = "SELECT ok, detail FROM ml_doctor() WHERE check_name = 'devices'"
+        ok, detail = other.execute(doctor).fetchone()
+    model = one("SELECT model_id FROM ml_model WHERE kind = 'mad'")
+    assert (outcome, sqlstate) == ("failed", "ML005")
+    assert error.startswith(f"model {model} of device {device} is not used")
+    assert error.endswith("of kind mad")
+    assert (ok, detail) == (False, f"1 of 1 fail; the last: {device}: {error}")
+    # The forest's part is done, and no training is due that could not replace the model.
+    assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'forest'") > 0
     assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'mad'") == 0
+    assert one("SELECT watermark = last_reading FROM ml_scan_state")
+    assert db.execute(DUE, [device]).fetchall() == []
+    db.execute("CALL ml_scan()")
+    assert db.execute(STATE, [device]).fetchone() == ("scanned", None, None)
+    assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'mad'") > 0
 
 
 @pytest.mark.usefixtures("_forecaster_alone")
