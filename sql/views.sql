@@ -175,8 +175,8 @@ COMMENT ON COLUMN ml_device_status.scan_outcome IS 'Of the last scan: scanned, u
 COMMENT ON COLUMN ml_device_status.sqlstate IS 'SQLSTATE of the last scan''s error; NULL where there was none.';
 COMMENT ON COLUMN ml_device_status.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_device_status.drifted IS 'Whether a metric is beyond its limit against the training.';
-COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the forest its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own.';
+COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
+COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.';
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';

@@ -155,17 +155,18 @@ class Scan:
 
     def detect(self) -> tuple[bool, int, dict[str, Index]]:
         """Log what the detectors flag; whether all spoke, readings scored, drift by metric."""
-        drifts: dict[str, Index] = {}
+        drifts: list[dict[str, Index]] = []
         spoke, readings = bool(self.detectors), 0
         for detector, current in self.detectors:
             try:
                 count, drifts_of = self._detector(detector, current)
-                readings, drifts = max(readings, count), drifts | drifts_of
+                readings = max(readings, count)
+                drifts.append(drifts_of)
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 spoke = False
                 self.failures.append(error)
-        return spoke, readings, drifts
+        return spoke, readings, drift.farthest(drifts)
 
     def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
@@ -191,14 +192,15 @@ class Scan:
         at = np.concatenate(times)
         return len(at), self.drift.look(current, names, at, np.concatenate(seen))
 
-    def forecast(self) -> dict[str, Index]:
-        """Log what lies outside the stored forecasts, store fresh ones; drift by field."""
-        drifts: dict[str, Index] = {}
+    def forecast(self) -> dict[str, dict[str, Index]]:
+        """Log what lies outside the stored forecasts, store fresh ones; drift by kind and field."""
+        drifts: dict[str, dict[str, Index]] = {}
         outside: dict[str, dict[float, list[tuple[Outside, int]]]] = {}
         for forecaster, name, current in self.forecasters:
             try:
                 judged = outside.setdefault(forecaster.kind, {})
-                drifts |= self._forecaster(forecaster, name, current, judged)
+                if drifts_of := self._forecaster(forecaster, name, current, judged):
+                    drifts[forecaster.kind] = drifts.get(forecaster.kind, {}) | drifts_of
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 self.failures.append(error)

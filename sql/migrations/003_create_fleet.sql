@@ -129,8 +129,8 @@ COMMENT ON COLUMN ml_scan_state.late_rows IS 'Rows within the look-back before t
 COMMENT ON COLUMN ml_scan_state.readings IS 'Readings that the last scan scored, those in the look-back included.';
 COMMENT ON COLUMN ml_scan_state.anomalies IS 'New anomalies of the last scan.';
 COMMENT ON COLUMN ml_scan_state.seen IS 'For each model in force (its model_id) how often each metric lay in each bin of the training''s distribution, older readings counting less.';
-COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the forest its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own.';
+COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
+COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
 COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';

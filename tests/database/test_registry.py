@@ -277,6 +277,9 @@ def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register
         "lstm": 12,
         "yesterday": 12,
     }
+    drift = one("SELECT forecast_drift FROM ml_device_status")
+    assert drift.keys() == own.keys()
+    assert all(of.keys() == {"system.cpuUsage"} for of in drift.values())
     db.execute(BEND, ["99", device, 5])
     db.execute("CALL ml_scan()")
     for kind, model in own.items():

@@ -281,7 +281,7 @@ def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device)
         " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '10 hours'"
     )
     db.execute("CALL ml_scan()")
-    drift = one("SELECT forecast_drift -> 'cpu_usage' FROM ml_device_status")
+    drift = one("SELECT forecast_drift -> 'lstm' -> 'cpu_usage' FROM ml_device_status")
     assert drift["index"] > drift["limit"]
     assert one(due, device) == "drifted"
     # A training that brought nothing better is not repeated at once.
