@@ -45,8 +45,10 @@ def register(db):
     db.execute("SELECT ml_doctor()")  # finds the package
     db.execute(REGISTER)
 
-    def take_in(file: str) -> None:
-        db.execute("SELECT pg_temp.register(%s)", [(OWNERS / file).read_text()])
+    def take_in(file: str, change: tuple[str, str] = ("", "")) -> None:
+        source = (OWNERS / file).read_text()
+        assert change[0] in source
+        db.execute("SELECT pg_temp.register(%s)", [source.replace(*change)])
 
     return take_in
 
@@ -143,6 +145,34 @@ def test_a_setting_makes_due_whoever_goes_by_it(db, device, register):
     db.execute("CALL ml_retrain()")
     assert db.execute(DUE, [device]).fetchall() == []
     assert db.execute(STORED).fetchall() == [("forest", "", 2, 1), ("mad", "", 2, 1)]
+
+
+# A detector that follows a setting which no other kind of model follows.
+OWN_SETTING = ('("contamination", float)', '("drift_threshold", float)')
+
+
+@pytest.mark.usefixtures("_detectors_alone")
+def test_another_value_of_its_own_setting_ends_the_wait_after_a_failure(db, add_device, register):
+    register("mad.py", OWN_SETTING)
+    device = add_device(readings=20)
+    db.execute("CALL ml_retrain()")
+    assert db.execute("SELECT DISTINCT outcome FROM ml_run").fetchall() == [("failed",)]
+    assert db.execute(DUE, [device]).fetchall() == []
+    db.execute(SET, ["0.3", "drift_threshold"])
+    assert ("mad", "", "never trained") in db.execute(DUE, [device]).fetchall()
+
+
+@pytest.mark.usefixtures("_detectors_alone")
+def test_an_argument_given_for_its_own_parameter_stays(db, one, device, register):
+    register("mad.py", OWN_SETTING)
+    db.execute("CALL ml_retrain()")
+    give = "UPDATE ml_model SET parameters = parameters || %s WHERE kind = 'mad'"
+    db.execute(give, ['{"given": {"contamination": 0.15}, "contamination": 0.15}'])
+    assert db.execute(DUE, [device]).fetchall() == []
+    pass_days(db)
+    db.execute("CALL ml_retrain()")
+    used = "SELECT parameters ->> 'contamination' FROM ml_model WHERE kind = 'mad' AND is_current"
+    assert one(used) == "0.15"
 
 
 @pytest.mark.usefixtures("_detectors_alone")

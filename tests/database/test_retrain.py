@@ -167,7 +167,16 @@ def test_hours_given_to_a_forecast_stay(db, one, device):
     assert one(USED, "hours", "lstm") == "20"
 
 
-@pytest.mark.parametrize("given", ["5", "[]", '{"hours": "x"}', '{"hours": 1e30, "other": {}}'])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "5",
+        "[]",
+        '{"hours": "x"}',
+        '{"hours": 1e30, "other": {}}',
+        '{"n_estimators": 5, "epochs": 9}',
+    ],
+)
 def test_what_no_training_would_take_is_not_given(db, one, device, given):
     """As in a model that was trained elsewhere."""
     db.execute("SELECT ml_train_forest(%s)", [device])
