@@ -167,9 +167,11 @@ def test_where_there_is_no_number_a_door_says_so(refused, add_device, path):
         ("[b=", "written [key=value]"),
         (".".join("x" * 33), "more than 32 parts"),
         ("a" + "[b=c]" * 32, "more than 32 parts"),
+        ("x" * 1001, "more than 1000 characters"),
+        ("", "a part is empty"),
     ],
 )
-def test_what_is_no_path_is_refused_where_it_is_written(db, refused, path, why):
+def test_what_is_no_path_is_refused_where_it_is_written(db, refused, device, path, why):
     said = refused("INSERT INTO ml_metric (name, path) VALUES ('x', %s)", path, sqlstate="ML004")
     assert why in said.message_detail
     db.execute(said.message_hint)
@@ -185,6 +187,20 @@ def test_what_is_no_path_is_refused_where_it_is_written(db, refused, path, why):
         sqlstate="ML004",
     )
     assert why in said.message_detail
+    db.execute(said.message_hint)
+    said = refused(
+        "INSERT INTO ml_device_forecast VALUES (%s, %s)", device, ["a", path], sqlstate="ML004"
+    )
+    assert why in said.message_detail
+    db.execute(said.message_hint)
+
+
+@pytest.mark.parametrize("fields", [["a", None], [None]])
+def test_a_forecast_field_of_a_device_is_not_null(db, refused, device, fields):
+    said = refused(
+        "INSERT INTO ml_device_forecast VALUES (%s, %s)", device, fields, sqlstate="ML004"
+    )
+    assert "none of them NULL" in said.message_detail
     db.execute(said.message_hint)
 
 
