@@ -134,7 +134,9 @@ def gate(db, add_device):
 
 
 @pytest.mark.parametrize("argument", ["", ", field => NULL"])
-def test_without_a_field_the_doors_take_what_the_device_reports(db, one, refused, gate, argument):
+def test_without_a_field_the_functions_take_what_the_device_reports(
+    db, one, refused, gate, argument
+):
     assert "pressure, last 24 h" in one(f"SELECT ml_chart(%s{argument})", gate)
     said = refused(f"SELECT ml_forecast(%s{argument})", gate, sqlstate="ML002")
     assert said.message_hint == f"SELECT ml_train_lstm('{gate}', 'pressure');"
@@ -164,7 +166,7 @@ def test_without_a_field_the_usual_one_comes_first(db, one, device):
     ("call", "sqlstate"),
     [("ml_train_lstm(%s)", "ML003"), ("ml_chart(%s)", "ML003"), ("ml_forecast(%s)", "ML002")],
 )
-def test_where_nothing_is_reported_the_doors_say_what_they_looked_for(
+def test_where_nothing_is_reported_the_functions_say_what_they_looked_for(
     db, refused, gate, call, sqlstate
 ):
     db.execute("DELETE FROM ml_metric WHERE name IN ('pressure', 'voltage')")

@@ -115,7 +115,7 @@ def set_field(db, path):
 
 
 @pytest.mark.parametrize("path", FIELDS)
-def test_every_door_reads_such_a_path(db, one, add_device, path):
+def test_every_function_reads_such_a_path(db, one, add_device, path):
     device = add_device(readings=600)
     set_field(db, path)
     z = "SELECT array_agg(value ORDER BY timestamp) FROM ml_zscore(%s, %s)"
@@ -149,10 +149,10 @@ def test_a_forecast_is_made_of_such_a_path(db, one, add_device):
 @pytest.mark.parametrize(
     "path", ["s[name=t1].nothing", '"a.b"', 's[name="\';--"]', '"half', "a..b"]
 )
-def test_where_there_is_no_number_a_door_says_so(refused, add_device, path):
+def test_where_there_is_no_number_a_function_says_so(refused, add_device, path):
     device = add_device(readings=200)
-    for door in ("SELECT * FROM ml_zscore(%s, %s)", "SELECT ml_train_lstm(%s, %s)"):
-        said = refused(door, device, path, sqlstate="ML003")
+    for statement in ("SELECT * FROM ml_zscore(%s, %s)", "SELECT ml_train_lstm(%s, %s)"):
+        said = refused(statement, device, path, sqlstate="ML003")
         assert "missing in 200 rows" in said.message_detail
     refused("SELECT ml_forecast(%s, %s)", device, path, sqlstate="ML002")
 

@@ -60,7 +60,7 @@ def primary(server):
 
 
 def answers(dsn, device, schema="public"):
-    """What the doors say and the tables hold."""
+    """What the functions answer and the tables contain."""
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute(f"SET search_path = {schema}, public")
         found = {

@@ -52,7 +52,7 @@ class Reader:
         self.memory = memory(self.pid)
 
     def load(self, blob: bytes) -> str:
-        """Make a blob the model in force and call both doors: what came of it."""
+        """Make a blob the current model and call both functions: what came of it."""
         self.owner.execute("DELETE FROM ml_model")
         put_model(self.owner, self.device, newest(self.kind), blob)
         before = cpu_seconds(self.pid)
@@ -62,7 +62,7 @@ class Reader:
         return outcome
 
     def ask(self) -> str:
-        """Call both doors: what came of it."""
+        """Call both functions: what came of it."""
         try:
             statement = ASK[self.kind].format(self.device, self.device)
             answer, _ = self.session.execute(statement).fetchone()
