@@ -98,7 +98,7 @@ SELECT getdatabaseencoding() AS encoding
 SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone
 
 -- query: notice(text)
--- Tells the client something.
+-- Sends the client a NOTICE.
 SELECT _ml_notice($1)
 
 -- query: progress(text)

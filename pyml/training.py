@@ -170,7 +170,7 @@ def _settings(owner: Owner[Any], history: History, given: Mapping[str, Any]) -> 
 
 
 def _beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T], poll: Poll) -> T:
-    """Run a training in a thread of its own, so that the caller's can look up from it.
+    """Run a training in a thread of its own, while the caller's thread goes on polling.
 
     `prepare` loads the training's library: a cancel need not wait for that.
 
@@ -246,7 +246,7 @@ def train_detector(
     habits = [found.habits[i] for i in used]
     model = fitted.model.knowing([reported[i] for i in used], habits, reference)
     left_out = _left_out(metrics, names, model.names, readings, hours)
-    told = {metric.name: left_out.get(metric.name) for metric in metrics}
+    why_not = {metric.name: left_out.get(metric.name) for metric in metrics}
     return Trained(
         blob.pack(detector, fitted.numbers, model),
         readings.came().times,
@@ -255,7 +255,7 @@ def train_detector(
             **settings,
             "given": dict(given),
             "metrics": [asdict(metric) for metric in metrics],
-            "signals": told,
+            "signals": why_not,
         },
         fitted.figures,
         {

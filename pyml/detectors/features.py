@@ -175,7 +175,7 @@ def tail(distances: Floats) -> tuple[float, float]:
 def rarity(tail: tuple[float, float], distances: Floats) -> Floats:
     """How rare distances (n,) are: -log10 of the share of ordinary ones as large.
 
-    The tail is taken for exponential; none of the common ones is told from another.
+    The tail is taken for exponential; all distances below it have the same rarity.
     """
     start, excess = tail
     beyond = np.maximum(distances - start, 0.0) / excess

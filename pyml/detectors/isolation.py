@@ -70,7 +70,7 @@ class Parameters:
     )
     persistence_window: int = parameter(
         90,
-        "readings over which the mean score tells that trouble lasts",
+        "readings over which the mean score shows that trouble lasts",
         "8 machines; 60 to 240 were tried",
     )
     persistence_from: float = parameter(

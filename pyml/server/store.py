@@ -43,7 +43,7 @@ class Current:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Whatever is raised while the model is used is said of it, with what to do.
+        """Turn what is raised while the model is used into an error that names it, with a HINT.
 
         Raises
         ------
@@ -89,7 +89,7 @@ def ready(owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
 
 
 def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
-    """What a call gives; of a model that cannot be read it says which one and what to do."""
+    """The result of a call; an `UnreadableModel` that it raises gets the model and a HINT."""
     try:
         return call(*args)
     except UnreadableModel as error:
@@ -98,7 +98,7 @@ def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) 
 
 
 def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[History, Current]:
-    """The history's description and the current model; None for a field: of whichever it has.
+    """The history's description and the current model; for field None, of any field that has one.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def _trainable(history: History, device: str, now: float) -> str:
 
 
 def _no_number(error: ModelNotFound, history: History, device: str, field: str, now: float) -> None:
-    """Where a field holds no number, a training is not what helps."""
+    """Change the DETAIL and HINT where the field has no number, so that no training can help."""
     metric = metric_of(field, metrics_of(backend.execute))
     hours = int(history.settings["training_hours"])
     types = history.types(device, now - hours * 3600, now, metric.path)
@@ -155,7 +155,7 @@ def of_row(
     metrics: str | None,
     now: float,
 ) -> Current:
-    """The current model, of a row that tells of it.
+    """The current model that a row describes.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def of_row(
 
 
 def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
-    """What is said where a device has no model."""
+    """The error where a device has no model."""
     what = f"forecast model of {field}" if field else owner.kind
     return ModelNotFound(
         f"device {device} has no {what}",
@@ -202,7 +202,7 @@ def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
 
 
 def unknown(kind: str, model_id: int, device: str) -> UnreadableModel:
-    """What is said of a model whose detector or forecaster this pyml does not have.
+    """The error for a model whose detector or forecaster this pyml does not have.
 
     It has no `model_id`: the model is not due, since no training here could replace it.
     """

@@ -2,9 +2,9 @@
 
 A message becomes a reading where it is no repeat. A reading has each metric's value as it was
 last received, for as long as that holds: parts of one reading may come as several messages, a
-total once a day, a value when it changes. What is no measurement is left out and told by its
-quality. Every rule is causal and bounded: what comes out at one reading depends on messages up
-to it, no older than `lookback`, so that any window over the same history gives the same.
+total once a day, a value when it changes. What is no measurement is left out, and its quality
+says why. Every rule is causal and bounded: a reading depends on messages up to it, no older than
+`lookback`, so that any window over the same history gives the same.
 """
 
 from collections.abc import Sequence
@@ -243,7 +243,7 @@ def samples(messages: Received, metrics: Sequence[Metric], total_holds: Sequence
             found[:, j] = np.where(total > 0, found[:, j] / total, np.nan)
         if metric.kind == "gauge":
             found[:, j] *= metric.scale
-    # Next to nothing is nothing, but for telling that the collection has not failed.
+    # A value next to 0 counts as 0, but only here: above, it shows that no collection has failed.
     found[np.abs(found) < 1e-300] = 0.0
     return np.where(np.abs(found) <= ABSURD, found, np.nan)
 

@@ -30,7 +30,7 @@ BEGIN
     WHERE i.indrelid = below[1] AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = device_column AND time_column = ANY (i.indkey);
 END
 $$;
-COMMENT ON FUNCTION _ml_history_index(regclass, name, name) IS 'Whether an index of the history, or of the table (place) below a view, leads with the device and has the time; known is false where that cannot be told. opposite: one of its two columns descends and the other does not.';
+COMMENT ON FUNCTION _ml_history_index(regclass, name, name) IS 'Whether an index of the history, or of the table (place) below a view, leads with the device and has the time; known is false where that cannot be found out. opposite: one of its two columns descends and the other does not.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_index(history regclass, device name, moment name)
 RETURNS TABLE (check_name text, ok boolean, detail text, fix text)

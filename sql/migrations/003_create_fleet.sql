@@ -133,8 +133,8 @@ COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the detectors its p
 COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
-COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';
-COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where no id tells of late rows: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
+COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer had it. It is left out until the history holds a later reading.';
+COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where late rows are found by counting: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
 COMMENT ON COLUMN ml_scan_state.counted_to IS 'Up to which time hour_rows counts.';
 COMMENT ON COLUMN ml_scan_state.counted_at IS 'As of which time the rows were last counted and compared.';
 
