@@ -32,7 +32,7 @@ def around(parts, value):
 @SLOW
 @given(st.lists(st.one_of(KEYS, st.builds(Element, KEYS, KEYS)), min_size=1, max_size=5))
 def test_what_is_written_is_found(one, parts):
-    """And whatever the keys are, nothing but the path is read from them."""
+    """Whatever the keys are: a path cannot inject SQL."""
     # What follows an element stands under a key of its own, since that object has its name too.
     steps = []
     for part in parts:

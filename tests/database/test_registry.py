@@ -294,7 +294,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
 
 
 def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
-    """Neither's points take the other's place, and each is judged by its own."""
+    """Each has points of its own in ml_forecast_point, and readings are compared with both."""
     db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])
     db.execute(SET, ["1", "epochs"])
     register("yesterday.py")

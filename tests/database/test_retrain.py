@@ -374,7 +374,7 @@ def test_devices_are_found_by_the_index(db, one, add_device):
 
 
 def test_no_function_of_the_callers_runs_inside(db, one, add_device):
-    """Between two transactions the caller's own search_path is in force, pg_catalog last."""
+    """Between two transactions the caller's search_path holds, here with pg_catalog last."""
     add_device(readings=300)
     db.execute("CREATE SCHEMA trap; CREATE TABLE trap.sprung (name text)")
     for name, arguments, result in (

@@ -1,4 +1,4 @@
-"""What every owner of models keeps to, detector or forecaster."""
+"""Checks of every owner of models, detector or forecaster."""
 
 import re
 

@@ -213,7 +213,7 @@ $$
 
 
 def test_a_notice_that_cannot_be_encoded(survivor):
-    """Neither one that the client cannot read nor one that is no text takes the session down."""
+    """A notice that the client cannot read, or that is no text, does not end the session."""
     survivor.ask(SAY.replace("CODE", "0xdcc3"))  # half of a pair, which no encoding has
     survivor.answers()
     told = []

@@ -125,7 +125,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("mark", ["SAFE", "RESTRICTED"])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_function_that_is_marked_wrongly_is_refused(db, connect, add_modelled, mark, warm):
-    """Whoever may create a temporary function could otherwise crash the server."""
+    """Otherwise a role that may create a temporary function could crash the server."""
     device = add_modelled()
     with connect("read") as session:
         if warm:
