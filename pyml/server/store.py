@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from pyml import in_force, queries, training
 from pyml.errors import ModelNotFound, PymlError, UnreadableModel, unreadable
-from pyml.forecasters.base import IS_FIGURES
+from pyml.forecasters.base import Figures, is_figures
 from pyml.forms import parsed
 from pyml.models import blob
+from pyml.models.about import About
 from pyml.models.blob import Owner
 from pyml.server import backend, fields
 from pyml.telemetry.history import History
@@ -56,7 +57,7 @@ class Current:
             error.hint, error.model_id = self.hint, self.model_id
             raise
 
-    def shown_figures(self) -> dict[str, Any]:
+    def shown_figures(self) -> Figures:
         """Those of the training's figures that a forecast's document has.
 
         Raises
@@ -65,9 +66,9 @@ class Current:
         """
         figures = parsed(self.figures)
         with self.in_use():
-            if not IS_FIGURES(figures):
+            if not is_figures(figures):
                 raise unreadable("figures of another form")
-        return dict(figures)
+        return figures
 
 
 _cache: OrderedDict[tuple[int, str, str], blob.Model[Any]] = OrderedDict()
@@ -244,14 +245,14 @@ def keep(
     }
 
 
-def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
+def put(device: str, kind: str, field: str, data: bytes, about: About) -> int:
     """Add a model and make it the current one; readers see the old one or the new."""
     backend.execute(queries.MEET, device)
     stored = backend.execute(
         queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),
         *(about["readings_used"], about["readings_rejected"]),
-        *(backend.to_json(about[name]) for name in ("parameters", "figures", "versions")),
+        *map(backend.to_json, (about["parameters"], about["figures"], about["versions"])),
         *(about["seconds"], data),
     )
     return int(stored[0]["model_id"])

@@ -10,7 +10,8 @@ from pyml import queries
 from pyml.errors import NotEnoughData, PymlError, UnknownField
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Execute, History, iso
-from pyml.telemetry.readings import Readings, Received, assemble, learn, lookback, received
+from pyml.telemetry.messages import Received, received
+from pyml.telemetry.readings import Readings, assemble, learn, lookback
 from pyml.telemetry.series import Metric, columns_of
 
 

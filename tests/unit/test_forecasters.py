@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters.base import FORECASTERS, IS_FIGURES, Previous
+from pyml.forecasters.base import FORECASTERS, Previous, is_figures
 from pyml.models import blob
 from pyml.telemetry import drift, series
 from pyml.telemetry.series import Grid
@@ -110,7 +110,7 @@ def test_its_figures_are_json_and_of_the_form_that_a_forecast_shows(forecaster):
     fitted, _ = train(forecaster, telemetry())
     figures = json.loads(json.dumps(fitted.figures, allow_nan=False))
     assert figures == fitted.figures
-    assert IS_FIGURES({name: figures.get(name) for name in SHOWN})
+    assert is_figures({name: figures.get(name) for name in SHOWN})
     assert figures["mae"] > 0
 
 

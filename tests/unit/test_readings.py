@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyml.telemetry import readings
 from pyml.telemetry.counters import rates
 from pyml.telemetry.habits import Habit
+from pyml.telemetry.messages import received
 from pyml.telemetry.readings import (
     JUNK,
     MISSING,
@@ -17,7 +18,6 @@ from pyml.telemetry.readings import (
     OUT_OF_RANGE,
     RESET,
     lookback,
-    received,
 )
 from pyml.telemetry.series import Metric, columns_of
 
