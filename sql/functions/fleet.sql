@@ -71,7 +71,7 @@ BEGIN
     SELECT * INTO h FROM _ml_history();
     id := _ml_device_id(device, h.device_type);
     IF id IS NOT NULL THEN
-        -- Among the last day's first: of a history by month the older parts then stay closed.
+        -- The last day first: then the older partitions of a history are not opened.
         EXECUTE format('SELECT EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s AND %4$s > %5$s) OR EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s)',
             h.source, h.device, h.device_type, h.moment, format(h.bound, '(now() - interval ''1 day'')'))
         INTO known USING id;

@@ -58,7 +58,7 @@ BEGIN
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
-                 -- Found no better than the one in force, the next one waits its time.
+                 -- After a training that was no better than the current model, drift alone is no reason for another.
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
@@ -81,7 +81,7 @@ BEGIN
     WHERE j.reason IS NOT NULL
       -- After a failure a quarter of an hour's wait, twice as long after each further one.
       AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp())
-      -- What the device does not report is looked for once in that time.
+      -- A field that the device does not report is tried again after retrain_hours.
       AND (j.absent_at IS NULL OR j.absent_at < clock_timestamp() - longest);
 END
 $$;
@@ -91,7 +91,7 @@ CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb, settings jsonb) RETURNS j
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    -- A model may come from elsewhere: what no training would take is not there.
+    -- A model may come from elsewhere: arguments that no training takes are left out.
     SELECT coalesce(jsonb_object_agg(g.key, g.value), '{}')
     FROM jsonb_each(CASE jsonb_typeof($1 -> 'given') WHEN 'object' THEN $1 -> 'given' END) AS g
     JOIN jsonb_each_text('{"hours": "training_hours"}' || coalesce($2, '{}')) AS p ON p.key = g.key
@@ -108,7 +108,7 @@ AS $$
         (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
          WHERE s.name ~ '^history_' OR s.name IN ('training_hours', 'min_training_samples') -- of every training
             OR s.name IN (SELECT p.value FROM _ml_kinds() AS k, jsonb_each_text(k.settings) AS p)),
-        -- Of a metric what a training reads: another limit does not make a failed one worth another try.
+        -- Of a metric the columns that a training reads: after a change of a limit it would fail again.
         (SELECT string_agg((to_jsonb(m) - '{unit,limit_low,limit_high,direction,least_deviation}'::text[])::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
 $$;
 COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by: those of the history and of every kind.';
@@ -137,7 +137,7 @@ BEGIN
     IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) THEN
         RETURN false;
     END IF;
-    -- A statement of its own, which sees what whoever had it last has committed.
+    -- A statement of its own: it sees what the lock's last holder has committed.
     RETURN EXISTS (SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_claim.kind AND d.field = _ml_claim.field);
 END
 $$;

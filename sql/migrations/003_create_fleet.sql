@@ -1,4 +1,4 @@
--- What scans of the whole fleet find and remember.
+-- What scans find, and where each device's scan stands.
 
 INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
 SELECT name, kind, minimum, maximum, default_value, default_value, meaning
@@ -78,7 +78,7 @@ CREATE TABLE ml_forecast_point (
     model_id    bigint NOT NULL,
     made_at     timestamptz NOT NULL,
     PRIMARY KEY (device_uuid, "timestamp", field, kind),
-    -- Also of NaN, which is more than any number.
+    -- This refuses NaN too: it compares as greater than any number.
     CHECK (abs(predicted) < 'Infinity' AND abs(lower) < 'Infinity' AND abs(upper) < 'Infinity')
 );
 COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
