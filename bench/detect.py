@@ -23,7 +23,7 @@ moment, so the same version gives the same figures again.
 ``--quick`` is one seed and every fourth day, without the baselines: for a first look,
 its figures are not those of the protocol. ``--every 5`` takes each fifth row of the eight
 SMD machines alone: they then report every five minutes. Baselines look back as many minutes,
-and see the network at the moment where the product, which is told counters, sees means.
+and see the network at the moment where the product, which knows the counters, sees means.
 """
 
 import argparse

@@ -40,7 +40,7 @@ ORDER BY t
 
 
 def say(text: str) -> None:
-    """Tell what is going on; stdout is for the result."""
+    """Write a message to stderr; stdout is for the result."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 

@@ -151,7 +151,7 @@ class Cluster:
         part.rename(self.data)
 
     def configure(self) -> bool:
-        """Write the settings, and tell whether they are new."""
+        """Write the settings; whether they are new."""
         lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.run}'", "port = 5432"]
         if self.postgres.has("pg_cron"):
             database = "demo" if self.name == "demo" else "postgres"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from installer.debian import apt_candidate, apt_install
 from installer.postgres import Server
-from installer.process import HERE, PLAIN_ENVIRONMENT, Failure, locked, run, run_told, say
+from installer.process import HERE, PLAIN_ENVIRONMENT, Failure, locked, run, run_reporting, say
 
 API_SERVER = HERE / "examples/api-server"
 SCAN_SECONDS = 60
@@ -31,7 +31,9 @@ def api_server() -> list[str]:
         if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
             say("installing the API server's libraries with npm")
             fix = "check the network, and run this again"
-            run_told([*npm, "ci", "--no-audit", "--no-fund"], "npm could not install them", fix)
+            run_reporting(
+                [*npm, "ci", "--no-audit", "--no-fund"], "npm could not install them", fix
+            )
         run([*npm, "run", "build"], wrong="the API server cannot be built")
     return [node, str(API_SERVER / "dist/main.js")]
 

@@ -1,4 +1,4 @@
-"""Debian's packages: installed when root, else told."""
+"""Debian's packages: installed when root, else named in an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from installer.process import IS_ROOT, Failure, run, run_told, say
+from installer.process import IS_ROOT, Failure, run, run_reporting, say
 
 
 def apt_install(packages: Sequence[str], why: str) -> None:
-    """Install Debian packages, when root; else tell which."""
+    """Install Debian packages, when root; else raise an error that names them."""
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if not shutil.which("apt-get"):
         raise Failure(f"{why}; install what Debian calls {' '.join(packages)}")
@@ -26,13 +26,13 @@ def apt_install(packages: Sequence[str], why: str) -> None:
     apt_update()
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with no_default_cluster(environment):
-        run_told(command, "apt-get failed", shlex.join(command), env=environment)
+        run_reporting(command, "apt-get failed", shlex.join(command), env=environment)
 
 
 @functools.cache
 def apt_update() -> None:
     """Fetch the package lists, once a run: a fresh machine has none, an old one stale ones."""
-    run_told(["apt-get", "update"], "apt-get update failed", "apt-get update")
+    run_reporting(["apt-get", "update"], "apt-get update failed", "apt-get update")
 
 
 def apt_candidate(package: str) -> int:
@@ -51,7 +51,7 @@ def no_default_cluster(environment: Mapping[str, str]) -> Iterator[None]:
         yield
         return
     common = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql-common"]
-    run_told(common, "apt-get failed", shlex.join(common), env=dict(environment))
+    run_reporting(common, "apt-get failed", shlex.join(common), env=dict(environment))
     settings.parent.mkdir(exist_ok=True)
     settings.write_text("create_main_cluster = false\n")
     try:

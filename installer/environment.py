@@ -20,7 +20,7 @@ from installer.process import (
     digest,
     privileged,
     run,
-    run_told,
+    run_reporting,
     say,
     write,
 )
@@ -160,7 +160,7 @@ class Environment:
         say(f"installing {count} libraries from {lock.name} (some minutes, the first time)")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         before = {entry.name for entry in self.site.iterdir()}
-        run_told(
+        run_reporting(
             [
                 self.python,
                 "-m",

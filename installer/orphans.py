@@ -45,17 +45,17 @@ def leave_nothing(process: subprocess.Popen[bytes]) -> None:
         # As Ctrl-C does; each process of a parallel run then takes down what it has set up.
         pytests = [pid for pid in descendants(process.pid) if is_python(pid)]
         for pid in [*pytests, process.pid]:
-            tell(pid, signal.SIGINT)
+            send(pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
-    # A PostgreSQL server that is told to quit takes its sessions with it.
+    # A PostgreSQL server that quits ends its sessions too.
     for number in (signal.SIGQUIT, signal.SIGKILL):
         until = time.monotonic() + 10
         left = descendants(os.getpid())
         if left:
             say(f"ending what the tests have left running: {' '.join(map(str, left))}")
         for pid in left:
-            tell(pid, number)
+            send(pid, number)
         while descendants(os.getpid()) and time.monotonic() < until:
             time.sleep(0.1)
         with contextlib.suppress(ChildProcessError):
@@ -70,7 +70,7 @@ def is_python(pid: int) -> bool:
     return False
 
 
-def tell(pid: int, what: int) -> None:
+def send(pid: int, number: int) -> None:
     """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, what)
+        os.kill(pid, number)

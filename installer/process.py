@@ -1,4 +1,4 @@
-"""Telling, running commands, writing files whole: what every other module stands on."""
+"""Messages, commands, files written whole: what every other module uses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Failure(Exception):
 
 
 def say(text: str) -> None:
-    """Tell what is going on, on stderr: stdout is for what was asked."""
+    """Write a message to stderr: stdout is for the result."""
     print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
@@ -62,8 +62,8 @@ def run(
     return (done.stdout or "").strip()
 
 
-def run_told(command: Sequence[str | Path], wrong: str, fix: str = "", **options: Any) -> None:
-    """Run a long command, telling every few seconds what it is at."""
+def run_reporting(command: Sequence[str | Path], wrong: str, fix: str = "", **options: Any) -> None:
+    """Run a long command, and every few seconds report its last line of output."""
     process = subprocess.Popen(
         [str(part) for part in command],
         text=True,

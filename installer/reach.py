@@ -110,7 +110,7 @@ def on_the_same_server(program: Sequence[str], dsn: str) -> str:
 
 
 def require_plpython(server: Server, facts: Mapping[str, Any]) -> None:
-    """Install PL/Python for the server, or tell how."""
+    """Install PL/Python for the server, or raise an error that says how."""
     package = f"postgresql-plpython3-{facts['number']}"
     if facts["plpython"]:
         return

@@ -92,7 +92,7 @@ def put_extension(
 
 
 def restore(path: Path, text: str | None) -> None:
-    """Give a file back what it held before, or take it away."""
+    """Restore a file's earlier content, or remove it where there was none."""
     if text is None:
         path.unlink(missing_ok=True)
     else:

@@ -1,4 +1,4 @@
-"""Long work in a thread of its own, so that the caller's thread can look up from it.
+"""Long work in a thread of its own, while the caller's thread goes on polling.
 
 A PostgreSQL backend handles a cancel in its main thread, between statements; C code
 that Python calls gives it no chance to. The work runs beside it, and the main thread

@@ -95,7 +95,7 @@ class TooDeep(PymlError):
 
 
 def translated(error: Exception) -> Exception:
-    """An error as it is told: where it is want of memory or of stack, one with an SQLSTATE."""
+    """The error to report: for want of memory or of stack, one with an SQLSTATE."""
     if isinstance(error, RecursionError):
         return TooDeep(
             "calls or documents are nested too deeply",
@@ -112,5 +112,5 @@ def translated(error: Exception) -> Exception:
 
 
 def unreadable(why: str) -> UnreadableModel:
-    """What is said of a stored model in which something is not as the trainings make it."""
+    """The error for a stored model that differs from what trainings write."""
     return UnreadableModel("the stored model cannot be read", detail=f"Found: {why}.")

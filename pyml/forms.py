@@ -1,6 +1,6 @@
 """What a value from outside may look like: a stored model's metadata, a path, a document.
 
-A form is a function that tells whether a value has it. Whoever may train writes metadata, and
+A form is a function: whether a value has it. Whoever may train writes metadata, and
 whoever reads it may trust a value whose form was checked.
 """
 

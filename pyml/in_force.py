@@ -45,7 +45,7 @@ def stored(execute: Execute, owner: Owner[Any], model_id: int, sha256: str) -> b
 
 @functools.lru_cache(maxsize=4)
 def _configured(rows: str | None) -> dict[str, Metric]:
-    """The metrics of `ml_metric` by name, as `queries.CONTEXT` tells them."""
+    """The metrics of `ml_metric` by name, from `queries.CONTEXT`."""
     metrics = [Metric(*row) for row in json.loads(rows or "[]")]
     return {metric.name: metric for metric in metrics}
 
@@ -103,7 +103,7 @@ def usable(
     field: str,
     load: Load,
 ) -> blob.Model[Any] | None:
-    """The forecast model that `queries.CURRENT_MODEL` tells of, for a training to start from."""
+    """The forecast model in a row of `queries.CURRENT_MODEL`, for a training to start from."""
     if row["model_id"] is None:
         return None
     try:

@@ -21,14 +21,7 @@ import numpy as np
 from pyml.background import Pulse
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
-from pyml.forecasters.base import (
-    FORECASTERS,
-    Bounds,
-    Fitted,
-    Forecast,
-    Forecaster,
-    Previous,
-)
+from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
 from pyml.forecasters.forecast import LEVELS, backtest, forecast, span
 from pyml.forecasters.linear import Scale, choose_ridge, linear_path
 from pyml.forecasters.network import Part, Weights, network_of, numbers_of, prepare, weights_of

@@ -15,7 +15,7 @@ from typing import Any
 from pyml.paths import Element, Part
 
 # Of a JSON value's text, what may be a number that was measured: 15 digits before the point, and
-# more after it than a float64 tells apart.
+# more after it than a float64 distinguishes.
 MOST_DIGITS = 40
 # What no sensor measures is greater (objects, arrays, booleans and large numbers are) or less.
 LEAST, GREATEST = "'-1e15'", "'1e15'"
@@ -163,7 +163,7 @@ def _at(state: str, parts: Sequence[Part]) -> tuple[str, list[str]]:
 def history(columns: Columns, paths: Sequence[Sequence[Part]], counted: bool = False) -> Query:
     """Times and numbers of one device's window, each column as one value.
 
-    Or, `counted`, how many rows have something at each path, which is soon told.
+    Or, `counted`, how many rows have something at each path, which is fast.
 
     A row each would cost more in Python objects than everything else together, so
     the times travel as the bytes of `array_send` and what stands at each path as one

@@ -98,7 +98,7 @@ SELECT getdatabaseencoding() AS encoding
 SELECT date_part('epoch', now()) AS until, current_setting('TimeZone') AS zone
 
 -- query: notice(text)
--- Tells the client something.
+-- Sends the client a NOTICE.
 SELECT _ml_notice($1)
 
 -- query: progress(text)
@@ -135,7 +135,8 @@ ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE
 -- query: given(uuid, text, text)
 -- The arguments that a person gave to the training of the model in force.
 SELECT _ml_given((SELECT m.parameters FROM ml_model m WHERE m.device_uuid = $1
-                  AND m.kind = $2 AND m.field = $3 AND m.is_current))::text AS given
+                  AND m.kind = $2 AND m.field = $3 AND m.is_current),
+                 (SELECT k.settings FROM _ml_kinds() AS k WHERE k.kind = $2))::text AS given
 
 -- query: claim(uuid, text, text)
 -- Takes a training, where nobody else has it.

@@ -1,6 +1,5 @@
 """A device's history -> a model to store, the same in a backend and on a worker elsewhere."""
 
-import functools
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +10,11 @@ import numpy as np
 
 from pyml import background, in_force, queries
 from pyml.detectors.base import DETECTORS, Detector, Signals
-from pyml.errors import (
-    BadArgument,
-    BrokenEnvironment,
-    NotEnoughData,
-)
+from pyml.errors import BadArgument, BrokenEnvironment, NotEnoughData
 from pyml.forecasters.base import FORECASTERS, Forecaster, Previous
-from pyml.forms import MAX_METRICS, document, number, record, whole
+from pyml.forms import MAX_METRICS
 from pyml.models import blob
+from pyml.models.about import About, versions
 from pyml.models.blob import Owner
 from pyml.telemetry import drift
 from pyml.telemetry.history import LONGEST_HOURS, Execute, Floats, History, iso
@@ -30,11 +26,8 @@ T = TypeVar("T")
 Poll = Callable[[], object]
 """Called several times a second by whoever waits for a training; what it raises ends that."""
 
-LIBRARIES = ("numpy", "scikit-learn", "tensorflow", "keras", "joblib")
 # Readings that a model is trained on, at most and about: what comes faster is thinned evenly.
 MOST_READINGS = 200_000
-# Bytes of JSON beside a model. Metrics take up to 2 KB each in the parameters; figures some 600.
-LONGEST_PARAMETERS, LONGEST_FIGURES = 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +55,8 @@ class Trained:
     figures: dict[str, Any]
     details: dict[str, Any]
 
-    def about(self, seconds: float) -> dict[str, Any]:
-        """What is stored beside the model: of the form `IS_ABOUT`."""
+    def about(self, seconds: float) -> About:
+        """What is stored beside the model."""
         return {
             "window_start": float(self.times[0]),
             "window_end": float(self.times[-1]),
@@ -74,36 +67,6 @@ class Trained:
             "versions": versions() | {"python": platform.python_version()},
             "seconds": seconds,
         }
-
-
-# The moments in seconds, within what PostgreSQL knows.
-_MOMENT, _COUNT = number(-2e11, 9e12), whole(0, 2**31 - 1)
-ABOUT = {
-    "window_start": _MOMENT,
-    "window_end": _MOMENT,
-    "readings_used": _COUNT,
-    "readings_rejected": _COUNT,
-    "parameters": document(LONGEST_PARAMETERS),
-    "figures": document(LONGEST_FIGURES),
-    "versions": document(LONGEST_FIGURES),
-    "seconds": number(0),
-}
-IS_ABOUT = record(**ABOUT)
-
-
-@functools.cache
-def versions() -> dict[str, str | None]:
-    """What is installed of each library; TensorFlow comes as one of two packages."""
-    from importlib import metadata  # slow to load, and a backend that scores has no need of it
-
-    def of(name: str) -> str | None:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
-
-    found = {name: of(name) for name in LIBRARIES}
-    return found | {"tensorflow": of("tensorflow-cpu") or found["tensorflow"]}
 
 
 def owner_of(kind: str) -> Owner[Any] | None:
@@ -170,7 +133,7 @@ def _settings(owner: Owner[Any], history: History, given: Mapping[str, Any]) -> 
 
 
 def _beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T], poll: Poll) -> T:
-    """Run a training in a thread of its own, so that the caller's can look up from it.
+    """Run a training in a thread of its own, while the caller's thread goes on polling.
 
     `prepare` loads the training's library: a cancel need not wait for that.
 
@@ -246,7 +209,7 @@ def train_detector(
     habits = [found.habits[i] for i in used]
     model = fitted.model.knowing([reported[i] for i in used], habits, reference)
     left_out = _left_out(metrics, names, model.names, readings, hours)
-    told = {metric.name: left_out.get(metric.name) for metric in metrics}
+    why_not = {metric.name: left_out.get(metric.name) for metric in metrics}
     return Trained(
         blob.pack(detector, fitted.numbers, model),
         readings.came().times,
@@ -255,7 +218,7 @@ def train_detector(
             **settings,
             "given": dict(given),
             "metrics": [asdict(metric) for metric in metrics],
-            "signals": told,
+            "signals": why_not,
         },
         fitted.figures,
         {

@@ -175,8 +175,8 @@ COMMENT ON COLUMN ml_device_status.scan_outcome IS 'Of the last scan: scanned, u
 COMMENT ON COLUMN ml_device_status.sqlstate IS 'SQLSTATE of the last scan''s error; NULL where there was none.';
 COMMENT ON COLUMN ml_device_status.error IS 'The error''s message.';
 COMMENT ON COLUMN ml_device_status.drifted IS 'Whether a metric is beyond its limit against the training.';
-COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the forest its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own.';
+COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
+COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.';
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';
@@ -286,7 +286,7 @@ COMMENT ON COLUMN ml_jobs.kind IS 'scan or retrain.';
 COMMENT ON COLUMN ml_jobs.slot IS 'Which scheduled worker it is; NULL for a call by hand.';
 COMMENT ON COLUMN ml_jobs.pid IS 'The backend''s process id.';
 COMMENT ON COLUMN ml_jobs.started_at IS 'When the call began.';
-COMMENT ON COLUMN ml_jobs.updated_at IS 'When it last told how far it was.';
+COMMENT ON COLUMN ml_jobs.updated_at IS 'When this row was last brought up to date.';
 COMMENT ON COLUMN ml_jobs.finished_at IS 'When it ended; NULL while it goes on, or where it was cut short.';
 COMMENT ON COLUMN ml_jobs.total IS 'Devices (of a scan) or models (of a retraining) to treat.';
 COMMENT ON COLUMN ml_jobs.done IS 'Treated without an error.';
@@ -302,9 +302,9 @@ FROM ml_lock l
 JOIN pg_locks k ON k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock' AND k.transactionid = l.xmax
 LEFT JOIN pg_stat_activity a ON a.pid = k.pid
 ORDER BY l.task, l.what;
-COMMENT ON VIEW ml_locks IS 'What scans and trainings hold just now, and which session (pid) has it; since shows to who may see that session. What is held for the first time ever is not shown.';
-COMMENT ON COLUMN ml_locks.task IS 'scan, retrain, model, or what else is held.';
-COMMENT ON COLUMN ml_locks.what IS 'Of what: a device, or a device, kind and field.';
+COMMENT ON VIEW ml_locks IS 'The locks that scans and trainings hold just now, and which session (pid) holds each; since is shown to roles that may see that session. A lock that is taken for the first time ever is not shown.';
+COMMENT ON COLUMN ml_locks.task IS 'scan, retrain, model, or another task.';
+COMMENT ON COLUMN ml_locks.what IS 'What the task is done on: a device, or a device, kind and field.';
 COMMENT ON COLUMN ml_locks.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_locks.pid IS 'The backend that holds it.';
 COMMENT ON COLUMN ml_locks.role IS 'Whose session it is.';

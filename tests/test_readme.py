@@ -33,7 +33,7 @@ DEVICES = sample_fleet.FLEET[:2]
 FORECASTS = (
     "INSERT INTO ml_device_forecast SELECT uuid, '{}' FROM devices WHERE name <> 'web-paris'"
 )
-DOORS = """
+FUNCTIONS = """
 SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
     AND d.classid = 'pg_proc'::regclass JOIN pg_extension e ON e.oid = d.refobjid
 WHERE e.extname = 'pyml' AND p.proname LIKE 'ml\\_%'
@@ -103,9 +103,9 @@ def test_the_readme_is_one_page():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
-def test_every_door_is_in_the_documents(db):
+def test_every_function_is_in_the_documents(db):
     told = "".join(page.read_text() for page in PAGES)
-    assert {door for (door,) in db.execute(DOORS) if f"{door}(" not in told} == set()
+    assert {name for (name,) in db.execute(FUNCTIONS) if f"{name}(" not in told} == set()
 
 
 def test_every_error_code_has_its_entry_in_troubleshooting():

@@ -73,7 +73,7 @@ def detect(device: str, as_of: datetime, hours: float = 24) -> dict[str, Any]:
 def train_lstm(
     device: str, as_of: datetime, hours: float = 168, epochs: int = 50
 ) -> dict[str, Any]:
-    """Train an LSTM that tells the next CPU reading from the fifty before it."""
+    """Train an LSTM that forecasts the next CPU reading from the fifty before it."""
     series = readings(device, hours, as_of)[["cpu_usage"]].to_numpy()
     scaler = MinMaxScaler()
     scaled = scaler.fit_transform(series).astype(np.float32)

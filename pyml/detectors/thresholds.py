@@ -50,7 +50,7 @@ class Blocks:
 
         A state that no more than ``p.fault_blocks`` have seen, up to ``p.fault_share`` of the
         readings, is left out, so that a fault in the training stays one. A nightly job is in
-        each block; what has held for longer than ``p.unusual_share`` of the training, to its
+        each block; what has lasted for longer than ``p.unusual_share`` of the training, to its
         end, is how the machine works now.
         """
         n = len(far)

@@ -7,7 +7,7 @@ store, scans, workers and the checks of `tests/unit/test_forecasters.py` find it
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypedDict, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,13 +133,27 @@ def _is_coverage(value: Any) -> bool:
     )
 
 
-IS_FIGURES = record(
+class Figures(TypedDict):
+    """Of a training's figures, those that a forecast's document has; None where not measured."""
+
+    mae: float | None
+    mase: float | None
+    beats_naive: bool | None
+    coverage: dict[str, float] | None
+
+
+_IS_FIGURES = record(
     mae=maybe(number(0)),
     mase=maybe(number(0)),
     beats_naive=maybe(truth),
     coverage=maybe(_is_coverage),
 )
-"""Of a training's figures, what a forecast's document has."""
+
+
+def is_figures(value: Any) -> TypeGuard[Figures]:
+    """Whether a value of JSON has the form of `Figures`."""
+    return _IS_FIGURES(value)
+
 
 M = TypeVar("M", bound=Known)
 

@@ -175,7 +175,7 @@ def load(owner: Owner[M], data: bytes) -> Model[M]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Whatever is raised inside is said of the model.
+    """Turn what is raised inside into `UnreadableModel`.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def guarded() -> Iterator[None]:
 
 
 def _answering(runner: Runner) -> Run:
-    """A graph's run that says so when what comes out is no answer.
+    """A graph's run whose output is checked.
 
     Weights that are numbers may overflow.
     """

@@ -14,6 +14,7 @@ from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
 from pyml.models import blob
+from pyml.models.about import ABOUT, LONGEST_FIGURES, LONGEST_PARAMETERS, is_about, versions
 from pyml.paths import parts_of
 from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
@@ -66,12 +67,12 @@ def store_model(
     """``ml_store_model``."""
     arguments.given(device=device, kind=kind, field=field, blob=data, about=about)
     beside = parsed(about)
-    if not training.IS_ABOUT(beside):
+    if not is_about(beside):
         raise BadArgument(
             "about is of another form",
-            detail=f"It has {', '.join(training.ABOUT)}; parameters of at most"
-            f" {training.LONGEST_PARAMETERS} characters, figures and versions of"
-            f" {training.LONGEST_FIGURES}.",
+            detail=f"It has {', '.join(ABOUT)}; parameters of at most"
+            f" {LONGEST_PARAMETERS} characters, figures and versions of"
+            f" {LONGEST_FIGURES}.",
             hint="SELECT * FROM ml_model LIMIT 1;",
         )
     owner = training.owner_of(kind)
@@ -344,7 +345,7 @@ def draw(device: str, field: str | None, hours: int) -> str:
 @document
 def environment() -> dict[str, Any]:
     """What this session's Python is made of."""
-    libraries = training.versions()
+    libraries = versions()
     return {
         "python": platform.python_version(),
         "version": __version__,

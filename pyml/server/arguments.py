@@ -48,6 +48,6 @@ def finite(name: str, moment: float) -> float:
     return moment
 
 
-def chosen(**arguments: float | None) -> dict[str, Any]:
+def chosen(**arguments: float | None) -> dict[str, float]:
     """The arguments that a person gave: a later training keeps to them, whatever the settings."""
     return {name: value for name, value in arguments.items() if value is not None}

@@ -46,12 +46,12 @@ def execute(query: Query, *args: Any) -> Any:
 
 
 def history_of(context: Mapping[str, Any]) -> History:
-    """The history that a row of `queries.CONTEXT`, or of one that holds it, tells of."""
+    """The history that a row describes: of `queries.CONTEXT`, or of a query that includes it."""
     return History.of(context, execute)
 
 
 def progress(what: str) -> Callable[[], object]:
-    """Tells how long a training goes; a cancel is heard there."""
+    """A poll for a training: it shows the time taken so far, and a cancel raises there."""
     started = time.monotonic()
     return lambda: execute(
         queries.PROGRESS, f"pyml: {what}, {time.monotonic() - started:.0f} s"[:63]
@@ -59,12 +59,12 @@ def progress(what: str) -> Callable[[], object]:
 
 
 def pulse() -> None:
-    """Hear of a cancel or a timeout, which raises."""
+    """Raise where a cancel or a timeout has come."""
     execute(queries.PULSE)
 
 
 def notice(text: str) -> None:
-    """Tell the caller, beside the answer, unless its encoding or the database's lacks a character.
+    """Send the client a NOTICE, unless its encoding or the database's lacks a character.
 
     By a statement: plpy.notice converts the text before it catches errors, and one would jump
     over Python's frames.
@@ -80,7 +80,7 @@ def notice(text: str) -> None:
 
 
 def _in_parallel_mode() -> Callable[[], bool]:
-    """What tells whether this session is within a parallel plan, leader or worker."""
+    """A function: whether this session is within a parallel plan, as leader or worker."""
     try:
         in_parallel = ctypes.CDLL(None).IsInParallelMode
     except AttributeError:  # of a server that does not export its functions

@@ -1,4 +1,4 @@
-"""What of a device came late, and has to be looked at: from the notes, or by counting."""
+"""The rows of a device that came late and are to be scanned: from the notes, or by counting."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class Late:
     note : int or None
         The number of the last note about them, which a scan takes away.
     counts : late.Counts or None
-        The rows of each hour that scans have looked at, where no id tells.
+        The rows of each hour that scans have looked at, where late rows are found by counting.
     counted_at : float or None
         When they were last compared.
     """
@@ -34,7 +34,7 @@ class Late:
 
     @classmethod
     def of(cls, state: Any, history: History, device: str, until: float, counted: bool) -> "Late":
-        """What `queries.SCAN_STATE` tells; where it is `counted`, looks once an hour."""
+        """From a row of `queries.SCAN_STATE`; where rows are `counted`, once an hour."""
         found = cls(None, state["late_id"])
         if found.note is not None:
             found.span = state["late_first"], state["late_last"]

@@ -1,4 +1,4 @@
-"""The scan of one device: what came since the last one, judged and stored.
+"""The scan of one device: what came since the last one is scored and stored.
 
 The procedure in SQL goes from device to device, each in a transaction of its own.
 """
@@ -44,7 +44,7 @@ class Outside(Reason):
 
 @dataclass(slots=True)
 class Drift:
-    """What a scan sees of the metrics of each model, beside what the training saw."""
+    """The metrics of each model in this scan, compared with its training."""
 
     threshold: float
     until: float
@@ -58,7 +58,7 @@ class Drift:
         """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
         key, known = str(current.model_id), current.knows.reference
         before = self.before.get(key) if isinstance(self.before, dict) else None
-        # What no scan has written is forgotten, and counting begins anew.
+        # What is not in the form that a scan writes is dropped, and counting begins anew.
         before = before if drift.is_seen(before, known, self.until) else None
         with current.in_use():
             seen = drift.observe(known, before, times, values)
@@ -73,7 +73,7 @@ class Drift:
 
 @dataclass(slots=True)
 class Scan:
-    """One device's scan: what it goes by, and what has come of it so far.
+    """One device's scan: its input, and its results so far.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Scan:
     found : list of float
         Times of new anomalies.
     interval : float
-        The longest one of the models that have spoken, in seconds.
+        The longest one of the models that did not fail, in seconds.
     signals : SignalState or None
         How the metrics of the first detector are measured; None where that is not looked at.
     """
@@ -125,6 +125,8 @@ class Scan:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
                     self.forecasters.append((owner, name, current))
+                else:
+                    raise store.unknown(row["kind"], row["model_id"], known_as)
             except PymlError as error:
                 self.failures.append(error)
 
@@ -152,18 +154,19 @@ class Scan:
             self.history = self.history.fetched(self.device, since, self.until, list(paths))
 
     def detect(self) -> tuple[bool, int, dict[str, Index]]:
-        """Log what the detectors flag; whether all spoke, readings scored, drift by metric."""
-        drifts: dict[str, Index] = {}
+        """Log what the detectors flag; whether none failed, readings scored, drift by metric."""
+        drifts: list[dict[str, Index]] = []
         spoke, readings = bool(self.detectors), 0
         for detector, current in self.detectors:
             try:
                 count, drifts_of = self._detector(detector, current)
-                readings, drifts = max(readings, count), drifts | drifts_of
+                readings = max(readings, count)
+                drifts.append(drifts_of)
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 spoke = False
                 self.failures.append(error)
-        return spoke, readings, drifts
+        return spoke, readings, drift.farthest(drifts)
 
     def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
@@ -189,14 +192,15 @@ class Scan:
         at = np.concatenate(times)
         return len(at), self.drift.look(current, names, at, np.concatenate(seen))
 
-    def forecast(self) -> dict[str, Index]:
-        """Log what lies outside the stored forecasts, store fresh ones; drift by field."""
-        drifts: dict[str, Index] = {}
+    def forecast(self) -> dict[str, dict[str, Index]]:
+        """Log what lies outside the stored forecasts, store fresh ones; drift by kind and field."""
+        drifts: dict[str, dict[str, Index]] = {}
         outside: dict[str, dict[float, list[tuple[Outside, int]]]] = {}
         for forecaster, name, current in self.forecasters:
             try:
                 judged = outside.setdefault(forecaster.kind, {})
-                drifts |= self._forecaster(forecaster, name, current, judged)
+                if drifts_of := self._forecaster(forecaster, name, current, judged):
+                    drifts[forecaster.kind] = drifts.get(forecaster.kind, {}) | drifts_of
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 self.failures.append(error)
@@ -233,12 +237,12 @@ class Scan:
 
 
 def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
-    """Log what the detectors flag where rows came late; whether they spoke, readings scored.
+    """Log what the detectors flag where rows came late; whether none failed, readings scored.
 
-    The forecasts of then were for the readings that came in time, and drift goes forward only.
+    Late readings are compared with no forecast, and do not count for drift.
     """
     if came.span is None or mark is None:
-        return True, 0  # a first scan goes back as far as it is told to
+        return True, 0  # a first scan goes back scan_first_hours
     # A window begins after its first moment; what is later is looked at again anyway.
     since, until = came.span[0] - 1, min(came.span[1], run.since)
     if until <= since:
@@ -256,8 +260,8 @@ def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
 def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     """``_ml_scan``: score, compare with the stored forecasts, forecast anew.
 
-    A model that cannot speak is recorded and the others go on; the watermark moves on only
-    where the detectors have spoken. Rows that came late are found by their ids before this, or
+    A model that fails is recorded and the others go on; the watermark moves on only where no
+    detector has failed. Rows that came late are found by their ids before this, or
     here, `counted`.
     """
     state = backend.execute(queries.SCAN_STATE, device, as_of)[0]
@@ -300,7 +304,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(run.found)),
         backend.to_json(moved.seen),
-        # Nothing to tell is NULL, as where there is no model.
+        # NULL where there is no index, as where there is no model.
         *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
         *(moved.drifted, [model for model in unreadable if model is not None], newest),
         came.note if looked_back else None,

@@ -55,7 +55,7 @@ class SignalState:
         self.sights = sighted(self.sights, readings, since) or self.sights
 
     def _resume(self) -> None:
-        """What no scan of these metrics has written is forgotten, and counting begins anew."""
+        """Go on from the stored state, where a scan of these metrics has written it."""
         b, count = self.before, len(self.names)
         if b.get("metrics") != [*self.names] or not is_hours(b["hours"], count):
             return

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from pyml import in_force, queries, training
 from pyml.errors import ModelNotFound, PymlError, UnreadableModel, unreadable
-from pyml.forecasters.base import IS_FIGURES
+from pyml.forecasters.base import Figures, is_figures
 from pyml.forms import parsed
 from pyml.models import blob
+from pyml.models.about import About
 from pyml.models.blob import Owner
 from pyml.server import backend, fields
 from pyml.telemetry.history import History
@@ -43,7 +44,7 @@ class Current:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Whatever is raised while the model is used is said of it, with what to do.
+        """Turn what is raised while the model is used into an error that names it, with a HINT.
 
         Raises
         ------
@@ -56,7 +57,7 @@ class Current:
             error.hint, error.model_id = self.hint, self.model_id
             raise
 
-    def shown_figures(self) -> dict[str, Any]:
+    def shown_figures(self) -> Figures:
         """Those of the training's figures that a forecast's document has.
 
         Raises
@@ -65,9 +66,9 @@ class Current:
         """
         figures = parsed(self.figures)
         with self.in_use():
-            if not IS_FIGURES(figures):
+            if not is_figures(figures):
                 raise unreadable("figures of another form")
-        return dict(figures)
+        return figures
 
 
 _cache: OrderedDict[tuple[int, str, str], blob.Model[Any]] = OrderedDict()
@@ -89,7 +90,7 @@ def ready(owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
 
 
 def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) -> T:
-    """What a call gives; of a model that cannot be read it says which one and what to do."""
+    """The result of a call; an `UnreadableModel` that it raises gets the model and a HINT."""
     try:
         return call(*args)
     except UnreadableModel as error:
@@ -98,7 +99,7 @@ def naming(hint: str, model_id: int | None, call: Callable[..., T], *args: Any) 
 
 
 def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[History, Current]:
-    """The history's description and the current model; None for a field: of whichever it has.
+    """The history's description and the current model; for field None, of any field that has one.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def _trainable(history: History, device: str, now: float) -> str:
 
 
 def _no_number(error: ModelNotFound, history: History, device: str, field: str, now: float) -> None:
-    """Where a field holds no number, a training is not what helps."""
+    """Change the DETAIL and HINT where the field has no number, so that no training can help."""
     metric = metric_of(field, metrics_of(backend.execute))
     hours = int(history.settings["training_hours"])
     types = history.types(device, now - hours * 3600, now, metric.path)
@@ -155,7 +156,7 @@ def of_row(
     metrics: str | None,
     now: float,
 ) -> Current:
-    """The current model, of a row that tells of it.
+    """The current model that a row describes.
 
     Parameters
     ----------
@@ -192,12 +193,25 @@ def of_row(
 
 
 def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:
-    """What is said where a device has no model."""
+    """The error where a device has no model."""
     what = f"forecast model of {field}" if field else owner.kind
     return ModelNotFound(
         f"device {device} has no {what}",
         detail="None was trained for it, or it was dropped.",
         hint=owner.training_call(device, field),
+    )
+
+
+def unknown(kind: str, model_id: int, device: str) -> UnreadableModel:
+    """The error for a model whose detector or forecaster this pyml does not have.
+
+    It has no `model_id`: the model is not due, since no training here could replace it.
+    """
+    return UnreadableModel(
+        f"model {model_id} of device {device} is not used: this pyml has no detector or"
+        f" forecaster of kind {kind}",
+        detail="Another version of pyml has trained it, or one with a detector of its own.",
+        hint="SELECT model_id, kind, field, versions FROM ml_models WHERE is_current;",
     )
 
 
@@ -231,14 +245,14 @@ def keep(
     }
 
 
-def put(device: str, kind: str, field: str, data: bytes, about: Mapping[str, Any]) -> int:
+def put(device: str, kind: str, field: str, data: bytes, about: About) -> int:
     """Add a model and make it the current one; readers see the old one or the new."""
     backend.execute(queries.MEET, device)
     stored = backend.execute(
         queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),
         *(about["readings_used"], about["readings_rejected"]),
-        *(backend.to_json(about[name]) for name in ("parameters", "figures", "versions")),
+        *map(backend.to_json, (about["parameters"], about["figures"], about["versions"])),
         *(about["seconds"], data),
     )
     return int(stored[0]["model_id"])

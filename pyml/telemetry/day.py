@@ -5,7 +5,7 @@ Counted by the hour, so that an hour that is looked at again is counted once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
 
@@ -14,9 +14,25 @@ from pyml.telemetry.readings import OK, QUALITIES, Readings
 
 HOUR, HOURS = 3600.0, 24
 
-Hour = dict[str, Any]
-"""``hour`` since 1970, ``messages`` (a `Ledger`), and ``bad``: of each metric that has one, by its
-place, the readings that are not `OK`, by quality."""
+
+class Hour(TypedDict):
+    """The counts of one hour, as the scan's state stores them.
+
+    Attributes
+    ----------
+    hour : int
+        Since 1970.
+    messages : list of int
+        A `Ledger`.
+    bad : dict
+        Readings that are not `OK`, by quality: of each metric that has such, by its place.
+    """
+
+    hour: int
+    messages: list[int]
+    bad: dict[str, list[int]]
+
+
 Hours = list[Hour]
 
 

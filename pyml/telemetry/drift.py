@@ -6,7 +6,7 @@ fills up), so each metric has a limit of its own.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
@@ -162,6 +162,17 @@ def judge(
             limit = max(threshold, MARGIN * one["usual"])
             found[name] = {"index": round(index, 3), "limit": round(limit, 3)}
     return found, any(one["index"] > one["limit"] for one in found.values())
+
+
+def farthest(drifts: Iterable[Mapping[str, Index]]) -> dict[str, Index]:
+    """Of several models the index of each metric that is most beyond, or nearest to, its limit."""
+    found: dict[str, Index] = {}
+    for drift in drifts:
+        for name, one in drift.items():
+            other = found.get(name)
+            if other is None or one["index"] - one["limit"] > other["index"] - other["limit"]:
+                found[name] = one
+    return found
 
 
 # ---- forms -----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pyml.paths import parts_of
 from pyml.telemetry import series
 
 Floats = NDArray[np.float64]
-# The least number that a float64 tells from 0.
+# The least number that a float64 distinguishes from 0.
 TINY = 5e-324
 
 Execute = Callable[..., Any]
@@ -92,14 +92,14 @@ class History:
     execute: Execute
     settings: Mapping[str, str]
     parts: queries.Columns
-    tell: Execute
+    extension: Execute
     ids: dict[str, str]
 
     @classmethod
     def of(
-        cls, context: Mapping[str, Any], execute: Execute, tell: Execute | None = None
+        cls, context: Mapping[str, Any], execute: Execute, extension: Execute | None = None
     ) -> "History":
-        """The table that the settings name, as `queries.CONTEXT` tells it.
+        """The table that the settings name, from a row of `queries.CONTEXT`.
 
         Parameters
         ----------
@@ -107,8 +107,8 @@ class History:
             A row of `queries.CONTEXT`.
         execute : callable
             Where the table is read.
-        tell : callable, optional
-            Where the extension is, which tells the devices' ids; the same place if not given.
+        extension : callable, optional
+            Where the extension is, which knows the devices' ids; the same place if not given.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class History:
                 detail=f"There, {context['fault']}.",
                 hint="SELECT * FROM ml_doctor();",
             )
-        return cls(execute, settings, _pieces(context["history"]), tell or execute, {})
+        return cls(execute, settings, _pieces(context["history"]), extension or execute, {})
 
     def id(self, device: str) -> str:
         """The id by which the table knows a device, of its uuid.
@@ -142,7 +142,7 @@ class History:
         if self.parts.device_type == "uuid":
             return device
         if device not in self.ids:
-            found = self.tell(queries.DEVICE_ID, device)[0]["id"]
+            found = self.extension(queries.DEVICE_ID, device)[0]["id"]
             if found is None:
                 raise ModelNotFound(
                     f"there is no device {device}",
@@ -190,7 +190,7 @@ class History:
             return list(metrics)
         row = self._columns(device, since, until, paths, counted=True)
         there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
-        # A total tells of a failed collection, also where nothing is divided by it.
+        # A total shows a failed collection, also where nothing is divided by it.
         return [metric for metric in metrics if there & {metric.path, metric.divisor_path}]
 
     def fetched(self, device: str, since: float, until: float, paths: Sequence[str]) -> "Fetched":
@@ -200,7 +200,7 @@ class History:
             self.execute,
             self.settings,
             self.parts,
-            self.tell,
+            self.extension,
             self.ids,
             device,
             since,

@@ -1,4 +1,4 @@
-"""Rows that came late, where no id tells of them: found by counting the rows of each hour."""
+"""Rows that came late where no id grows with them: found by counting the rows of each hour."""
 
 import math
 from dataclasses import dataclass

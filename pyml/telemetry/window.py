@@ -10,7 +10,8 @@ from pyml import queries
 from pyml.errors import NotEnoughData, PymlError, UnknownField
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Execute, History, iso
-from pyml.telemetry.readings import Readings, Received, assemble, learn, lookback, received
+from pyml.telemetry.messages import Received, received
+from pyml.telemetry.readings import Readings, assemble, learn, lookback
 from pyml.telemetry.series import Metric, columns_of
 
 
@@ -39,7 +40,7 @@ def learned(
     metrics: Sequence[Metric],
     most: int | None = None,
 ) -> Learned:
-    """The readings of a window that tells by itself how its metrics come; about `most` of them."""
+    """About `most` readings of a window, from which the metrics' habits are learned too."""
     paths, totals = columns_of(metrics)
     times, columns = history.read(device, since, until, paths)
     return _learned(received(times, columns, totals), len(times), metrics, most)
@@ -100,7 +101,7 @@ def _signal(
     others = [path for path in totals if path not in paths]
     times, columns = history.read(device, since, until, paths)
     if others and (columns[:, 0] == 0).any():
-        # Only where the value is 0 can the collection have failed: the totals tell.
+        # Only where the value is 0 can the collection have failed: then the totals are read.
         times, columns = history.read(device, since, until, paths + others)
         columns[columns[:, 0] != 0, len(paths) :] = np.nan
         own = [*own, *range(len(paths), len(paths) + len(others))]

@@ -174,7 +174,7 @@ def _attempt(conn: Connection, execute: Execute, replica: str | None, model: Mod
 
 
 def _beat(conns: set[Connection]) -> None:
-    """Hear of a lost connection before a training ends.
+    """Notice a lost connection before a training ends.
 
     It also drops what is left of the last statement, whose snapshot would keep vacuum back
     and, on a standby, be in the way of replay: the simple protocol leaves nothing behind.

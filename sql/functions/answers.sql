@@ -53,4 +53,4 @@ CREATE OR REPLACE FUNCTION _ml_notice(words text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ BEGIN RAISE NOTICE '%', words; END $$;
-COMMENT ON FUNCTION _ml_notice(text) IS 'Tells the caller of the Python side something beside the answer.';
+COMMENT ON FUNCTION _ml_notice(text) IS 'Sends the client a NOTICE from the Python side.';

@@ -14,8 +14,8 @@ BEGIN
     SELECT * INTO h FROM _ml_history();
     SELECT * INTO newest FROM _ml_newest_first();
     IF newest.ordered IS NOT NULL THEN
-        -- Of up to 1000 devices 100 that have rows in the window, of each up to 20 parts of the window, of each part
-        -- its newest rows: so successive ones are there, and all hours. Rows of other shadows are bounded too.
+        -- 100 of up to 1000 devices that have rows in the window; for each, the newest rows of up to 20 parts of the
+        -- window. So there are successive rows, and rows of all hours. Rows of other shadows are bounded too.
         rows_of := format($part$%1$s, alive AS MATERIALIZED (
                 SELECT f.device, row_number() OVER (ORDER BY f.n) AS n, count(*) OVER () AS total
                 FROM found f CROSS JOIN LATERAL (SELECT FROM %2$s WHERE %3$s AND %5$s > %6$s AND %5$s <= %7$s %4$s LIMIT 1) AS r
@@ -72,7 +72,7 @@ AS $$
             FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value ELSE '{}' END) AS e
             WHERE jsonb_typeof(p.value) = 'object'
             UNION ALL
-            -- An element goes by what it is called, if all are called something, and each something else.
+            -- An element goes by its name, if all elements have one and no two share it.
             SELECT CASE WHEN called.key IS NULL THEN p.path || CASE WHEN p.parts = 0 THEN '' ELSE '.' END || (e.i - 1)
                 ELSE format('%s[%s=%s]', p.path, called.key, CASE WHEN e.value ->> called.key ~ '^[^][:space:].="[]+$' THEN e.value ->> called.key
                     ELSE '"' || replace(e.value ->> called.key, '"', '""') || '"' END) END, 1, e.value
@@ -100,7 +100,7 @@ AS $$
         WINDOW w AS (PARTITION BY l.path, l.is_text, m.device ORDER BY m.n)
     ), by_device AS (
         SELECT v.path, v.is_text, v.device, max(v.parts) AS parts, count(*) AS n, min(v.x) AS low, max(v.x) AS high, bool_and(v.whole) AS whole,
-               -- A failed collection is all zeros, whatever never changes.
+               -- Zeros aside: a failed collection sets even a constant to 0.
                min(v.x) = max(v.x) OR 100 * count(*) FILTER (WHERE v.x = 0) <= count(*) AND min(v.x) FILTER (WHERE v.x <> 0) = max(v.x) FILTER (WHERE v.x <> 0) AS constant,
                count(v.step) AS steps, count(*) FILTER (WHERE v.step > 0) AS rises, count(*) FILTER (WHERE v.step < 0) AS falls,
                count(v.step) FILTER (WHERE v.near) AS near, count(*) FILTER (WHERE v.near AND v.step <> 0) AS near_changes,
@@ -141,7 +141,7 @@ DECLARE
     name text;
     unit text;
 BEGIN
-    -- What the last part is called, or the one before it where the last one says nothing.
+    -- The last part's name, or that of the part before where the last says nothing.
     FOR i IN REVERSE cardinality(words) .. greatest(1, cardinality(words) - 1) LOOP
         name := '_' || words[i] || '_';
         EXIT WHEN name !~ '^_(value|val|v|reading|raw|now|last|avg|average|mean|min|max|data|[0-9]+)_$';
@@ -303,7 +303,7 @@ BEGIN
         ORDER BY n.path COLLATE "C") AS r;
 
     IF apply THEN
-        -- What no scan has met either, in whichever rows.
+        -- And that no scan has found either.
         silent := ARRAY(SELECT m.name FROM ml_metric m
             WHERE device IS NULL AND m.built_in AND m.enabled
               AND NOT EXISTS (SELECT FROM jsonb_array_elements(found_rows) AS r WHERE r ->> 'kind' <> 'text' AND (_ml_parts(r ->> 'path'))::text = (_ml_parts(m.path))::text)

@@ -1,4 +1,4 @@
--- Is all well: one row a check.
+-- ml_doctor: one row a check.
 
 CREATE OR REPLACE FUNCTION _ml_environment() RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER

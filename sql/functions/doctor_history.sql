@@ -1,4 +1,4 @@
--- What the doctor sees of the history: its index, and a small sample of its rows.
+-- The doctor's checks of the history: its index, and a small sample of its rows.
 
 CREATE OR REPLACE FUNCTION _ml_history_index(history regclass, device name, moment name,
     OUT place text, OUT is_view boolean, OUT partitioned boolean, OUT known boolean, OUT leads boolean, OUT opposite boolean)
@@ -30,7 +30,7 @@ BEGIN
     WHERE i.indrelid = below[1] AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = device_column AND time_column = ANY (i.indkey);
 END
 $$;
-COMMENT ON FUNCTION _ml_history_index(regclass, name, name) IS 'Whether an index of the history, or of the table (place) below a view, leads with the device and has the time; known is false where that cannot be told. opposite: one of its two columns descends and the other does not.';
+COMMENT ON FUNCTION _ml_history_index(regclass, name, name) IS 'Whether an index of the history, or of the table (place) below a view, leads with the device and has the time; known is false where that cannot be found out. opposite: one of its two columns descends and the other does not.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_index(history regclass, device name, moment name)
 RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
@@ -76,8 +76,8 @@ BEGIN
     IF NOT coalesce(index.leads, false) THEN
         RETURN;
     END IF;
-    -- The order is the index's own, and the device a range: else an index on the time alone might be
-    -- taken, and all of it read for a device that is silent.
+    -- ORDER BY as the index has it, and the device as a range: otherwise the planner may take an index
+    -- on the time alone, and read all of it for a silent device.
     of_device := format('%s BETWEEN f.device AND f.device', h.device);
     ordered := format('ORDER BY %s %s, %s DESC', h.device, CASE WHEN index.opposite THEN 'ASC' ELSE 'DESC' END, h.moment);
     oldest_first := format('ORDER BY %s %s, %s', h.device, CASE WHEN index.opposite THEN 'DESC' ELSE 'ASC' END, h.moment);
@@ -121,7 +121,7 @@ BEGIN
     SELECT * INTO newest FROM _ml_newest_first();
     zone := h.zone;
     FOR look IN 1 .. 2 LOOP
-        -- What a few rows of a few devices do not hold, a message an hour or another class of devices may.
+        -- A metric that the sample lacks may come once an hour, or from other devices.
         EXIT WHEN look = 2 AND (absent = '{}' OR newest.ordered IS NULL OR rows_read = 0);
         EXECUTE format($query$
             WITH h AS MATERIALIZED (%1$s), reading AS MATERIALIZED (
@@ -137,7 +137,7 @@ BEGIN
             _ml_some_rows(look = 2), h.device, h.at, h.state, h.shadow)
         INTO devices, rows_read, readings, absent, ahead USING absent;
     END LOOP;
-    -- The devices whose models have such a metric may lie beyond the sample; what they have not reported for a day is gone.
+    -- The devices whose models use such a metric may not be in the sample. What they have not reported for a day counts as gone.
     EXECUTE format($query$
         SELECT ARRAY(SELECT m.name FROM ml_metric m WHERE m.name = ANY ($1) AND NOT EXISTS (
             SELECT FROM (SELECT _ml_device_id(s.device_uuid)::%1$s AS device, s.last_reading FROM ml_scan_state s
@@ -211,7 +211,7 @@ BEGIN
             date_trunc('minute', seen.ahead[cardinality(seen.ahead)]));
         hours := round(extract(epoch FROM seen.ahead[(cardinality(seen.ahead) + 1) / 2]) / 3600);
         IF seen.zone = 'UTC' AND 2 * cardinality(seen.ahead) > seen.devices AND hours BETWEEN 1 AND 14 THEN
-            -- Most of them, by as many hours: that is a zone, not a clock.
+            -- Most devices are ahead by the same hours: a time zone, and no wrong clock.
             fix := format('UPDATE @extschema@.ml_setting SET value = ''Etc/GMT-%s'' WHERE name = ''history_time_zone''; -- or by its name, such as Europe/Berlin', hours);
         ELSE
             fix := format('SELECT %1$s, max(%2$s) FROM %3$s WHERE %2$s > %4$s GROUP BY 1; -- set these clocks right', h.device, h.moment, h.source,

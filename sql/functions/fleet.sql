@@ -71,7 +71,7 @@ BEGIN
     SELECT * INTO h FROM _ml_history();
     id := _ml_device_id(device, h.device_type);
     IF id IS NOT NULL THEN
-        -- Among the last day's first: of a history by month the older parts then stay closed.
+        -- The last day first: then the older partitions of a history are not opened.
         EXECUTE format('SELECT EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s AND %4$s > %5$s) OR EXISTS (SELECT FROM %1$s WHERE %2$s = $1::%3$s)',
             h.source, h.device, h.device_type, h.moment, format(h.bound, '(now() - interval ''1 day'')'))
         INTO known USING id;
@@ -153,7 +153,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
-    -- A role that sees only some rows cannot tell which devices are gone.
+    -- A role that sees only some rows does not know which devices are gone.
     IF row_security_active((SELECT s.value FROM ml_setting s WHERE s.name = 'history_table'))
        OR NOT _ml_try_lock('retire', '') THEN -- or another worker is at it
         RETURN;
@@ -201,7 +201,7 @@ BEGIN
     RETURN job;
 END
 $$;
-COMMENT ON FUNCTION _ml_begin_job(text, int, int) IS 'Opens the row of ml_job that tells how far a procedure has come.';
+COMMENT ON FUNCTION _ml_begin_job(text, int, int) IS 'Opens the row of ml_job that shows how far a procedure has come.';
 
 CREATE OR REPLACE FUNCTION _ml_slot_is_free(kind text, slot int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -244,7 +244,7 @@ BEGIN
     RETURN job;
 END
 $$;
-COMMENT ON FUNCTION _ml_note_job(ml_job, boolean) IS 'Notes how far a procedure has come for other sessions, and every ten seconds tells the caller by NOTICE.';
+COMMENT ON FUNCTION _ml_note_job(ml_job, boolean) IS 'Notes how far a procedure has come for other sessions, and every ten seconds for the caller, by NOTICE.';
 
 CREATE OR REPLACE FUNCTION _ml_count_job(job ml_job, outcome text) RETURNS ml_job
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER

@@ -75,9 +75,9 @@ BEGIN
             bound := '%s';
         WHEN 'timestamp without time zone' THEN
             zone := setting ->> 'history_time_zone';
-            -- Read as UTC, a time without zone is the same moment, and no row has to look the zone up.
+            -- In UTC a time without zone can be compared as it is, without a conversion a row.
             plain := zone = 'UTC';
-            -- A row at either end of time has no moment in every zone.
+            -- A time near the ends of PostgreSQL's range cannot be converted in every zone.
             at := format('(least(greatest(%s, ''4000-01-01 BC''), ''290000-01-01'') AT TIME ZONE %L)', moment, zone);
             bound := format('(%%s AT TIME ZONE %s)', replace(quote_literal(zone), '%', '%%'));
         ELSE
@@ -137,7 +137,7 @@ AS $$
     SELECT 'h.' || quote_ident(h.id) FROM history h
     JOIN pg_attribute a ON a.attrelid = h.relation AND a.attname = h.id AND a.attnum > 0 AND NOT a.attisdropped
         AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-    -- Who sees some rows only would take what others see for seen.
+    -- A role that sees some rows only would mark rows as seen that it cannot see.
     WHERE NOT row_security_active(h.relation) AND has_column_privilege(h.relation, a.attnum, 'SELECT')
       AND NOT EXISTS (
         SELECT FROM part p JOIN pg_class c ON c.oid = p.relation AND c.relkind <> 'p'
@@ -219,7 +219,7 @@ BEGIN
     END IF;
     RETURN coalesce(
         (SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device),
-        -- What no scan and no training has met yet is looked for.
+        -- A device that no scan and no training has met yet is looked up in the history.
         (SELECT d.id FROM _ml_devices() AS d WHERE d.device = _ml_device_id.device LIMIT 1));
 END
 $$;

@@ -60,7 +60,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    -- Of a model that row-level security hides from the caller, as of one that is not there.
+    -- A model that row-level security hides from the caller is refused like one that does not exist.
     RETURN _ml_rollback((SELECT m.model_id FROM ml_model m WHERE m.model_id = ml_rollback.model_id), model_id);
 END
 $$;
@@ -94,7 +94,7 @@ BEGIN
     DELETE FROM ml_late l WHERE l.device_uuid = device;
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
     DELETE FROM ml_device d WHERE d.device_uuid = device;
-    -- But for what a training holds just now, which is not waited for.
+    -- A lock that a training holds now stays: this does not wait for it.
     DELETE FROM ml_lock l USING (
         SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
@@ -116,7 +116,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
             DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
     END IF;
-    -- A device that row-level security hides from the caller is one that has nothing.
+    -- A device that row-level security hides from the caller counts as one without data.
     IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)
        AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device) THEN
         RETURN jsonb_build_object('device_uuid', device, 'models', 0, 'runs', 0, 'anomalies', 0, 'forecast_points', 0);

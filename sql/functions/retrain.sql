@@ -26,7 +26,7 @@ DECLARE
     s jsonb;
     metrics jsonb; -- each by its name
     detected jsonb; -- those that are enabled, in the order in which a forest has them
-    kinds jsonb; -- by kind, whether it detects and what its parameters shall be
+    kinds jsonb; -- by kind, whether it detects, and its parameters: which setting each follows, and its value
     longest interval;
     digest CONSTANT text := _ml_asked();
 BEGIN
@@ -35,7 +35,7 @@ BEGIN
     INTO metrics, detected
     FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
               'scale', k.scale, 'kind', k.kind, 'lower', k.lower_bound, 'upper', k.upper_bound) AS entry FROM ml_metric k) AS m;
-    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'parameters', coalesce(
+    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'settings', k.settings, 'parameters', coalesce(
         (SELECT jsonb_object_agg(p.key, (s ->> p.value)::float8) FROM jsonb_each_text(k.settings) AS p), '{}')))
     INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);
     longest := make_interval(hours => (s ->> 'retrain_hours')::int);
@@ -52,13 +52,13 @@ BEGIN
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last, absent.last AS absent_at,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters)
+                    NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters, kinds -> w.kind -> 'settings')
                         ELSE kinds -> w.kind -> 'parameters' END
                     OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
-                 -- Found no better than the one in force, the next one waits its time.
+                 -- After a training that was no better than the current model, drift alone is no reason for another.
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
@@ -81,34 +81,37 @@ BEGIN
     WHERE j.reason IS NOT NULL
       -- After a failure a quarter of an hour's wait, twice as long after each further one.
       AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp())
-      -- What the device does not report is looked for once in that time.
+      -- A field that the device does not report is tried again after retrain_hours.
       AND (j.absent_at IS NULL OR j.absent_at < clock_timestamp() - longest);
 END
 $$;
 COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours.';
 
-CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb, settings jsonb) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    -- A model may come from elsewhere: what no training would take is not there.
+    -- A model may come from elsewhere: arguments that no training takes are left out.
     SELECT coalesce(jsonb_object_agg(g.key, g.value), '{}')
     FROM jsonb_each(CASE jsonb_typeof($1 -> 'given') WHEN 'object' THEN $1 -> 'given' END) AS g
-    WHERE g.key = 'hours' AND g.value BETWEEN '1' AND '87840' OR g.key = 'contamination' AND g.value BETWEEN '0.0001' AND '0.2'
+    JOIN jsonb_each_text('{"hours": "training_hours"}' || coalesce($2, '{}')) AS p ON p.key = g.key
+    JOIN ml_setting s ON s.name = p.value
+    WHERE g.value BETWEEN to_jsonb(s.minimum) AND to_jsonb(s.maximum)
 $$;
-COMMENT ON FUNCTION _ml_given(jsonb) IS 'Of a model''s parameters the arguments that a person gave to its training, which are not those of the settings.';
+COMMENT ON FUNCTION _ml_given(jsonb, jsonb) IS 'Of a model''s parameters the arguments that a person gave to its training, which are not those of the settings. settings names the setting that each parameter of its kind follows, as _ml_kinds does; an argument has the range of that setting.';
 
 CREATE OR REPLACE FUNCTION _ml_asked() RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     SELECT md5(concat(
         (SELECT string_agg(format('%L %L', s.name, s.value), ' ' ORDER BY s.name COLLATE "C") FROM ml_setting s
-         WHERE s.name ~ '^history_' OR s.name = ANY ('{contamination,n_estimators,min_training_samples,sequence_length,forecast_horizon,epochs,seed,training_hours}')),
-        -- Of a metric what a training reads: another limit does not make a failed one worth another try.
+         WHERE s.name ~ '^history_' OR s.name IN ('training_hours', 'min_training_samples') -- of every training
+            OR s.name IN (SELECT p.value FROM _ml_kinds() AS k, jsonb_each_text(k.settings) AS p)),
+        -- Of a metric the columns that a training reads: after a change of a limit it would fail again.
         (SELECT string_agg((to_jsonb(m) - '{unit,limit_low,limit_high,direction,least_deviation}'::text[])::text, ' ' ORDER BY m.name COLLATE "C") FROM ml_metric m)))
 $$;
-COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by.';
+COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by: those of the history and of every kind.';
 
 CREATE OR REPLACE FUNCTION _ml_note_asked() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -134,7 +137,7 @@ BEGIN
     IF NOT _ml_try_lock('retrain', concat_ws('/', device, kind, field)) THEN
         RETURN false;
     END IF;
-    -- A statement of its own, which sees what whoever had it last has committed.
+    -- A statement of its own: it sees what the lock's last holder has committed.
     RETURN EXISTS (SELECT FROM _ml_due(ARRAY[device]) AS d WHERE d.kind = _ml_claim.kind AND d.field = _ml_claim.field);
 END
 $$;

@@ -17,7 +17,7 @@ DECLARE
     code text;
     words text;
 BEGIN
-    -- Another session has it, or has done it since this scan began.
+    -- Another session is scanning the device, or has done so since this scan began.
     IF NOT _ml_try_lock('scan', device::text)
        OR EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device AND s.scanned_at > begun)
           AND NOT EXISTS (SELECT FROM ml_late l WHERE l.device_uuid = device) THEN
@@ -64,7 +64,7 @@ BEGIN
     place := h.source || ', ' || id;
     PERFORM _ml_settle_arrivals(place);
     SELECT * INTO before FROM ml_arrival a WHERE a.history = place;
-    -- What is older than anomalies are kept is of no use: a history by month keeps those months closed.
+    -- Rows older than anomaly_days are not looked at: the old partitions of a history are not opened.
     SELECT ends - make_interval(days => d.value::int), m.value::int INTO oldest, late_minutes
     FROM ml_setting d, ml_setting m WHERE d.name = 'anomaly_days' AND m.name = 'scan_late_minutes';
     recent := h.moment || ' > ' || format(h.bound, '$1');
@@ -80,7 +80,7 @@ BEGIN
     ELSIF newest = beyond THEN
         RETURN true;
     END IF;
-    -- Which ids are there, before the rows are looked at: of what comes in between, the next scan will know.
+    -- The ids first, then the rows: a row that comes in between is found by the next scan.
     EXECUTE format($query$
         SELECT coalesce(range_agg(g.missing), '{}') FROM (
             SELECT int8range(s.before + 1, s.id) AS missing FROM (

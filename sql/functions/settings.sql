@@ -1,4 +1,4 @@
--- Checks of what people write: settings and metrics.
+-- Checks of what people write: settings, metrics, and the forecast fields of devices.
 
 CREATE OR REPLACE FUNCTION _ml_check_setting() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -143,6 +143,34 @@ COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come w
 -- Also where rows come by replication.
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
+
+CREATE OR REPLACE FUNCTION _ml_check_fields() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wanted text;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT CASE WHEN f.field IS NULL THEN 'none of them NULL' ELSE format('in %s, %s', to_json(f.field), (_ml_parts(f.field)).fault) END INTO wanted
+    FROM unnest(NEW.fields) WITH ORDINALITY AS f (field, n)
+    WHERE f.field IS NULL OR (_ml_parts(f.field)).fault IS NOT NULL ORDER BY f.n LIMIT 1;
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('forecast fields of device %s cannot be %L', NEW.device_uuid, NEW.fields),
+            DETAIL = format('Wanted: fields, each a path or the name of a metric; %s.', wanted),
+            HINT = format('INSERT INTO %1$I.ml_device_forecast VALUES (%2$L, ''{system.cpuUsage}'') ON CONFLICT (device_uuid) DO UPDATE SET fields = EXCLUDED.fields;',
+                          TG_TABLE_SCHEMA, NEW.device_uuid);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_check_fields() IS 'Refuses a forecast field of a device that is no path and no metric''s name (ML004).';
+
+CREATE OR REPLACE TRIGGER ml_device_forecast_check BEFORE INSERT OR UPDATE ON ml_device_forecast
+    FOR EACH ROW EXECUTE FUNCTION _ml_check_fields();
+COMMENT ON TRIGGER ml_device_forecast_check ON ml_device_forecast IS 'Checks each field (ML004).';
+-- Also where rows come by replication.
+ALTER TABLE ml_device_forecast ENABLE ALWAYS TRIGGER ml_device_forecast_check;
 
 CREATE OR REPLACE FUNCTION _ml_metric_of(field text) RETURNS SETOF ml_metric
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER ROWS 1

@@ -11,7 +11,7 @@ BEGIN
     names := to_regclass(format('%I.%I', parts[1], parts[2]));
     name_column := parts[3];
     place := format('%I.%I', parts[1], parts[2]);
-    -- The history's device refers to it, or the id is its primary key.
+    -- The history's device column refers to the table, or the id is its primary key.
     id_column := coalesce(device_name_key, (
         SELECT a.attname FROM pg_constraint c
         JOIN pg_attribute a ON a.attrelid = names AND a.attnum = CASE c.contype WHEN 'f' THEN c.confkey[1] ELSE c.conkey[1] END

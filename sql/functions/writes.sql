@@ -48,7 +48,7 @@ BEGIN
         RETURN false;
     END IF;
     BEGIN
-        -- Waits, but not for long, where another session has made the same row and not yet ended.
+        -- Waits a short time where another open transaction has inserted the same row.
         INSERT INTO ml_lock (task, what) VALUES (task, what) ON CONFLICT DO NOTHING;
         RETURN FOUND;
     EXCEPTION WHEN lock_not_available OR serialization_failure THEN
@@ -138,7 +138,7 @@ BEGIN
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
     FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id);
-    -- What was found before stands: a reading in the look-back is judged once.
+    -- An anomaly that was logged before stays as it is: each reading is judged once.
     RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at)
     SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)
     FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id)
@@ -154,8 +154,8 @@ AS $$
 BEGIN
     @PYML_AT_HOME@
     -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
-    -- incident before it, where that is near enough. Joined by the place of a row, since by its key
-    -- the planner, where it expects few, would go through all of one side for each of the other.
+    -- incident before it, where that is near enough. Joined on ctid: by the
+    -- key the planner takes a nested loop where it expects few rows.
     UPDATE ml_anomaly a SET incident_at = w.began FROM (
       SELECT e.place, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM (
         SELECT b.ctid AS place, b.timestamp, CASE
@@ -182,7 +182,7 @@ BEGIN
         AND cardinality(times) <= 1000 AND bool_and((f.epoch > last_reading AND f.epoch <= 9e12 AND f.predicted BETWEEN -1e300 AND 1e300
         AND f.lower BETWEEN -1e300 AND 1e300 AND f.upper BETWEEN -1e300 AND 1e300) IS TRUE), 'forecast')
     FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper);
-    -- Beyond the last reading only the newest forecast counts; what lies before it stands.
+    -- The newest forecast replaces those after the last reading; earlier ones stay.
     DELETE FROM ml_forecast_point p WHERE p.device_uuid = device AND p.kind = _ml_put_forecast.kind AND p.field = _ml_put_forecast.field
       AND (p."timestamp" > to_timestamp(last_reading)
            OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));

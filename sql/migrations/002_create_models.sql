@@ -18,7 +18,7 @@ CREATE TABLE ml_model (
     sha256            text NOT NULL,
     blob              bytea NOT NULL,
     CHECK (isfinite(trained_at) AND isfinite(window_start) AND isfinite(window_end)),
-    -- Every reader of the models has to bear them.
+    -- Everybody who reads the models pays for them.
     CHECK (octet_length(parameters::text) <= 1048576),
     CHECK (octet_length(figures::text) <= 65536),
     CHECK (octet_length(versions::text) <= 65536)

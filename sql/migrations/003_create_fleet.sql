@@ -1,4 +1,4 @@
--- What scans of the whole fleet find and remember.
+-- What scans find, and where each device's scan stands.
 
 INSERT INTO ml_setting (name, kind, minimum, maximum, default_value, value, meaning)
 SELECT name, kind, minimum, maximum, default_value, default_value, meaning
@@ -78,7 +78,7 @@ CREATE TABLE ml_forecast_point (
     model_id    bigint NOT NULL,
     made_at     timestamptz NOT NULL,
     PRIMARY KEY (device_uuid, "timestamp", field, kind),
-    -- Also of NaN, which is more than any number.
+    -- This refuses NaN too: it compares as greater than any number.
     CHECK (abs(predicted) < 'Infinity' AND abs(lower) < 'Infinity' AND abs(upper) < 'Infinity')
 );
 COMMENT ON TABLE ml_forecast_point IS 'Forecasts as ml_scan made them. A scan replaces those beyond the device''s last reading; what was forecast before a value came stands.';
@@ -129,12 +129,12 @@ COMMENT ON COLUMN ml_scan_state.late_rows IS 'Rows within the look-back before t
 COMMENT ON COLUMN ml_scan_state.readings IS 'Readings that the last scan scored, those in the look-back included.';
 COMMENT ON COLUMN ml_scan_state.anomalies IS 'New anomalies of the last scan.';
 COMMENT ON COLUMN ml_scan_state.seen IS 'For each model in force (its model_id) how often each metric lay in each bin of the training''s distribution, older readings counting less.';
-COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the forest its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own.';
+COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
+COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
-COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer held it. It is left out until the history holds a later reading.';
-COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where no id tells of late rows: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
+COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer had it. It is left out until the history holds a later reading.';
+COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where late rows are found by counting: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
 COMMENT ON COLUMN ml_scan_state.counted_to IS 'Up to which time hour_rows counts.';
 COMMENT ON COLUMN ml_scan_state.counted_at IS 'As of which time the rows were last counted and compared.';
 

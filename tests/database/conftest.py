@@ -1,4 +1,4 @@
-"""Devices for the tests of the doors, written with SQL as an agent's rows arrive."""
+"""Devices for the tests of the SQL functions, written with SQL as an agent's rows arrive."""
 
 import itertools
 import os

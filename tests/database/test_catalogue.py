@@ -1,4 +1,4 @@
-"""What every object of the extension owes its users, read from the catalogue."""
+"""What holds for every object of the extension, read from the catalogue."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""`ml_chart`: what it draws is what the other doors say, and it draws without any model."""
+"""`ml_chart`: it draws what the other functions give, and it draws without any model."""
 
 from xml.etree import ElementTree
 

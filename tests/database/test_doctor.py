@@ -26,7 +26,7 @@ def _forests_only(db):
 
 @pytest.fixture
 def mend(db, ask):
-    """Type the fix of a row that is not well, and see that the row is well then."""
+    """Run the fix of a row that is not ok; the row is ok then."""
 
     def mended(name):
         ok, detail, fix = ask(name)
@@ -73,7 +73,7 @@ def test_a_path_that_matches_nothing(db, mend, add_device):
 
 
 def test_where_no_metric_is_found_it_shows_what_there_is(db, ask, add_device):
-    """To disable them all would help nobody."""
+    """The fix is not to disable them all."""
     add_device(readings=30)
     db.execute("UPDATE ml_metric SET path = 'other.' || path, divisor_path = NULL")
     _, _, fix = ask("metrics")
@@ -121,7 +121,7 @@ def test_a_metric_that_one_class_of_many_devices_has(db, ask, add_device):
 
 
 def test_a_metric_that_is_reported_no_longer(db, ask, add_device):
-    """Though the device's model has it still, for as long as its training window holds it."""
+    """The device's model still uses it, because its training window has values of it."""
     add_device(readings=2000)
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', 'system.temperature')")
     db.execute("CALL ml_retrain()")
@@ -290,7 +290,7 @@ def test_of_other_views_it_says_that_it_cannot_tell(db, ask):
 
 @pytest.mark.parametrize("order", ["DESC", pytest.param("ASC", marks=pytest.mark.long)])
 def test_it_reads_little_of_a_long_history(db, add_device, order):
-    """Also where one device fell silent long ago and an index on the time is there to mislead."""
+    """Also with a device that fell silent long ago, and an index on the time alone."""
     db.execute(
         "DROP INDEX device_shadow_history_device_timestamp_idx;"
         f'CREATE INDEX ON device_shadow_history (device_uuid, "timestamp" {order})'

@@ -43,7 +43,7 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
     assert (again.stdout, again.returncode) == ("nothing due\n", 0)
 
 
-def test_what_it_stores_is_what_a_door_would_have_stored(db, dsn, add_device):
+def test_what_it_stores_is_what_a_training_in_the_server_stores(db, dsn, add_device):
     device = add_device(readings=600)
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)

@@ -80,7 +80,7 @@ def test_a_metrics_name_is_a_field(db, one, device):
 
 
 def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device):
-    """Traffic comes in bursts and is nothing between them: an interval would reach below 0."""
+    """Traffic comes in bursts, with 0 between them: an interval would reach below 0."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute(
         "UPDATE device_shadow_history h SET reported_state = jsonb_set(reported_state,"

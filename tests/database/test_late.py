@@ -52,7 +52,7 @@ def _held(db):
 
 @pytest.fixture
 def hold(db):
-    """Take the rows of a span of minutes ago away, with a fault in the middle of them."""
+    """Delete the rows of a span, given in minutes ago, with a fault in the middle of them."""
 
     def take(device, since, until=-1, fault=None):
         count = db.execute(HOLD, [device, since, until]).rowcount
@@ -77,13 +77,13 @@ def send(db):
 
 @pytest.fixture
 def hour_passes(db):
-    """As far as the counting is concerned."""
+    """An hour passes for the counting of rows."""
     return lambda: db.execute("UPDATE ml_scan_state SET counted_at = counted_at - interval '1 h'")
 
 
 @pytest.fixture
 def is_logged(db, one):
-    """Whether the log has of a span what ml_score says now, which is a fault and some more."""
+    """Whether the log has the anomalies of a span that ml_score gives, the fault among them."""
 
     def compare(device, span, least=1):
         scored = db.execute(SCORED, [device, *span]).fetchall()
@@ -431,7 +431,7 @@ def test_a_device_that_is_forgotten_or_unknown(db, one, small, hold, send, add_d
 
 
 def test_a_clock_that_is_wrong_is_not_late(db, one, small):
-    """Or each of its rows would have the scan look at all that there is."""
+    """Otherwise each of its rows would make the scan read the whole history."""
     device = small()
     db.execute("CALL ml_scan()")
     db.execute(

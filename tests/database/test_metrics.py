@@ -1,4 +1,4 @@
-"""What people know of a metric beside where it stands: its unit, its limits."""
+"""What a row of ml_metric says beside the path: unit, limits, direction."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery):
 
 
 def test_a_limit_holds_for_the_plain_value_alone(db, one):
-    """A path's forecast has no limit of a metric that is a share, a multiple or a rate of it."""
+    """A limit of a share, a multiple or a rate of a path does not hold for the path itself."""
     db.execute(
         "INSERT INTO ml_metric (name, path, divisor_path, scale, kind, limit_high) VALUES"
         " ('share', 'a', 'b', 1, 'gauge', 1), ('many', 'a', NULL, 2, 'gauge', 2),"
@@ -120,7 +120,7 @@ FROM generate_series(1, 1500) AS i
 
 @pytest.fixture
 def gate(db, add_device):
-    """A device that reports two metrics of the people's own; the second by name comes last."""
+    """A device that reports two of four metrics that people have added, the last two by name."""
     device = add_device(readings=0)
     db.execute(GATE, {"device": device})
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
@@ -134,7 +134,9 @@ def gate(db, add_device):
 
 
 @pytest.mark.parametrize("argument", ["", ", field => NULL"])
-def test_without_a_field_the_doors_take_what_the_device_reports(db, one, refused, gate, argument):
+def test_without_a_field_the_functions_take_what_the_device_reports(
+    db, one, refused, gate, argument
+):
     assert "pressure, last 24 h" in one(f"SELECT ml_chart(%s{argument})", gate)
     said = refused(f"SELECT ml_forecast(%s{argument})", gate, sqlstate="ML002")
     assert said.message_hint == f"SELECT ml_train_lstm('{gate}', 'pressure');"
@@ -164,7 +166,7 @@ def test_without_a_field_the_usual_one_comes_first(db, one, device):
     ("call", "sqlstate"),
     [("ml_train_lstm(%s)", "ML003"), ("ml_chart(%s)", "ML003"), ("ml_forecast(%s)", "ML002")],
 )
-def test_where_nothing_is_reported_the_doors_say_what_they_looked_for(
+def test_where_nothing_is_reported_the_functions_say_what_they_looked_for(
     db, refused, gate, call, sqlstate
 ):
     db.execute("DELETE FROM ml_metric WHERE name IN ('pressure', 'voltage')")

@@ -184,7 +184,7 @@ def test_a_metric_that_cannot_be_read_is_refused(db, refused, column, value, how
 
 
 def test_no_metric_hides_a_key_of_an_anomaly(db, one, device):
-    """Nor where a row has such a name all the same, as of an earlier release."""
+    """Also where a row of an earlier release has such a name."""
     db.execute("ALTER TABLE ml_metric DISABLE TRIGGER ml_metric_keep")
     for key in ANOMALY:
         db.execute("INSERT INTO ml_metric (name, path) VALUES (%s, 'system.cpuUsage')", [key])

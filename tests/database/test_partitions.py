@@ -69,7 +69,7 @@ def by_month(db: psycopg.Connection) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("by_month")
-def test_every_door_reads_the_months_of_its_window(
+def test_every_function_reads_the_months_of_its_window(
     db: psycopg.Connection, dsn: str, add_device: Callable[..., str]
 ) -> None:
     device = add_device()
@@ -79,7 +79,7 @@ def test_every_door_reads_the_months_of_its_window(
     assert len(months) < 3 < MONTHS
     coming = {db.execute(COMING).fetchone()[0]}
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'anomaly_days'")
-    for mode, doors in (
+    for mode, statements in (
         ("force_custom_plan", WRITES + READS),
         ("force_generic_plan", READS),  # as a session that asks often may keep one
     ):
@@ -91,14 +91,18 @@ def test_every_door_reads_the_months_of_its_window(
                 "SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on;"
                 "SET auto_explain.log_nested_statements = on; SET client_min_messages = log"
             )
-            for door in doors:
+            for statement in statements:
                 del told[:]
-                conn.execute(door.format(device=device))
+                conn.execute(statement.format(device=device))
                 scans = re.findall(r" on (history_\d+_\d+) [^\n]*\((actual|never)", "\n".join(told))
                 read = {table for table, fate in scans if fate == "actual"}
-                assert read, (mode, door)
+                assert read, (mode, statement)
                 # Rows that came late are looked for among those that the log keeps, or to come.
-                assert read <= (months | coming if "scan" in door else months), (mode, door, read)
+                assert read <= (months | coming if "scan" in statement else months), (
+                    mode,
+                    statement,
+                    read,
+                )
 
 
 ANSWER = """

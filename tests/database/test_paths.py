@@ -32,7 +32,7 @@ def around(parts, value):
 @SLOW
 @given(st.lists(st.one_of(KEYS, st.builds(Element, KEYS, KEYS)), min_size=1, max_size=5))
 def test_what_is_written_is_found(one, parts):
-    """And whatever the keys are, nothing but the path is read from them."""
+    """Whatever the keys are: a path cannot inject SQL."""
     # What follows an element stands under a key of its own, since that object has its name too.
     steps = []
     for part in parts:
@@ -115,7 +115,7 @@ def set_field(db, path):
 
 
 @pytest.mark.parametrize("path", FIELDS)
-def test_every_door_reads_such_a_path(db, one, add_device, path):
+def test_every_function_reads_such_a_path(db, one, add_device, path):
     device = add_device(readings=600)
     set_field(db, path)
     z = "SELECT array_agg(value ORDER BY timestamp) FROM ml_zscore(%s, %s)"
@@ -149,10 +149,10 @@ def test_a_forecast_is_made_of_such_a_path(db, one, add_device):
 @pytest.mark.parametrize(
     "path", ["s[name=t1].nothing", '"a.b"', 's[name="\';--"]', '"half', "a..b"]
 )
-def test_where_there_is_no_number_a_door_says_so(refused, add_device, path):
+def test_where_there_is_no_number_a_function_says_so(refused, add_device, path):
     device = add_device(readings=200)
-    for door in ("SELECT * FROM ml_zscore(%s, %s)", "SELECT ml_train_lstm(%s, %s)"):
-        said = refused(door, device, path, sqlstate="ML003")
+    for statement in ("SELECT * FROM ml_zscore(%s, %s)", "SELECT ml_train_lstm(%s, %s)"):
+        said = refused(statement, device, path, sqlstate="ML003")
         assert "missing in 200 rows" in said.message_detail
     refused("SELECT ml_forecast(%s, %s)", device, path, sqlstate="ML002")
 
@@ -167,9 +167,11 @@ def test_where_there_is_no_number_a_door_says_so(refused, add_device, path):
         ("[b=", "written [key=value]"),
         (".".join("x" * 33), "more than 32 parts"),
         ("a" + "[b=c]" * 32, "more than 32 parts"),
+        ("x" * 1001, "more than 1000 characters"),
+        ("", "a part is empty"),
     ],
 )
-def test_what_is_no_path_is_refused_where_it_is_written(db, refused, path, why):
+def test_what_is_no_path_is_refused_where_it_is_written(db, refused, device, path, why):
     said = refused("INSERT INTO ml_metric (name, path) VALUES ('x', %s)", path, sqlstate="ML004")
     assert why in said.message_detail
     db.execute(said.message_hint)
@@ -185,6 +187,20 @@ def test_what_is_no_path_is_refused_where_it_is_written(db, refused, path, why):
         sqlstate="ML004",
     )
     assert why in said.message_detail
+    db.execute(said.message_hint)
+    said = refused(
+        "INSERT INTO ml_device_forecast VALUES (%s, %s)", device, ["a", path], sqlstate="ML004"
+    )
+    assert why in said.message_detail
+    db.execute(said.message_hint)
+
+
+@pytest.mark.parametrize("fields", [["a", None], [None]])
+def test_a_forecast_field_of_a_device_is_not_null(db, refused, device, fields):
+    said = refused(
+        "INSERT INTO ml_device_forecast VALUES (%s, %s)", device, fields, sqlstate="ML004"
+    )
+    assert "none of them NULL" in said.message_detail
     db.execute(said.message_hint)
 
 

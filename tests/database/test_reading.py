@@ -1,4 +1,4 @@
-"""How a window is read, and what a backend holds on to that scores."""
+"""How a window is read, and how much memory a backend that scores keeps."""
 
 import json
 import re
@@ -22,7 +22,7 @@ RETURNING device_uuid
 
 
 def _private(conn: psycopg.Connection) -> float:
-    """MB that the connection's backend has for itself."""
+    """Private memory of the connection's backend, in MB."""
     status = Path(f"/proc/{conn.info.backend_pid}/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 

@@ -45,8 +45,10 @@ def register(db):
     db.execute("SELECT ml_doctor()")  # finds the package
     db.execute(REGISTER)
 
-    def take_in(file: str) -> None:
-        db.execute("SELECT pg_temp.register(%s)", [(OWNERS / file).read_text()])
+    def take_in(file: str, change: tuple[str, str] = ("", "")) -> None:
+        source = (OWNERS / file).read_text()
+        assert change[0] in source
+        db.execute("SELECT pg_temp.register(%s)", [source.replace(*change)])
 
     return take_in
 
@@ -145,6 +147,34 @@ def test_a_setting_makes_due_whoever_goes_by_it(db, device, register):
     assert db.execute(STORED).fetchall() == [("forest", "", 2, 1), ("mad", "", 2, 1)]
 
 
+# A detector that follows a setting which no other kind of model follows.
+OWN_SETTING = ('("contamination", float)', '("drift_threshold", float)')
+
+
+@pytest.mark.usefixtures("_detectors_alone")
+def test_another_value_of_its_own_setting_ends_the_wait_after_a_failure(db, add_device, register):
+    register("mad.py", OWN_SETTING)
+    device = add_device(readings=20)
+    db.execute("CALL ml_retrain()")
+    assert db.execute("SELECT DISTINCT outcome FROM ml_run").fetchall() == [("failed",)]
+    assert db.execute(DUE, [device]).fetchall() == []
+    db.execute(SET, ["0.3", "drift_threshold"])
+    assert ("mad", "", "never trained") in db.execute(DUE, [device]).fetchall()
+
+
+@pytest.mark.usefixtures("_detectors_alone")
+def test_an_argument_given_for_its_own_parameter_stays(db, one, device, register):
+    register("mad.py", OWN_SETTING)
+    db.execute("CALL ml_retrain()")
+    give = "UPDATE ml_model SET parameters = parameters || %s WHERE kind = 'mad'"
+    db.execute(give, ['{"given": {"contamination": 0.15}, "contamination": 0.15}'])
+    assert db.execute(DUE, [device]).fetchall() == []
+    pass_days(db)
+    db.execute("CALL ml_retrain()")
+    used = "SELECT parameters ->> 'contamination' FROM ml_model WHERE kind = 'mad' AND is_current"
+    assert one(used) == "0.15"
+
+
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device, register):
     register("mad.py")
@@ -167,14 +197,29 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
 
 
 @pytest.mark.usefixtures("_detectors_alone")
-def test_a_session_that_does_not_know_a_kind_passes_its_models_over(db, one, dsn, device, register):
+def test_a_scan_that_does_not_know_a_kind_says_so_and_goes_on(db, one, dsn, device, register):
     register("mad.py")
     db.execute("CALL ml_retrain()")
     db.execute(BEND, ["95", device, 3])
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute("CALL ml_scan()")
-    assert db.execute(STATE, [device]).fetchone() == ("scanned", None, None)
+        scan = "SELECT scan_outcome, sqlstate, error FROM ml_device_status"
+        outcome, sqlstate, error = other.execute(scan).fetchone()
+        doctor = "SELECT ok, detail FROM ml_doctor() WHERE check_name = 'devices'"
+        ok, detail = other.execute(doctor).fetchone()
+    model = one("SELECT model_id FROM ml_model WHERE kind = 'mad'")
+    assert (outcome, sqlstate) == ("failed", "ML005")
+    assert error.startswith(f"model {model} of device {device} is not used")
+    assert error.endswith("of kind mad")
+    assert (ok, detail) == (False, f"1 of 1 fail; the last: {device}: {error}")
+    # The forest's part is done, and no training is due that could not replace the model.
+    assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'forest'") > 0
     assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'mad'") == 0
+    assert one("SELECT watermark = last_reading FROM ml_scan_state")
+    assert db.execute(DUE, [device]).fetchall() == []
+    db.execute("CALL ml_scan()")
+    assert db.execute(STATE, [device]).fetchone() == ("scanned", None, None)
+    assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'mad'") > 0
 
 
 @pytest.mark.usefixtures("_forecaster_alone")
@@ -249,7 +294,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
 
 
 def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
-    """Neither's points take the other's place, and each is judged by its own."""
+    """Each has points of its own in ml_forecast_point, and readings are compared with both."""
     db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])
     db.execute(SET, ["1", "epochs"])
     register("yesterday.py")
@@ -262,6 +307,9 @@ def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register
         "lstm": 12,
         "yesterday": 12,
     }
+    drift = one("SELECT forecast_drift FROM ml_device_status")
+    assert drift.keys() == own.keys()
+    assert all(of.keys() == {"system.cpuUsage"} for of in drift.values())
     db.execute(BEND, ["99", device, 5])
     db.execute("CALL ml_scan()")
     for kind, model in own.items():

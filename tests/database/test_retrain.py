@@ -167,7 +167,16 @@ def test_hours_given_to_a_forecast_stay(db, one, device):
     assert one(USED, "hours", "lstm") == "20"
 
 
-@pytest.mark.parametrize("given", ["5", "[]", '{"hours": "x"}', '{"hours": 1e30, "other": {}}'])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "5",
+        "[]",
+        '{"hours": "x"}',
+        '{"hours": 1e30, "other": {}}',
+        '{"n_estimators": 5, "epochs": 9}',
+    ],
+)
 def test_what_no_training_would_take_is_not_given(db, one, device, given):
     """As in a model that was trained elsewhere."""
     db.execute("SELECT ml_train_forest(%s)", [device])
@@ -281,7 +290,7 @@ def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device)
         " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '10 hours'"
     )
     db.execute("CALL ml_scan()")
-    drift = one("SELECT forecast_drift -> 'cpu_usage' FROM ml_device_status")
+    drift = one("SELECT forecast_drift -> 'lstm' -> 'cpu_usage' FROM ml_device_status")
     assert drift["index"] > drift["limit"]
     assert one(due, device) == "drifted"
     # A training that brought nothing better is not repeated at once.
@@ -365,7 +374,7 @@ def test_devices_are_found_by_the_index(db, one, add_device):
 
 
 def test_no_function_of_the_callers_runs_inside(db, one, add_device):
-    """Between two transactions the caller's own search_path is in force, pg_catalog last."""
+    """Between two transactions the caller's search_path holds, here with pg_catalog last."""
     add_device(readings=300)
     db.execute("CREATE SCHEMA trap; CREATE TABLE trap.sprung (name text)")
     for name, arguments, result in (

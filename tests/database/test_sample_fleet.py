@@ -1,4 +1,4 @@
-"""The sample fleet through the doors: clear faults are found and named, quiet days are quiet."""
+"""The sample fleet through SQL: clear faults are found and named, quiet days are quiet."""
 
 from datetime import UTC, datetime
 

@@ -243,7 +243,7 @@ def test_a_cancel_stops_the_procedure(db, dsn, one, add_device):
 
 
 def check_incidents(db):
-    """Each anomaly's incident began with the first that no pause of ten minutes parts from it."""
+    """An incident begins with its first anomaly; a pause of more than ten minutes ends it."""
     rows = db.execute('SELECT "timestamp", incident_at FROM ml_anomaly ORDER BY 1').fetchall()
     began = before = None
     for moment, incident in rows:
@@ -289,7 +289,7 @@ def test_incidents_are_the_same_in_whatever_order_their_readings_arrive(db, devi
 
 
 def test_a_long_incident_is_joined_in_one_pass(db, one, device):
-    """Also where the planner expects no anomalies: for each row all, it was two minutes."""
+    """Also where the planner expects no anomalies: a nested loop took two minutes."""
     with db.transaction(force_rollback=True):
         db.execute("TRUNCATE ml_anomaly")
         db.execute("SET LOCAL statement_timeout = '10s'")
@@ -349,7 +349,7 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
 
 @pytest.mark.slow
 def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast(db, one, device):
-    """At every moment all its steps, but for one at most, lie beyond the newest row."""
+    """At most one step of a forecast is not later than the newest row."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute("SELECT ml_train_lstm(%s)", [device])
     db.execute(

@@ -46,7 +46,7 @@ def test_from_another_database_it_says_what_to_run_there(db, home, refused):
 
 @pytest.mark.slow
 def test_it_really_fires(db, home, one, add_device, refused):
-    """In a schema whose name has to be quoted, since that is where a call may go wrong."""
+    """In a schema whose name has to be quoted in each command."""
     db.execute('DROP EXTENSION pyml; CREATE SCHEMA "odd Schema"')
     db.execute('CREATE EXTENSION pyml SCHEMA "odd Schema"')
     db.execute('SET search_path = "odd Schema", public')

@@ -16,7 +16,7 @@ STORE = "SELECT ml_store_model(%s, %s, %s, %s, %s, %s)"
 
 @pytest.fixture
 def trained(db, one, device):
-    """A forest's device, bytes and what is said of it; it is in force."""
+    """The device, the bytes and the description of a current forest."""
     db.execute("SELECT ml_train_forest(%s, hours => 12)", [device])
     return device, one("SELECT blob FROM ml_model"), one(ABOUT)
 

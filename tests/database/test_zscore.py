@@ -138,7 +138,7 @@ def test_a_total_that_is_always_0_takes_no_value_away(db, one, device):
 
 
 def test_a_table_without_statistics_is_read_once(db, one, add_device):
-    """As after a first load: with a pass over all rows for each row it took half a minute."""
+    """As after a first load; a pass over all rows for each row took half a minute."""
     with db.transaction(force_rollback=True):
         db.execute("TRUNCATE device_shadow_history")
         device = add_device(readings=10_000, interval=10)

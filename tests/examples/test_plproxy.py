@@ -174,7 +174,7 @@ def test_each_shard_trains_its_own_devices(trained: Sharded) -> None:
         "SELECT * FROM ml_zscore(%s, 'cpu_usage', hours => 9000)",
     ],
 )
-def test_a_door_answers_as_on_the_devices_shard(
+def test_a_function_answers_as_on_the_devices_shard(
     trained: Sharded, client: psycopg.Connection, call: str
 ) -> None:
     ((since, until),) = trained.shards[0].ask("SELECT now() - interval '3 hours', now()")

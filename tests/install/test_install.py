@@ -178,7 +178,7 @@ MEMBERS = """
 WITH members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pyml'))
 """
-DOORS = (
+STATEMENTS = (
     "SELECT ml_detect('{device}')",
     "SELECT * FROM ml_score('{device}', now() - interval '1 hour', now())",
     "SELECT ml_forecast('{device}')",
@@ -211,10 +211,10 @@ def test_upgrade_with_data_in_place(
         upgraded = admin.run("upgrade", admin.dsn, *place, checkout=new)
         assert upgraded.returncode == 0, upgraded.stderr
 
-        # The session that holds the old code says so, at every door; others go on.
-        for door in DOORS:
+        # The session that holds the old code says so, whatever it calls; others go on.
+        for statement in STATEMENTS:
             with pytest.raises(psycopg.Error) as caught:
-                held.execute(door.format(device=device))
+                held.execute(statement.format(device=device))
             said = caught.value.diag
             assert said.sqlstate == "ML006", said.message_primary
             assert "1.0.0" in said.message_primary

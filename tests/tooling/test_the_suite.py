@@ -1,4 +1,4 @@
-"""What whoever runs the suite relies on: what a failure shows, and that nothing stays behind."""
+"""What a failing test shows, and that a run leaves nothing behind."""
 
 import os
 import signal

@@ -15,7 +15,8 @@ from pyml.detectors.base import DETECTORS, Signals
 from pyml.errors import NotEnoughData
 from pyml.forecasters.base import FORECASTERS
 from pyml.telemetry.habits import Habit, rhythm
-from pyml.telemetry.readings import Readings, assemble, learn, received
+from pyml.telemetry.messages import received
+from pyml.telemetry.readings import Readings, assemble, learn
 from pyml.telemetry.series import Metric
 
 T = TypeVar("T")

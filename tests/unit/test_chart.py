@@ -1,4 +1,4 @@
-"""The picture: round ticks on anybody's clock, nothing lost that a pixel could show."""
+"""The picture: round ticks in any time zone, and every value that a pixel could show."""
 
 import re
 from datetime import UTC, datetime

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pyml.telemetry.day import HOUR, Sight, counted, first_hour, is_hours, shares, sighted
 from pyml.telemetry.habits import Habit
-from pyml.telemetry.readings import OK, QUALITIES, assemble, received
+from pyml.telemetry.messages import received
+from pyml.telemetry.readings import OK, QUALITIES, assemble
 from pyml.telemetry.series import Metric
 
 T0 = 1_700_002_800.0  # begins an hour

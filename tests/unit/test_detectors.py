@@ -1,4 +1,4 @@
-"""What every detector keeps to, those that are registered and one from a single file."""
+"""Checks of every detector: the registered ones, and one from a file of its own."""
 
 import json
 import math
@@ -242,7 +242,7 @@ def test_what_pulse_raises_ends_the_training(detector):
 
 
 def test_what_pulse_raises_ends_a_long_look(detector, loaded):
-    """As often as it is called in a month of minutes."""
+    """The pulse raises at its first or its last call in a month of minutes."""
     month = telemetry(seed=4, n=43_200)
     calls, pulse = ending(after=0)
     found = found_by(detector, loaded, month, pulse=pulse)

@@ -1,4 +1,4 @@
-"""What every forecaster keeps to, those that are registered and one from a single file."""
+"""Checks of every forecaster: the registered ones, and one from a file of its own."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters.base import FORECASTERS, IS_FIGURES, Previous
+from pyml.forecasters.base import FORECASTERS, Previous, is_figures
 from pyml.models import blob
 from pyml.telemetry import drift, series
 from pyml.telemetry.series import Grid
@@ -110,7 +110,7 @@ def test_its_figures_are_json_and_of_the_form_that_a_forecast_shows(forecaster):
     fitted, _ = train(forecaster, telemetry())
     figures = json.loads(json.dumps(fitted.figures, allow_nan=False))
     assert figures == fitted.figures
-    assert IS_FIGURES({name: figures.get(name) for name in SHOWN})
+    assert is_figures({name: figures.get(name) for name in SHOWN})
     assert figures["mae"] > 0
 
 
@@ -158,7 +158,7 @@ def test_wider_levels_are_wider(forecaster, loaded):
 
 
 def test_what_comes_lies_within_the_interval_mostly(forecaster, loaded):
-    """80 % of the next steps of sixty moments: not all of them, and not few."""
+    """An interval of level 0.8 contains about 80 % of the next steps of sixty origins."""
     grid, covered = telemetry(seed=3, n=900), []
     for end in range(600, 900 - 4, 5):
         told = ahead(
@@ -235,7 +235,7 @@ def test_what_pulse_raises_ends_the_training(forecaster, stored):
 
 
 def test_a_training_goes_on_from_the_current_model(forecaster, loaded):
-    """And gives the same again, whatever it makes of it."""
+    """A second call gives the same."""
     previous = Previous(loaded.numbers, loaded.knows, loaded.run)
     grid = telemetry(n=800)
     first, again = (train(forecaster, grid, previous=previous) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What comes of the bytes that the server sends."""
+"""Decoding of the bytes that the server sends."""
 
 import numpy as np
 

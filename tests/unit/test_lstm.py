@@ -135,7 +135,7 @@ def test_intervals_cover_what_they_say(fitted):
 
 
 def test_the_backtest_is_the_forecast(fitted):
-    """The figures speak of the very intervals that a call returns."""
+    """The figures are of the intervals that a call returns."""
     times, values = telemetry(1200, seed=6)
     times = times + fitted.model.seen_until
     at = np.array([700, 900, 1100])
@@ -173,7 +173,7 @@ def test_wider_levels_are_wider(series, fitted):
 
 
 def test_quantiles_cover_their_level_and_no_more():
-    """Of 99 scores and one to come, each of the 100 places is as likely for it."""
+    """A new score has each of the 100 ranks among 99 others with the same probability."""
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))[:, None]
     scores = np.repeat(scores, PARAMETERS.every, axis=1)  # steps whose errors do not overlap
     found = forecast._quantiles(scores, [0.8, 0.905, 0.999], PARAMETERS)
@@ -185,7 +185,7 @@ def test_quantiles_cover_their_level_and_no_more():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
-    """Errors whose size wanders; forecasts each where the one before ends."""
+    """Errors of changing size; each forecast starts where the one before ends."""
     random = np.random.default_rng(seed)
     n, horizon, replayed = 3000, 12, PARAMETERS.replay // PARAMETERS.every
     size = np.exp(np.cumsum(random.normal(scale=0.05, size=n)))
@@ -215,7 +215,7 @@ def test_an_interval_is_widened_by_what_went_before():
 
 @pytest.mark.filterwarnings("error")
 def test_a_forecast_that_never_erred_has_the_say():
-    """Beside it others are infinitely worse."""
+    """Its errors are 0, so the ratio to others is infinite."""
     errors = np.ones((3, 12, forecast.FITTED + 1))
     errors[..., 0] = 0.0
     share = forecast._shares(errors, PARAMETERS)
@@ -224,7 +224,7 @@ def test_a_forecast_that_never_erred_has_the_say():
 
 
 def test_who_errs_less_of_late_has_the_say():
-    """Two that erred as much in all: one early, one late."""
+    """Two experts with the same sum of errors, one with early and one with late ones."""
     n, horizon = 100, 12
     size = np.repeat([[1.0, 3.0, 9.0], [3.0, 1.0, 9.0]], n // 2, axis=0)
     errors = np.repeat(size[:, None], horizon, axis=1)

@@ -1,4 +1,4 @@
-"""What every owner of models keeps to, detector or forecaster."""
+"""Checks of every owner of models, detector or forecaster."""
 
 import re
 
@@ -39,8 +39,8 @@ def test_it_says_how_to_train_it(owner, hours):
     assert call.endswith(";")
 
 
-def test_only_the_doors_of_a_kind_are_said_to_train_it():
+def test_only_the_functions_of_a_kind_are_said_to_train_it():
     for owner in ALL:
         call = owner.training_call(DEVICE, "cpu_usage")
-        doors = {"forest": "ml_train_forest", "lstm": "ml_train_lstm"}
-        assert doors.get(owner.kind, "ml_retrain") in call
+        own = {"forest": "ml_train_forest", "lstm": "ml_train_lstm"}
+        assert own.get(owner.kind, "ml_retrain") in call

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyml.telemetry import readings
 from pyml.telemetry.counters import rates
 from pyml.telemetry.habits import Habit
+from pyml.telemetry.messages import received
 from pyml.telemetry.readings import (
     JUNK,
     MISSING,
@@ -17,7 +18,6 @@ from pyml.telemetry.readings import (
     OUT_OF_RANGE,
     RESET,
     lookback,
-    received,
 )
 from pyml.telemetry.series import Metric, columns_of
 
@@ -162,7 +162,7 @@ def test_what_is_walked_to_is_no_junk():
 
 
 def test_known_bounds_come_first():
-    """Within them nothing is junk; outside nothing is a measurement."""
+    """Inside the bounds no sample is junk; outside, none is a measurement."""
     values = np.full(1000, 20.0) + np.random.default_rng(0).normal(0, 0.1, 1000)
     values[500], values[600] = 99.0, 101.0
     found = one(minutes(1000), values, CPU)
@@ -225,7 +225,7 @@ def test_a_total_beyond_1e15_has_rates():
 
 
 def test_a_rate_is_between_samples_that_came():
-    """Every other message has no total: the rate stands, and is not 0 in between."""
+    """Every other message has no total: the last rate holds in between, and is not 0."""
     total = np.where(np.arange(20) % 2 == 0, 60.0 * np.arange(20), np.nan)
     columns = np.column_stack([np.ones(20), total])
     found = assemble(minutes(20), columns, [CPU, COUNTER], [MINUTES, MINUTES], 60.0)
@@ -258,7 +258,7 @@ def drawn(messages):
 @settings(max_examples=150, deadline=None)
 @given(MESSAGES, st.floats(0, 1))
 def test_both_ledgers_add_up(messages, share):
-    """Whatever comes: every message and every sample is accounted for, once."""
+    """Whatever comes, both ledgers count every message and every sample once."""
     times, columns = drawn(messages)
     habits, interval = learn(times, columns, ALL)
     since = times[0] - 1 + share * np.ptp(times)

@@ -1,4 +1,4 @@
-"""The sample fleet keeps its promises: what is in it, where, and nothing else."""
+"""The sample fleet has the faults that it names, at the times that it names, and no others."""
 
 import json
 from collections import defaultdict

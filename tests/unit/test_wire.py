@@ -28,7 +28,7 @@ def test_whole_numbers_are_written_as_the_library_does_and_read_again(numbers, b
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data):
-    """With an error of Python's, if need be, which whoever loads a model says of it."""
+    """Any error of Python's is fine: `blob.load` turns it into ML005."""
     refusals = (UnreadableModel, ValueError, IndexError)
     with contextlib.suppress(*refusals):
         file = wire.read(data)

@@ -5,7 +5,7 @@ import pytest
 from psycopg import sql
 
 WINDOW = {"since": "now() - interval '2 hours'", "until": "now()"}
-# Doors whose answer on a fixed window is the same from call to call.
+# Statements whose answer on a fixed window is the same from call to call.
 SCORES = "SELECT anomaly_score, severity FROM ml_score('{device}', '{since}', '{until}')"
 ANSWERS = (
     SCORES,
@@ -87,7 +87,7 @@ def device(add_modelled):
 
 @pytest.fixture
 def answers(one, device):
-    """Asks every door about one fixed window, in a given session."""
+    """Asks every function about one fixed window, in a given session."""
     window = {name: one(f"SELECT ({moment})::text") for name, moment in WINDOW.items()}
 
     def ask(session, prefix="", statements=ANSWERS):

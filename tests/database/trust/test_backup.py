@@ -60,7 +60,7 @@ def primary(server):
 
 
 def answers(dsn, device, schema="public"):
-    """What the doors say and the tables hold."""
+    """What the functions answer and the tables contain."""
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute(f"SET search_path = {schema}, public")
         found = {
@@ -117,7 +117,7 @@ def test_a_dump_comes_back_in_another_schema(server, primary):
 
 
 def held(dsn):
-    """The settings and metrics that count."""
+    """All settings and metrics."""
     with psycopg.connect(dsn, autocommit=True) as db:
         settings = db.execute("SELECT name, value FROM ml_setting ORDER BY name").fetchall()
         metrics = db.execute("SELECT * FROM ml_metric ORDER BY name").fetchall()
@@ -163,7 +163,7 @@ def test_a_standby_answers_and_a_copy_of_the_files_goes_on(server, primary):
 
 
 def check_that_a_worker_reads_there(dsn, there):
-    """What reached the primary alone is not trained on; the model is stored on the primary."""
+    """A training reads the replica's rows alone; the model is stored on the primary."""
     with psycopg.connect(dsn, autocommit=True) as db, psycopg.connect(there) as copy:
         copy.autocommit = True
         new = "INSERT INTO devices VALUES (gen_random_uuid(), 'read') RETURNING uuid::text"
@@ -210,7 +210,7 @@ def test_settings_and_metrics_are_replicated(server, primary):
 
 
 def wait_for(come, server):
-    """Wait for what comes by itself."""
+    """Wait until a query gives what it has to."""
     until = time.monotonic() + 60
     while not come():
         assert time.monotonic() < until, server.log()[-2000:]

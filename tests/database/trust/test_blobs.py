@@ -27,19 +27,19 @@ GROWTH = 200 << 20  # bytes
 
 
 def cpu_seconds(pid: int) -> float:
-    """Time that a process has had on the processors."""
+    """Processor time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int, name: str = "VmHWM") -> int:
-    """Bytes that a process holds (VmRSS) or has held at most (VmHWM)."""
+    """Memory of a process in bytes, now (VmRSS) or at most (VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
 class Reader:
-    """A session that loads what is put before it, and is watched."""
+    """A session that loads one model after the other; its memory and time are watched."""
 
     def __init__(
         self, owner: psycopg.Connection, session: psycopg.Connection, device: str, kind: str
@@ -52,7 +52,7 @@ class Reader:
         self.memory = memory(self.pid)
 
     def load(self, blob: bytes) -> str:
-        """Make a blob the model in force and call both doors: what came of it."""
+        """Make a blob the current model and call both functions: what came of it."""
         self.owner.execute("DELETE FROM ml_model")
         put_model(self.owner, self.device, newest(self.kind), blob)
         before = cpu_seconds(self.pid)
@@ -62,7 +62,7 @@ class Reader:
         return outcome
 
     def ask(self) -> str:
-        """Call both doors: what came of it."""
+        """Call both functions: what came of it."""
         try:
             statement = ASK[self.kind].format(self.device, self.device)
             answer, _ = self.session.execute(statement).fetchone()

@@ -1,4 +1,4 @@
-"""A cancel is heard within a second of processor time by every door, however long the history."""
+"""A cancel is heard within a second by every function, also over a long history."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ ANALYZE long;
 UPDATE ml_setting SET value = 'public.long' WHERE name = 'history_table';
 UPDATE ml_setting SET value = '8760' WHERE name = 'scan_first_hours'
 """
-DOORS = {
+STATEMENTS = {
     "ml_detect": "SELECT ml_detect('{}', hours => 8760, max_anomalies => 1000000)",
     "ml_score": "SELECT count(*) FROM ml_score('{}', '-infinity', 'infinity')",
     "ml_chart": "SELECT length(ml_chart('{}', hours => 8760))",
@@ -55,14 +55,14 @@ def cancelled(db: psycopg.Connection, session: psycopg.Connection, call: str, af
     return ended[0], cpu_seconds(pid) - told
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_cancel_is_heard_in_time(db, dsn, add_device, long, door):
+@pytest.mark.parametrize("function", STATEMENTS)
+def test_a_cancel_is_heard_in_time(db, dsn, add_device, long, function):
     device = add_device(readings=1)
     for statement in LONG.split(";\n"):
         db.execute(statement, [device, ROWS] if "%s" in statement else None)
     # All is anomalous to a model of another device, which is the most that there is to say.
     put_model(db, device, newest("forest"))
-    call, ends = DOORS[door].format(device), []
+    call, ends = STATEMENTS[function].format(device), []
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("SELECT count(*) FROM ml_doctor()")
         for after in (0.3, 0.8, 1.5, 2.2, 3.1, 4.2, 5.5, 7.0) if long else (0.3, 1.5, 3.1):

@@ -41,7 +41,7 @@ TRAIN = {
 
 @pytest.fixture
 def ask(db):
-    """What the doors answer on the history that the committed models are compared on."""
+    """What the functions answer on the history that the committed models are compared on."""
     db.execute("INSERT INTO devices VALUES (%s, 'committed')", [DEVICE])
     db.execute(HISTORY, {"device": DEVICE, "end": END})
 

@@ -9,8 +9,8 @@ import random
 import psycopg
 import pytest
 
-# Every door that answers from stored models, the cheap ones.
-DOORS = (
+# The functions that answer from stored models, but for trainings.
+STATEMENTS = (
     "SELECT ml_detect('{device}')",
     "SELECT * FROM ml_score('{device}', now() - interval '1 hour', now())",
     "SELECT ml_forecast('{device}')",
@@ -19,7 +19,7 @@ DOORS = (
     "CALL ml_scan('{device}')",
     "SELECT * FROM ml_doctor()",
 )
-# Functions of a user that call a door, for wherever PostgreSQL lets one stand.
+# Functions of a user that call one of them, for wherever PostgreSQL lets one stand.
 PLACES = """
 CREATE TABLE place (device uuid, seen int);
 CREATE FUNCTION look(device uuid) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
@@ -41,7 +41,7 @@ class Survivor:
         return self.session.execute(statement, args or None)
 
     def fails(self, statement, *sqlstates):
-        """Run what has to fail, as it has to; then a door, twice."""
+        """Run what has to fail, as it has to; then ml_detect, twice."""
         with pytest.raises(psycopg.Error) as caught:
             self.ask(statement)
         assert caught.value.sqlstate in sqlstates, (statement, caught.value)
@@ -65,7 +65,7 @@ def survivor(dsn, add_modelled):
 def test_a_timeout_at_any_moment(survivor, long):
     moments = random.Random(7)
     late = 0
-    for statement in DOORS:
+    for statement in STATEMENTS:
         text = statement.format(device=survivor.device)
         survivor.ask(text)
         for _ in range(40 if long else 6):
@@ -80,7 +80,7 @@ def test_a_timeout_at_any_moment(survivor, long):
     survivor.answers()
 
 
-def test_doors_in_awkward_places(survivor):
+def test_functions_in_awkward_places(survivor):
     ask, device = survivor.ask, survivor.device
     ask(PLACES)
     nobody = "00000000-0000-0000-0000-000000000000"
@@ -108,7 +108,7 @@ def test_doors_in_awkward_places(survivor):
     assert ask("SELECT count(*) FROM place").fetchone() == (4,)
 
 
-def test_doors_in_awkward_transactions(survivor):
+def test_functions_in_awkward_transactions(survivor):
     ask, device = survivor.ask, survivor.device
     ask("BEGIN")
     with pytest.raises(psycopg.errors.DivisionByZero):
@@ -138,8 +138,8 @@ def test_doors_in_awkward_transactions(survivor):
     ask("COMMIT")
 
 
-def test_a_history_that_calls_a_door(survivor):
-    """A door within a statement of a door, without end: the stack's limit comes first."""
+def test_a_history_that_calls_ml_detect(survivor):
+    """ml_detect within a statement of ml_detect, without end: the stack's limit comes first."""
     ask = survivor.ask
     ask(PLACES)
     ask(
@@ -157,7 +157,7 @@ def test_a_history_that_calls_a_door(survivor):
     survivor.answers()
 
 
-def test_a_door_called_from_deep_down(survivor):
+def test_a_function_called_from_deep_down(survivor):
     ask = survivor.ask
     ask(
         "CREATE FUNCTION down(n int, device uuid) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN"
@@ -213,7 +213,7 @@ $$
 
 
 def test_a_notice_that_cannot_be_encoded(survivor):
-    """Neither one that the client cannot read nor one that is no text takes the session down."""
+    """A notice that the client cannot read, or that is no text, does not end the session."""
     survivor.ask(SAY.replace("CODE", "0xdcc3"))  # half of a pair, which no encoding has
     survivor.answers()
     told = []

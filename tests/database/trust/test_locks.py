@@ -29,7 +29,7 @@ WHERE l.pid = pg_backend_pid() AND l.database = (SELECT oid FROM pg_database
 
 
 @pytest.mark.slow
-def test_no_door_takes_more_than_access_share_or_leaves_a_mark(db, dsn, one, add_modelled):
+def test_no_function_takes_more_than_access_share_or_leaves_a_mark(db, dsn, one, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
     # No query of the test's own, such as one for a statistic, may stand in the way.

@@ -5,8 +5,8 @@ import re
 import psycopg
 import pytest
 
-# Every door that answers a SELECT, and what a role that may train could call by itself.
-DOORS = (
+# Every function that answers a SELECT, and what a role that may train could call by itself.
+STATEMENTS = (
     "SELECT ml_detect('{device}') IS NULL",
     "SELECT count(*) FROM ml_score('{device}', now() - interval '1 hour', now())",
     "SELECT ml_forecast('{device}') IS NULL",
@@ -82,9 +82,9 @@ def test_what_reaches_python_or_the_history_is_parallel_unsafe(db):
     assert [name for name, _, mark, _ in routines if name in reaches and mark != "u"] == []
 
 
-def test_each_door_answers_twice_under_forced_parallel_mode(db, dsn, add_modelled):
+def test_each_function_answers_twice_under_forced_parallel_mode(db, dsn, add_modelled):
     device = add_modelled()
-    for statement in DOORS:
+    for statement in STATEMENTS:
         with psycopg.connect(dsn, autocommit=True) as session:
             session.execute(f"{forced(db)}; {PARALLEL}")
             (pid,) = session.execute("SELECT pg_backend_pid()").fetchone()
@@ -96,7 +96,7 @@ def test_each_door_answers_twice_under_forced_parallel_mode(db, dsn, add_modelle
             assert session.execute("SELECT pg_backend_pid()").fetchone() == (pid,)
 
 
-def test_a_plan_over_a_large_history_is_parallel_but_for_the_doors(db, dsn, add_modelled):
+def test_a_plan_over_a_large_history_is_parallel_but_for_the_functions(db, dsn, add_modelled):
     for _ in range(3):
         add_modelled()
     db.execute("ANALYZE device_shadow_history")
@@ -125,7 +125,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("mark", ["SAFE", "RESTRICTED"])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_function_that_is_marked_wrongly_is_refused(db, connect, add_modelled, mark, warm):
-    """Whoever may create a temporary function could otherwise crash the server."""
+    """Otherwise a role that may create a temporary function could crash the server."""
     device = add_modelled()
     with connect("read") as session:
         if warm:

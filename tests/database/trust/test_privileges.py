@@ -1,4 +1,4 @@
-"""Who may do what: the whole matrix, and every door tried by each role."""
+"""Who may do what: the whole matrix, and every function tried by each role."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ SELECT string_agg(held, ' ' ORDER BY place) FROM (
          WITH ORDINALITY AS t (word, place)) AS each
 """
 ROUTINE = "SELECT CASE WHEN has_function_privilege(%(role)s, %(oid)s, 'EXECUTE') THEN 'EXECUTE' END"
-# One call of each door; what is not among them is an inner function or the administrator's.
+# One call of each public function; the others are internal or the administrator's.
 READ = (
     "SELECT ml_detect('{device}')",
     "SELECT * FROM ml_score('{device}', now() - interval '1 hour', now())",
@@ -168,7 +168,7 @@ def test_who_has_no_privilege_can_call_nothing_at_all(db, connect):
 
 
 @pytest.mark.slow
-def test_row_level_security_on_the_history_holds_for_every_door(
+def test_row_level_security_on_the_history_holds_for_every_function(
     db, one, roles, connect, add_modelled
 ):
     seen, hidden = add_modelled(), add_modelled()

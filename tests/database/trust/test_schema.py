@@ -102,9 +102,9 @@ def refusal(session, statement):
 
 
 def every(device):
-    """A call of each door, and each statement that a trigger looks at."""
-    doors = [text for text in (*READ, *TRAIN, *ADMINISTER) if not VIEW.match(text)]
-    return [text.format(device=device, model=1) for text in doors]
+    """A call of each function, and each statement that a trigger looks at."""
+    calls = [text for text in (*READ, *TRAIN, *ADMINISTER) if not VIEW.match(text)]
+    return [text.format(device=device, model=1) for text in calls]
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -180,7 +180,7 @@ def test_a_scheduled_job_calls_no_impostor(db, dsn, home):
     assert db.execute("TABLE seen").fetchall() == []
 
 
-def test_every_door_and_trigger_looks_where_it_is_first(db):
+def test_every_function_and_trigger_looks_where_it_is_first(db):
     routines = db.execute(
         "SELECT p.proname, p.prosrc FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid"
         " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e'"

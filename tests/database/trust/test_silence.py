@@ -44,8 +44,8 @@ PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 NOWHERE = re.compile(r"/dev/null(/.*)?|/proc/(self|\d+)/task/\d+/comm")
 # Memory, in which a library tries whether it could share a semaphore with other processes.
 SHARED = Path("/dev/shm")
-# Every door, in an order that makes each have something to do.
-DOORS = (
+# Every function, in an order that makes each have something to do.
+STATEMENTS = (
     "SELECT ml_train_forest('{}')",
     "SELECT ml_train_lstm('{}')",
     "CALL ml_retrain()",
@@ -133,8 +133,8 @@ def test_a_session_calls_nobody_and_writes_nothing_elsewhere(db, dsn, device, tm
     with psycopg.connect(dsn, autocommit=True) as session:
         before = session.execute("SELECT surroundings()").fetchone()
         with traced(session.info.backend_pid, tmp_path / "trace") as trace:
-            for door in DOORS:
-                session.execute(door.format(device))
+            for statement in STATEMENTS:
+                session.execute(statement.format(device))
             assert session.execute("SELECT surroundings()").fetchone() == before
             time.sleep(LATE)
             session.execute("SELECT ml_forecast(%s)", [device])

@@ -24,7 +24,7 @@ CREATE FUNCTION watch() RETURNS void LANGUAGE plpython3u AS $$
 $$;
 CREATE FUNCTION seen() RETURNS text[] LANGUAGE plpython3u AS $$ return sorted(GD['seen']) $$;
 """
-DOORS = (
+STATEMENTS = (
     "SELECT ml_detect('{}')",
     "SELECT count(*) FROM ml_score('{}', now() - interval '1 day', now())",
     "SELECT ml_forecast('{}')",
@@ -42,8 +42,8 @@ def test_scoring_unpickles_nothing_runs_nothing_and_calls_nobody(db, dsn, add_mo
         db.execute("DELETE FROM ml_model")
         for kind in ("forest", "lstm"):  # to be loaded anew
             put_model(db, device, newest(kind))
-        for door in DOORS:
-            session.execute(door.format(device))
+        for statement in STATEMENTS:
+            session.execute(statement.format(device))
         session.execute("SELECT ml_train_forest(%s)", [device])
         session.execute("CALL ml_scan()")
         assert session.execute("SELECT seen()").fetchone() == ([],)
@@ -57,8 +57,8 @@ def test_scoring_needs_neither_a_runtime_nor_a_parser(db, dsn, add_modelled):
     )
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("SELECT break()")
-        for door in DOORS:
-            assert session.execute(door.format(device)).fetchone()[0]
+        for statement in STATEMENTS:
+            assert session.execute(statement.format(device)).fetchone()[0]
 
 
 def test_neither_pythonpath_nor_the_directory_leads_elsewhere(server):
@@ -129,8 +129,8 @@ def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("door", ["ml_train_lstm", "ml_train_forest", "ml_detect"])
-def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, door):
+@pytest.mark.parametrize("function", ["ml_train_lstm", "ml_train_forest", "ml_detect"])
+def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, function):
     """Not as a traceback, nor as a model that cannot be read."""
     device = add_modelled()
     db.execute(LIMIT)
@@ -140,7 +140,7 @@ def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, door):
         session.execute("SELECT count(*) FROM ml_doctor()")
         session.execute("SELECT limit_memory(0)")
         # So often that what was set aside before is used up.
-        calls = f"SELECT count({door}(%s)) FROM generate_series(1, 1000)"
+        calls = f"SELECT count({function}(%s)) FROM generate_series(1, 1000)"
         with pytest.raises(psycopg.errors.OutOfMemory) as caught:
             session.execute(calls, [device])
         assert "Traceback" not in (caught.value.diag.context or "")

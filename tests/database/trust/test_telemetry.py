@@ -1,4 +1,4 @@
-"""Anything that a table can hold, in any order, through every door.
+"""Anything that a table can hold, in any order, through every function.
 
 ``--long`` takes hundreds of histories, some of 20,000 rows.
 """
@@ -63,7 +63,7 @@ SELECT %(device)s, x.state::jsonb, CASE WHEN x.moment LIKE '%%s' THEN
 FROM unnest(%(states)s::text[], %(moments)s::text[]) WITH ORDINALITY AS x (state, moment, n)
 ORDER BY CASE WHEN %(shuffled)s THEN md5(n::text) END, n
 """
-DOORS = (
+STATEMENTS = (
     "SELECT ml_train_forest('{}')",
     "SELECT ml_detect('{}', hours => 8784)",
     "SELECT to_jsonb(s) FROM ml_score('{}', '-infinity', 'infinity') s",
@@ -93,7 +93,7 @@ def numbers(value: object) -> Iterator[float]:
 
 
 def ask(db: psycopg.Connection, statement: str, transaction: bool = True) -> str:
-    """Call a door: its error of a documented kind, or nothing."""
+    """Run a statement: its error of a documented kind, or nothing."""
     try:
         with db.transaction() if transaction else nullcontext():
             found = db.execute(statement)
@@ -146,8 +146,8 @@ def test_any_history_is_answered_or_refused_and_row_order_changes_nothing(db, lo
                         "shuffled": shuffled,
                     },
                 )
-                for door in DOORS + (FORECASTS if forecast and shuffled else ()):
-                    outcome = ask(db, door.format(device))
+                for statement in STATEMENTS + (FORECASTS if forecast and shuffled else ()):
+                    outcome = ask(db, statement.format(device))
                     told[outcome or "answered"] = told.get(outcome or "answered", 0) + 1
                 try:
                     with db.transaction():
@@ -271,14 +271,14 @@ def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
 
 
 def ends_are_answered(db: psycopg.Connection, device: uuid.UUID) -> None:
-    for call in [*DOORS, *FORECASTS[1:]]:
-        ask(db, call.format(device))
+    for statement in [*STATEMENTS, *FORECASTS[1:]]:
+        ask(db, statement.format(device))
     for moment in MOMENT[:-3] + MOMENT[-2:]:
-        for door in (
+        for call in (
             "ml_score('{d}', {m}, {m})",
             "ml_predict('{d}', 'system.cpuUsage', as_of => {m})",
         ):
-            ask(db, "SELECT count(*) FROM " + door.format(d=device, m=moment))
+            ask(db, "SELECT count(*) FROM " + call.format(d=device, m=moment))
         ask(db, f"CALL ml_scan('{device}', as_of => {moment})", transaction=False)
     failed = "SELECT sqlstate, error FROM ml_scan_state WHERE outcome = 'failed'"
     assert [row for row in db.execute(failed) if row[0] not in DOCUMENTED] == []

@@ -1,4 +1,4 @@
-"""Row-level security on pyml's tables holds for each view and door, and comes back after a dump."""
+"""Row-level security on pyml's tables holds for each view and function, and after a dump too."""
 
 import subprocess
 
@@ -86,13 +86,13 @@ def test_each_tenant_sees_its_own_devices_alone(db, one, connect, tenants):
             counts = session.execute("SELECT devices, anomalies_24h FROM ml_fleet_health")
             assert counts.fetchone() == (1, 1)
             assert session.execute("SELECT ml_detect(%s) IS NULL", [device]).fetchone() == (False,)
-            doors = ["SELECT ml_detect(%s)", "SELECT ml_model_info(%s)", "SELECT ml_forecast(%s)"]
-            doors += ["SELECT ml_score(%s, now() - interval '1 hour', now())"]
-            doors += ["SELECT * FROM ml_predict(%s, 'system.cpuUsage')"]
-            for door in doors:
+            calls = ["SELECT ml_detect(%s)", "SELECT ml_model_info(%s)", "SELECT ml_forecast(%s)"]
+            calls += ["SELECT ml_score(%s, now() - interval '1 hour', now())"]
+            calls += ["SELECT * FROM ml_predict(%s, 'system.cpuUsage')"]
+            for call in calls:
                 with pytest.raises(psycopg.Error) as caught:
-                    session.execute(door, [hidden])
-                assert caught.value.sqlstate == "ML002", door
+                    session.execute(call, [hidden])
+                assert caught.value.sqlstate == "ML002", call
             if level == "train":
                 session.execute("SELECT ml_train_forest(%s)", [device])
                 session.execute("SELECT ml_forget(%s)", [hidden])
