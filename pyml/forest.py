@@ -125,7 +125,7 @@ class Forest(Detector[Model]):
         spread = np.arange(2 * metrics) >= metrics
         hours, compared = usual_hours.learn(times[rows], columns[:, : 2 * metrics], spread, pulse)
         pulse()
-        blocks = self._blocks(spans, times[rows], compared, settings["n_estimators"])
+        blocks = self.blocks(spans, times[rows], compared, settings["n_estimators"])
         pulse()
         together = Together.of(compared[blocks.ordinary])
         pulse()
@@ -156,7 +156,7 @@ class Forest(Detector[Model]):
             limits.figures | {"features": cells.shape[1]},
         )
 
-    def _blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
+    def blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
         """The days of a training, and what is ordinary in them."""
         p, distance = self.parameters, Together.of(compared).distance(compared)
         far = trailing_mean(spans.interval, spans.lasting, times, distance)

@@ -39,7 +39,7 @@ class Hours:
     def beyond(self, times: Floats, numbers: Floats) -> Floats:
         """How far numbers (n, k) are below (negative) or above what is usual; NaN where missing."""
         hours = _hour(times) % len(self.low)
-        return numbers - np.clip(numbers, np.array(self.low)[hours], np.array(self.high)[hours])
+        return _beyond(numbers, np.array(self.low)[hours], np.array(self.high)[hours])
 
 
 def learn(
@@ -68,22 +68,16 @@ def learn(
         tops[place] = np.where(topped, np.fmax.reduce(numbers[begin:end]), middles[place])
         if count % DAY_HOURS == 0:
             pulse()
-    whole = _of_columns(np.median, numbers)
-
-    def usual(cycles: NDArray[np.bool_]) -> Hours:
-        pulse()
-        low = _near(middles[cycles], whole).min(axis=0)
-        high = _near(tops[cycles], whole).max(axis=0)
-        return Hours(low.tolist(), np.maximum(low, high).tolist())
-
-    found = usual(np.ones(len(middles), bool))
+    whole = np.nan_to_num(_of_columns(np.median, numbers))
+    pulse()
+    low, high = _around(_middle(middles), _middle(tops), whole)
+    found = Hours(low.tolist(), high.tolist())
     if slots == 1:
         return found, found.beyond(times, numbers)
-    apart = np.empty_like(numbers)
-    for one in range(len(middles)):
-        rows = slice(*np.searchsorted(cycle, [one, one + 1]))
-        apart[rows] = usual(np.arange(len(middles)) != one).beyond(times[rows], numbers[rows])
-    return found, apart
+    pulse()
+    low, high = _around(_middle_of_others(middles), _middle_of_others(tops), whole)
+    pulse()
+    return found, _beyond(numbers, low[cycle, hour % slots], high[cycle, hour % slots])
 
 
 def _hour(times: Floats) -> NDArray[np.int64]:
@@ -94,7 +88,9 @@ def _slots(times: Floats) -> int:
     """How many hours a training of this length tells apart."""
     span = times[-1] - times[0]
     constant, day, week = SLOTS
-    return week if span >= CYCLES * WEEK - DAY else day if span >= CYCLES * DAY - HOUR else constant
+    return (
+        week if span >= CYCLES * WEEK - HOUR else day if span >= CYCLES * DAY - HOUR else constant
+    )
 
 
 def _of_columns(figure: Callable[..., Floats], numbers: Floats) -> Floats:
@@ -108,8 +104,42 @@ def _of_columns(figure: Callable[..., Floats], numbers: Floats) -> Floats:
     )
 
 
-def _near(cells: Floats, whole: Floats) -> Floats:
-    """The median cycle's cells (h, k) of each hour's neighbours and its own, shape (3, h, k)."""
-    usual = np.array([_of_columns(np.median, cells[:, slot]) for slot in range(cells.shape[1])])
-    usual = np.where(np.isnan(usual), whole, usual)
-    return np.stack([np.roll(usual, shift, axis=0) for shift in (-1, 0, 1)])
+def _middle(cells: Floats) -> Floats:
+    """The median of the cycles that are known, of cells (cycles, h, k); NaN where none is."""
+    known = (~np.isnan(cells)).sum(axis=0)
+    return _between(np.sort(cells, axis=0), known, np.full(known.shape, len(cells)))
+
+
+def _middle_of_others(cells: Floats) -> Floats:
+    """For each cycle the median of the others, shape (cycles, h, k)."""
+    order = np.sort(cells, axis=0)  # what is not known comes last
+    rank = np.argsort(np.argsort(cells, axis=0, kind="stable"), axis=0, kind="stable")
+    known = ~np.isnan(cells)
+    rest = known.sum(axis=0) - known
+    return np.stack([_between(order, *one) for one in zip(rest, rank, strict=True)])
+
+
+def _between(order: Floats, count: NDArray[np.intp], without: NDArray[np.intp]) -> Floats:
+    """The median of `count` (h, k) cells in order, without the one of a rank (h, k)."""
+    found = []
+    for at in (np.maximum(count - 1, 0) // 2, count // 2):
+        place = np.minimum(at + (without <= at), len(order) - 1)
+        found.append(np.take_along_axis(order, place[None], axis=0)[0])
+    return np.where(count > 0, (found[0] + found[1]) / 2, np.nan)
+
+
+def _around(middle: Floats, top: Floats, whole: Floats) -> tuple[Floats, Floats]:
+    """The bounds of what is usual at each hour (…, h, k), from those of it and its neighbours."""
+    middle, top = (np.where(np.isnan(part), whole, part) for part in (middle, top))
+    low, _ = _near(middle)
+    _, high = _near(top)
+    return low, np.maximum(low, high)
+
+
+def _near(cells: Floats) -> tuple[Floats, Floats]:
+    near = [np.roll(cells, shift, axis=-2) for shift in (-1, 0, 1)]
+    return np.minimum.reduce(near), np.maximum.reduce(near)
+
+
+def _beyond(numbers: Floats, low: Floats, high: Floats) -> Floats:
+    return np.asarray(numbers - np.clip(numbers, low, high))

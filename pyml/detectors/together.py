@@ -41,9 +41,13 @@ class Together:
         from sklearn.covariance import LedoitWolf
 
         centre = _means(vectors)
-        fitted = LedoitWolf(assume_centered=True, store_precision=False)
-        fitted.fit(np.nan_to_num(vectors - centre))
-        variance, axes = np.linalg.eigh(fitted.covariance_)
+        centred = np.nan_to_num(vectors - centre)
+        if len(vectors) > 1:
+            fitted = LedoitWolf(assume_centered=True, store_precision=False).fit(centred)
+            covariance = fitted.covariance_
+        else:
+            covariance = np.zeros((vectors.shape[1], vectors.shape[1]))
+        variance, axes = np.linalg.eigh(covariance)
         whitening = axes / np.sqrt(np.maximum(variance, LEAST_VARIANCE))
         return cls(centre.tolist(), whitening.tolist())
 
