@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def add_device(db: psycopg.Connection) -> Callable[..., Device]:
 def device(add_device: Callable[..., Device]) -> Device:
     """Fifty hours of quiet minutes."""
     return add_device()
+
+
+@pytest.fixture
+def train(db: psycopg.Connection, dsn: str) -> Callable[..., int]:
+    """Train a model as a worker of a fleet does; gives its id. Without a field it is a forest.
+
+    For tests that need a model and do not look at how it came about: a worker has the libraries
+    loaded after its first training, where the backend of each test would take seconds to load them.
+    """
+
+    def train(device: Device, field: str = "") -> int:
+        model = (device, "lstm" if field else "forest", field)
+        with job.at_home(job.connection(dsn)) as execute:
+            job._train(execute, execute, model, time.monotonic(), lambda: None)
+        return db.execute(
+            "SELECT model_id FROM ml_model WHERE is_current"
+            " AND device_uuid::text = %s AND kind = %s AND field = %s",
+            model,
+        ).fetchone()[0]
+
+    return train
 
 
 @pytest.fixture

@@ -120,11 +120,11 @@ def test_a_metric_that_one_class_of_many_devices_has(db, ask, add_device):
     assert ask("metrics")[0] is True
 
 
-def test_a_metric_that_is_reported_no_longer(db, ask, add_device):
+def test_a_metric_that_is_reported_no_longer(db, ask, add_device, train):
     """Though the device's model has it still, for as long as its training window holds it."""
-    add_device(readings=2000)
+    device = add_device(readings=2000)
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', 'system.temperature')")
-    db.execute("CALL ml_retrain()")
+    train(device)
     db.execute("CALL ml_scan()")
     gone = (
         "UPDATE device_shadow_history SET reported_state = reported_state #- '{system,temperature}'"

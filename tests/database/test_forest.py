@@ -33,8 +33,8 @@ def test_training_tells_what_it_did(one, device):
     assert one("SELECT outcome FROM ml_run WHERE model_id = %s", told["model_id"]) == "trained"
 
 
-def test_a_spike_is_found_and_explained(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_spike_is_found_and_explained(db, one, device, train):
+    train(device)
     db.execute(SPIKE, [device])
     found = one("SELECT ml_detect(%s, hours => 1)", device)
     assert found["analyzed_points"] in (59, 60)
@@ -52,8 +52,8 @@ def test_a_spike_is_found_and_explained(db, one, device):
     assert reason["usual_low"] < reason["usual_high"] < 99
 
 
-def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, device, train):
+    train(device)
     db.execute(SPIKE, [device])
     every = one("SELECT ml_detect(%s)", device)
     times = [a["timestamp"] for a in every["anomalies"]]
@@ -63,8 +63,8 @@ def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, devic
     assert some["anomalies_detected"] == every["anomalies_detected"] > 2
 
 
-def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, device, train):
+    train(device)
     rows = db.execute(
         "SELECT s.* FROM (SELECT max(\"timestamp\") AT TIME ZONE 'UTC' AS last"
         " FROM device_shadow_history WHERE device_uuid = %s) AS h,"
@@ -85,8 +85,8 @@ def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, dev
         assert bool(reasons) == is_anomaly
 
 
-def test_a_reading_scores_the_same_in_any_window(db, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_reading_scores_the_same_in_any_window(db, device, train):
+    train(device)
     windows = [
         db.execute(
             'SELECT "timestamp", anomaly_score, severity'
@@ -184,8 +184,8 @@ def test_too_few_readings_are_counted(add_device, refused, one):
     assert one("SELECT count(*) FROM ml_model") == 0
 
 
-def test_a_window_without_readings_is_no_error(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_window_without_readings_is_no_error(db, one, device, train):
+    train(device)
     db.execute(
         "DELETE FROM device_shadow_history"
         " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '3 hours'"

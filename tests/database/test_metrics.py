@@ -45,10 +45,11 @@ def metered(db):
     )
 
 
-def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery):
+@pytest.mark.slow
+def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery, train):
     low, full = battery(20.8), battery(81)
     for device in (low, full):
-        db.execute("SELECT ml_train_lstm(%s, 'battery')", [device])
+        train(device, "battery")
     db.execute("UPDATE ml_metric SET limit_low = 20 WHERE name = 'battery'")
     db.execute("CALL ml_scan()")
     rows = db.execute(
@@ -142,9 +143,10 @@ def test_without_a_field_the_doors_take_what_the_device_reports(db, one, refused
     assert one(f"SELECT ml_forecast(%s{argument})", gate)["field"] == "pressure"
 
 
-def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate):
+@pytest.mark.slow
+def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate, train):
     for field in ("volts", "voltage"):
-        db.execute("SELECT ml_train_lstm(%s, %s)", [gate, field])
+        train(gate, field)
         assert one("SELECT ml_forecast(%s)", gate)["field"] == field
 
 
@@ -182,9 +184,10 @@ def test_a_share_of_nothing_is_not_reported(db, one, gate):
 # ---- units -----------------------------------------------------------------------
 
 
-def test_documents_tell_the_units_of_what_they_show(db, one, device):
+@pytest.mark.slow
+def test_documents_tell_the_units_of_what_they_show(db, one, device, train):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute("UPDATE ml_metric SET unit = NULL WHERE name = 'disk_usage_percent'")
     assert one("SELECT ml_detect(%s)", device)["units"] == {
         "cpu_usage": "%",
@@ -194,7 +197,7 @@ def test_documents_tell_the_units_of_what_they_show(db, one, device):
         "temperature": "°C",
     }
     for field, unit in (("system.cpuUsage", "%"), ("temperature", "°C"), ("health.uptime", None)):
-        db.execute("SELECT ml_train_lstm(%s, %s)", [device, field])
+        train(device, field)
         assert one("SELECT ml_forecast(%s, %s)", device, field)["unit"] == unit
 
 

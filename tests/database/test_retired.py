@@ -18,10 +18,11 @@ def _forests_only(db):
 
 
 @pytest.fixture
-def pair(db, add_device):
+def pair(db, add_device, train):
     """A device that stays and one that does not, both trained and scanned."""
     stays, goes = add_device(readings=300), add_device(readings=300)
-    db.execute("CALL ml_retrain()")
+    train(stays)
+    train(goes)
     db.execute("CALL ml_scan()")
     return stays, goes
 
@@ -43,9 +44,9 @@ def test_a_deleted_device_leaves_the_views_with_the_next_scan(db, one, pair):
     assert one("SELECT count(*) FROM ml_run WHERE outcome = 'failed'") == 0
 
 
-def test_a_device_that_was_trained_and_never_scanned_leaves_them_too(db, one, add_device):
+def test_a_device_that_was_trained_and_never_scanned_leaves_them_too(db, one, add_device, train):
     goes = add_device(readings=300)
-    db.execute("SELECT ml_train_forest(%s)", [goes])
+    train(goes)
     assert one(STATUS) == [goes]
     db.execute("DELETE FROM devices")
     db.execute("CALL ml_scan()")
