@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from pytest_postgresql import factories
+from pytest_postgresql.executors import NoopExecutor
 
 # onnxruntime, which tests compare with, else reports its use to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -156,11 +157,32 @@ def _server_is_known() -> None:
         pytest.exit("the tests need the server that install.py makes: python3 install.py test", 4)
 
 
+@pytest.fixture(scope="session")
+def _shared(_server: NoopExecutor) -> Iterator[psycopg.Connection]:
+    """A connection to the database that tests share which are rolled back."""
+    where = {"host": _server.host, "port": _server.port, "user": _server.user, "autocommit": True}
+    name = f"{_server.dbname}_shared"
+    with psycopg.connect(**where, dbname="postgres") as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {_server.template_dbname}")
+        with psycopg.connect(**where, dbname=name) as conn:
+            yield conn
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
-def db(_server_is_known: None, _connection: psycopg.Connection) -> psycopg.Connection:
-    """A superuser's connection, in autocommit, to a database of the test's own."""
-    _connection.autocommit = True
-    return _connection
+def db(request: pytest.FixtureRequest, _server_is_known: None) -> Iterator[psycopg.Connection]:
+    """A superuser's connection, in autocommit, to a database of the test's own.
+
+    For a test that is marked `rolled_back`: in a transaction that leaves nothing behind.
+    """
+    if request.node.get_closest_marker("rolled_back"):
+        conn = request.getfixturevalue("_shared")
+        with conn.transaction(force_rollback=True):
+            yield conn
+    else:
+        conn = request.getfixturevalue("_connection")
+        conn.autocommit = True
+        yield conn
 
 
 @pytest.fixture

@@ -98,6 +98,8 @@ def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device, train):
     assert one(lows.format("confidence_lower"), device) < 0
 
 
+@pytest.mark.slow
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("field", ["system.cpuUsag", "health.status"])
 def test_a_training_is_not_advised_where_it_would_fail(db, refused, device, field):
     said = refused("SELECT ml_forecast(%s, %s)", device, field, sqlstate="ML002")
@@ -167,6 +169,7 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     assert not modules & others
 
 
+@pytest.mark.rolled_back
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
@@ -197,6 +200,7 @@ def test_what_a_model_cannot_forecast_is_refused(refused, trained):
         refused(call, trained, sqlstate="ML004")
 
 
+@pytest.mark.rolled_back
 def test_a_device_without_readings_is_told_apart(refused):
     refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
 

@@ -153,6 +153,7 @@ def test_a_metric_of_ones_own_joins_the_model(db, one, device):
     )
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [

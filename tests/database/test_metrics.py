@@ -58,6 +58,7 @@ def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery, tr
     assert rows == [(low, "battery", 20, True, "%")]
 
 
+@pytest.mark.rolled_back
 def test_a_limit_holds_for_the_plain_value_alone(db, one):
     """A path's forecast has no limit of a metric that is a share, a multiple or a rate of it."""
     db.execute(
@@ -71,6 +72,7 @@ def test_a_limit_holds_for_the_plain_value_alone(db, one):
     assert one(limit, "a") == 4
 
 
+@pytest.mark.rolled_back
 def test_a_forecast_may_reach_a_limit_on_either_side(db, device):
     db.execute(
         "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome)"
@@ -92,6 +94,7 @@ def test_a_forecast_may_reach_a_limit_on_either_side(db, device):
     assert rows == [(10, 9.5, "°C"), (30, 30, "°C")]
 
 
+@pytest.mark.rolled_back
 def test_metrics_that_come_with_the_extension_have_units_and_limits(db):
     rows = db.execute(
         "SELECT unit, limit_low, limit_high, direction, least_deviation FROM ml_metric"

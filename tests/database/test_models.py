@@ -68,6 +68,7 @@ def test_a_damaged_blob_is_refused(db, refused, device, train):
     assert f"ml_train_forest('{device}')" in said.message_hint
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -91,6 +92,7 @@ def test_a_setting_out_of_range_is_refused(refused, one, name, value):
     assert one("SELECT value FROM ml_setting WHERE name = %s", name) == before
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -133,6 +135,7 @@ def test_a_number_is_kept_as_anybody_reads_it_or_refused(db, one, device, train,
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'", device) == 0
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "statement",
     [
@@ -150,6 +153,7 @@ def test_no_setting_goes(db, refused, one, statement):
     assert one("SELECT count(*) FROM ml_setting") == before
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -277,6 +281,7 @@ def test_grant_gives_what_the_level_needs_and_no_more(db, dsn, device, level):
         db.execute("DROP ROLE pyml_test_role")
 
 
+@pytest.mark.rolled_back
 def test_grant_knows_its_levels_and_roles(refused):
     refused("SELECT ml_grant(current_user, 'all')", sqlstate="ML004")
     refused("SELECT ml_grant('nobody_here', 'read')", sqlstate="ML004")

@@ -29,6 +29,7 @@ def around(parts, value):
     return value
 
 
+@pytest.mark.rolled_back
 @SLOW
 @given(st.lists(st.one_of(KEYS, st.builds(Element, KEYS, KEYS)), min_size=1, max_size=5))
 def test_what_is_written_is_found(one, parts):
@@ -45,6 +46,7 @@ def test_what_is_written_is_found(one, parts):
     assert one("SELECT (_ml_parts(%s)).fault", path) is None
 
 
+@pytest.mark.rolled_back
 @SLOW
 @given(st.one_of(st.text('ab."[]=', max_size=12), PARTS.map(written)))
 def test_python_and_sql_part_a_path_alike(db, path):
@@ -62,6 +64,7 @@ def test_python_and_sql_part_a_path_alike(db, path):
             assert (key, element) == (part, None)
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("path", "found"),
     [
@@ -146,6 +149,7 @@ def test_a_forecast_is_made_of_such_a_path(db, one, add_device):
     assert one("SELECT count(*) FROM ml_predict(%s, %s)", device, path) == 12
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "path", ["s[name=t1].nothing", '"a.b"', 's[name="\';--"]', '"half', "a..b"]
 )
@@ -157,6 +161,7 @@ def test_where_there_is_no_number_a_door_says_so(refused, add_device, path):
     refused("SELECT ml_forecast(%s, %s)", device, path, sqlstate="ML002")
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("path", "why"),
     [
@@ -188,5 +193,6 @@ def test_what_is_no_path_is_refused_where_it_is_written(db, refused, path, why):
     db.execute(said.message_hint)
 
 
+@pytest.mark.rolled_back
 def test_a_key_may_hold_many_dots(db):
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('x', %s)", ['"' + "." * 500 + '"'])

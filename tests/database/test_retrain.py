@@ -223,6 +223,7 @@ def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
