@@ -4,7 +4,7 @@ import gc
 import os
 import shlex
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pytest_postgresql.executors import NoopExecutor
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+EXAMPLES = "tests/examples/"
 SLOW = ("slow", "server", "browser")  # marks of what --quick leaves out
 
 
@@ -33,18 +34,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not asked for; begin with the files that have slow tests alone."""
+    """Leave out what is not asked for; begin with the files that take longest, as they look."""
     for item in items:
         for name in {"server", "browser"} & set(item.fixturenames):
             item.add_marker(name)
     slow = {item for item in items if any(map(item.get_closest_marker, SLOW))}
-    others = {item.path for item in items if item not in slow}
     left_out = slow if config.getoption("quick") else set()
     if not config.getoption("long"):
         left_out |= {item for item in items if item.get_closest_marker("long")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: item.path in others)
+    seconds: Counter[str] = Counter()
+    for item in items:
+        seconds[_together(item.nodeid)] += 6 if item in slow else 1
+    items.sort(key=lambda item: -seconds[_together(item.nodeid)])
+
+
+def _together(nodeid: str) -> str:
+    """What runs in one process: a file, and all examples, which share a fleet."""
+    file = nodeid.partition("::")[0]
+    return EXAMPLES if file.startswith(EXAMPLES) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = _together
+    return scheduler
 
 
 # To see a failure by hand --------------------------------------------------------------
