@@ -80,6 +80,7 @@ def test_other_shadows_are_not_readings(db, one, device, train):
     assert one("SELECT readings_used FROM ml_model WHERE model_id = %s", train(device)) == 3000
 
 
+@pytest.mark.slow
 def test_repeats_count_once_and_order_does_not_matter(db, one, device):
     plain = one("SELECT ml_train_forest(%s)", device)
     scores = (
@@ -218,6 +219,7 @@ def test_whole_numbers_are_shown_in_full(db, one, device):
     assert same is True
 
 
+@pytest.mark.slow
 def test_a_long_window_is_judged_as_its_parts_are(db, add_device):
     device = add_device(readings=25_000)
     put_model(db, device, newest("forest"))

@@ -272,6 +272,7 @@ def test_no_more_is_taken_in_than_a_forest_takes(one, told, put):
     assert sum(row.metric is None for row in found.values()) == 100
 
 
+@pytest.mark.slow
 def test_what_is_too_much_is_left_out_and_counted(told, put):
     put(
         {"list": list(range(3000)), "x": 1},
@@ -345,6 +346,7 @@ def test_what_there_is_not(db, refused, put):
     assert db.execute(said.message_hint.encode()).fetchone()[0] == "x"
 
 
+@pytest.mark.slow
 def test_a_large_history_is_looked_at_in_part(db, told):
     """And no more of it is read than is told: of many devices, over all of the window."""
     db.execute(
@@ -401,6 +403,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -100,6 +100,7 @@ def test_a_reading_scores_the_same_in_any_window(db, device, train):
         assert narrow == windows[0][-len(narrow) :]
 
 
+@pytest.mark.slow
 def test_the_session_time_zone_moves_nothing(db, one, device):
     db.execute("SELECT ml_train_forest(%s)", [device])
     answers, scores = set(), set()
@@ -120,6 +121,7 @@ def test_the_session_time_zone_moves_nothing(db, one, device):
     assert max(scores) - min(scores) <= 1
 
 
+@pytest.mark.slow
 def test_as_of_sees_nothing_later(db, one, device):
     told = one("SELECT ml_train_forest(%s, as_of => now() - interval '10 hours')", device)
     assert told["training_samples"] in (2399, 2400)
@@ -127,6 +129,7 @@ def test_as_of_sees_nothing_later(db, one, device):
     assert later == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_reports_its_cpu_alone_is_served(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state = jsonb_build_object('system',"
@@ -138,6 +141,7 @@ def test_a_host_that_reports_its_cpu_alone_is_served(db, one, device):
     assert any(a["cpu_usage"] == 99 for a in found["anomalies"])
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own_joins_the_model(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state ="
@@ -210,6 +214,7 @@ def test_a_column_that_is_not_there_leads_to_the_doctor(db, refused, device, rol
         assert said.message_hint == "SELECT * FROM ml_doctor();"
 
 
+@pytest.mark.slow
 def test_another_table_shape_needs_settings_only(db, one, device):
     expected = one("SELECT ml_train_forest(%s)", device)["training_samples"]
     db.execute(

@@ -137,6 +137,7 @@ def gate(db, add_device):
     return device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["", ", field => NULL"])
 def test_without_a_field_the_doors_take_what_the_device_reports(db, one, refused, gate, argument):
     assert "pressure, last 24 h" in one(f"SELECT ml_chart(%s{argument})", gate)
@@ -153,6 +154,7 @@ def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate, train)
         assert one("SELECT ml_forecast(%s)", gate)["field"] == field
 
 
+@pytest.mark.slow
 def test_without_a_field_the_usual_one_comes_first(db, one, device):
     """Though another metric comes first by name; also where its model goes by its metric's name."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
@@ -207,6 +209,7 @@ def test_documents_tell_the_units_of_what_they_show(db, one, device, train):
 # ---- what a device does not report -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_field_of_the_setting_that_a_device_does_not_report_is_no_failure(db, dsn, one, gate):
     db.execute("""UPDATE ml_setting SET value = '["system.cpuUsage", "volts"]'
         WHERE name = 'forecast_fields'""")
@@ -233,6 +236,7 @@ def test_a_field_of_the_setting_that_a_device_does_not_report_is_no_failure(db, 
     assert one("SELECT ok FROM ml_doctor() WHERE check_name = 'trainings'") is False
 
 
+@pytest.mark.slow
 def test_a_field_that_vanishes_is_told(db, one, gate):
     db.execute("""UPDATE ml_setting SET value = '["volts"]' WHERE name = 'forecast_fields'""")
     db.execute("CALL ml_retrain()")
@@ -254,6 +258,7 @@ FROM generate_series(1, 300) AS i
 """
 
 
+@pytest.mark.slow
 def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device):
     db.execute("UPDATE ml_metric SET enabled = false")
     db.execute(

@@ -37,6 +37,7 @@ def test_model_info_lists_what_is_in_force_first(db, one, device, train):
     assert models[0]["parameters"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_failed_training_leaves_nothing(db, one, device):
     model = one("SELECT ml_train_forest(%s)", device)["model_id"]
     db.execute("UPDATE ml_setting SET value = '1000' WHERE name = 'n_estimators'")  # takes a while
@@ -237,6 +238,7 @@ def test_standard_conforming_strings_change_nothing(db, dsn, one, device):
     assert [text for text in warned if "escape" in text or "nonstandard" in text] == []
 
 
+@pytest.mark.slow
 def test_a_metric_that_came_with_the_extension_is_disabled_not_deleted(db, refused, one, device):
     refused("DELETE FROM ml_metric WHERE name = 'temperature'", sqlstate="ML004")
     db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'temperature'")
@@ -290,6 +292,7 @@ def test_grant_knows_its_levels_and_roles(refused):
     refused("SELECT ml_grant(current_user, NULL)", sqlstate="ML004")
 
 
+@pytest.mark.slow
 def test_the_extension_lives_in_any_schema(db, one, device):
     db.execute("DROP EXTENSION pyml")
     assert one("SELECT count(*) FROM device_shadow_history") == 3000

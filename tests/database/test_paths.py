@@ -117,6 +117,7 @@ def set_field(db, path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FIELDS)
 def test_every_door_reads_such_a_path(db, one, add_device, path):
     device = add_device(readings=600)

@@ -56,6 +56,7 @@ def test_what_is_no_number_moves_no_other_value(db, one, device, value, train):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_path_may_count_the_elements_of_an_array(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state = reported_state || jsonb_build_object("

@@ -97,6 +97,7 @@ def test_a_detector_is_trained_beside_the_forest_and_stored(db, one, device, reg
     assert "n_estimators" not in info["mad"]["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_scan_logs_what_a_detector_flags_and_why(db, one, device, register):
     register("mad.py")
@@ -126,6 +127,7 @@ def test_a_scan_logs_what_a_detector_flags_and_why(db, one, device, register):
     assert one("SELECT outcome FROM ml_scan_state") == "unchanged"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_setting_makes_due_whoever_goes_by_it(db, device, register):
     register("mad.py")
@@ -145,6 +147,7 @@ def test_a_setting_makes_due_whoever_goes_by_it(db, device, register):
     assert db.execute(STORED).fetchall() == [("forest", "", 2, 1), ("mad", "", 2, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device, register):
     register("mad.py")
@@ -166,6 +169,7 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
     assert one("SELECT count(*) FROM ml_anomaly") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_session_that_does_not_know_a_kind_passes_its_models_over(db, one, dsn, device, register):
     register("mad.py")
@@ -230,6 +234,7 @@ def test_a_scan_stores_what_a_forecaster_says_and_logs_what_lies_outside(db, one
         assert reasons[0]["usual_low"] <= reasons[0]["predicted"] <= reasons[0]["usual_high"] < 99
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forecaster_alone")
 def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, device):
     db.execute(SET, ["2", "models_kept"])
@@ -248,6 +253,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
     assert one("SELECT count(*) FROM ml_forecast_point") == 0
 
 
+@pytest.mark.slow
 def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
     """Neither's points take the other's place, and each is judged by its own."""
     db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])

@@ -76,6 +76,7 @@ def test_what_never_had_a_model_leaves_nothing(db, one, add_device):
     assert one("SELECT count(*) FROM ml_scan_state") == 0
 
 
+@pytest.mark.slow
 def test_who_sees_only_some_devices_retires_none(db, one, pair):
     _, goes = pair
     db.execute(
@@ -104,6 +105,7 @@ def test_an_unknown_device_is_refused(db, one, refused, device, call):
     assert one("SELECT count(*) FROM ml_job") == 0
 
 
+@pytest.mark.slow
 def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     stays, goes = pair
     db.execute("SELECT ml_forget(%s)", [goes])
@@ -119,6 +121,7 @@ def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     assert one("SELECT count(*) FROM ml_model WHERE device_uuid = %s", goes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["CALL ml_scan(%s)", "CALL ml_retrain(%s)"])
 def test_naming_a_forgotten_device_brings_it_back(db, one, pair, call):
     _, goes = pair
@@ -160,6 +163,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["scan", "retrain"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_transaction_block_is_refused_before_any_work(db, one, refused, device, task, block):
@@ -173,6 +177,7 @@ def test_a_transaction_block_is_refused_before_any_work(db, one, refused, device
     assert one("SELECT count(*) FROM ml_job") == 1
 
 
+@pytest.mark.slow
 def test_a_block_of_plpgsql_that_is_no_transaction_may_call_them(db, one, device):
     db.execute("DO $$ BEGIN CALL ml_retrain(); CALL ml_scan(); END $$")
     assert one("SELECT count(*) FROM ml_job WHERE finished_at IS NOT NULL") == 2

@@ -61,6 +61,7 @@ def test_what_was_injected_is_found(one, fleet):
         assert leading in CLEAR[fault.kind], fault
 
 
+@pytest.mark.slow
 def test_a_quiet_day_is_quiet(one, fleet):
     [quiet] = [d for d in sample_fleet.FLEET if d.name == "archive-berlin"]
     assert quiet.uuid not in fleet

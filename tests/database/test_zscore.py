@@ -151,6 +151,7 @@ def test_a_total_that_is_always_0_takes_no_value_away(db, one, device):
     assert one("SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 3000
 
 
+@pytest.mark.slow
 def test_a_table_without_statistics_is_read_once(db, one, add_device):
     """As after a first load: with a pass over all rows for each row it took half a minute."""
     with db.transaction(force_rollback=True):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import sample_fleet as fleet
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 1, 15, 9, 30)
 
 

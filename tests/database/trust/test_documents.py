@@ -173,6 +173,7 @@ def test_a_path_of_a_metric_is_bounded(db, device, column, path):
         assert caught.value.sqlstate == "ML004"
 
 
+@pytest.mark.slow
 def test_plans_of_many_shapes_of_model_take_a_bounded_space(db, dsn, device):
     model = onnx.ModelProto.FromString(newest("lstm").read_bytes())
     entry = model.metadata_props[0]

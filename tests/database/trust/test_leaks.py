@@ -108,6 +108,7 @@ def test_the_same_forest_of_configured_metrics_is_scored(db, one, device, strang
     assert one("SELECT count(*) FROM ml_anomaly") > 500
 
 
+@pytest.mark.slow
 def test_what_a_scan_cannot_read_is_trained_anew(db, one, device, stranger):
     """Though what is stored beside the model says that nothing has changed."""
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
