@@ -4,18 +4,20 @@ import gc
 import os
 import shlex
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
 from pytest_postgresql import factories
+from pytest_postgresql.executors import NoopExecutor
 
 # onnxruntime, which tests compare with, else reports its use to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+EXAMPLES = "tests/examples/"
 SLOW = ("slow", "server", "browser")  # marks of what --quick leaves out
 
 
@@ -32,18 +34,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not asked for; begin with the files that have slow tests alone."""
+    """Leave out what is not asked for; begin with the files that take longest, as they look."""
     for item in items:
         for name in {"server", "browser"} & set(item.fixturenames):
             item.add_marker(name)
     slow = {item for item in items if any(map(item.get_closest_marker, SLOW))}
-    others = {item.path for item in items if item not in slow}
     left_out = slow if config.getoption("quick") else set()
     if not config.getoption("long"):
         left_out |= {item for item in items if item.get_closest_marker("long")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: item.path in others)
+    seconds: Counter[str] = Counter()
+    for item in items:
+        seconds[_together(item.nodeid)] += 6 if item in slow else 1
+    items.sort(key=lambda item: -seconds[_together(item.nodeid)])
+
+
+def _together(nodeid: str) -> str:
+    """What runs in one process: a file, and all examples, which share a fleet."""
+    file = nodeid.partition("::")[0]
+    return EXAMPLES if file.startswith(EXAMPLES) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = _together
+    return scheduler
 
 
 # To see a failure by hand --------------------------------------------------------------
@@ -156,11 +175,32 @@ def _server_is_known() -> None:
         pytest.exit("the tests need the server that install.py makes: python3 install.py test", 4)
 
 
+@pytest.fixture(scope="session")
+def _shared(_server: NoopExecutor) -> Iterator[psycopg.Connection]:
+    """A connection to the database that tests share which are rolled back."""
+    where = {"host": _server.host, "port": _server.port, "user": _server.user, "autocommit": True}
+    name = f"{_server.dbname}_shared"
+    with psycopg.connect(**where, dbname="postgres") as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {_server.template_dbname}")
+        with psycopg.connect(**where, dbname=name) as conn:
+            yield conn
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
-def db(_server_is_known: None, _connection: psycopg.Connection) -> psycopg.Connection:
-    """A superuser's connection, in autocommit, to a database of the test's own."""
-    _connection.autocommit = True
-    return _connection
+def db(request: pytest.FixtureRequest, _server_is_known: None) -> Iterator[psycopg.Connection]:
+    """A superuser's connection, in autocommit, to a database of the test's own.
+
+    For a test that is marked `rolled_back`: in a transaction that leaves nothing behind.
+    """
+    if request.node.get_closest_marker("rolled_back"):
+        conn = request.getfixturevalue("_shared")
+        with conn.transaction(force_rollback=True):
+            yield conn
+    else:
+        conn = request.getfixturevalue("_connection")
+        conn.autocommit = True
+        yield conn
 
 
 @pytest.fixture

@@ -176,6 +176,7 @@ def test_a_broken_connection_loses_nothing(db, start):
     assert longest_step(db) < 5 * INTERVAL
 
 
+@pytest.mark.slow
 def test_readings_of_an_outage_arrive_after_it(db, dsn, start):
     name = db.info.dbname
     with psycopg.connect(dsn, dbname="postgres", autocommit=True) as server:
@@ -207,6 +208,7 @@ def longest_step(db) -> float:
     return max((b - a).total_seconds() for a, b in pairwise(times))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_delivered_at_the_end_is_told(start):
     program = start(UNREACHABLE)
     until(lambda: is_ready(program))
@@ -243,6 +245,7 @@ def test_the_privileges_that_the_readme_names_are_enough(db, start):
         db.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", ["0", "-1", "nan", "soon", "1e9"])
 def test_a_senseless_interval_is_refused(interval):
     done = subprocess.run(

@@ -38,8 +38,8 @@ def test_without_a_model_the_history_is_drawn_and_what_is_missing_said(chart, de
     assert f"SELECT ml_train_lstm('{device}', 'system.cpuUsage');" in words(root)
 
 
-def test_it_marks_what_the_forest_finds_and_writes_nothing(db, one, chart, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_it_marks_what_the_forest_finds_and_writes_nothing(db, one, chart, device, train):
+    train(device)
     db.execute("SET default_transaction_read_only = on")
     root = chart(device, "cpu_usage", 40)
     for severity in ("warning", "critical"):
@@ -55,9 +55,9 @@ def test_it_marks_what_the_forest_finds_and_writes_nothing(db, one, chart, devic
 
 
 @pytest.mark.slow
-def test_it_draws_the_forecast_whichever_name_is_asked_for(db, one, chart, device):
+def test_it_draws_the_forecast_whichever_name_is_asked_for(db, one, chart, device, train):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_lstm(%s, 'system.cpuUsage', 20)", [device])
+    train(device, "system.cpuUsage")
     bands = [
         parts(chart(device, field, 5), "band")[0].get("d")
         for field in ("system.cpuUsage", "cpu_usage")

@@ -26,6 +26,8 @@ from .test_retrain import (
 from .test_scan import test_many_small_scans_find_what_one_scan_finds, trained
 from .test_zscore import test_metrics_go_by_name
 
+pytestmark = pytest.mark.slow
+
 __all__ = [
     "test_a_column_that_is_not_there_leads_to_the_doctor",
     "test_a_metric_of_ones_own_joins_the_model",

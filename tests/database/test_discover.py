@@ -46,6 +46,7 @@ def told(db):
     return ask
 
 
+@pytest.mark.rolled_back
 def test_what_an_agent_reports_is_told_as_it_is(told, add_device):
     add_device(readings=1000)
     found, notices = told()
@@ -138,12 +139,14 @@ def test_whatever_the_keys_are_each_number_has_a_path_and_a_name(db, told, one, 
     assert not any(row.statement for row in again.values())
 
 
+@pytest.mark.rolled_back
 def test_a_metric_is_known_however_its_path_is_written(db, told, put):
     put({"a b": {"x": 1}}, {"a b": {"x": 2}})
     db.execute("""INSERT INTO ml_metric (name, path) VALUES ('own', 'a b."x"')""")
     assert told()[0]['"a b".x'].metric == "own"
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -169,6 +172,7 @@ def test_kinds(told, put, values, kind):
     assert told()[0]["x"].kind == kind
 
 
+@pytest.mark.rolled_back
 def test_what_differs_between_devices_alone_is_constant(told, put):
     for limit in (4, 8):
         put({"limit": limit}, {"limit": limit})
@@ -176,6 +180,7 @@ def test_what_differs_between_devices_alone_is_constant(told, put):
     assert (row.kind, row.changes, row.least, row.greatest) == ("constant", 0, 4, 8)
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("path", "value", "unit"),
     [
@@ -233,6 +238,7 @@ def test_apply_takes_in_what_is_sensible_once(db, one, told, put):
     assert one(enabled) == ["a_x", "cpu_usage"]
 
 
+@pytest.mark.rolled_back
 def test_forecasts_are_of_something_that_is_reported(db, one, told, put):
     fields = "SELECT value FROM ml_setting WHERE name = 'forecast_fields'"
     put(*[{"b": i % 3, "a": {"x": i % 3}} for i in range(20)])
@@ -245,6 +251,7 @@ def test_forecasts_are_of_something_that_is_reported(db, one, told, put):
     assert one(fields) == '["b"]'
 
 
+@pytest.mark.rolled_back
 def test_where_nothing_else_is_found_or_one_device_is_asked_none_is_disabled(one, told, put):
     disabled = "SELECT count(*) FROM ml_metric WHERE NOT enabled"
     device = put({"word": "on"}, {"word": "off"})
@@ -256,6 +263,7 @@ def test_where_nothing_else_is_found_or_one_device_is_asked_none_is_disabled(one
     assert one("SELECT name FROM ml_metric WHERE NOT built_in") == "x"
 
 
+@pytest.mark.rolled_back
 def test_no_more_is_taken_in_than_a_forest_takes(one, told, put):
     put(*[{f"k{n}": i % 2 for n in range(300)} for i in range(4)])
     found, notices = told("apply => true")
@@ -264,6 +272,7 @@ def test_no_more_is_taken_in_than_a_forest_takes(one, told, put):
     assert sum(row.metric is None for row in found.values()) == 100
 
 
+@pytest.mark.slow
 def test_what_is_too_much_is_left_out_and_counted(told, put):
     put(
         {"list": list(range(3000)), "x": 1},
@@ -316,6 +325,7 @@ def test_a_reader_is_told_and_may_not_add(db, dsn, one, told, put):
         db.execute("DROP ROLE looker")
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "arguments", ["hours => 0", "hours => 87841", "hours => NULL", "apply => NULL"]
 )
@@ -336,6 +346,7 @@ def test_what_there_is_not(db, refused, put):
     assert db.execute(said.message_hint.encode()).fetchone()[0] == "x"
 
 
+@pytest.mark.slow
 def test_a_large_history_is_looked_at_in_part(db, told):
     """And no more of it is read than is told: of many devices, over all of the window."""
     db.execute(
@@ -392,6 +403,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -120,11 +120,11 @@ def test_a_metric_that_one_class_of_many_devices_has(db, ask, add_device):
     assert ask("metrics")[0] is True
 
 
-def test_a_metric_that_is_reported_no_longer(db, ask, add_device):
+def test_a_metric_that_is_reported_no_longer(db, ask, add_device, train):
     """The device's model still uses it, because its training window has values of it."""
-    add_device(readings=2000)
+    device = add_device(readings=2000)
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('room', 'system.temperature')")
-    db.execute("CALL ml_retrain()")
+    train(device)
     db.execute("CALL ml_scan()")
     gone = (
         "UPDATE device_shadow_history SET reported_state = reported_state #- '{system,temperature}'"
@@ -173,6 +173,7 @@ def test_one_device_whose_clock_is_ahead(db, ask, add_device):
     assert [str(row[0]) for row in db.execute(fix)] == [ahead]
 
 
+@pytest.mark.slow
 def test_no_schedule(db, ask, add_device):
     add_device(readings=300)
     ok, detail, fix = ask("schedule")
@@ -186,6 +187,7 @@ def test_no_schedule(db, ask, add_device):
     assert ask("schedule")[0] is False
 
 
+@pytest.mark.slow
 def test_never_scanned_and_an_old_scan(db, ask, mend, add_device):
     add_device(readings=300)
     db.execute("CALL ml_retrain()")
@@ -194,6 +196,7 @@ def test_never_scanned_and_an_old_scan(db, ask, mend, add_device):
     assert "the latest 02:00:0" in mend("scans")
 
 
+@pytest.mark.slow
 def test_failing_devices(db, ask, mend, add_device):
     device = add_device(readings=300)
     db.execute("CALL ml_scan()")
@@ -288,6 +291,7 @@ def test_of_other_views_it_says_that_it_cannot_tell(db, ask):
     assert "EXPLAIN" in detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["DESC", pytest.param("ASC", marks=pytest.mark.long)])
 def test_it_reads_little_of_a_long_history(db, add_device, order):
     """Also with a device that fell silent long ago, and an index on the time alone."""

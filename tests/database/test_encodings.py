@@ -43,6 +43,7 @@ def test_the_script_is_of_ascii_alone(tmp_path):
         assert strange == [], name
 
 
+@pytest.mark.slow
 def test_the_whole_path(db, one, encoded, device):
     field = "temp\u00e9rature" if encoded[0] == "LATIN1" else FIELD
     db.execute(PUT, [field])

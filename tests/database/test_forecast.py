@@ -10,10 +10,10 @@ from .trust.test_blobs import cpu_seconds
 
 
 @pytest.fixture
-def trained(db, device):
+def trained(db, device, train):
     db.execute("SET client_min_messages = warning")
     db.execute("UPDATE ml_setting SET value = '10' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_lstm(%s)", [device])
+    train(device, "system.cpuUsage")
     db.execute("UPDATE ml_setting SET value = default_value WHERE name = 'epochs'")
     return device
 
@@ -32,9 +32,9 @@ def test_a_training_tells_its_skill_beside_the_naive_forecasts(db, one, device):
 
 
 @pytest.mark.slow
-def test_a_forecast_continues_the_devices_own_grid(db, one, add_device):
+def test_a_forecast_continues_the_devices_own_grid(db, one, add_device, train):
     slow = add_device(readings=700, interval=300)
-    db.execute("SELECT ml_train_lstm(%s)", [slow])
+    train(slow, "system.cpuUsage")
     found = one("SELECT ml_forecast(%s)", slow)
     assert len(found["predictions"]) == 12
     steps = db.execute(
@@ -79,7 +79,7 @@ def test_a_metrics_name_is_a_field(db, one, device):
         assert 30 < predicted < 60
 
 
-def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device):
+def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device, train):
     """Traffic comes in bursts, with 0 between them: an interval would reach below 0."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute(
@@ -88,16 +88,18 @@ def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device):
         ' THEN 60000 ELSE 0 END) OVER (ORDER BY "timestamp") AS total'
         " FROM device_shadow_history) AS s WHERE s.id = h.id"
     )
-    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    train(device, "network_receive_rate")
     lows = "SELECT min({}) FROM ml_predict(%s, 'network_receive_rate', level => 0.99)"
     assert one(lows.format("confidence_lower"), device) >= 0
     assert one(lows.format("predicted_value"), device) >= 0
     db.execute("DELETE FROM ml_model")
     db.execute("UPDATE ml_metric SET lower_bound = NULL WHERE name = 'network_receive_rate'")
-    db.execute("SELECT ml_train_lstm(%s, 'network_receive_rate')", [device])
+    train(device, "network_receive_rate")
     assert one(lows.format("confidence_lower"), device) < 0
 
 
+@pytest.mark.slow
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("field", ["system.cpuUsag", "health.status"])
 def test_a_training_is_not_advised_where_it_would_fail(db, refused, device, field):
     said = refused("SELECT ml_forecast(%s, %s)", device, field, sqlstate="ML002")
@@ -167,6 +169,7 @@ def test_a_backend_that_forecasts_loads_no_tensorflow(db, dsn, trained):
     assert not modules & others
 
 
+@pytest.mark.rolled_back
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
@@ -197,6 +200,7 @@ def test_what_a_model_cannot_forecast_is_refused(refused, trained):
         refused(call, trained, sqlstate="ML004")
 
 
+@pytest.mark.rolled_back
 def test_a_device_without_readings_is_told_apart(refused):
     refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
 

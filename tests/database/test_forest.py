@@ -33,8 +33,8 @@ def test_training_tells_what_it_did(one, device):
     assert one("SELECT outcome FROM ml_run WHERE model_id = %s", told["model_id"]) == "trained"
 
 
-def test_a_spike_is_found_and_explained(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_spike_is_found_and_explained(db, one, device, train):
+    train(device)
     db.execute(SPIKE, [device])
     found = one("SELECT ml_detect(%s, hours => 1)", device)
     assert found["analyzed_points"] in (59, 60)
@@ -52,8 +52,8 @@ def test_a_spike_is_found_and_explained(db, one, device):
     assert reason["usual_low"] < reason["usual_high"] < 99
 
 
-def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, device, train):
+    train(device)
     db.execute(SPIKE, [device])
     every = one("SELECT ml_detect(%s)", device)
     times = [a["timestamp"] for a in every["anomalies"]]
@@ -63,8 +63,8 @@ def test_the_newest_anomalies_come_first_and_none_is_cut_silently(db, one, devic
     assert some["anomalies_detected"] == every["anomalies_detected"] > 2
 
 
-def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, device, train):
+    train(device)
     rows = db.execute(
         "SELECT s.* FROM (SELECT max(\"timestamp\") AT TIME ZONE 'UTC' AS last"
         " FROM device_shadow_history WHERE device_uuid = %s) AS h,"
@@ -85,8 +85,8 @@ def test_score_gives_a_row_for_each_reading_of_the_half_open_window(db, one, dev
         assert bool(reasons) == is_anomaly
 
 
-def test_a_reading_scores_the_same_in_any_window(db, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_reading_scores_the_same_in_any_window(db, device, train):
+    train(device)
     windows = [
         db.execute(
             'SELECT "timestamp", anomaly_score, severity'
@@ -100,6 +100,7 @@ def test_a_reading_scores_the_same_in_any_window(db, device):
         assert narrow == windows[0][-len(narrow) :]
 
 
+@pytest.mark.slow
 def test_the_session_time_zone_moves_nothing(db, one, device):
     db.execute("SELECT ml_train_forest(%s)", [device])
     answers, scores = set(), set()
@@ -120,6 +121,7 @@ def test_the_session_time_zone_moves_nothing(db, one, device):
     assert max(scores) - min(scores) <= 1
 
 
+@pytest.mark.slow
 def test_as_of_sees_nothing_later(db, one, device):
     told = one("SELECT ml_train_forest(%s, as_of => now() - interval '10 hours')", device)
     assert told["training_samples"] in (2399, 2400)
@@ -127,6 +129,7 @@ def test_as_of_sees_nothing_later(db, one, device):
     assert later == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_reports_its_cpu_alone_is_served(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state = jsonb_build_object('system',"
@@ -138,6 +141,7 @@ def test_a_host_that_reports_its_cpu_alone_is_served(db, one, device):
     assert any(a["cpu_usage"] == 99 for a in found["anomalies"])
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own_joins_the_model(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state ="
@@ -153,6 +157,7 @@ def test_a_metric_of_ones_own_joins_the_model(db, one, device):
     )
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [
@@ -184,8 +189,8 @@ def test_too_few_readings_are_counted(add_device, refused, one):
     assert one("SELECT count(*) FROM ml_model") == 0
 
 
-def test_a_window_without_readings_is_no_error(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_window_without_readings_is_no_error(db, one, device, train):
+    train(device)
     db.execute(
         "DELETE FROM device_shadow_history"
         " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '3 hours'"
@@ -209,6 +214,7 @@ def test_a_column_that_is_not_there_leads_to_the_doctor(db, refused, device, rol
         assert said.message_hint == "SELECT * FROM ml_doctor();"
 
 
+@pytest.mark.slow
 def test_another_table_shape_needs_settings_only(db, one, device):
     expected = one("SELECT ml_train_forest(%s)", device)["training_samples"]
     db.execute(

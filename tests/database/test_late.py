@@ -94,12 +94,12 @@ def is_logged(db, one):
 
 
 @pytest.fixture
-def small(db, add_device):
+def small(add_device, train):
     """A device with a forest."""
 
     def add(readings=400):
         device = add_device(readings=readings)
-        db.execute("SELECT ml_train_forest(%s::uuid)", [device])
+        train(device)
         return device
 
     return add
@@ -111,11 +111,11 @@ def without_an_id(db):
 
 @pytest.mark.parametrize("by", ["id", "count"])
 def test_six_hours_that_arrive_after_the_first_live_readings(
-    db, one, device, hold, send, is_logged, hour_passes, by
+    db, one, device, hold, send, is_logged, hour_passes, by, train
 ):
     if by == "count":
         without_an_id(db)
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     span = hold(device, 400, 40, fault=(100, 120))
     live = hold(device, 40)
     db.execute("CALL ml_scan()")
@@ -158,9 +158,9 @@ def test_without_an_id_late_rows_are_looked_for_once_an_hour(
     assert one("SELECT readings FROM ml_scan_state") < 200  # the hours that have more, not the day
 
 
-def test_a_week_old_buffer(db, one, add_device, hold, send, is_logged):
+def test_a_week_old_buffer(db, one, add_device, hold, send, is_logged, train):
     device = add_device(interval=240)
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute("CALL ml_scan()")
     span = hold(device, 10_080, 9_800)
     db.execute("CALL ml_scan()")
@@ -193,6 +193,7 @@ def test_a_lesser_id_that_is_committed_later(db, dsn, small, hold, send, is_logg
     assert db.execute(OUTCOME, [device]).fetchone() == ("unchanged", None)
 
 
+@pytest.mark.slow
 def test_ids_are_waited_for_until_their_transactions_have_ended(db, dsn, one, small, send, hold):
     device = small()
     db.execute("CALL ml_scan()")
@@ -232,6 +233,7 @@ def test_single_devices_and_the_fleet(db, small, hold, send, is_logged):
     assert db.execute(OUTCOME, [devices[0]]).fetchone() == ("unchanged", None)
 
 
+@pytest.mark.slow
 def test_several_sessions(db, dsn, one, small, hold, send, is_logged):
     devices = [small(200) for _ in range(6)]
     spans = {device: hold(device, 150, 100) for device in devices}
@@ -305,7 +307,7 @@ ALIKE = ("numeric ids", "milliseconds")
     "shape",
     [pytest.param(shape, marks=[pytest.mark.long] * (shape in ALIKE)) for shape in SHAPES],
 )
-def test_other_shapes(db, one, add_device, hold, is_logged, shape):
+def test_other_shapes(db, one, add_device, train, hold, is_logged, shape):
     device, moment = SHAPES[shape]
     usual = add_device(readings=400)
     row = f"SELECT {device} AS thing, {moment} AS at, h.reported_state AS doc FROM {{}} h"
@@ -316,7 +318,7 @@ def test_other_shapes(db, one, add_device, hold, is_logged, shape):
     db.execute("SELECT * FROM ml_setup('telemetry', 'thing', 'at', 'doc')")
     db.execute("UPDATE ml_setting SET value = 'seq' WHERE name = 'history_id_column'")
     known_as = one("SELECT thing::text FROM telemetry LIMIT 1")
-    db.execute("SELECT ml_train_forest(%s::text)", [known_as])
+    train(one("SELECT ml_uuid(%s::text)::text", known_as))
     span = hold(usual, 300, 200)
     gone = row.format("held").replace("SELECT", "SELECT DISTINCT", 1)
     db.execute(f"DELETE FROM telemetry USING ({gone}) AS g WHERE telemetry.at = g.at")

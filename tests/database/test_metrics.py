@@ -45,10 +45,11 @@ def metered(db):
     )
 
 
-def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery):
+@pytest.mark.slow
+def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery, train):
     low, full = battery(20.8), battery(81)
     for device in (low, full):
-        db.execute("SELECT ml_train_lstm(%s, 'battery')", [device])
+        train(device, "battery")
     db.execute("UPDATE ml_metric SET limit_low = 20 WHERE name = 'battery'")
     db.execute("CALL ml_scan()")
     rows = db.execute(
@@ -57,6 +58,7 @@ def test_a_forecast_that_falls_to_its_limit_is_a_breach(db, metered, battery):
     assert rows == [(low, "battery", 20, True, "%")]
 
 
+@pytest.mark.rolled_back
 def test_a_limit_holds_for_the_plain_value_alone(db, one):
     """A limit of a share, a multiple or a rate of a path does not hold for the path itself."""
     db.execute(
@@ -70,6 +72,7 @@ def test_a_limit_holds_for_the_plain_value_alone(db, one):
     assert one(limit, "a") == 4
 
 
+@pytest.mark.rolled_back
 def test_a_forecast_may_reach_a_limit_on_either_side(db, device):
     db.execute(
         "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome)"
@@ -91,6 +94,7 @@ def test_a_forecast_may_reach_a_limit_on_either_side(db, device):
     assert rows == [(10, 9.5, "°C"), (30, 30, "°C")]
 
 
+@pytest.mark.rolled_back
 def test_metrics_that_come_with_the_extension_have_units_and_limits(db):
     rows = db.execute(
         "SELECT unit, limit_low, limit_high, direction, least_deviation FROM ml_metric"
@@ -133,6 +137,7 @@ def gate(db, add_device):
     return device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["", ", field => NULL"])
 def test_without_a_field_the_functions_take_what_the_device_reports(
     db, one, refused, gate, argument
@@ -144,12 +149,14 @@ def test_without_a_field_the_functions_take_what_the_device_reports(
     assert one(f"SELECT ml_forecast(%s{argument})", gate)["field"] == "pressure"
 
 
-def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate):
+@pytest.mark.slow
+def test_without_a_field_a_forecast_is_of_what_has_a_model(db, one, gate, train):
     for field in ("volts", "voltage"):
-        db.execute("SELECT ml_train_lstm(%s, %s)", [gate, field])
+        train(gate, field)
         assert one("SELECT ml_forecast(%s)", gate)["field"] == field
 
 
+@pytest.mark.slow
 def test_without_a_field_the_usual_one_comes_first(db, one, device):
     """Though another metric comes first by name; also where its model goes by its metric's name."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
@@ -184,9 +191,10 @@ def test_a_share_of_nothing_is_not_reported(db, one, gate):
 # ---- units -----------------------------------------------------------------------
 
 
-def test_documents_tell_the_units_of_what_they_show(db, one, device):
+@pytest.mark.slow
+def test_documents_tell_the_units_of_what_they_show(db, one, device, train):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute("UPDATE ml_metric SET unit = NULL WHERE name = 'disk_usage_percent'")
     assert one("SELECT ml_detect(%s)", device)["units"] == {
         "cpu_usage": "%",
@@ -196,13 +204,14 @@ def test_documents_tell_the_units_of_what_they_show(db, one, device):
         "temperature": "°C",
     }
     for field, unit in (("system.cpuUsage", "%"), ("temperature", "°C"), ("health.uptime", None)):
-        db.execute("SELECT ml_train_lstm(%s, %s)", [device, field])
+        train(device, field)
         assert one("SELECT ml_forecast(%s, %s)", device, field)["unit"] == unit
 
 
 # ---- what a device does not report -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_field_of_the_setting_that_a_device_does_not_report_is_no_failure(db, dsn, one, gate):
     db.execute("""UPDATE ml_setting SET value = '["system.cpuUsage", "volts"]'
         WHERE name = 'forecast_fields'""")
@@ -229,6 +238,7 @@ def test_a_field_of_the_setting_that_a_device_does_not_report_is_no_failure(db, 
     assert one("SELECT ok FROM ml_doctor() WHERE check_name = 'trainings'") is False
 
 
+@pytest.mark.slow
 def test_a_field_that_vanishes_is_told(db, one, gate):
     db.execute("""UPDATE ml_setting SET value = '["volts"]' WHERE name = 'forecast_fields'""")
     db.execute("CALL ml_retrain()")
@@ -250,6 +260,7 @@ FROM generate_series(1, 300) AS i
 """
 
 
+@pytest.mark.slow
 def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device):
     db.execute("UPDATE ml_metric SET enabled = false")
     db.execute(

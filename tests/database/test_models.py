@@ -19,17 +19,17 @@ def test_rollback_puts_the_earlier_model_in_force(db, one, device):
     assert one("SELECT ml_rollback(%s)", first)["replaced_model_id"] is None
 
 
-def test_forget_leaves_the_history(db, one, refused, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_forget_leaves_the_history(db, one, refused, device, train):
+    train(device)
     told = one("SELECT ml_forget(%s)", device)
     assert (told["models"], told["runs"]) == (1, 1)
     assert one("SELECT count(*) FROM device_shadow_history") == 3000
     refused("SELECT ml_detect(%s)", device, sqlstate="ML002")
 
 
-def test_model_info_lists_what_is_in_force_first(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
-    last = one("SELECT ml_train_forest(%s)", device)["model_id"]
+def test_model_info_lists_what_is_in_force_first(db, one, device, train):
+    train(device)
+    last = train(device)
     models = one("SELECT ml_model_info(%s)", device)["models"]
     assert [m["is_current"] for m in models] == [True, False]
     assert models[0]["model_id"] == last
@@ -37,6 +37,7 @@ def test_model_info_lists_what_is_in_force_first(db, one, device):
     assert models[0]["parameters"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_failed_training_leaves_nothing(db, one, device):
     model = one("SELECT ml_train_forest(%s)", device)["model_id"]
     db.execute("UPDATE ml_setting SET value = '1000' WHERE name = 'n_estimators'")  # takes a while
@@ -47,8 +48,8 @@ def test_a_failed_training_leaves_nothing(db, one, device):
     assert one("SELECT ml_detect(%s)", device)["model_info"]["model_id"] == model
 
 
-def test_a_backend_that_scores_loads_no_training_library(db, dsn, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_backend_that_scores_loads_no_training_library(db, dsn, device, train):
+    train(device)
     db.execute(
         "CREATE FUNCTION loaded() RETURNS text[] LANGUAGE plpython3u AS"
         " $$ import sys; return sorted(sys.modules) $$"
@@ -61,13 +62,14 @@ def test_a_backend_that_scores_loads_no_training_library(db, dsn, device):
     assert not modules & (training | {"onnx", "onnxruntime", "google.protobuf"})
 
 
-def test_a_damaged_blob_is_refused(db, refused, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_damaged_blob_is_refused(db, refused, device, train):
+    train(device)
     db.execute("UPDATE ml_model SET blob = substr(blob, 1, 5000)")
     said = refused("SELECT ml_detect(%s)", device, sqlstate="ML005")
     assert f"ml_train_forest('{device}')" in said.message_hint
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -91,6 +93,7 @@ def test_a_setting_out_of_range_is_refused(refused, one, name, value):
     assert one("SELECT value FROM ml_setting WHERE name = %s", name) == before
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -118,7 +121,7 @@ def test_a_value_that_python_cannot_use_is_refused(refused, name, value):
         ("n_estimators", "2_0", 20),
     ],
 )
-def test_a_number_is_kept_as_anybody_reads_it_or_refused(db, one, device, name, value, kept):
+def test_a_number_is_kept_as_anybody_reads_it_or_refused(db, one, device, train, name, value, kept):
     """What PostgreSQL takes for a number differs between its releases, and from Python."""
     refusal = None
     try:
@@ -129,10 +132,11 @@ def test_a_number_is_kept_as_anybody_reads_it_or_refused(db, one, device, name, 
     written = one("SELECT value FROM ml_setting WHERE name = %s", name)
     assert re.fullmatch(r"[0-9.]+", written)
     assert float(written) == kept or refusal
-    assert one("SELECT ml_train_forest(%s)", device)["training_samples"] == 3000
+    assert one("SELECT readings_used FROM ml_model WHERE model_id = %s", train(device)) == 3000
     assert one("SELECT count(*) FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'", device) == 0
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "statement",
     [
@@ -150,6 +154,7 @@ def test_no_setting_goes(db, refused, one, statement):
     assert one("SELECT count(*) FROM ml_setting") == before
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -183,12 +188,12 @@ def test_a_metric_that_cannot_be_read_is_refused(db, refused, column, value, how
     refused(statement, *row.values(), sqlstate="ML004")
 
 
-def test_no_metric_hides_a_key_of_an_anomaly(db, one, device):
+def test_no_metric_hides_a_key_of_an_anomaly(db, one, device, train):
     """Also where a row of an earlier release has such a name."""
     db.execute("ALTER TABLE ml_metric DISABLE TRIGGER ml_metric_keep")
     for key in ANOMALY:
         db.execute("INSERT INTO ml_metric (name, path) VALUES (%s, 'system.cpuUsage')", [key])
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute(
         "UPDATE device_shadow_history SET reported_state ="
         " jsonb_set(reported_state, '{system,cpuUsage}', '99')"
@@ -233,6 +238,7 @@ def test_standard_conforming_strings_change_nothing(db, dsn, one, device):
     assert [text for text in warned if "escape" in text or "nonstandard" in text] == []
 
 
+@pytest.mark.slow
 def test_a_metric_that_came_with_the_extension_is_disabled_not_deleted(db, refused, one, device):
     refused("DELETE FROM ml_metric WHERE name = 'temperature'", sqlstate="ML004")
     db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'temperature'")
@@ -277,6 +283,7 @@ def test_grant_gives_what_the_level_needs_and_no_more(db, dsn, device, level):
         db.execute("DROP ROLE pyml_test_role")
 
 
+@pytest.mark.rolled_back
 def test_grant_knows_its_levels_and_roles(refused):
     refused("SELECT ml_grant(current_user, 'all')", sqlstate="ML004")
     refused("SELECT ml_grant('nobody_here', 'read')", sqlstate="ML004")
@@ -285,6 +292,7 @@ def test_grant_knows_its_levels_and_roles(refused):
     refused("SELECT ml_grant(current_user, NULL)", sqlstate="ML004")
 
 
+@pytest.mark.slow
 def test_the_extension_lives_in_any_schema(db, one, device):
     db.execute("DROP EXTENSION pyml")
     assert one("SELECT count(*) FROM device_shadow_history") == 3000
@@ -293,8 +301,9 @@ def test_the_extension_lives_in_any_schema(db, one, device):
     assert one('SELECT "odd schema".ml_detect(%s)', device)["analyzed_points"] > 0
 
 
-def test_scoring_works_where_nothing_can_be_written(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+@pytest.mark.slow
+def test_scoring_works_where_nothing_can_be_written(db, one, device, train):
+    train(device)
     db.execute("SET default_transaction_read_only = on")
     assert one("SELECT ml_detect(%s)", device)["analyzed_points"] > 0
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

@@ -111,6 +111,7 @@ WHERE device_uuid = %(device)s
 """
 
 
+@pytest.mark.slow
 def test_it_answers_as_one_table_does(
     db: psycopg.Connection, dsn: str, by_month: None, one: Callable[..., object]
 ) -> None:

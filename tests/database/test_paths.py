@@ -29,6 +29,7 @@ def around(parts, value):
     return value
 
 
+@pytest.mark.rolled_back
 @SLOW
 @given(st.lists(st.one_of(KEYS, st.builds(Element, KEYS, KEYS)), min_size=1, max_size=5))
 def test_what_is_written_is_found(one, parts):
@@ -45,6 +46,7 @@ def test_what_is_written_is_found(one, parts):
     assert one("SELECT (_ml_parts(%s)).fault", path) is None
 
 
+@pytest.mark.rolled_back
 @SLOW
 @given(st.one_of(st.text('ab."[]=', max_size=12), PARTS.map(written)))
 def test_python_and_sql_part_a_path_alike(db, path):
@@ -62,6 +64,7 @@ def test_python_and_sql_part_a_path_alike(db, path):
             assert (key, element) == (part, None)
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("path", "found"),
     [
@@ -114,6 +117,7 @@ def set_field(db, path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FIELDS)
 def test_every_function_reads_such_a_path(db, one, add_device, path):
     device = add_device(readings=600)
@@ -146,6 +150,7 @@ def test_a_forecast_is_made_of_such_a_path(db, one, add_device):
     assert one("SELECT count(*) FROM ml_predict(%s, %s)", device, path) == 12
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "path", ["s[name=t1].nothing", '"a.b"', 's[name="\';--"]', '"half', "a..b"]
 )
@@ -157,6 +162,7 @@ def test_where_there_is_no_number_a_function_says_so(refused, add_device, path):
     refused("SELECT ml_forecast(%s, %s)", device, path, sqlstate="ML002")
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("path", "why"),
     [
@@ -204,5 +210,6 @@ def test_a_forecast_field_of_a_device_is_not_null(db, refused, device, fields):
     db.execute(said.message_hint)
 
 
+@pytest.mark.rolled_back
 def test_a_key_may_hold_many_dots(db):
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('x', %s)", ['"' + "." * 500 + '"'])

@@ -31,8 +31,8 @@ def _private(conn: psycopg.Connection) -> float:
     "value",
     ["12\n13", "null", "nan", '"', "\\", "a,b", [None, "1\n2"], {"null": None}, False, None],
 )
-def test_what_is_no_number_moves_no_other_value(db, one, device, value):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_what_is_no_number_moves_no_other_value(db, one, device, value, train):
+    train(device)
     until = one("SELECT now()::text")
     since = one("SELECT (now() - interval '1 hour')::text")
     expected = one(
@@ -56,6 +56,7 @@ def test_what_is_no_number_moves_no_other_value(db, one, device, value):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_path_may_count_the_elements_of_an_array(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state = reported_state || jsonb_build_object("
@@ -71,8 +72,9 @@ def test_a_path_may_count_the_elements_of_an_array(db, one, device):
     assert same is True
 
 
-def test_devices_scored_before_hold_no_memory(db, dsn, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+@pytest.mark.slow
+def test_devices_scored_before_hold_no_memory(db, dsn, device, train):
+    train(device)
     strangers = [row[0] for row in db.execute(COPY, [300])]
     with psycopg.connect(dsn, autocommit=True) as fresh:
         held = []
@@ -83,8 +85,8 @@ def test_devices_scored_before_hold_no_memory(db, dsn, device):
     assert held[-1] - held[49] < 3
 
 
-def test_a_window_is_read_by_its_index_from_its_own_partitions(db, dsn, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_a_window_is_read_by_its_index_from_its_own_partitions(db, dsn, device, train):
+    train(device)
     db.execute(
         "CREATE TABLE by_day (LIKE device_shadow_history) PARTITION BY RANGE (timestamp);"
         "CREATE INDEX ON by_day (device_uuid, timestamp DESC)"
@@ -113,8 +115,8 @@ def test_a_window_is_read_by_its_index_from_its_own_partitions(db, dsn, device):
     assert not re.search(r"Seq Scan on by_day_(?!40)", plan), plan
 
 
-def test_moments_beyond_time_are_no_readings(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_moments_beyond_time_are_no_readings(db, one, device, train):
+    train(device)
     db.execute(
         "INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)"
         " SELECT device_uuid, reported_state, moment::timestamp FROM device_shadow_history,"
@@ -123,8 +125,8 @@ def test_moments_beyond_time_are_no_readings(db, one, device):
     assert one("SELECT count(*) FROM ml_score(%s, '-infinity', 'infinity')", device) == 3000
 
 
-def test_the_wall_clock_of_another_zone_moves_what_is_read(db, one, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def test_the_wall_clock_of_another_zone_moves_what_is_read(db, one, device, train):
+    train(device)
     newest = "SELECT max(timestamp) FROM ml_score(%s, now() - interval '20 hours', now())"
     before = one(newest, device)
     db.execute("UPDATE ml_setting SET value = 'Asia/Tokyo' WHERE name = 'history_time_zone'")

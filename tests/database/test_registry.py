@@ -99,6 +99,7 @@ def test_a_detector_is_trained_beside_the_forest_and_stored(db, one, device, reg
     assert "n_estimators" not in info["mad"]["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_scan_logs_what_a_detector_flags_and_why(db, one, device, register):
     register("mad.py")
@@ -128,6 +129,7 @@ def test_a_scan_logs_what_a_detector_flags_and_why(db, one, device, register):
     assert one("SELECT outcome FROM ml_scan_state") == "unchanged"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_setting_makes_due_whoever_goes_by_it(db, device, register):
     register("mad.py")
@@ -175,6 +177,7 @@ def test_an_argument_given_for_its_own_parameter_stays(db, one, device, register
     assert one(used) == "0.15"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device, register):
     register("mad.py")
@@ -196,6 +199,7 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
     assert one("SELECT count(*) FROM ml_anomaly") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_a_scan_that_does_not_know_a_kind_says_so_and_goes_on(db, one, dsn, device, register):
     register("mad.py")
@@ -275,6 +279,7 @@ def test_a_scan_stores_what_a_forecaster_says_and_logs_what_lies_outside(db, one
         assert reasons[0]["usual_low"] <= reasons[0]["predicted"] <= reasons[0]["usual_high"] < 99
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forecaster_alone")
 def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, device):
     db.execute(SET, ["2", "models_kept"])
@@ -293,6 +298,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
     assert one("SELECT count(*) FROM ml_forecast_point") == 0
 
 
+@pytest.mark.slow
 def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
     """Each has points of its own in ml_forecast_point, and readings are compared with both."""
     db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])

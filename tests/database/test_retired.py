@@ -18,10 +18,11 @@ def _forests_only(db):
 
 
 @pytest.fixture
-def pair(db, add_device):
+def pair(db, add_device, train):
     """A device that stays and one that does not, both trained and scanned."""
     stays, goes = add_device(readings=300), add_device(readings=300)
-    db.execute("CALL ml_retrain()")
+    train(stays)
+    train(goes)
     db.execute("CALL ml_scan()")
     return stays, goes
 
@@ -43,9 +44,9 @@ def test_a_deleted_device_leaves_the_views_with_the_next_scan(db, one, pair):
     assert one("SELECT count(*) FROM ml_run WHERE outcome = 'failed'") == 0
 
 
-def test_a_device_that_was_trained_and_never_scanned_leaves_them_too(db, one, add_device):
+def test_a_device_that_was_trained_and_never_scanned_leaves_them_too(db, one, add_device, train):
     goes = add_device(readings=300)
-    db.execute("SELECT ml_train_forest(%s)", [goes])
+    train(goes)
     assert one(STATUS) == [goes]
     db.execute("DELETE FROM devices")
     db.execute("CALL ml_scan()")
@@ -75,6 +76,7 @@ def test_what_never_had_a_model_leaves_nothing(db, one, add_device):
     assert one("SELECT count(*) FROM ml_scan_state") == 0
 
 
+@pytest.mark.slow
 def test_who_sees_only_some_devices_retires_none(db, one, pair):
     _, goes = pair
     db.execute(
@@ -103,6 +105,7 @@ def test_an_unknown_device_is_refused(db, one, refused, device, call):
     assert one("SELECT count(*) FROM ml_job") == 0
 
 
+@pytest.mark.slow
 def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     stays, goes = pair
     db.execute("SELECT ml_forget(%s)", [goes])
@@ -118,6 +121,7 @@ def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     assert one("SELECT count(*) FROM ml_model WHERE device_uuid = %s", goes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["CALL ml_scan(%s)", "CALL ml_retrain(%s)"])
 def test_naming_a_forgotten_device_brings_it_back(db, one, pair, call):
     _, goes = pair
@@ -159,6 +163,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["scan", "retrain"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_transaction_block_is_refused_before_any_work(db, one, refused, device, task, block):
@@ -172,6 +177,7 @@ def test_a_transaction_block_is_refused_before_any_work(db, one, refused, device
     assert one("SELECT count(*) FROM ml_job") == 1
 
 
+@pytest.mark.slow
 def test_a_block_of_plpgsql_that_is_no_transaction_may_call_them(db, one, device):
     db.execute("DO $$ BEGIN CALL ml_retrain(); CALL ml_scan(); END $$")
     assert one("SELECT count(*) FROM ml_job WHERE finished_at IS NOT NULL") == 2

@@ -54,6 +54,7 @@ def test_why_a_device_is_due(db, one, device):
     assert one(DUE, device) == "aged"
 
 
+@pytest.mark.slow
 def test_the_oldest_comes_first_and_time_can_run_out(db, one, add_device):
     old, new = (add_device(readings=300) for _ in range(2))
     db.execute("CALL ml_retrain(%s)", [old])
@@ -67,6 +68,7 @@ def test_the_oldest_comes_first_and_time_can_run_out(db, one, add_device):
     assert [device for (device,) in last] == [new, old]
 
 
+@pytest.mark.slow
 def test_a_failure_is_recorded_stops_nobody_and_waits_longer_each_time(db, one, add_device):
     poor, rich = add_device(readings=20), add_device(readings=300)
     db.execute("CALL ml_retrain()")
@@ -84,6 +86,7 @@ def test_a_failure_is_recorded_stops_nobody_and_waits_longer_each_time(db, one, 
     assert waits == [15, 30, 60]
 
 
+@pytest.mark.slow
 def test_a_change_of_what_is_trained_ends_the_wait(db, one, add_device):
     poor = add_device(readings=60)
     db.execute("CALL ml_retrain()")
@@ -121,6 +124,7 @@ GIVEN = "SELECT parameters -> 'given' FROM ml_model WHERE is_current AND kind = 
 USED = "SELECT parameters ->> %s FROM ml_model WHERE is_current AND kind = %s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["backend", "worker"])
 def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
     def retrain():
@@ -167,6 +171,7 @@ def test_hours_given_to_a_forecast_stay(db, one, device):
     assert one(USED, "hours", "lstm") == "20"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -196,6 +201,7 @@ def test_minutes_below_0_are_refused(refused, one):
     assert one("SELECT count(*) FROM ml_job") == 0
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_enabled_is_forecast_by_its_name(db, one, device):
     """It is left out of detection only."""
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
@@ -215,6 +221,7 @@ def test_a_metric_that_is_not_enabled_is_forecast_by_its_name(db, one, device):
     assert db.execute(due, [device]).fetchall() == [("lstm", "changed")]
 
 
+@pytest.mark.slow
 def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     for _ in range(5):
         db.execute("CALL ml_retrain()")
@@ -232,6 +239,7 @@ def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -302,6 +310,7 @@ def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device)
     assert db.execute(due, [device]).fetchone() is None
 
 
+@pytest.mark.slow
 def test_several_callers_share_the_work(db, dsn, one, add_device):
     for _ in range(12):
         add_device(readings=300)
@@ -320,6 +329,7 @@ def test_several_callers_share_the_work(db, dsn, one, add_device):
     assert one("SELECT max(done) FROM ml_job") < 12
 
 
+@pytest.mark.slow
 def test_a_cancel_loses_one_device_at_most(db, dsn, one, add_device):
     for _ in range(15):
         add_device(readings=300)
@@ -340,6 +350,7 @@ def test_a_cancel_loses_one_device_at_most(db, dsn, one, add_device):
     assert one("SELECT count(*) FROM ml_model WHERE is_current") == 15
 
 
+@pytest.mark.slow
 def test_progress_moves_for_other_sessions(db, dsn, add_device):
     """Progress is noted once a second: the trigger makes the trainings last for several."""
     for _ in range(8):
@@ -373,6 +384,7 @@ def test_devices_are_found_by_the_index(db, one, add_device):
     )
 
 
+@pytest.mark.slow
 def test_no_function_of_the_callers_runs_inside(db, one, add_device):
     """Between two transactions the caller's search_path holds, here with pg_catalog last."""
     add_device(readings=300)

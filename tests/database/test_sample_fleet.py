@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 import sample_fleet
 
@@ -14,16 +15,35 @@ CLEAR = {
 }
 
 
+NOW = datetime.now(UTC).replace(tzinfo=None)
+
+
+@pytest.fixture(scope="module")
+def trained(make_database, _server):
+    """The fleet, each device with a forest of the days before its faults; nothing here writes."""
+    dsn = make_database(f"TEMPLATE {_server.template_dbname}")
+    sample_fleet.load(dsn, now=NOW)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for device in sample_fleet.FLEET:
+            conn.execute(
+                "SELECT ml_train_forest(%s, as_of => now() - interval '1 day')", [device.uuid]
+            )
+    return dsn
+
+
 @pytest.fixture
-def fleet(db, dsn):
-    """The fleet, each device with a forest of the days before its faults."""
-    now = datetime.now(UTC).replace(tzinfo=None)
-    sample_fleet.load(dsn, now=now)
-    for device in sample_fleet.FLEET:
-        db.execute("SELECT ml_train_forest(%s, as_of => now() - interval '1 day')", [device.uuid])
-    return {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
+def db(trained):
+    with psycopg.connect(trained, autocommit=True) as conn:
+        yield conn
 
 
+@pytest.fixture
+def fleet():
+    """Its faults, by device."""
+    return {fault.device_uuid: fault for fault in sample_fleet.faults(now=NOW)}
+
+
+@pytest.mark.slow
 def test_what_was_injected_is_found(one, fleet):
     for device in sample_fleet.FLEET:
         found = one("SELECT ml_detect(%s, hours => 24)", device.uuid)
@@ -41,6 +61,7 @@ def test_what_was_injected_is_found(one, fleet):
         assert leading in CLEAR[fault.kind], fault
 
 
+@pytest.mark.slow
 def test_a_quiet_day_is_quiet(one, fleet):
     [quiet] = [d for d in sample_fleet.FLEET if d.name == "archive-berlin"]
     assert quiet.uuid not in fleet

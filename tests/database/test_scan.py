@@ -22,8 +22,8 @@ AGO = "SELECT now() - make_interval(mins => %s)"
 
 
 @pytest.fixture
-def trained(db, device):
-    db.execute("SELECT ml_train_forest(%s)", [device])
+def trained(db, device, train):
+    train(device)
     return device
 
 
@@ -102,20 +102,21 @@ def test_a_late_row_is_scored(db, one, trained):
     )
 
 
-def test_a_device_without_a_model_stops_nobody(db, one, trained, add_device):
+def test_a_device_without_a_model_stops_nobody(db, one, trained, add_device, train):
     others = [add_device(readings=200) for _ in range(2)]
     db.execute("CALL ml_scan()")
     assert state(db, trained)[0] == "scanned"
     assert [state(db, other)[:2] for other in others] == [("failed", "ML002")] * 2
-    db.execute("SELECT ml_train_forest(%s)", [others[0]])
+    train(others[0])
     db.execute("CALL ml_scan()")
     assert state(db, others[0])[:2] == ("scanned", None)
 
 
-def test_an_error_is_gone_once_a_scan_goes_well(db, one, trained):
+@pytest.mark.slow
+def test_an_error_is_gone_once_a_scan_goes_well(db, one, trained, train):
     """Also where nothing new has come since."""
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_lstm(%s)", [trained])
+    train(trained, "system.cpuUsage")
     good = one("SELECT blob FROM ml_model WHERE kind = 'lstm'")
     db.execute("UPDATE ml_model SET blob = 'x' WHERE kind = 'lstm'")
     db.execute("CALL ml_scan()")
@@ -133,9 +134,9 @@ def test_an_error_is_gone_once_a_scan_goes_well(db, one, trained):
     assert state(db, trained)[0] == "unchanged"
 
 
-def test_a_broken_model_stops_nobody(db, trained, add_device):
+def test_a_broken_model_stops_nobody(db, trained, add_device, train):
     other = add_device(readings=300)
-    db.execute("SELECT ml_train_forest(%s)", [other])
+    train(other)
     db.execute("UPDATE ml_model SET blob = 'x' WHERE device_uuid = %s", [trained])
     db.execute("CALL ml_scan()")
     assert state(db, trained)[:2] == ("failed", "ML005")
@@ -181,10 +182,11 @@ def test_a_call_within_a_transaction_is_refused_before_any_work(db, one, trained
     assert one("SELECT count(*) FROM ml_scan_state") == 0
 
 
-def test_two_at_once_share_the_devices(db, dsn, one, add_device):
+@pytest.mark.slow
+def test_two_at_once_share_the_devices(db, dsn, one, add_device, train):
     devices = [add_device(readings=200) for _ in range(30)]
     for device in devices:
-        db.execute("SELECT ml_train_forest(%s)", [device])
+        train(device)
 
     def scan():
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -225,13 +227,10 @@ def test_sessions_that_meet_a_device_at_once_all_go_on(dsn, one):
     assert one("SELECT count(*) FROM ml_device WHERE device_name = 'pump'") == len(devices)
 
 
-def test_a_cancel_stops_the_procedure(db, dsn, one, add_device):
+@pytest.mark.slow
+def test_a_cancel_stops_the_procedure(db, one, add_device, train):
     for _ in range(40):
-        add_device(readings=200)
-    db.execute(
-        "SELECT ml_train_forest(device_uuid) FROM (SELECT DISTINCT device_uuid"
-        " FROM device_shadow_history) AS d"
-    )
+        train(add_device(readings=200))
     db.execute("SET statement_timeout = '60ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.execute("CALL ml_scan()")
@@ -324,9 +323,9 @@ def test_a_shift_is_drift(db, one, trained):
 
 
 @pytest.mark.slow
-def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trained):
+def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trained, train):
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_lstm(%s, hours => 24)", [trained])
+    train(trained, "system.cpuUsage")
     db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 8)])
     points = one("SELECT count(*) FROM ml_forecast_point")
     assert points == 12
@@ -348,10 +347,12 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
 
 
 @pytest.mark.slow
-def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast(db, one, device):
+def test_a_device_that_reports_more_often_than_it_was_trained_keeps_its_forecast(
+    db, one, device, train
+):
     """At most one step of a forecast is not later than the newest row."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    db.execute("SELECT ml_train_lstm(%s)", [device])
+    train(device, "system.cpuUsage")
     db.execute(
         'UPDATE device_shadow_history SET "timestamp" = "timestamp" - interval \'5 minutes\''
     )
@@ -390,11 +391,11 @@ $$
 
 
 @pytest.mark.slow
-def test_a_scan_reads_a_devices_rows_once(db, one, trained):
+def test_a_scan_reads_a_devices_rows_once(db, one, trained, train):
     """For its forest, for each of its forecasts, and for their drift."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     for field in ("system.cpuUsage", "temperature"):
-        db.execute("SELECT ml_train_lstm(%s, %s)", [trained, field])
+        train(trained, field)
     db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 30)])
     db.execute(COUNT_READS)
     db.execute("SELECT pg_temp.count_reads()")

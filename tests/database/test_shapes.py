@@ -64,6 +64,7 @@ def reshaped(db: psycopg.Connection, shape: str) -> str:
     return str(db.execute("SELECT thing::text FROM telemetry LIMIT 1").fetchone()[0])
 
 
+@pytest.mark.slow
 @EACH_SHAPE
 def test_each_shape_gives_what_the_usual_one_gives(db, one, add_device, shape):
     device = add_device(readings=400)

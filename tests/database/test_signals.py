@@ -15,7 +15,7 @@ FROM ml_signals WHERE device_uuid = %s AND in_model
 
 
 @pytest.fixture
-def trained(db, add_device):
+def trained(db, add_device, train):
     """A device that ended half an hour ago, with a forest and a first scan."""
     device = add_device(readings=1500)
     db.execute(
@@ -23,7 +23,7 @@ def trained(db, add_device):
         " WHERE device_uuid = %s",
         [device],
     )
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute("CALL ml_scan(%s::uuid)", [device])
     return device
 

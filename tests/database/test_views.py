@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 
+import pytest
 from views import FLEET, QUERIES, VACUUM
 
 LOGS = {"ml_anomaly", "ml_forecast_point", "ml_run", "ml_job"}
@@ -22,6 +23,7 @@ def rows_read(plan):
     )
 
 
+@pytest.mark.slow
 def test_no_view_reads_much_more_than_it_shows(db, one):
     db.execute(FLEET)
     db.execute(VACUUM)
@@ -78,7 +80,9 @@ def test_both_tiers_share_a_row(db, one, device):
     assert incident == ("critical", -0.6, "b", 1)
 
 
+@pytest.mark.slow
 def test_a_refused_model_is_told_of(db, one, device):
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     db.execute("SELECT ml_train_forest(%s)", [device])
     assert one("SELECT refused_why FROM ml_models") is None
     db.execute("DELETE FROM device_shadow_history WHERE id > 20")
@@ -87,9 +91,9 @@ def test_a_refused_model_is_told_of(db, one, device):
     assert "20 usable readings" in one("SELECT refused_why FROM ml_models")
 
 
-def test_status_and_health_agree_with_what_happened(db, device, add_device):
+def test_status_and_health_agree_with_what_happened(db, device, add_device, train):
     add_device(readings=50)
-    db.execute("SELECT ml_train_forest(%s)", [device])
+    train(device)
     db.execute("CALL ml_scan()")
     assert db.execute(
         "SELECT devices, failing, without_model, trainings_24h FROM ml_fleet_health"

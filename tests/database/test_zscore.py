@@ -11,6 +11,7 @@ WHERE id IN (SELECT id FROM device_shadow_history WHERE device_uuid = %s
 """
 
 
+@pytest.mark.rolled_back
 def test_it_is_the_population_standard_deviation(db, device):
     found = db.execute("SELECT value, z_score FROM ml_zscore(%s, 'system.cpuUsage', 6)", [device])
     pairs = found.fetchall()
@@ -21,6 +22,7 @@ def test_it_is_the_population_standard_deviation(db, device):
         assert z == pytest.approx((value - mean) / spread, abs=1e-9)
 
 
+@pytest.mark.rolled_back
 def test_a_spike_is_critical_and_the_threshold_moves_the_rest(db, one, device):
     db.execute(PUT, ['{"system": {"cpuUsage": 99, "memoryTotal": 16320}}', device, 5])
     severities = db.execute(
@@ -31,6 +33,7 @@ def test_a_spike_is_critical_and_the_threshold_moves_the_rest(db, one, device):
     assert one(count, device, 1.0) > one(count, device, 2.5)
 
 
+@pytest.mark.rolled_back
 def test_a_constant_has_no_anomalies(db, one, device):
     db.execute("UPDATE device_shadow_history SET reported_state = '{\"load\": 0.1}'")
     n, worst, flagged = db.execute(
@@ -40,12 +43,14 @@ def test_a_constant_has_no_anomalies(db, one, device):
     assert (n, worst, flagged) == (3000, 0, False)
 
 
+@pytest.mark.rolled_back
 def test_nine_values_are_not_judged_and_ten_are(one, add_device):
     judged = "SELECT count(z_score) FROM ml_zscore(%s, 'system.cpuUsage')"
     assert one(judged, add_device(readings=9)) == 0
     assert one(judged, add_device(readings=10)) == 10
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "cpu", ['"99"', "1e308", "1e400", "-1e400", "null", "true", "[99]", "{}", "[]", '{"a": 1}']
 )
@@ -55,11 +60,13 @@ def test_what_no_sensor_measured_is_missing(db, one, device, cpu):
     assert one("SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 2999
 
 
+@pytest.mark.rolled_back
 def test_a_tiny_number_is_zero(db, one, device):
     db.execute(PUT, ['{"system": {"cpuUsage": 1e-400, "memoryTotal": 16320}}', device, 3])
     assert one("SELECT min(value) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 0
 
 
+@pytest.mark.rolled_back
 def test_a_failed_collection_is_missing(db, one, device):
     state = '{"system": {"cpuUsage": 0, "memoryUsage": 0, "memoryTotal": 0}}'
     db.execute(PUT, [state, device, 3])
@@ -67,6 +74,7 @@ def test_a_failed_collection_is_missing(db, one, device):
     assert one("SELECT min(value) > 1 FROM ml_zscore(%s, 'system.cpuUsage')", device)
 
 
+@pytest.mark.rolled_back
 def test_metrics_go_by_name(one, device):
     share = one("SELECT max(value) FROM ml_zscore(%s, 'memory_usage_percent')", device)
     assert 40 < share < 60
@@ -85,12 +93,14 @@ def test_the_session_zone_moves_nothing(db, one, device):
     assert max(counts).timestamp() - min(counts).timestamp() < 61
 
 
+@pytest.mark.rolled_back
 def test_bad_arguments_are_refused(refused, device):
     refused("SELECT ml_zscore(%s, 'system.cpuUsage', 0)", device, sqlstate="ML004")
     refused("SELECT ml_zscore(%s, NULL)", device, sqlstate="ML004")
     refused("SELECT ml_zscore(%s, 'x', threshold => 'NaN')", device, sqlstate="ML004")
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     "field", ["a'b", 'x"; DROP TABLE ml_model; --', "{a,b}", "ü.%s", "a" * 10_000]
 )
@@ -99,6 +109,7 @@ def test_a_hostile_field_is_only_a_path(refused, device, field):
     assert field in said.message_primary
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("field", "found"),
     [
@@ -113,6 +124,7 @@ def test_a_field_without_a_number_is_told(db, refused, device, field, found):
     assert "healthy" in db.execute(said.message_hint).fetchone()[0]
 
 
+@pytest.mark.rolled_back
 def test_a_window_without_readings_is_told(db, refused, device):
     db.execute('UPDATE device_shadow_history SET "timestamp" = "timestamp" - interval \'9 days\'')
     said = refused("SELECT ml_zscore(%s, 'system.cpuUsage')", device, sqlstate="ML001")
@@ -120,6 +132,7 @@ def test_a_window_without_readings_is_told(db, refused, device):
     assert "healthy" in db.execute(said.message_hint).fetchone()[0]
 
 
+@pytest.mark.rolled_back
 def test_a_metric_that_is_not_enabled_goes_by_name_too(db, one, device):
     """A total of 0 beside a value of 0 is a failed collection, whichever metric has the total."""
     db.execute("UPDATE ml_metric SET enabled = false")
@@ -129,6 +142,7 @@ def test_a_metric_that_is_not_enabled_goes_by_name_too(db, one, device):
     assert one("SELECT min(value) > 1 FROM ml_zscore(%s, 'system.cpuUsage')", device)
 
 
+@pytest.mark.rolled_back
 def test_a_total_that_is_always_0_takes_no_value_away(db, one, device):
     db.execute(
         "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
@@ -137,6 +151,7 @@ def test_a_total_that_is_always_0_takes_no_value_away(db, one, device):
     assert one("SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 3000
 
 
+@pytest.mark.slow
 def test_a_table_without_statistics_is_read_once(db, one, add_device):
     """As after a first load; a pass over all rows for each row took half a minute."""
     with db.transaction(force_rollback=True):

@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import BERLIN, EXAMPLES
 
+pytestmark = pytest.mark.slow  # the fleet takes long to make
+
 BOARD = json.loads((EXAMPLES / "grafana/pyml-fleet.json").read_text())
 PANELS = {
     f"{panel['title']} {target['refId']}": (panel, target)

@@ -61,6 +61,7 @@ def test_a_failure_shows_its_statements_and_how_to_run_it_again(tmp_path):
     assert "SELECT 1 + NULL, 'it''s';" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [(), pytest.param(("-n", "2"), marks=pytest.mark.long)],

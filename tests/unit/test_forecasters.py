@@ -78,6 +78,7 @@ def test_its_shape_is_among_its_settings(forecaster):
     assert set(forecaster.shape) <= set(forecaster.settings)
 
 
+@pytest.mark.slow
 def test_the_same_data_and_seed_give_the_same_bytes(forecaster, stored):
     packed(forecaster, telemetry(seed=9))  # another device in between
     assert packed(forecaster, telemetry()) == stored[forecaster.kind]
@@ -245,6 +246,7 @@ def test_a_training_goes_on_from_the_current_model(forecaster, loaded):
     assert one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(trained=junk(1, (1, 400, 500, 800), INTERVAL))

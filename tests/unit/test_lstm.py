@@ -329,6 +329,7 @@ def test_a_value_that_no_sensor_gives_drowns_no_other():
     assert abs(told.predicted - 43).max() < 5
 
 
+@pytest.mark.slow
 def test_what_hardly_improves_is_kept_but_not_waited_on(series):
     asked = SMALL | {"epochs": 30}
     patient, hasty = (
@@ -339,6 +340,7 @@ def test_what_hardly_improves_is_kept_but_not_waited_on(series):
     assert 0 < hasty["best_epoch"] <= PARAMETERS.patience
 
 
+@pytest.mark.slow
 def test_a_retraining_starts_from_the_current_model(series):
     times, values = telemetry(2500)
     first = fit(times[:2000], values[:2000], **SMALL)
@@ -352,6 +354,7 @@ def test_a_retraining_starts_from_the_current_model(series):
     assert third.figures["compared_windows"] == 0
 
 
+@pytest.mark.slow
 def test_a_worse_model_is_not_accepted():
     times, values = telemetry(2500)
     good = fit(times[:2000], values[:2000], **SMALL)

@@ -62,6 +62,7 @@ def test_what_is_written_is_what_the_library_writes():
         assert onnx.ModelProto.FromString(file).SerializeToString() == file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "horizon"),
     [(50, 12), (23, 5), (8, 2), pytest.param(100, 48, marks=pytest.mark.long)],

@@ -3,21 +3,29 @@
 import json
 from collections import defaultdict
 from datetime import datetime, timedelta
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import sample_fleet as fleet
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 1, 15, 9, 30)
 
 
 @pytest.fixture(scope="module")
-def history():
+def rows():
+    """All of them, made once: it takes seconds."""
+    return list(fleet.rows(now=NOW))
+
+
+@pytest.fixture(scope="module")
+def history(rows):
     """Device name -> [(shadow, state, timestamp)] in order of arrival."""
     names = {device.uuid: device.name for device in fleet.FLEET}
     found = defaultdict(list)
-    for device, shadow, state, timestamp in fleet.rows(now=NOW):
+    for device, shadow, state, timestamp in rows:
         found[names[device]].append((shadow, json.loads(state), timestamp))
     return dict(found)
 
@@ -79,8 +87,8 @@ def test_eight_devices_eight_days_that_end_now(history):
         assert NOW - timedelta(minutes=11) < max(times) <= NOW
 
 
-def test_rows_of_all_devices_arrive_interleaved():
-    assert len({row[0] for row in islice(fleet.rows(now=NOW), 50)}) == len(fleet.FLEET)
+def test_rows_of_all_devices_arrive_interleaved(rows):
+    assert len({row[0] for row in rows[:50]}) == len(fleet.FLEET)
 
 
 @pytest.mark.parametrize(

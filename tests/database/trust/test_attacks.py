@@ -100,6 +100,7 @@ def answers(one, device):
     return ask
 
 
+@pytest.mark.slow
 def test_objects_of_the_same_names_are_not_taken_for_ours(db, connect, answers, device):
     db.execute(SHADOWS)
     with connect("train") as session:
@@ -173,6 +174,7 @@ def test_a_field_of_any_name_is_a_field_or_a_mistake(db, one, device, name):
     assert one("SELECT count(*) FROM ml_model") == 2
 
 
+@pytest.mark.slow
 def test_a_key_of_any_name_is_read(db, one, device):
     for name in ("quo\"te'}", "com,ma {bra,ces}", "back\\slash\n%s", "☃ 🛰", "x" * 400):
         db.execute(

@@ -92,6 +92,7 @@ def reader(request, db, connect, add_device):
         assert memory(reader.pid) < reader.memory + GROWTH
 
 
+@pytest.mark.slow
 def test_what_was_made_by_hand_is_refused(reader):
     blob = newest(reader.kind).read_bytes()
     outcomes = {name: reader.load(data) for name, data in mutate.crafted(blob, reader.kind)}

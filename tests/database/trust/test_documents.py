@@ -69,6 +69,7 @@ def test_nor_is_one_that_a_worker_hands_in(db, device):
     assert told["accepted"]
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("moment", ["infinity", "-infinity"])
 @pytest.mark.parametrize("column", ["trained_at", "window_start", "window_end"])
 def test_a_model_is_of_some_time(db, device, column, moment):
@@ -94,6 +95,7 @@ def test_figures_of_another_form_are_said_of_the_model(db, device, figures):
     assert db.execute("SELECT count(*) FROM ml_models WHERE model_id = %s", [model]).fetchone()
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("figures", ["[1]", '"x"', "null", "{}"])
 def test_figures_that_are_none_are_told_as_none(db, device, figures):
     put_model(db, device, newest("lstm"))
@@ -171,6 +173,7 @@ def test_a_path_of_a_metric_is_bounded(db, device, column, path):
         assert caught.value.sqlstate == "ML004"
 
 
+@pytest.mark.slow
 def test_plans_of_many_shapes_of_model_take_a_bounded_space(db, dsn, device):
     model = onnx.ModelProto.FromString(newest("lstm").read_bytes())
     entry = model.metadata_props[0]

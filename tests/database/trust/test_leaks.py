@@ -108,6 +108,7 @@ def test_the_same_forest_of_configured_metrics_is_scored(db, one, device, strang
     assert one("SELECT count(*) FROM ml_anomaly") > 500
 
 
+@pytest.mark.slow
 def test_what_a_scan_cannot_read_is_trained_anew(db, one, device, stranger):
     """Though what is stored beside the model says that nothing has changed."""
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
@@ -201,10 +202,12 @@ def test_a_field_that_nobody_has_configured_is_forecast_for_who_asks_alone(
         db.execute(undo)
 
 
-def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device):
+@pytest.mark.slow
+def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device, train):
     db.execute("UPDATE ml_setting SET value = '[\"temperature\"]' WHERE name = 'forecast_fields'")
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
-    db.execute("CALL ml_retrain()")
+    train(device)
+    train(device, "temperature")
     detect = "SELECT ml_detect(%s) -> 'analyzed_points'"
     ahead = "SELECT ml_forecast(%s, 'temperature') IS NOT NULL"
     assert one(detect, device) == 600
@@ -218,7 +221,8 @@ def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device):
     refused(ahead, device, sqlstate="ML005")
     reasons = "SELECT array_agg(DISTINCT reason) FROM _ml_due(ARRAY[%s::uuid])"
     assert one(reasons, device) == ["changed"]
-    db.execute("CALL ml_retrain()")
+    train(device)
+    train(device, "temperature")
     assert one(detect, device) == 600
     assert one(ahead, device)
 

@@ -82,6 +82,7 @@ def test_what_reaches_python_or_the_history_is_parallel_unsafe(db):
     assert [name for name, _, mark, _ in routines if name in reaches and mark != "u"] == []
 
 
+@pytest.mark.slow
 def test_each_function_answers_twice_under_forced_parallel_mode(db, dsn, add_modelled):
     device = add_modelled()
     for statement in STATEMENTS:
@@ -96,6 +97,7 @@ def test_each_function_answers_twice_under_forced_parallel_mode(db, dsn, add_mod
             assert session.execute("SELECT pg_backend_pid()").fetchone() == (pid,)
 
 
+@pytest.mark.slow
 def test_a_plan_over_a_large_history_is_parallel_but_for_the_functions(db, dsn, add_modelled):
     for _ in range(3):
         add_modelled()

@@ -178,6 +178,7 @@ AT_A_PATH = {
 LIKE_A_LONG_TEXT = ("a text of line breaks", "a long array")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [
@@ -252,6 +253,7 @@ def test_any_argument_is_answered_or_refused(db, add_modelled, call):
         ask(db, call.format(value, d=device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
 def test_either_end_of_time_is_answered_or_refused(db, add_modelled, one, zone):
     """Of rows and of arguments, whatever the zone of the table's clock."""
