@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 
 QUALITIES = ("ok", "missing", "out of range", "junk", "reset")
 OK, MISSING, OUT_OF_RANGE, JUNK, RESET = range(len(QUALITIES))
+# Moments between two readings at which what came before holds: eight hours of minutes. Without
+# a bound, messages a microsecond apart before a gap of a day would make billions.
+MOST_HELD = 480
 
 
 class Ledger(NamedTuple):
@@ -206,7 +209,8 @@ def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -
     interval : float
     """
     gaps = np.diff(readings.times, append=-np.inf)
-    count = np.minimum(np.ceil(gaps / interval - 0.5) - 1, np.floor(holds.min() / interval))
+    most = min(np.floor(holds.min() / interval), MOST_HELD)
+    count = np.minimum(np.ceil(gaps / interval - 0.5) - 1, most)
     count = np.maximum(count, 0).astype(np.intp)
     if not count.any():
         return readings

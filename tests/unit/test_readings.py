@@ -109,6 +109,14 @@ def test_a_faster_device_keeps_a_reading_a_minute():
     assert found.ledger().merged == 720 - len(found.times)
 
 
+def test_messages_a_microsecond_apart_before_a_long_gap_take_no_memory():
+    times = T0 + np.array([0.0, 1e-6, 2e-6, 3e-6, 86400.0])
+    habit = Habit(rhythm=1e-6, hold=86400.0)
+    metric = Metric("x", "x", None, 1.0, "gauge")
+    found = readings.assemble(received(times, np.arange(5.0)[:, None], []), [metric], [habit], 1e-6)
+    assert 0 < found.held.sum() <= readings.MOST_HELD * len(times)
+
+
 def test_the_last_value_holds_between_changes_and_no_longer():
     times = T0 + np.array([0.0, 300.0, 10_000.0])
     found = one(times, [1.0, 2.0, 3.0], habit=Habit(rhythm=60.0, hold=600.0))
