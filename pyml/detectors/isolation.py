@@ -65,7 +65,8 @@ class Parameters:
     )
     unusual_share: float = parameter(
         0.03,
-        "share of the training's levels and jumps, the farthest, that do not count as usual",
+        "share of the training that a state has to have lasted, to its end, to be how the machine "
+        "works now",
         "8 machines; up to .06 was tried",
     )
     fault_blocks: int = parameter(
