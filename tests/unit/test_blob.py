@@ -409,28 +409,43 @@ def test_a_forecast_of_other_numbers_is_a_model():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("jump_sizes", [1.0]),
-        ("sudden_sizes", [1.0]),
-        ("jump_whitening", [[1.0]]),
-        ("level_whitening", [[1.0]]),
-        ("before", [14, 60]),
-        ("before", [15, 15]),
-        ("before", [60, 15]),
-        ("windows", [5, 15, 60, 241]),
-        ("level", 6),
-        ("lookback", 3.2e9),
-        ("lookback", 0.0),
+        ("scaling", [[1.0, 1.0]]),
+        ("scaling", [[1.0, 1.0], [1.0, 0.0]]),
+        ("usual", [[1.0, 1.0], [1.0, 0.0]]),
+        ("hours", {"low": [[0.0] * 4], "high": [[0.0] * 3]}),
+        ("hours", {"low": [[0.0] * 4] * 7, "high": [[0.0] * 4] * 7}),
+        ("together", {"centre": [0.0] * 4, "whitening": [[1.0]]}),
+        ("together", {"centre": [0.0], "whitening": [[1.0] * 4] * 4}),
+        ("lonely", {"scores": [1.0], "excess": 1.0}),
+        ("apart", {"scores": [1.0] * 18, "excess": 0.0}),
         ("names", ["a", "a"]),
         ("names", ["a", "c"]),
         ("critical", 0.0),
-        ("half_life", 0),
-        ("lasting", 0),
     ],
 )
 def test_metadata_that_no_training_writes_is_refused(fitted, key, value):
     assert key in FOREST.to_json(fitted.model)
     with pytest.raises(UnreadableModel, match="cannot be read"):
         blob.load(FOREST, _saying(fitted, **{key: value}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"windows": [14, 60]},
+        {"windows": [60, 15]},
+        {"windows": [15, 60, 241]},
+        {"lookback": 3.2e9},
+        {"lookback": 0.0},
+        {"lasting": 0},
+        {"interval": 61.0},
+        {"more": 1},
+    ],
+)
+def test_spans_that_do_not_follow_from_the_interval_are_refused(fitted, other):
+    spans = FOREST.to_json(fitted.model)["spans"] | other
+    with pytest.raises(UnreadableModel, match="cannot be read"):
+        blob.load(FOREST, _saying(fitted, spans=spans))
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "", "x" * 1001, ".".join("x" * 33)])
