@@ -2,10 +2,10 @@
 
 Each reading is seen in two ways. Trees see its values, how much each metric has moved over two
 spans, and how far either is beyond what is usual at that hour (`pyml.detectors.hours`). A distance
-sees how far all metrics are beyond that together (`pyml.detectors.together`). Either is turned
-into how rare it was in the training (`pyml.detectors.tails`), and both are added to one score:
-negative, lower is more anomalous. Two thresholds, fixed when the model is trained
-(`pyml.detectors.thresholds`), turn the score into a severity.
+sees how far all metrics are beyond that together (`pyml.detectors.together`), or one of them
+alone. Either is turned into how rare it was in the training (`pyml.detectors.tails`), and both
+are added to one score: negative, lower is more anomalous. Two thresholds, fixed when the model is
+trained (`pyml.detectors.thresholds`), turn the score into a severity.
 
 What is stored is one ONNX graph; scoring needs numpy alone, which walks its trees.
 
@@ -37,7 +37,9 @@ from pyml.detectors.features import (
     Features,
     Floats,
     features,
+    largest,
     moves,
+    sizes_of,
     standardised,
     trailing_mean,
 )
@@ -137,6 +139,8 @@ class Forest(Detector[Model]):
         paths = growing.path_lengths(grown)
         alone = -blocks.unseen_scores(grown, paths, filled, pulse)
         apart = _unseen_distances(blocks, compared, pulse)
+        sizes = sizes_of(compared)
+        single = largest(sizes, compared)
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
             interval=spans.interval,
@@ -145,10 +149,12 @@ class Forest(Detector[Model]):
             usual=usual,
             hours=hours,
             together=together,
+            sizes=sizes,
             lonely=Tail.of(alone[blocks.ordinary]),
             apart=Tail.of(apart[blocks.ordinary]),
+            single=Tail.of(single[blocks.ordinary]),
         )
-        scores = joined(model, alone, apart)
+        scores = self.joined(model, alone, apart, single)
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
         return Fitted(
             growing.numbers_of(grown, paths, blocks.rows, fill),
@@ -187,10 +193,37 @@ class Forest(Detector[Model]):
         scores = np.empty(len(found.columns))
         for first in range(0, len(scores), AT_ONCE):
             some = slice(first, first + AT_ONCE)
-            scores[some] = _scores(model, run, found.of(some), again=True)
+            scores[some] = self._scores(model, run, found.of(some), again=True)
             if first:
                 pulse()
         return scores
+
+    def joined(self, model: Model, alone: Floats, apart: Floats, single: Floats) -> Floats:
+        """Scores (n,): minus how rare the views are, in powers of ten.
+
+        Among many metrics the distance of all says little of one that is far out: that one then
+        counts in its place.
+        """
+        odd = model.single.rarity(single) - self.parameters.single_odds
+        return -(model.lonely.rarity(alone) + np.maximum(model.apart.rarity(apart), odd))
+
+    def _scores(self, model: Model, run: Run, found: Features, *, again: bool = False) -> Floats:
+        feeds: dict[str, NDArray[Any]] = {"features": found.matrix()}
+        if again:
+            feeds["again"] = np.ones(1)
+        alone = -run(feeds)[0][:, 0].astype(np.float64)
+        apart = model.together.distance(found.vectors)
+        return self.joined(model, alone, apart, largest(model.sizes, found.vectors))
+
+    def _gains(self, model: Model, run: Run, found: Features) -> Floats:
+        """How much each metric lowers the scores of readings, shape (n, m)."""
+        m, n = len(model.names), len(found.columns)
+        columns, vectors = (np.tile(part, (m + 1, 1)) for part in (found.columns, found.vectors))
+        for j in range(m):  # as it is first, then without each metric
+            without = slice((j + 1) * n, (j + 2) * n)
+            columns[without, j::m], vectors[without, j::m] = np.nan, np.nan
+        scores = self._scores(model, run, Features(columns, vectors)).reshape(m + 1, n)
+        return np.asarray((scores[1:] - scores[0]).T)
 
     def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
         """Say which metrics made readings anomalous.
@@ -204,7 +237,7 @@ class Forest(Detector[Model]):
         gains = np.empty((count, metrics))
         for first in range(0, count, size):
             some = slice(first, first + size)
-            gains[some] = _gains(model, run, found.evidence.of(some))
+            gains[some] = self._gains(model, run, found.evidence.of(some))
             if first:
                 pulse()
         reasons: list[list[Reason]] = []
@@ -245,19 +278,6 @@ class Forest(Detector[Model]):
         return Runner(run, wood.size, [(1,)])
 
 
-def joined(model: Model, alone: Floats, apart: Floats) -> Floats:
-    """Scores (n,): minus how rare what the trees say and the distances are, in powers of ten."""
-    return -(model.lonely.rarity(alone) + model.apart.rarity(apart))
-
-
-def _scores(model: Model, run: Run, found: Features, *, again: bool = False) -> Floats:
-    feeds: dict[str, NDArray[Any]] = {"features": found.matrix()}
-    if again:
-        feeds["again"] = np.ones(1)
-    alone = -run(feeds)[0][:, 0].astype(np.float64)
-    return joined(model, alone, model.together.distance(found.vectors))
-
-
 def _unseen_distances(blocks: Blocks, compared: Floats, pulse: Pulse) -> Floats:
     """Distances (n,) of each block's readings from what is usual in the other blocks."""
     found = np.empty(len(compared))
@@ -283,17 +303,6 @@ def _reported(signals: Signals, p: Parameters) -> tuple[NDArray[np.intp], NDArra
             hint="SELECT * FROM ml_metric;  -- do the paths match what the device reports?",
         )
     return used, rows
-
-
-def _gains(model: Model, run: Run, found: Features) -> Floats:
-    """How much each metric lowers the scores of readings, shape (n, m)."""
-    m, n = len(model.names), len(found.columns)
-    columns, vectors = (np.tile(part, (m + 1, 1)) for part in (found.columns, found.vectors))
-    for j in range(m):  # as it is first, then without each metric
-        without = slice((j + 1) * n, (j + 2) * n)
-        columns[without, j::m], vectors[without, j::m] = np.nan, np.nan
-    scores = _scores(model, run, Features(columns, vectors)).reshape(m + 1, n)
-    return np.asarray((scores[1:] - scores[0]).T)
 
 
 def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:

@@ -118,3 +118,18 @@ def trailing_mean(interval: float, window: int, times: Floats, numbers: Floats) 
 def first_of(interval: float, times: Floats, window: int) -> NDArray[np.intp]:
     """Where the window of so many intervals that ends at each of `times` begins."""
     return np.asarray(np.searchsorted(times, times - (window - 0.5) * interval))
+
+
+def sizes_of(vectors: Floats) -> list[float]:
+    """What one in a hundred of each column's numbers (n, k) exceeds; of a constant a hundredth."""
+    rare = np.array([_rare(column[np.isfinite(column)]) for column in np.abs(vectors).T])
+    return [float(size) for size in np.where(rare > 0, rare, 0.01)]
+
+
+def largest(sizes: list[float], vectors: Floats) -> Floats:
+    """Logarithm of 1 + the largest number of each vector (n, k), in its size."""
+    return np.asarray(np.log1p(np.nan_to_num(np.abs(vectors) / np.array(sizes)).max(axis=1)))
+
+
+def _rare(known: Floats) -> float:
+    return float(np.quantile(known, 0.99)) if len(known) else 0.0

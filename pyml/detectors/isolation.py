@@ -28,6 +28,12 @@ class Parameters:
         "reports once a minute; the first is compared together too",
         "three kinds; those of 5 and of 240 rank alike",
     )
+    single_odds: float = parameter(
+        1.0,
+        "powers of ten by which a single metric has to be rarer than all of them together to "
+        "count in their place",
+        "three kinds: 0 to 2 rank alike; of 200 metrics one at ten times its range was lost",
+    )
     slowest: int = parameter(
         30,
         "minutes between readings beyond which all windows grow with the interval",
@@ -134,8 +140,11 @@ class Model(Known):
         The usual values at each hour, in ranges from the median, and the usual spreads.
     together : Together
         How far beyond these all metrics usually are together.
-    lonely, apart : Tail
-        How rare the scores of the trees are, and the distances of `together`.
+    sizes : list, length 2 m
+        What one in a hundred of either exceeds, of each metric alone.
+    lonely, apart, single : Tail
+        How rare the scores of the trees are, the distances of `together`, and the largest of a
+        reading in its `sizes`.
     warning, critical : float
         Scores below these are a warning, and critical.
     """
@@ -145,8 +154,10 @@ class Model(Known):
     usual: Matrix
     hours: Hours
     together: Together
+    sizes: list[float]
     lonely: Tail
     apart: Tail
+    single: Tail
     warning: float = 0.0
     critical: float = 0.0
 
@@ -169,6 +180,7 @@ class Model(Known):
             "together": Together(**meta["together"]),
             "lonely": Tail.of_json(meta["lonely"]),
             "apart": Tail.of_json(meta["apart"]),
+            "single": Tail.of_json(meta["single"]),
         }
         model = cls(**(cls.plain(meta) | parts))
         return model if model.fits() else None
@@ -187,7 +199,7 @@ class Model(Known):
                 [len(row) for row in side] == [2 * count] * slots
                 for side in (self.hours.low, self.hours.high)
             )
-            and len(self.together.centre) == 2 * count
+            and len(self.together.centre) == len(self.sizes) == 2 * count
             and [len(row) for row in self.together.whitening] == [2 * count] * 2 * count
         )
 
@@ -209,8 +221,10 @@ _IS_MODEL = record(
         centre=listed(number(), 1, 2 * MAX_METRICS),
         whitening=listed(listed(number(), 1, 2 * MAX_METRICS), 1, 2 * MAX_METRICS),
     ),
+    sizes=listed(number(1e-300), 1, 2 * MAX_METRICS),
     lonely=is_tail,
     apart=is_tail,
+    single=is_tail,
     warning=number(),
     critical=number(),
 )

@@ -416,6 +416,8 @@ def test_a_forecast_of_other_numbers_is_a_model():
         ("hours", {"low": [[0.0] * 4] * 7, "high": [[0.0] * 4] * 7}),
         ("together", {"centre": [0.0] * 4, "whitening": [[1.0]]}),
         ("together", {"centre": [0.0], "whitening": [[1.0] * 4] * 4}),
+        ("sizes", [1.0]),
+        ("sizes", [1.0, 1.0, 1.0, 0.0]),
         ("lonely", {"scores": [1.0], "excess": 1.0}),
         ("apart", {"scores": [1.0] * 18, "excess": 0.0}),
         ("names", ["a", "a"]),

@@ -383,6 +383,18 @@ def test_a_single_reading_far_out_is_critical_and_says_which_metric():
     assert reasons[0]["contribution"] > 1
 
 
+def test_one_metric_far_out_is_flagged_among_many():
+    """The distance of all says little of it where there are nearly as many metrics as readings."""
+    rng = np.random.default_rng(0)
+    times = 1.7e9 + 60.0 * np.arange(700)
+    values = rng.normal(50, 5, (700, 100))
+    fitted = train(times[:600], values[:600])
+    values[650, 7] = 500
+    result = scored(fitted, times, values)
+    assert result.severity[650] > NORMAL
+    assert explained(fitted, times, values, 650)[0]["metric"] == "m7"
+
+
 def test_what_is_usual_at_another_hour_alone_is_flagged():
     """The load of a working day, in the night."""
     times, values = telemetry(days=8)
