@@ -134,13 +134,16 @@ class Forest(Detector[Model]):
         cells = Features(columns, compared).matrix()
         fill = growing.medians(cells)
         filled = np.where(np.isnan(cells), fill, cells)
+        pulse()
         trees_, seed = settings["n_estimators"], settings["seed"]
         grown = growing.grow(filled, blocks.seen(), blocks.rows, trees_, seed, pulse)
         paths = growing.path_lengths(grown)
         alone = -blocks.unseen_scores(grown, paths, filled, pulse)
         apart = _unseen_distances(blocks, compared, pulse)
+        pulse()
         sizes = sizes_of(compared)
         single = largest(sizes, compared)
+        pulse()
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
             interval=spans.interval,
@@ -154,7 +157,9 @@ class Forest(Detector[Model]):
             apart=Tail.of(apart[blocks.ordinary]),
             single=Tail.of(single[blocks.ordinary]),
         )
+        pulse()
         scores = self.joined(model, alone, apart, single)
+        pulse()
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
         return Fitted(
             growing.numbers_of(grown, paths, blocks.rows, fill),
