@@ -186,10 +186,12 @@ BEGIN
     END IF;
     PERFORM _ml_retain();
     PERFORM _ml_note_job(job, true);
-    poor := _ml_poor_signals(devices);
-    IF poor.signals > 0 THEN
-        RAISE NOTICE '% signals of % devices were no measurement for more than a tenth of a day, such as %', poor.signals, poor.devices, poor.newest
-            USING HINT = 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1;';
+    IF device IS NULL THEN
+        poor := _ml_poor_signals(devices);
+        IF poor.signals > 0 THEN
+            RAISE NOTICE '% signals of % devices were no measurement for more than a tenth of a day, such as %', poor.signals, poor.devices, poor.newest
+                USING HINT = 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1;';
+        END IF;
     END IF;
     COMMIT;
 END
