@@ -297,6 +297,7 @@ def test_a_long_incident_is_joined_in_one_pass(db, one, device):
 
 
 def test_retention(db, one, trained):
+    db.execute(SPIKE, [trained, 5, 3])
     db.execute("CALL ml_scan()")
     db.execute(
         "INSERT INTO ml_anomaly SELECT device_uuid, now() - interval '91 days', tier, score,"
