@@ -1,6 +1,5 @@
 """What is usual at this time of the day, or of the week."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,11 +63,11 @@ def learn(
     begins = np.flatnonzero(np.diff(hour, prepend=hour[0] - 1))
     for count, (begin, end) in enumerate(zip(begins, [*begins[1:], len(times)], strict=True)):
         place = cycle[begin], hour[begin] % slots
-        middles[place] = _of_columns(np.median, numbers[begin:end])
+        middles[place] = _medians(numbers[begin:end])
         tops[place] = np.where(topped, np.fmax.reduce(numbers[begin:end]), middles[place])
         if count % DAY_HOURS == 0:
             pulse()
-    whole = np.nan_to_num(_of_columns(np.median, numbers))
+    whole = np.nan_to_num(_medians(numbers))
     pulse()
     low, high = _around(_middle(middles), _middle(tops), whole)
     found = Hours(low.tolist(), high.tolist())
@@ -93,14 +92,14 @@ def _slots(times: Floats) -> int:
     )
 
 
-def _of_columns(figure: Callable[..., Floats], numbers: Floats) -> Floats:
-    """A figure of each column's known numbers; NaN where none is known."""
+def _medians(numbers: Floats) -> Floats:
+    """The median of each column's known numbers; NaN where none is known."""
     missing = np.isnan(numbers)
     if not missing.any():
-        return np.asarray(figure(numbers, axis=0))
+        return np.asarray(np.median(numbers, axis=0))
     columns = zip(numbers.T, missing.T, strict=True)
     return np.array(
-        [figure(column[~gone]) if not gone.all() else np.nan for column, gone in columns]
+        [np.median(column[~gone]) if not gone.all() else np.nan for column, gone in columns]
     )
 
 

@@ -97,10 +97,10 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'signals';
-    SELECT * INTO failed, total, words FROM _ml_poor_signals(ARRAY(SELECT s.device_uuid FROM ml_signal_state s));
+    words := _ml_poor_signals(ARRAY(SELECT s.device_uuid FROM ml_signal_state s));
     SELECT count(*) INTO clocks FROM ml_signal_state s WHERE s.bad_clock > 0;
-    ok := failed = 0 AND clocks = 0;
-    detail := concat_ws('; ', CASE WHEN failed > 0 THEN format('%s signals of %s devices were no measurement for more than a tenth of a day, such as %s', failed, total, words) END,
+    ok := words IS NULL AND clocks = 0;
+    detail := concat_ws('; ', words,
         CASE WHEN clocks > 0 THEN format('%s devices have messages of an impossible time', clocks) END,
         CASE WHEN ok THEN 'each was measured well within a day' END);
     fix := CASE WHEN NOT ok THEN 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1 OR bad_clock_share > 0;' END;

@@ -123,15 +123,17 @@ END
 $$;
 COMMENT ON FUNCTION _ml_retain() IS 'Deletes what is older than the settings keep.';
 
-CREATE OR REPLACE FUNCTION _ml_poor_signals(device_uuids uuid[], OUT signals bigint, OUT devices bigint, OUT newest text)
+CREATE OR REPLACE FUNCTION _ml_poor_signals(device_uuids uuid[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-SELECT count(*), count(DISTINCT g.device_uuid), (array_agg(format('%s of %s', g.metric, g.device_name) ORDER BY g.last_at DESC NULLS LAST))[1]
+SELECT format('%s signals of %s devices were no measurement for more than a tenth of a day, such as %s', count(*), count(DISTINCT g.device_uuid),
+    (array_agg(format('%s of %s', g.metric, g.device_name) ORDER BY g.last_at DESC NULLS LAST))[1])
 FROM ml_signals g
 WHERE g.missing_share + g.out_of_range_share + g.junk_share > 0.1 AND g.device_uuid = ANY (device_uuids)
+HAVING count(*) > 0
 $$;
-COMMENT ON FUNCTION _ml_poor_signals(uuid[]) IS 'How many signals of these devices were no measurement for more than a tenth of a day, of how many devices, and which came last.';
+COMMENT ON FUNCTION _ml_poor_signals(uuid[]) IS 'How many signals of these devices were no measurement for more than a tenth of a day, in words; NULL where none was.';
 
 CREATE OR REPLACE PROCEDURE ml_scan(device uuid DEFAULT NULL, as_of timestamptz DEFAULT NULL, slot int DEFAULT NULL)
 LANGUAGE plpgsql SECURITY INVOKER
@@ -144,7 +146,7 @@ DECLARE
     job pg_catalog.record;
     refused pg_catalog.bool;
     by_id pg_catalog.bool;
-    poor pg_catalog.record;
+    poor pg_catalog.text;
 BEGIN
     @PYML_AT_HOME@
     CALL @extschema@._ml_commit(refused); -- at once: inside a transaction block there is no work
@@ -188,8 +190,8 @@ BEGIN
     PERFORM _ml_note_job(job, true);
     IF device IS NULL THEN
         poor := _ml_poor_signals(devices);
-        IF poor.signals > 0 THEN
-            RAISE NOTICE '% signals of % devices were no measurement for more than a tenth of a day, such as %', poor.signals, poor.devices, poor.newest
+        IF poor IS NOT NULL THEN
+            RAISE NOTICE '%', poor
                 USING HINT = 'SELECT * FROM @extschema@.ml_signals WHERE missing_share + out_of_range_share + junk_share > 0.1;';
         END IF;
     END IF;
