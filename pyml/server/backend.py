@@ -6,6 +6,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from mmap import mmap
 from typing import Any, ParamSpec, cast
 
 import numpy as np
@@ -76,7 +77,7 @@ def notice(text: str) -> None:
             raise
 
 
-# ---- parallel plans --------------------------------------------------------------
+# ---- what would end the process --------------------------------------------------------------
 
 
 def _in_parallel_mode() -> Callable[[], bool]:
@@ -90,6 +91,26 @@ def _in_parallel_mode() -> Callable[[], bool]:
 
 
 _parallel = _in_parallel_mode()
+
+
+# Bytes that a call needs at hand beyond its arrays, many times over.
+ROOM = 32 << 20
+
+
+def _require_room() -> None:
+    """Refuse to begin where a small allocation might fail.
+
+    An array that finds no memory is a MemoryError. numpy's casts within a loop ask for their
+    buffers without the interpreter's lock, and end the process where they get none.
+
+    Raises
+    ------
+    MemoryError
+    """
+    try:
+        mmap(-1, ROOM).close()
+    except OSError as error:
+        raise MemoryError(str(error)) from error
 
 
 def _require_serial() -> None:
@@ -193,6 +214,7 @@ def document(function: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     def answer(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
             _require_serial()
+            _require_room()
             found = function(*args, **kwargs)
         except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
             found = {"error": _failure(error)}
@@ -212,6 +234,7 @@ def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Itera
         def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
             try:
                 _require_serial()
+                _require_room()
                 for row in function(*args, **kwargs):
                     yield (*row, None)
             except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:

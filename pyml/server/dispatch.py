@@ -7,10 +7,18 @@ exception would reach the user with a Python traceback.
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 from pyml import __version__
 from pyml.errors import BrokenEnvironment
+
+# Bytes: numpy's libraries, and what BLAS maps when it is loaded and at its first large product
+# (32 MiB each). It ends the process, and so restarts the server, where it gets none; what it
+# has it keeps.
+ROOM = 128 << 20
+# Sides of matrices whose product is large.
+LARGE = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,10 @@ def enter(version: str, site: str) -> Functions:
 
     They only say what is wrong where this session holds another version of the package, or
     where something else has brought another library than those in `site`, or a broken one.
+
+    Raises
+    ------
+    MemoryError
     """
     if version != __version__:
         return _shut(
@@ -44,6 +56,10 @@ def enter(version: str, site: str) -> Functions:
             "The extension was upgraded after the session had loaded it.",
             "Reconnect: a new session loads the new version.",
         )
+    try:
+        mmap(-1, ROOM).close()
+    except OSError as error:
+        raise MemoryError(str(error)) from error
     try:
         import numpy as np
 
@@ -53,7 +69,10 @@ def enter(version: str, site: str) -> Functions:
                 f"It was loaded from {np.__file__} before pyml was.",
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
+        np.ones((LARGE, LARGE)) @ np.ones((LARGE, LARGE))
         from pyml.server import api, scan
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a library that is not whole may raise
         return _shut(
             f"pyml cannot be loaded: {error}",

@@ -144,3 +144,42 @@ def test_a_want_of_memory_is_told_as_such(db, dsn, add_modelled, function):
         with pytest.raises(psycopg.errors.OutOfMemory) as caught:
             session.execute(calls, [device])
         assert "Traceback" not in (caught.value.diag.context or "")
+
+
+def _called(session, statement, device):
+    """The SQLSTATE of a call, or None."""
+    try:
+        session.execute(statement, [device])
+    except psycopg.Error as error:
+        return error.sqlstate or str(error)
+
+
+@pytest.mark.slow
+def test_memory_may_be_missing_when_pyml_is_loaded(db, dsn, add_modelled, long):
+    """The session says so; the server stays up."""
+    device = add_modelled()
+    db.execute(LIMIT)
+    answers = []
+    for room in range(0, 241, 8 if long else 24):
+        with closing(psycopg.connect(dsn, autocommit=True)) as session:
+            session.execute("DO $$ BEGIN END $$")  # loads PL/pgSQL
+            session.execute("SELECT limit_memory(%s)", [room << 20])
+            answers.append(_called(session, "SELECT ml_detect(%s)", device))
+    assert set(answers) == {"53200", None}
+    assert answers[-1] is None
+    assert db.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.slow
+def test_memory_may_end_within_a_call(db, dsn, add_modelled, long):
+    device = add_modelled(readings=30_000)
+    db.execute(LIMIT)
+    answers = []
+    for room in range(0, 300, 6 if long else 42):
+        with closing(psycopg.connect(dsn, autocommit=True)) as session:
+            session.execute("SELECT count(*) FROM ml_doctor()")
+            session.execute("SELECT limit_memory(%s)", [room << 20])
+            answers.append(_called(session, "SELECT ml_detect(%s, 500)", device))
+    assert set(answers) == {"53200", None}
+    assert answers[-1] is None
+    assert db.execute("SELECT 1").fetchone() == (1,)
