@@ -28,8 +28,8 @@ from pyml.detectors import hours as usual_hours
 from pyml.detectors.base import (
     DETECTORS,
     Detection,
-    Detector,
     Fitted,
+    Judge,
     Reason,
     Signals,
 )
@@ -60,7 +60,7 @@ BATCH, AT_ONCE = 1_000_000, 10_000
 
 
 @DETECTORS.register
-class Forest(Detector[Model]):
+class Forest(Judge[Model]):
     """The Isolation Forest.
 
     Its score is the sum of two powers of ten: -6 is a reading whose likes, by its trees and by its

@@ -1,13 +1,14 @@
-"""The contract of a detector: signals in, judged readings and reasons out.
+"""The contract of a detector: signals in, judged readings or findings out.
 
-A detector is one class in a file of its own, marked ``@DETECTORS.register``. Trainings, the store,
-scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
+A judge says of each reading how unusual it is. A finder says of a span of time what is wrong with
+a metric in it. Either is one class in a file of its own, marked ``@DETECTORS.register``. Trainings,
+the store, scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, Self, TypedDict, TypeVar
+from typing import Any, Generic, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,8 +203,40 @@ class Detection:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A finder's statement about a span of time.
+
+    Attributes
+    ----------
+    kind : str
+        What is wrong, in a word: `stuck`, `missing`, `silent`, `level`, `drift`.
+    metric : str
+        The metric's name; empty where it is the device.
+    started_at, last_at : float
+        When it began, and when it was last seen; seconds since the Unix epoch.
+    severity : int
+        `WARNING` or `CRITICAL`.
+    score : float
+        Positive; higher is more unusual, in the finder's own measure.
+    evidence : dict
+        JSON-able: the numbers that make the case.
+    sentence : str
+        The same in plain words, in the metric's unit, for a person.
+    """
+
+    kind: str
+    metric: str
+    started_at: float
+    last_at: float
+    severity: int
+    score: float
+    evidence: dict[str, Any]
+    sentence: str
+
+
 class Detector(Owner[M]):
-    """Finds readings that are not as usual; what all owners of models have is in `Owner`."""
+    """Finds what is not as usual; what all owners of models have is in `Owner`."""
 
     def load(self) -> None:
         """Import the libraries that `fit` needs; it then starts at once."""
@@ -227,7 +260,11 @@ class Detector(Owner[M]):
 
     @abstractmethod
     def lookback(self, model: M) -> float:
-        """Seconds before a reading that its score depends on."""
+        """Seconds before a reading that what is said of it depends on."""
+
+
+class Judge(Detector[M]):
+    """Judges single readings, and says why."""
 
     @abstractmethod
     def detect(self, model: M, run: Run, signals: Signals, since: float, pulse: Pulse) -> Detection:
@@ -259,4 +296,33 @@ class Detector(Owner[M]):
         """
 
 
+class Finder(Detector[M]):
+    """Finds spans of time in which something is wrong."""
+
+    @abstractmethod
+    def find(
+        self, model: M, signals: Signals, since: float, until: float, pulse: Pulse
+    ) -> list[Finding]:
+        """What is wrong at some time in (since, until].
+
+        Causal, as a judge is: what is said of a moment depends on readings up to it, no older
+        than `lookback`. What began before that is said to begin there; who keeps findings joins
+        it to what was found before.
+
+        Parameters
+        ----------
+        model : M
+        signals : Signals
+            Whose columns are those of ``model.names``.
+        since, until : float
+            Seconds since the Unix epoch; `until` is now, or the moment that is replayed.
+        pulse : callable
+        """
+
+
 DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")
+
+
+def judge(kind: str) -> Judge[Any]:
+    """The detector of a kind that judges readings."""
+    return cast(Judge[Any], DETECTORS[kind])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyml import __version__, in_force, queries, training
-from pyml.detectors.base import DETECTORS, SEVERITIES, Detector
+from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, judge
 from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
@@ -24,8 +24,8 @@ from pyml.telemetry.readings import OK
 from pyml.telemetry.window import metrics_of, window
 
 
-def _forest() -> Detector[Any]:
-    return DETECTORS["forest"]
+def _forest() -> Judge[Any]:
+    return judge("forest")
 
 
 def _lstm() -> Forecaster[Any]:

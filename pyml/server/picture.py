@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors.base import DETECTORS, SEVERITIES
+from pyml.detectors.base import SEVERITIES, judge
 from pyml.errors import ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS
 from pyml.server import arguments, backend, chart, fields, scoring, store
@@ -65,11 +65,12 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
 
 def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:
     """What the current forest flags, at the value that the picture has nearest to it."""
-    history, current = store.current(DETECTORS["forest"], device)
+    forest = judge("forest")
+    history, current = store.current(forest, device)
     known = np.isfinite(values)
     at, values = at[known], values[known]
     marks = []
-    for scored in scoring.score(DETECTORS["forest"], history, current, device, since, until):
+    for scored in scoring.score(forest, history, current, device, since, until):
         some = scored.of(scored.flagged())
         times = some.found.times
         right = np.clip(np.searchsorted(at, times), 1, len(at) - 1) if len(at) > 1 else 0

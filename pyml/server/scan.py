@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors.base import DETECTORS, SEVERITIES, Detector, Reason
+from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
@@ -82,7 +82,7 @@ class Scan:
     since, until : float
         The window that is looked at, in seconds since the Unix epoch.
     drift : Drift
-    detectors : list of (Detector, Current)
+    detectors : list of (Judge, Current)
         The current models that can be read.
     forecasters : list of (Forecaster, str, Current)
         Likewise, each with its field.
@@ -101,7 +101,7 @@ class Scan:
     since: float
     until: float
     drift: Drift
-    detectors: list[tuple[Detector[Any], Current]] = field(default_factory=list)
+    detectors: list[tuple[Judge[Any], Current]] = field(default_factory=list)
     forecasters: list[tuple[Forecaster[Any], str, Current]] = field(default_factory=list)
     failures: list[PymlError] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
@@ -168,7 +168,7 @@ class Scan:
                 self.failures.append(error)
         return spoke, readings, drift.farthest(drifts)
 
-    def _detector(self, detector: Detector[Any], current: Current) -> tuple[int, dict[str, Index]]:
+    def _detector(self, detector: Judge[Any], current: Current) -> tuple[int, dict[str, Index]]:
         names = current.knows.names
         times, seen = [np.empty(0)], [np.empty((0, len(names)))]
         signals = self.signals if detector is self.detectors[0][0] else None

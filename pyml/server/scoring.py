@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.detectors.base import Detection, Detector, Reason, Signals
+from pyml.detectors.base import Detection, Judge, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
 from pyml.server import backend, store
 from pyml.server.store import Current
@@ -31,7 +31,7 @@ class Scored:
 
     Attributes
     ----------
-    detector : Detector
+    detector : Judge
     current : Current
     found : Detection
     readings : Readings
@@ -40,7 +40,7 @@ class Scored:
         When the window begins.
     """
 
-    detector: Detector[Any]
+    detector: Judge[Any]
     current: Current
     found: Detection
     readings: Readings
@@ -78,7 +78,7 @@ class Scored:
 
 
 def score(
-    detector: Detector[Any],
+    detector: Judge[Any],
     history: History,
     current: Current,
     device: str,
@@ -97,7 +97,7 @@ def score(
 
 
 def _piece(
-    detector: Detector[Any],
+    detector: Judge[Any],
     history: History,
     current: Current,
     device: str,

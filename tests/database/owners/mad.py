@@ -11,9 +11,9 @@ from pyml.detectors.base import (
     DETECTORS,
     KNOWN,
     Detection,
-    Detector,
     Fitted,
     Floats,
+    Judge,
     Known,
     Reason,
     Signals,
@@ -49,7 +49,7 @@ _IS_MODEL = record(
 
 
 @DETECTORS.register
-class Mad(Detector[Model]):
+class Mad(Judge[Model]):
     """Median and median absolute deviation of each metric by itself."""
 
     kind = "mad"
