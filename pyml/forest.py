@@ -14,7 +14,6 @@ References
 Liu, Ting and Zhou, "Isolation Forest", ICDM 2008.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -33,6 +32,7 @@ from pyml.detectors.base import (
     Reason,
     Signals,
 )
+from pyml.detectors.evidence import Evidence
 from pyml.detectors.features import (
     Features,
     Floats,
@@ -44,6 +44,7 @@ from pyml.detectors.features import (
     trailing_mean,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
+from pyml.detectors.reasons import Cases
 from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
 from pyml.detectors.together import Together
@@ -189,8 +190,9 @@ class Forest(Judge[Model]):
         found = features(model, signals.times, signals.values, pulse, rows)
         scores = self.scores(model, run, found, pulse)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
+        evidence = Evidence(found, signals, rows)
         return Detection(
-            signals.times[rows], signals.values[rows], scores, severity.astype(np.int8), found
+            signals.times[rows], signals.values[rows], scores, severity.astype(np.int8), evidence
         )
 
     def scores(self, model: Model, run: Run, found: Features, pulse: Pulse) -> Floats:
@@ -230,7 +232,9 @@ class Forest(Judge[Model]):
         scores = self._scores(model, run, Features(columns, vectors)).reshape(m + 1, n)
         return np.asarray((scores[1:] - scores[0]).T)
 
-    def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
+    def explain(
+        self, model: Model, run: Run, found: Detection, units: Mapping[str, str], pulse: Pulse
+    ) -> list[list[Reason]]:
         """Say which metrics made readings anomalous.
 
         A metric's contribution is how much nearer to normal the score of the reading would be had
@@ -242,14 +246,19 @@ class Forest(Judge[Model]):
         gains = np.empty((count, metrics))
         for first in range(0, count, size):
             some = slice(first, first + size)
-            gains[some] = self._gains(model, run, found.evidence.of(some))
+            gains[some] = self._gains(model, run, found.evidence.features.of(some))
             if first:
                 pulse()
         reasons: list[list[Reason]] = []
-        for value, gain in zip(found.values.tolist(), gains, strict=True):
-            if len(reasons) % AT_ONCE == AT_ONCE - 1:
-                pulse()
-            reasons.append(_reasons(model, value, gain))
+        for first in range(0, count, max(1, BATCH // model.size)):
+            some = slice(first, first + max(1, BATCH // model.size))
+            cases, said = Cases(model, found.of(some), units), 0
+            for i, gain in enumerate(gains[some]):
+                reasons.append(_reasons(cases, i, gain))
+                said += len(reasons[-1])
+                if said >= AT_ONCE:
+                    pulse()
+                    said = 0
         return reasons
 
     def of_json(self, meta: dict[str, Any]) -> Model | None:
@@ -310,18 +319,10 @@ def _reported(signals: Signals, p: Parameters) -> tuple[NDArray[np.intp], NDArra
     return used, rows
 
 
-def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:
-    order = np.argsort(-gain, kind="stable")
-    return [
-        {
-            "metric": model.names[j],
-            "value": values[j] if math.isfinite(values[j]) else None,
-            "usual_low": model.usual[j][0],
-            "usual_high": model.usual[j][1],
-            "contribution": round(float(gain[j]), 4),
-        }
-        for j in [j for j in order if gain[j] > 0] or [order[0]]
-    ]
+def _reasons(cases: Cases, i: int, gain: Floats) -> list[Reason]:
+    order = np.argsort(-gain, kind="stable").tolist()
+    gained = [j for j in order if gain[j] > 0] or order[:1]
+    return [cases.reason(i, j, float(gain[j])) for j in gained]
 
 
 def _scaling(column: Floats) -> list[float]:

@@ -67,7 +67,7 @@ COMMENT ON COLUMN ml_anomalies.severity IS 'The worse of what they said: warning
 COMMENT ON COLUMN ml_anomalies.anomaly_score IS 'The forest''s score, lower is more anomalous; NULL where it did not speak.';
 COMMENT ON COLUMN ml_anomalies.forecast_score IS 'Minus the distance from the forecast in half widths of its interval; NULL where the value lay inside.';
 COMMENT ON COLUMN ml_anomalies.metrics IS 'The values at that time.';
-COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first: metric, kind, sentence, value, usual_low, usual_high, contribution; of a forecast also predicted.';
 COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began that it belongs to.';
 COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 

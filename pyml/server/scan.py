@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
+from pyml.detectors import sentences
 from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
-from pyml.server import backend, store
+from pyml.server import backend, fields, store
 from pyml.server.late import Late
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
@@ -330,7 +331,7 @@ def _outside(
     judged: dict[float, list[tuple[Outside, int]]],
 ) -> None:
     """Add the readings outside the interval forecast for the point nearest to them."""
-    forecast_at = np.array([point["t"] for point in points])
+    forecast_at, unit = np.array([point["t"] for point in points]), None
     known = np.isfinite(values)
     known &= (times >= forecast_at[0] - interval) & (times <= forecast_at[-1] + interval)
     for moment, value in zip(times[known].tolist(), values[known].tolist(), strict=True):
@@ -343,8 +344,12 @@ def _outside(
         side = point["upper"] if value > point["upper"] else point["lower"]
         half = abs(side - point["predicted"])
         distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
+        unit = fields.unit_of(name) if unit is None else unit
+        interval_ = (point["lower"], point["upper"])
         why: Outside = {
             "metric": name,
+            "kind": "forecast",
+            "sentence": sentences.forecast(name, unit or "", value, point["predicted"], interval_),
             "value": backend.shown(value),
             "usual_low": backend.shown(point["lower"]),
             "usual_high": backend.shown(point["upper"]),

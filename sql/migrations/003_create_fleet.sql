@@ -59,7 +59,7 @@ COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke, by kind: forest (Isolation Fore
 COMMENT ON COLUMN ml_anomaly.foretold IS 'Whether the value was compared with a stored forecast.';
 COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. Of a detector: as ml_score gives it. Of a forecast: minus the distance from it, in half widths of its interval.';
 COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
-COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first: metric, kind (what is unusual: high, fell, restless, together, ...), sentence (the same in words), value, usual_low, usual_high, contribution; of a forecast also predicted.';
 COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it belongs to.';
 
 CREATE INDEX ml_anomaly_recent ON ml_anomaly ("timestamp" DESC, device_uuid);

@@ -18,6 +18,8 @@ const Severity = Type.Enum(["warning", "critical"]);
 
 export const Reason = object({
   metric: Type.String(),
+  kind: Type.String({ description: "What is unusual about it: high, fell, restless, together, …" }),
+  sentence: Type.String({ description: "The same in words, with the numbers that make the case." }),
   value: nullable(Type.Number()),
   usual_low: nullable(Type.Number()),
   usual_high: nullable(Type.Number()),
