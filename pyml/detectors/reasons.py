@@ -16,6 +16,10 @@ from pyml.detectors.isolation import Model
 
 # By which share of its usual range a value has to have left it before it came back.
 CLEAR = 0.1
+# Beyond what one in a hundred exceeds; a number at its limit is not.
+UNUSUAL = 1.0 + 1e-6
+# Digits of a value end before its own limits' do.
+SAME = 1e-9
 
 Case = tuple[str, str]
 """Kind and sentence."""
@@ -58,13 +62,13 @@ class Cases:
         if not math.isfinite(value):
             return "missing", sentences.missing(*self._named(j), usual)
         seen, k = self.seen, len(self.units) + j
-        outside = (value > usual[1]) - (value < usual[0])
+        outside = _outside(value, usual)
         place, spread = seen.alone[i, j], seen.alone[i, k]
         if outside:
             return self._placed(i, j, value, usual, outside)
-        if spread >= 1 and spread > place:
+        if spread >= UNUSUAL and spread > place:
             return self._unsteady(i, j)
-        if place >= 1:
+        if place >= UNUSUAL:
             return self._placed(i, j, value, usual, outside)
         if max(seen.strain[i, j], seen.strain[i, k]) < 1:
             _, last = seen.last(i, j, -1)
@@ -123,3 +127,10 @@ class Cases:
 
     def _named(self, j: int) -> tuple[str, str]:
         return self.model.names[j], self.units[j]
+
+
+def _outside(value: float, usual: Range) -> int:
+    """On which side of its usual range a value is: 1 above, -1 below, 0 within."""
+    if any(math.isclose(value, end, rel_tol=SAME) for end in usual):
+        return 0
+    return (value > usual[1]) - (value < usual[0])

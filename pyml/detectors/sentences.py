@@ -213,8 +213,12 @@ def span(seconds: float) -> str:
         (MINUTE, "min", MINUTE),
     ):
         if seconds >= least:
-            return f"{_figure(seconds / unit, DIGITS)} {word}"
-    return f"{_figure(seconds, DIGITS)} s"
+            return f"{_length(seconds / unit)} {word}"
+    return f"{_length(seconds)} s"
+
+
+def _length(count: float) -> str:
+    return _plain(round(count, 1) if count < 9.95 else round(count), MOST_DIGITS)
 
 
 def _figure(value: float, digits: int) -> str:

@@ -37,7 +37,7 @@ def telemetry():
     phase = 2 * np.pi * np.arange(n) / DAY
     pump = wander(rng, n, 0.98, 1)
     other = wander(rng, n, 0.98, 1)
-    cpu = 30 + 4 * np.sin(phase) + 3 * rng.normal(size=n)
+    cpu = 30 + 4 * np.sin(phase) + 0.5 * rng.normal(size=n)
     warm = 45 + 6 * np.sin(phase) + 0.4 * rng.normal(size=n)
     pressure = 1010 + 10 * wander(rng, n, 0.998, 1) + 0.3 * rng.normal(size=n)
     flow = 200 + 20 * pump + rng.normal(size=n)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyml import forest
 from pyml.detectors import sentences
 from pyml.detectors.evidence import start_of
+from pyml.detectors.reasons import _outside
 
 from .contracts import nothing, signals_of
 
@@ -182,6 +183,12 @@ def holds(reason):
         others = [name for name in NAMES if name != reason["metric"]]
         # Where nothing else came it is the metric's own past.
         assert any(word in sentence for word in [*others, " a variation by "])
+
+
+def test_a_value_at_its_limit_is_not_outside():
+    """Digits are cut before people and this see them."""
+    assert _outside(30.96, (27.6, 30.959999999999997)) == 0
+    assert [_outside(value, (1.0, 2.0)) for value in (0.9, 1.0, 1.5, 2.0, 2.1)] == [-1, 0, 0, 0, 1]
 
 
 def lead(values):
