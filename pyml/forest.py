@@ -58,6 +58,8 @@ from pyml.queries import literal
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.
 BATCH, AT_ONCE = 1_000_000, 10_000
+# Reasons between two pulses, likewise.
+SAID = 2_000
 
 
 @DETECTORS.register
@@ -256,7 +258,7 @@ class Forest(Judge[Model]):
             for i, gain in enumerate(gains[some]):
                 reasons.append(_reasons(cases, i, gain))
                 said += len(reasons[-1])
-                if said >= AT_ONCE:
+                if said >= SAID:
                     pulse()
                     said = 0
         return reasons
