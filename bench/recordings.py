@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 SMD_HEADER = ["minute", "cpu_r", "mem_u", "disk_u", "eth1_fi", "eth1_fo", "label"]
@@ -234,3 +235,11 @@ def _files(data: Path, pattern: str) -> list[Path]:
     if not found:
         raise BadRecording(f"{data}: no {pattern} there; give the folder of the recordings")
     return found
+
+
+KINDS = {
+    "smd": (smd, read_smd),
+    "asd": (asd, read_unnamed),
+    "jumpstarter": (jumpstarter, read_unnamed),
+}
+"""The three kinds of machines: how to find their recordings, and how to read one."""

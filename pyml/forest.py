@@ -44,6 +44,7 @@ from pyml.detectors.features import (
     trailing_mean,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
+from pyml.detectors.rarity import HOUR, peaks
 from pyml.detectors.reasons import Cases
 from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
@@ -134,7 +135,8 @@ class Forest(Judge[Model]):
         pulse()
         together = Together.of(compared[blocks.ordinary])
         pulse()
-        cells = Features(columns, compared).matrix()
+        seen = Features(columns, compared)
+        cells = seen.matrix()
         fill = growing.medians(cells)
         filled = np.where(np.isnan(cells), fill, cells)
         pulse()
@@ -144,8 +146,8 @@ class Forest(Judge[Model]):
         alone = -blocks.unseen_scores(grown, paths, filled, pulse)
         apart = _unseen_distances(blocks, compared, pulse)
         pulse()
-        sizes = sizes_of(compared)
-        single = largest(sizes, compared)
+        sizes = sizes_of(seen.single())
+        single = largest(sizes, seen.single())
         pulse()
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
@@ -164,10 +166,15 @@ class Forest(Judge[Model]):
         scores = self.joined(model, alone, apart, single)
         pulse()
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
+        pulse()
+        ordinary = blocks.ordinary
+        highest = peaks(times[rows][ordinary], -scores[ordinary], spans.interval)
+        hours_seen = float(ordinary.sum() * spans.interval / HOUR)
         return Fitted(
             growing.numbers_of(grown, paths, blocks.rows, fill),
             replace(model, warning=limits.warning, critical=limits.critical),
-            limits.figures | {"features": cells.shape[1]},
+            limits.figures
+            | {"features": cells.shape[1], "peaks": highest, "ordinary_hours": hours_seen},
         )
 
     def blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
@@ -213,8 +220,8 @@ class Forest(Judge[Model]):
         Among many metrics the distance of all says little of one that is far out: that one then
         counts in its place.
         """
-        odd = model.single.rarity(single) - self.parameters.single_odds
-        return -(model.lonely.rarity(alone) + np.maximum(model.apart.rarity(apart), odd))
+        odd = model.single.powers(single) - self.parameters.single_odds
+        return -(model.lonely.powers(alone) + np.maximum(model.apart.powers(apart), odd))
 
     def _scores(self, model: Model, run: Run, found: Features, *, again: bool = False) -> Floats:
         feeds: dict[str, NDArray[Any]] = {"features": found.matrix()}
@@ -222,7 +229,7 @@ class Forest(Judge[Model]):
             feeds["again"] = np.ones(1)
         alone = -run(feeds)[0][:, 0].astype(np.float64)
         apart = model.together.distance(found.vectors)
-        return self.joined(model, alone, apart, largest(model.sizes, found.vectors))
+        return self.joined(model, alone, apart, largest(model.sizes, found.single()))
 
     def _gains(self, model: Model, run: Run, found: Features) -> Floats:
         """How much each metric lowers the scores of readings, shape (n, m)."""

@@ -59,6 +59,10 @@ class Measured:
         How far each is from what all others let expect, likewise.
     beyond : ndarray of float64, shape (n, 2 m)
         As `Features.vectors`; 0 where missing.
+    jump : ndarray of float64, shape (n, m)
+        How far each value is from the mean of those before it in the longest window, in ranges.
+    jump_size : ndarray of float64, shape (m,)
+        What one in a hundred of these exceeds.
     spans : list of float
         Seconds of the windows.
     """
@@ -73,7 +77,9 @@ class Measured:
             np.searchsorted(self.signals.times, times - span + model.interval / 2)
             for span in self.spans
         ]
-        vectors, size = evidence.features.vectors, np.array(model.sizes)
+        vectors, sizes = evidence.features.vectors, np.array(model.sizes)
+        size, self.jump_size = np.split(sizes, [2 * self.metrics])
+        self.jump = np.nan_to_num(evidence.features.columns[:, -self.metrics :])
         self.beyond = np.nan_to_num(vectors)
         self.alone = np.abs(self.beyond) / size
         self._usual(times, size)

@@ -66,6 +66,9 @@ class Cases:
         place, spread = seen.alone[i, j], seen.alone[i, k]
         if outside:
             return self._placed(i, j, value, usual, outside)
+        jump = abs(seen.jump[i, j]) / seen.jump_size[j]
+        if jump >= UNUSUAL and jump > max(place, spread):
+            return self._jumped(i, j, value)
         if spread >= UNUSUAL and spread > place:
             return self._unsteady(i, j)
         if place >= UNUSUAL:
@@ -91,6 +94,13 @@ class Cases:
             kind += " for this hour"
         hour = self.seen.at_hour(i, j) if self.by_hour else None
         return kind, sentences.placed(*self._named(j), value, usual, hour)
+
+    def _jumped(self, i: int, j: int, value: float) -> Case:
+        """How far the value is from those before it makes the case."""
+        over, near = self.seen.spans[-1], self.seen.jump_size[j] * self.model.scaling[j][1]
+        before = float(self.seen.last(i, j, -1)[1][:-1].mean())
+        said = sentences.jumped(*self._named(j), before, value, over, float(near))
+        return "rose" if value > before else "fell", said
 
     def _unsteady(self, i: int, j: int) -> Case:
         """How the value has moved makes the case."""

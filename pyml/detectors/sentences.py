@@ -5,6 +5,8 @@ A unit is empty where there is none; numbers then stand alone. No score is in a 
 
 from collections.abc import Sequence
 
+from pyml.detectors.wording import figures, span
+
 KINDS = (
     "high",
     "low",
@@ -22,12 +24,6 @@ KINDS = (
 """What a reason's `kind` may be."""
 
 Range = tuple[float, float]
-
-# Digits of a number in a sentence, or as many as tell it from what it is compared with.
-DIGITS, MOST_DIGITS = 3, 10
-WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
-LARGEST = 1e18  # what is larger has no word
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 def placed(name: str, unit: str, value: float, usual: Range, at_hour: Range | None) -> str:
@@ -72,6 +68,20 @@ def moved(
     start, end = figures(before, value)
     said = f"{name} {way} from {start} to {_of(end, unit)} within {span(within)}"
     return f"{said}; over {span(over)} it usually varies by {_range(figures(*usual), _step(unit))}"
+
+
+def jumped(name: str, unit: str, before: float, value: float, over: float, near: float) -> str:
+    """A value that is far from the mean of those before it, and how near it usually stays.
+
+    Examples
+    --------
+    >>> jumped("t", "C", 30.12, 54.6, 3600.0, 12)
+    't rose from a mean of 30.1 C over the last 60 min to 54.6 C; usually it stays within 12 C'
+    """
+    way, (start, end) = "rose" if value > before else "fell", figures(before, value)
+    said = f"{name} {way} from a mean of {_of(start, unit)} over the last {span(over)}"
+    usually = f"usually it stays within {_of(figures(near)[0], _step(unit))}"
+    return f"{said} to {_of(end, unit)}; {usually}"
 
 
 def varied(name: str, unit: str, spread: float, over: float, usual: Range, by_hour: bool) -> str:
@@ -178,58 +188,6 @@ def forecast(name: str, unit: str, value: float, predicted: float, interval: Ran
     place, middle, low, high = figures(value, predicted, *interval)
     said = f"{name} is {_of(place, unit)}; the forecast was {_of(middle, unit)}"
     return f"{said}, between {low} and {_of(high, unit)}"
-
-
-def figures(value: float, *others: float) -> list[str]:
-    """Numbers as a person reads them, the first told apart from the others where it differs.
-
-    Examples
-    --------
-    >>> figures(1013.27, 1013.1, 81_234_567.0, 12_345.0)
-    ['1,013.3', '1,013.1', '81.235 million', '12,345']
-    """
-    apart = [float(f"{one:.{MOST_DIGITS}g}") for one in (value, *others)]
-    found = [""]
-    for digits in range(DIGITS, MOST_DIGITS + 1):
-        found = [_figure(one, digits) for one in apart]
-        if all(
-            (text == found[0]) == (one == apart[0]) for text, one in zip(found, apart, strict=True)
-        ):
-            break
-    return found
-
-
-def span(seconds: float) -> str:
-    """A length of time.
-
-    Examples
-    --------
-    >>> span(60.0), span(5400.0), span(86400.0), span(7 * 86400.0)
-    ('1 min', '90 min', '24 h', '7 days')
-    """
-    for unit, word, least in (
-        (DAY, "days", 3 * DAY),
-        (HOUR, "h", 3 * HOUR),
-        (MINUTE, "min", MINUTE),
-    ):
-        if seconds >= least:
-            return f"{_length(seconds / unit)} {word}"
-    return f"{_length(seconds)} s"
-
-
-def _length(count: float) -> str:
-    return _plain(round(count, 1) if count < 9.95 else round(count), MOST_DIGITS)
-
-
-def _figure(value: float, digits: int) -> str:
-    for size, word in WORDS:
-        if size <= abs(value) < LARGEST:
-            return f"{_plain(value / size, digits)} {word}"
-    return _plain(value, digits)
-
-
-def _plain(value: float, digits: int) -> str:
-    return f"{float(f'{value:.{digits}g}') + 0.0:,.{MOST_DIGITS}g}"
 
 
 def _of(text: str, unit: str) -> str:

@@ -18,6 +18,7 @@ from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.server import backend, fields, store
 from pyml.server.late import Late
+from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
@@ -183,10 +184,11 @@ class Scan:
             flagged = scored.flagged()
             for first in range(0, len(flagged), ENTRIES):
                 some = scored.of(flagged[first : first + ENTRIES])
+                rarity = Rarity.of(detector.kind, current.model_id)
                 entries = [
-                    (moment, score_, SEVERITIES[severity], values, why, current.model_id)
-                    for (moment, score_, severity, values), why in zip(
-                        some.rows(), some.reasons(), strict=True
+                    (moment, score_, SEVERITIES[severity], values, why, current.model_id, hours)
+                    for (moment, score_, severity, values), why, hours in zip(
+                        some.rows(), some.reasons(), rarity.hours(some.found.scores), strict=True
                     )
                 ]
                 self.found += _log(self.device, detector.kind, False, entries)
@@ -376,6 +378,7 @@ def _log_outside(
                 {reason["metric"]: reason["value"] for reason in reasons},
                 reasons,
                 found[0][1],
+                None,
             )
         )
     return _log(device, kind, True, entries) if entries else []
@@ -383,11 +386,13 @@ def _log_outside(
 
 def _log(device: str, tier: str, foretold: bool, entries: list[tuple[Any, ...]]) -> list[float]:
     """Add to the log of anomalies; the times of those that are new."""
-    times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
+    columns = map(list, zip(*entries, strict=True))
+    times, scores, severities, metrics, reasons, models, rarities = columns
     added = backend.execute(
         queries.PUT_ANOMALIES,
         *(device, tier, foretold, times, scores, severities),
         *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
         models,
+        rarities,
     )
     return [float(row["t"]) for row in added]

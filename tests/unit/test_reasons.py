@@ -13,6 +13,7 @@ from pyml import forest
 from pyml.detectors import sentences
 from pyml.detectors.evidence import start_of
 from pyml.detectors.reasons import _outside
+from pyml.detectors.wording import figures
 
 from .contracts import nothing, signals_of
 
@@ -36,7 +37,7 @@ def read(text):
 @settings(deadline=None)
 @given(st.lists(NUMBER, min_size=1, max_size=5))
 def test_numbers_are_near_what_they_stand_for_and_told_apart(numbers):
-    first, *rest = texts = sentences.figures(*numbers)
+    first, *rest = texts = figures(*numbers)
     for text, number in zip(texts, numbers, strict=True):
         assert re.fullmatch(r"-?[\d.,]+(e[+-]\d+)?( (million|billion|trillion))?", text)
         assert read(text) == pytest.approx(number, rel=5e-3)
@@ -54,6 +55,7 @@ def test_sentences_are_plain_whatever_the_numbers(a, b, c, d, e, seconds, unit):
         sentences.placed(name, unit, a, usual, None),
         sentences.far(name, unit, a, usual, d),
         sentences.moved(name, unit, a, b, seconds, 2 * seconds, hour),
+        sentences.jumped(name, unit, a, b, seconds, abs(c)),
         sentences.varied(name, unit, abs(a), seconds, usual, True),
         sentences.ranged(name, unit, a, b, seconds, hour),
         sentences.expected(name, unit, a, b, [sentences.at("x", unit, c)]),
@@ -173,7 +175,8 @@ def holds(reason):
         first, last = re.search(rf"at this hour {number}(?: to {number})?", sentence).groups()
         assert (read(first) > value) if kind.startswith("low") else (read(last or first) < value)
     elif kind in ("rose", "fell"):
-        start, end = re.search(rf"from {number} to {number}", sentence).groups()
+        moved = sentence.partition(";")[0]
+        start, end = re.search(rf"from (?:a mean of )?{number}.* to {number}", moved).groups()
         assert (read(end) > read(start)) == (kind == "rose")
         assert read(end) == pytest.approx(value, rel=5e-3, abs=1e-9)
     elif kind == "still":
@@ -219,7 +222,7 @@ def test_a_level_that_falls_within_its_range_has_fallen():
     values[-3:, 2] -= 25
     reason = lead(values)
     assert (reason["metric"], reason["kind"]) == ("level", "fell")
-    assert re.match(r"level fell from 10\d(\.\d)? to \d+(\.\d)? within 3 min; ", reason["sentence"])
+    assert re.match(r"level fell from .*10\d(\.\d)? .*to \d", reason["sentence"])
 
 
 def test_a_level_that_trembles_is_restless():

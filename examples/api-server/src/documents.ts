@@ -54,6 +54,7 @@ export const Anomaly = Type.Object(
     is_anomaly: Type.Boolean(),
     anomaly_score: Type.Number({ description: "Lower is more anomalous." }),
     severity: Severity,
+    rarity: nullable(Type.Number({ description: "Hours between two like it, on ordinary days." })),
     reasons: Type.Array(Reason),
   },
   { additionalProperties: nullable(Type.Number()) },
@@ -73,6 +74,13 @@ export const Detection = object({
     features: Type.Array(Type.String()),
     warning_below: Type.Number(),
     critical_below: Type.Number(),
+    rarity_from: nullable(
+      object({
+        devices: Type.Integer(),
+        hours: Type.Number({ description: "Of ordinary telemetry." }),
+        provisional: Type.Boolean({ description: "Too few hours to tell what comes once a month." }),
+      }),
+    ),
     rejected_samples: Type.Integer(),
     repeated_samples: Type.Integer(),
   }),
