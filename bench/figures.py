@@ -95,7 +95,7 @@ def of_all(found: Found, detector: str) -> Figures:
 
 def show_table(title: str, lines: dict[str, Figures]) -> None:
     """Print figures, a line for each name."""
-    widths = {name: max(8, len(name) + 2) for name in next(iter(lines.values()))}
+    widths = {name: max(9, len(name) + 2) for name in next(iter(lines.values()))}
     first = max(16, *(len(name) for name in lines))
     print(f"\n{title}\n{'':{first}s}" + "".join(f"{name:>{n}s}" for name, n in widths.items()))
     for name, figures in lines.items():
