@@ -220,7 +220,7 @@ def jumpstarter(data: Path = DATA) -> list[Path]:
 
 
 def nab(data: Path = DATA) -> list[Path]:
-    """The NAB hosts' CPU in a data folder; other series there report by the half hour or hour.
+    """The NAB hosts' CPU in a data folder.
 
     Raises
     ------
@@ -230,10 +230,21 @@ def nab(data: Path = DATA) -> list[Path]:
     return _files(data, "nab/*_cpu_utilization_*.csv")
 
 
-def _files(data: Path, pattern: str) -> list[Path]:
-    found = sorted(data.glob(pattern))
+def slow(data: Path = DATA) -> list[Path]:
+    """NAB's series of the half hour and of the hour in a data folder.
+
+    Raises
+    ------
+    BadRecording
+        There are none.
+    """
+    return _files(data, "nab/ambient_temperature_*.csv", "nab/nyc_taxi.csv")
+
+
+def _files(data: Path, *patterns: str) -> list[Path]:
+    found = sorted(path for pattern in patterns for path in data.glob(pattern))
     if not found:
-        raise BadRecording(f"{data}: no {pattern} there; give the folder of the recordings")
+        raise BadRecording(f"{data}: no {patterns[0]} there; give the folder of the recordings")
     return found
 
 
