@@ -24,7 +24,15 @@ from pyml.forecasters import inference
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
 from pyml.forecasters.forecast import LEVELS, backtest, forecast, span
 from pyml.forecasters.linear import Scale, choose_ridge, linear_path
-from pyml.forecasters.network import Part, Weights, network_of, numbers_of, prepare, weights_of
+from pyml.forecasters.network import (
+    Part,
+    Weights,
+    network_of,
+    numbers_of,
+    prepare,
+    starved,
+    weights_of,
+)
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
 from pyml.models.blob import Run, Runner
@@ -102,7 +110,8 @@ class LSTM(Forecaster[Model]):
         NotEnoughData
             Too few windows without a gap, or a constant series.
         """
-        return _fit(series, bounds, previous, self.parameters, pulse, **settings)
+        with starved():
+            return _fit(series, bounds, previous, self.parameters, pulse, **settings)
 
     def lookback(self, model: Model) -> float:
         """Seconds before the last reading that a forecast wants to see."""

@@ -88,6 +88,21 @@ def _apart() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def starved() -> Iterator[None]:
+    """Turn what TensorFlow raises into MemoryError.
+
+    The network multiplies and adds numbers, in shapes that fit: it fails where it gets no memory
+    alone, and says so in many ways ("could not execute a primitive").
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "tensorflow":
+            raise
+        raise MemoryError(str(error).strip().rpartition("\n")[2]) from error
+
+
 @lru_cache(maxsize=1)
 def _keras() -> tuple[Any, Any]:
     """TensorFlow and Keras, deterministic and on one thread.

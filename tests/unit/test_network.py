@@ -7,7 +7,7 @@ import pytest
 
 from pyml.forecasters import inference
 from pyml.forecasters.linear import Scale
-from pyml.forecasters.network import Part, network_of, numbers_of, weights_of
+from pyml.forecasters.network import Part, network_of, numbers_of, starved, weights_of
 from pyml.forecasters.windows import Windows, origins, spans
 from pyml.models import wire
 
@@ -107,3 +107,15 @@ def test_the_weights_survive_the_graph():
     numbers = numbers_of(weights, Scale(0.0, 1.0, 1.0), np.zeros((25, 4)))
     for before, after in zip(weights, weights_of(numbers), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_what_the_network_raises_is_a_want_of_memory():
+    import tensorflow as tf
+
+    words = "Graph execution error:\n\nan exception: could not execute a primitive"
+    with pytest.raises(MemoryError, match="could not execute") as caught, starved():
+        raise tf.errors.AbortedError(None, None, words)
+    assert isinstance(caught.value.__cause__, tf.errors.OpError)
+    with pytest.raises(ValueError, match="another"), starved():
+        raise ValueError("another")
