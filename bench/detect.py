@@ -85,9 +85,9 @@ class Kind:
 
 
 KINDS = {
-    "smd": Kind(recordings.smd, recordings.read_smd),
-    "asd": Kind(recordings.asd, recordings.read_unnamed, gauges=True),
-    "jumpstarter": Kind(recordings.jumpstarter, recordings.read_unnamed, gauges=True),
+    "smd": Kind(*recordings.KINDS["smd"]),
+    "asd": Kind(*recordings.KINDS["asd"], gauges=True),
+    "jumpstarter": Kind(*recordings.KINDS["jumpstarter"], gauges=True),
     "nab": Kind(recordings.nab, recordings.read_nab, first=3),
     "slow": Kind(
         recordings.slow, recordings.read_nab, gauges=True, first=28, learns=None, judges=WEEK_DAYS
