@@ -5,6 +5,7 @@ a metric in it. Either is one class in a file of its own, marked ``@DETECTORS.re
 the store, scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -222,7 +223,7 @@ class Finding:
     evidence : dict
         JSON-able: the numbers that make the case.
     sentence : str
-        The same in plain words, in the metric's unit, for a person.
+        The same in plain words, for a person; empty where `Finder.words` makes it.
     """
 
     kind: str
@@ -232,7 +233,7 @@ class Finding:
     severity: int
     score: float
     evidence: dict[str, Any]
-    sentence: str
+    sentence: str = ""
 
 
 class Detector(Owner[M]):
@@ -318,6 +319,18 @@ class Finder(Detector[M]):
             Seconds since the Unix epoch; `until` is now, or the moment that is replayed.
         pulse : callable
         """
+
+    def words(self, model: M, found: Finding, unit: str | None) -> str:
+        """The sentence of a finding, in the unit of its metric.
+
+        It is asked for when the finding has been joined to what was found before, so that it can
+        say since when.
+        """
+        return found.sentence
+
+    def silent_from(self, model: M, last: float) -> float:
+        """From when on it finds something though nothing came after the moment `last`."""
+        return math.inf
 
 
 DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")
