@@ -82,6 +82,11 @@ class Signals:
         """Those of readings whose columns have these names."""
         return cls(readings.times, readings.values, tuple(names), interval, readings.held)
 
+    def of_metrics(self, names: Sequence[str]) -> Self:
+        """Those of some of the metrics, in the order of `names`."""
+        places = [self.names.index(name) for name in names]
+        return replace(self, values=self.values[:, places], names=tuple(names))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, Reason
+from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.server import backend, store
+from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
@@ -82,6 +83,8 @@ class Scan:
     since, until : float
         The window that is looked at, in seconds since the Unix epoch.
     drift : Drift
+    findings : Findings
+        The finders; what they fail at counts with `failures`.
     detectors : list of (Judge, Current)
         The current models that can be read.
     forecasters : list of (Forecaster, str, Current)
@@ -101,6 +104,7 @@ class Scan:
     since: float
     until: float
     drift: Drift
+    findings: Findings
     detectors: list[tuple[Judge[Any], Current]] = field(default_factory=list)
     forecasters: list[tuple[Forecaster[Any], str, Current]] = field(default_factory=list)
     failures: list[PymlError] = field(default_factory=list)
@@ -113,14 +117,15 @@ class Scan:
         metrics, now = state["metrics"], float(state["now"])
         known_as = self.history.id(self.device)
         rows = json.loads(state["models"])
-        if not any(row["kind"] in DETECTORS for row in rows):
+        if not any(isinstance(DETECTORS.get(row["kind"]), Judge) for row in rows):
             self.failures.append(store.missing(DETECTORS["forest"], known_as, ""))
         for row in rows:
             try:
                 if row["kind"] in DETECTORS:
                     owner: Any = DETECTORS[row["kind"]]
                     current = store.of_row(owner, row, known_as, "", metrics, now)
-                    self.detectors.append((owner, current))
+                    here: Any = self.findings.finders
+                    (here if isinstance(owner, Finder) else self.detectors).append((owner, current))
                 elif row["kind"] in FORECASTERS:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
@@ -132,8 +137,7 @@ class Scan:
 
     def fetch(self) -> None:
         """Read the rows once that all models look into."""
-        paths: dict[str, None] = {}
-        back = 0.0
+        paths, back = self.findings.paths(), self.findings.back()
         for detector, current in self.detectors:
             knows = current.knows
             paths |= dict.fromkeys(columns_of(knows.metrics)[0])
@@ -248,9 +252,10 @@ def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
     if until <= since:
         return True, 0
     before = Drift(run.drift.threshold, run.until, run.drift.before)
-    behind = Scan(run.device, run.history, since, until, before, run.detectors)
+    behind = Scan(run.device, run.history, since, until, before, run.findings, run.detectors)
     behind.fetch()
     spoke, readings, _ = behind.detect()
+    spoke &= run.findings.look(behind.history, since, until)
     run.failures += behind.failures
     run.found += behind.found
     return spoke, readings
@@ -273,19 +278,24 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     came = Late.of(state, history, device, until, counted)
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
+    found = Findings(device, until, 60.0 * int(settings["incident_gap_minutes"]))
     same = newest == mark and len(arrived) == state["late_rows"]
     # What failed is tried again: it may be well by now, and may not.
     if mark is not None and same and state["outcome"] != "failed" and came.note is None:
+        if state["silent_from"] is not None and until >= state["silent_from"]:
+            found.silence(state, history, mark, until)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
     moved = Drift(float(settings["drift_threshold"]), until, before)
     signals = SignalState.of(state["signals"])
-    run = Scan(device, history, since, until, moved, signals=signals)
+    run = Scan(device, history, since, until, moved, found, signals=signals)
     run.models(state)
     looked_back, behind = _scan_late(run, came, mark)
     run.fetch()
     spoke, readings, metrics = run.detect()
+    spoke &= found.look(run.history, since, until)
+    run.failures += found.failures
     readings += behind
     late_rows = state["late_rows"] or 0
     if spoke:
@@ -294,7 +304,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
             came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
     if run.found:
-        gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
+        gap = max(found.gap, 3 * run.interval)
         backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
@@ -311,6 +321,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         came.counts and came.counts.rows.tolist(),
         came.counts and came.counts.until,
         came.counted_at,
+        found.silent_from(newest),
     )
     return {
         "outcome": "failed" if run.failures else "scanned",

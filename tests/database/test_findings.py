@@ -1,0 +1,84 @@
+"""Findings: from a training to the rows of ml_finding, by real scans."""
+
+import json
+
+import pytest
+
+FREEZE = """
+UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state, %s, %s)
+WHERE device_uuid = %s AND "timestamp" > (now() AT TIME ZONE 'UTC') - make_interval(mins => %s)
+"""
+TEMPERATURE = "{system,temperature}"
+AGO = "SELECT now() - make_interval(mins => %s)"
+FOUND = """
+SELECT detector, kind, metric, severity, extract(epoch FROM now() - started_at)::float8 / 60,
+    extract(epoch FROM now() - last_at)::float8 / 60, sentence
+FROM ml_finding ORDER BY kind, started_at
+"""
+ROWS = "SELECT * FROM ml_finding ORDER BY finding_id"
+KINDS = "SELECT kind FROM ml_model WHERE is_current ORDER BY 1"
+
+
+@pytest.fixture(autouse=True)
+def _forests_only(db):
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    db.execute("UPDATE ml_setting SET value = '30' WHERE name = 'n_estimators'")
+
+
+@pytest.fixture
+def trained(db, one, device):
+    """A device of fifty hours, trained as of five hours ago."""
+    db.execute("SELECT ml_train_forest(%s, as_of => %s)", [device, one(AGO, 300)])
+    return device
+
+
+def freeze(db, device, minutes, value="45.3", path=TEMPERATURE):
+    db.execute(FREEZE, [path, value, device, minutes])
+
+
+def test_a_sensor_that_hangs_is_told_once_and_goes_on(db, one, trained):
+    freeze(db, trained, 240)
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 180)])
+    assert db.execute(FOUND).fetchall() == []  # an hour says nothing yet
+    for ago in range(170, -1, -10):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+        assert one("SELECT outcome FROM ml_scan_state") == "scanned"
+    (row,) = db.execute(FOUND).fetchall()
+    assert row[:4] == ("stuck", "stuck", "temperature", "warning")
+    assert 239 <= row[4] <= 241
+    assert row[5] < 2
+    assert row[6].startswith("temperature has stood at 45.3 °C for 3 h 5")
+    assert "it never stands still for more than" in row[6]
+    evidence = one("SELECT evidence FROM ml_finding")
+    assert evidence["value"] == 45.3
+    assert evidence["longest"] < 20 * 60
+    assert "cpu_usage" in evidence["witnesses"]
+    assert one("SELECT model_id FROM ml_finding") == one(
+        "SELECT model_id FROM ml_model WHERE kind = 'stuck'"
+    )
+
+
+def test_a_rescan_of_the_same_time_changes_nothing(db, one, trained):
+    freeze(db, trained, 240)
+    until = one(AGO, 20)
+    db.execute("CALL ml_scan(as_of => %s)", [until])
+    before = db.execute(ROWS).fetchall()
+    assert len(before) == 1
+    for _ in range(2):
+        db.execute(
+            "UPDATE ml_scan_state SET outcome = 'failed', watermark = watermark - '2 h'::interval"
+        )
+        db.execute("CALL ml_scan(as_of => %s)", [until])
+        assert db.execute(ROWS).fetchall() == before
+
+
+def test_finders_are_trained_with_the_forest_and_by_it_alone(db, one, device):
+    answer = one("SELECT ml_train_forest(%s)", device)
+    assert "stuck" in answer["finders"]
+    kinds = [kind for (kind,) in db.execute(KINDS)]
+    assert kinds == sorted(["forest", *answer["finders"]])
+    with_ = one("SELECT array_agg(DISTINCT trained_with) FROM ml_model WHERE kind <> 'forest'")
+    assert with_ == [answer["model_id"]]
+    assert db.execute("SELECT kind FROM ml_run").fetchall() == [("forest",)]
+    assert db.execute("SELECT kind FROM _ml_due(ARRAY[%s::uuid])", [device]).fetchall() == []
+    assert json.dumps(one("SELECT ml_model_info(%s)", device)).count('"trained_with": null') == 1
