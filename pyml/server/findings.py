@@ -128,7 +128,9 @@ class Findings:
         units = fields.units_of(sorted({one.metric for one in found} - {""}))
         with current.in_use():
             told = [
-                replace(one, sentence=finder.words(knows, one, units.get(one.metric)))
+                replace(
+                    one, sentence=one.sentence or finder.words(knows, one, units.get(one.metric))
+                )
                 for one in joined(map(_stored, before), found, gap)
             ]
         _put(self.device, finder.kind, current.model_id, self.at, gap, told)

@@ -58,6 +58,55 @@ def test_a_sensor_that_hangs_is_told_once_and_goes_on(db, one, trained):
     )
 
 
+@pytest.mark.parametrize("value", [None, "null", '"unavailable"'])
+def test_a_metric_that_is_gone_is_missing(db, one, trained, value):
+    if value is None:
+        db.execute(
+            "UPDATE device_shadow_history SET reported_state = reported_state #- %s WHERE"
+            " device_uuid = %s AND \"timestamp\" > (now() AT TIME ZONE 'UTC') - interval '2 hours'",
+            [TEMPERATURE, trained],
+        )
+    else:
+        freeze(db, trained, 120, value)
+    for ago in (150, 100, 50, 0):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+    (row,) = db.execute(FOUND).fetchall()
+    assert row[:4] == ("presence", "missing", "temperature", "warning")
+    assert 119 <= row[4] <= 121.5
+    assert row[5] < 2
+    assert "while the device reports; it comes every 1 min" in row[6]
+
+
+def test_a_device_that_stops_is_silent_until_it_reports_again(db, one, trained):
+    db.execute(
+        'CREATE TABLE later AS SELECT * FROM device_shadow_history WHERE "timestamp"'
+        " > (now() AT TIME ZONE 'UTC') - interval '4 hours'"
+    )
+    db.execute("DELETE FROM device_shadow_history h USING later l WHERE h.id = l.id")
+    told = []
+    for ago in range(250, 50, -20):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+        told.append(
+            (ago, one("SELECT outcome FROM ml_scan_state"), len(db.execute(FOUND).fetchall()))
+        )
+    assert [ago for ago, _, rows in told if rows] == list(range(210, 50, -20))
+    assert {outcome for ago, outcome, _ in told if ago < 230} == {"unchanged"}
+    (row,) = db.execute(FOUND).fetchall()
+    assert row[:4] == ("presence", "silent", "", "critical")
+    assert 239.9 <= row[4] <= 241.1
+    assert 69.9 <= row[5] <= 70.5
+    assert row[6].startswith("the device has sent no reading for 2 h 5")
+    db.execute(
+        'INSERT INTO device_shadow_history SELECT * FROM later WHERE "timestamp"'
+        " > (now() AT TIME ZONE 'UTC') - interval '1 hour'"
+    )
+    db.execute("CALL ml_scan()")
+    db.execute("CALL ml_scan()")
+    (row,) = db.execute(FOUND).fetchall()
+    assert 59 <= row[5] <= 60.5
+    assert one("SELECT silent_from > last_reading + interval '29 minutes' FROM ml_scan_state")
+
+
 def test_a_rescan_of_the_same_time_changes_nothing(db, one, trained):
     freeze(db, trained, 240)
     until = one(AGO, 20)
