@@ -193,9 +193,13 @@ class Presence(Finder[Model]):
         return found
 
     def _silent(self, model: Model, times: Floats, since: float, until: float) -> list[Finding]:
-        """Spans without a reading, each from a reading of increasing `times` (n,) on."""
+        """Spans without a reading, each from a reading of increasing `times` (n,) on.
+
+        Where there is none at all the silence began before what is looked at. Before a first
+        reading there may have been no device.
+        """
         if not len(times):
-            return []
+            times = np.array([since - self.lookback(model)])
         ends = np.append(times[1:], until)
         told = (ends - times >= model.silence) & (ends > since)
         ordinary = max(model.quiet, model.interval)
