@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
-    *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival"),
+    *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
 )
 
 
