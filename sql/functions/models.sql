@@ -42,6 +42,7 @@ BEGIN
         WHERE m.device_uuid = wanted.device_uuid AND m.kind = wanted.kind AND m.field = wanted.field AND m.is_current
         RETURNING m.model_id INTO before;
         IF wanted.kind = 'forest' THEN -- the finders of that training come back with it
+            PERFORM _ml_lock_finders(wanted.device_uuid, '{}');
             UPDATE ml_model m SET is_current = false
             WHERE m.device_uuid = wanted.device_uuid AND m.is_current AND m.field = ''
               AND (m.trained_with IS NOT NULL OR m.kind IN (SELECT f.kind FROM ml_model f WHERE f.trained_with = seen));

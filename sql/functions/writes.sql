@@ -64,6 +64,16 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$ SELECT _ml_lock('model', concat_ws('/', device, kind, field)) $$;
 COMMENT ON FUNCTION _ml_lock_model(uuid, text, text) IS 'Makes those who move the is_current mark of one device, kind and field take turns, until the transaction ends.';
 
+CREATE OR REPLACE FUNCTION _ml_lock_finders(device uuid, kinds text[]) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT _ml_lock_model(device, f.kind, '') FROM (
+        SELECT k.kind FROM unnest(kinds) AS k (kind)
+        UNION SELECT m.kind FROM ml_model m WHERE m.device_uuid = device AND m.trained_with IS NOT NULL ORDER BY 1) AS f
+$$;
+COMMENT ON FUNCTION _ml_lock_finders(uuid, text[]) IS 'Does the same for all finders of a device, and for more kinds; it is called after the forest''s turn has come.';
+
 CREATE OR REPLACE FUNCTION _ml_put_model(device uuid, kind text, field text, window_start float8, window_end float8, used int, rejected int, parameters jsonb, figures jsonb, versions jsonb, seconds float8, blob bytea) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -104,7 +114,7 @@ BEGIN
         AND NOT EXISTS (SELECT FROM unnest(kinds, parameters, figures, seconds, blobs) AS f (kind, parameters, figures, seconds, blob)
             WHERE (f.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND f.kind NOT IN ('forest', 'lstm') AND jsonb_typeof(f.parameters) = 'object' AND jsonb_typeof(f.figures) = 'object'
                 AND octet_length(concat(f.parameters, f.figures)) <= 2000000 AND f.seconds BETWEEN 0 AND 1e9 AND octet_length(f.blob) BETWEEN 1 AND 8388608) IS NOT TRUE), 'finder');
-    PERFORM _ml_lock_model(beside.device_uuid, 'forest', '');
+    PERFORM _ml_lock_finders(beside.device_uuid, kinds);
     UPDATE ml_model m SET is_current = false
     WHERE m.device_uuid = beside.device_uuid AND m.field = '' AND m.is_current AND (m.trained_with IS NOT NULL OR m.kind = ANY (kinds));
     INSERT INTO ml_model (device_uuid, kind, field, is_current, trained_at, window_start, window_end, readings_used, readings_rejected,

@@ -24,6 +24,7 @@ STATE = "SELECT outcome, sqlstate FROM ml_scan_state WHERE device_uuid = %s"
 # All that scans and trainings write, as the role reads it.
 SEEN = """
 SELECT concat((SELECT jsonb_agg(to_jsonb(a)) FROM ml_anomaly a),
+    (SELECT jsonb_agg(to_jsonb(f)) FROM ml_finding f),
     (SELECT jsonb_agg(to_jsonb(p)) FROM ml_forecast_point p),
     (SELECT jsonb_agg(to_jsonb(s)) FROM ml_scan_state s),
     (SELECT jsonb_agg(to_jsonb(r)) FROM ml_run r))
@@ -116,7 +117,7 @@ def test_what_a_scan_cannot_read_is_trained_anew(db, one, device, stranger):
     blob = told("forest", forest_of(path="billing.pin"))
     stranger.execute(
         "SELECT _ml_put_model(device_uuid, kind, field, 0, 0, 9, 0, parameters, figures, versions,"
-        " 1, %s) FROM ml_model",
+        " 1, %s) FROM ml_model WHERE kind = 'forest'",
         [blob],
     )
     due = "SELECT array_agg(reason) FROM _ml_due(ARRAY[%s::uuid])"
