@@ -93,10 +93,10 @@ def lasting(seconds: float) -> str:
     """
     left = max(1, round(seconds))
     for i, (name, size) in enumerate(UNITS):
-        if left < size:
-            continue
         below, unit = UNITS[i + 1] if size > 1 else ("", 1)
         whole, rest = divmod(round(left / unit) * unit, size)
+        if not whole:
+            continue
         return f"{whole} {name}" + (f" {rest // unit} {below}" if rest and below else "")
     return ""
 

@@ -1,13 +1,14 @@
 """What finders say of a window of a device, joined to what was found before and stored."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Finding, Signals
+from pyml.detectors.joining import joined
 from pyml.errors import PymlError
 from pyml.forms import parsed
 from pyml.server import backend, fields, store
@@ -17,9 +18,6 @@ from pyml.telemetry.history import History
 from pyml.telemetry.readings import Readings, lookback
 from pyml.telemetry.series import columns_of
 from pyml.telemetry.window import measured
-
-Key = tuple[str, str]
-"""Kind and metric."""
 
 
 @dataclass(slots=True)
@@ -140,55 +138,6 @@ def _back(finder: Finder[Any], current: Current) -> float:
     knows = current.knows
     beyond = lookback(knows.metrics, knows.habits, knows.interval)
     return finder.lookback(knows) + beyond
-
-
-def joined(before: Iterable[Finding], found: Iterable[Finding], gap: float) -> list[Finding]:
-    """Findings, each as one with those of its kind and metric that it overlaps or touches.
-
-    Parameters
-    ----------
-    before : iterable of Finding
-        What was found earlier.
-    found : iterable of Finding
-        What is found now.
-    gap : float
-        Seconds; nearer ones touch.
-
-    Returns
-    -------
-    list of Finding
-        Those that have one of `found` in them. What is newest speaks for all: of two that end
-        alike, the one of `found`.
-    """
-    spans: dict[Key, list[tuple[Finding, bool]]] = {}
-    for is_new, some in ((False, before), (True, found)):
-        for one in some:
-            spans.setdefault((one.kind, one.metric), []).append((one, is_new))
-    told: list[Finding] = []
-    for each in spans.values():
-        each.sort(key=lambda pair: (pair[0].started_at, pair[1]))
-        open_, new = each[0]
-        for one, is_new in each[1:]:
-            if one.started_at <= open_.last_at + gap:
-                open_, new = _one_of(open_, one), new or is_new
-                continue
-            if new:
-                told.append(open_)
-            open_, new = one, is_new
-        if new:
-            told.append(open_)
-    return told
-
-
-def _one_of(first: Finding, second: Finding) -> Finding:
-    """Two findings as one; the second speaks where it was seen as late as the first."""
-    newest = second if second.last_at >= first.last_at else first
-    return replace(
-        newest,
-        started_at=min(first.started_at, second.started_at),
-        severity=max(first.severity, second.severity),
-        score=max(first.score, second.score),
-    )
 
 
 def _stored(row: Any) -> Finding:

@@ -131,3 +131,99 @@ def test_finders_are_trained_with_the_forest_and_by_it_alone(db, one, device):
     assert db.execute("SELECT kind FROM ml_run").fetchall() == [("forest",)]
     assert db.execute("SELECT kind FROM _ml_due(ARRAY[%s::uuid])", [device]).fetchall() == []
     assert json.dumps(one("SELECT ml_model_info(%s)", device)).count('"trained_with": null') == 1
+
+
+@pytest.fixture
+def hung(db, one, trained):
+    """A device whose temperature has hung for four hours, which a scan has found."""
+    freeze(db, trained, 240)
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_finding") == 1
+    return trained
+
+
+def test_findings_are_kept_for_anomaly_days_and_forgotten_with_their_device(db, one, hung):
+    db.execute(
+        "INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at,"
+        " severity, score, evidence, sentence, model_id, found_at, updated_at) SELECT device_uuid, detector,"
+        " kind, metric, started_at - interval '91 days', last_at - interval '91 days', severity,"
+        " score, evidence, sentence, model_id, found_at, updated_at FROM ml_finding"
+    )
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_finding") == 1
+    assert one("SELECT ml_forget(%s)", hung)["findings"] == 1
+    assert one("SELECT count(*) FROM ml_finding") == 0
+    assert one("SELECT count(*) FROM ml_model") == 0
+
+
+def test_rows_that_come_late_are_looked_at_too(db, one, trained):
+    freeze(db, trained, 240)
+    db.execute("CREATE TABLE held AS TABLE device_shadow_history WITH NO DATA")
+    db.execute(
+        'WITH gone AS (DELETE FROM device_shadow_history WHERE "timestamp" > now() AT TIME ZONE'
+        " 'UTC' - interval '250 minutes' AND \"timestamp\" < now() AT TIME ZONE 'UTC'"
+        " - interval '30 minutes' RETURNING *) INSERT INTO held SELECT * FROM gone"
+    )
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_finding WHERE kind = 'stuck'") == 0
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        ' SELECT device_uuid, reported_state, "timestamp" FROM held'
+    )
+    db.execute("CALL ml_scan()")
+    (row,) = [row for row in db.execute(FOUND).fetchall() if row[1] == "stuck"]
+    assert 238 <= row[4] <= 241
+
+
+def test_a_forest_that_is_rolled_back_to_brings_its_finders(db, one, device):
+    first, second = (one("SELECT ml_train_forest(%s)", device)["model_id"] for _ in range(2))
+    in_force = (
+        "SELECT array_agg(DISTINCT coalesce(trained_with, model_id)) FROM ml_model WHERE is_current"
+    )
+    assert one(in_force) == [second]
+    assert one("SELECT ml_rollback(%s)", first)["replaced_model_id"] == second
+    assert one(in_force) == [first]
+    assert [kind for (kind,) in db.execute(KINDS)] == ["forest", "presence", "stuck"]
+    # An earlier forest that had none puts none in force.
+    db.execute("DELETE FROM ml_model WHERE trained_with = %s", [second])
+    db.execute("SELECT ml_rollback(%s)", [second])
+    assert [kind for (kind,) in db.execute(KINDS)] == ["forest"]
+    db.execute("CALL ml_scan()")
+    assert one("SELECT outcome FROM ml_scan_state") == "scanned"
+
+
+def test_a_finder_that_cannot_be_read_makes_the_forest_due(db, one, device):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute("UPDATE ml_model SET sha256 = 'x' WHERE kind = 'stuck'")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT sqlstate FROM ml_scan_state") == "ML005"
+    due = "SELECT kind, reason FROM _ml_due(ARRAY[%s::uuid])"
+    assert db.execute(due, [device]).fetchall() == [("forest", "unreadable")]
+    db.execute("CALL ml_retrain()")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT outcome FROM ml_scan_state") == "scanned"
+
+
+def test_a_worker_stores_the_finders_too(db, one, device, train):
+    train(device)
+    outside = db.execute("SELECT kind, sha256 FROM ml_model ORDER BY 1").fetchall()
+    assert [kind for kind, _ in outside] == ["forest", "presence", "stuck"]
+    assert one("SELECT count(*) FROM ml_run") == 1
+
+
+def test_what_no_scan_writes_is_refused(db, refused, hung):
+    put = (
+        "SELECT _ml_put_findings(%s, 'stuck', 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s,"
+        " '{it is}', 1)"
+    )
+    good = (hung, [1.0], [2.0], ["warning"], [1.0], ["{}"])
+    db.execute(put, good)
+    for place, bad in (
+        (0, None),
+        (1, [3.0]),
+        (2, [float("nan")]),
+        (3, ["none"]),
+        (4, [-1.0]),
+        (5, ["[]"]),
+    ):
+        refused(put, *good[:place], bad, *good[place + 1 :], sqlstate="ML004")
