@@ -145,9 +145,10 @@ def hung(db, one, trained):
 def test_findings_are_kept_for_anomaly_days_and_forgotten_with_their_device(db, one, hung):
     db.execute(
         "INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at,"
-        " severity, score, evidence, sentence, model_id, found_at, updated_at) SELECT device_uuid, detector,"
-        " kind, metric, started_at - interval '91 days', last_at - interval '91 days', severity,"
-        " score, evidence, sentence, model_id, found_at, updated_at FROM ml_finding"
+        " severity, score, evidence, sentence, model_id, found_at, updated_at)"
+        " SELECT device_uuid, detector, kind, metric, started_at - interval '91 days',"
+        " last_at - interval '91 days', severity, score, evidence, sentence, model_id, found_at,"
+        " updated_at FROM ml_finding"
     )
     db.execute("CALL ml_scan()")
     assert one("SELECT count(*) FROM ml_finding") == 1
