@@ -61,7 +61,7 @@ class Findings:
         return first if math.isfinite(first) else None
 
     def silence(self, state: Any, history: History, last: float, until: float) -> None:
-        """Look where nothing came after the moment `last`, with the finders alone.
+        """Look where nothing came after the moment `last`, with those finders that tell of it.
 
         What fails here is said by the next scan that has something to look at.
         """
@@ -71,7 +71,9 @@ class Findings:
             if isinstance(finder, Finder):
                 with suppress(PymlError):
                     of_device = known_as, "", state["metrics"], float(state["now"])
-                    self.finders.append((finder, store.of_row(finder, row, *of_device)))
+                    current = store.of_row(finder, row, *of_device)
+                    if finder.silent_from(current.knows, last) <= until:
+                        self.finders.append((finder, current))
         self.look(history, last, until)
 
     def look(self, history: History, since: float, until: float) -> bool:

@@ -77,6 +77,7 @@ ADMINISTER = (
     "DELETE FROM ml_model",
     "SELECT nextval('ml_model_model_id_seq')",
     "DELETE FROM ml_anomaly",
+    "DELETE FROM ml_finding",
     "UPDATE ml_scan_state SET seen = '[1]'",
     "DELETE FROM ml_job",
     "INSERT INTO ml_device_forecast VALUES ('{device}', '{{billing.pin}}')",
