@@ -25,16 +25,18 @@ def test_it_takes_the_place_of_the_one_that_it_says(db, one, trained):
     device, blob, about = trained
     before = one("SELECT model_id FROM ml_model WHERE kind = 'forest'")
     answer = one(STORE, device, "forest", "", blob, Jsonb(about), before)
-    assert answer == {"model_id": before + 1, "accepted": True}
-    assert one("SELECT count(*) FROM ml_model WHERE is_current AND model_id = %s", before + 1) == 1
+    new = answer["model_id"]
+    assert answer == {"model_id": new, "accepted": True}
+    assert new > before
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND model_id = %s", new) == 1
     same = "SELECT count(DISTINCT (window_start, window_end, parameters, sha256)) FROM ml_model"
     same += " WHERE kind = 'forest'"
     assert one(same) == 1
-    assert one("SELECT ml_detect(%s) -> 'model_info' -> 'model_id'", device) == before + 1
+    assert one("SELECT ml_detect(%s) -> 'model_info' -> 'model_id'", device) == new
     # One that was made from an older one, or from none, comes too late.
     for replaces in (before, None):
         answer = one(STORE, device, "forest", "", blob, Jsonb(about), replaces)
-        assert answer == {"model_id": before + 1, "accepted": False}
+        assert answer == {"model_id": new, "accepted": False}
     assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 2
     assert one("SELECT count(*) FROM ml_run") == 2
 

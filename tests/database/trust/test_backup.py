@@ -77,7 +77,7 @@ def answers(dsn, device, schema="public"):
                 f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
             ).fetchone()
         assert found["score"]
-        assert found["ml_model"][0] == 4  # a forest, its finders and a forecast
+        assert found["ml_model"][0] == 3  # a forest, its finder and a forecast
         assert found["ml_forecast_point"][0] > 0
     return found
 
@@ -95,7 +95,7 @@ def test_a_dump_comes_back(server, primary):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the history is its owner's
             db.execute(held, [device])
         assert db.execute("SELECT _ml_try_lock('scan', %s)", [device]).fetchone() == (True,)
-        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (4,)
+        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (3,)
     with psycopg.connect(server.dsn("copy"), autocommit=True) as db:  # the numbers go on
         last = "SELECT max(model_id) FROM ml_model"
         before = db.execute(last).fetchone()[0]
