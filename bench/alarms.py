@@ -19,6 +19,9 @@ EACH, STEPS = 50, 150
 FALSE_A_DAY = {"1/7": 1 / 7, "1/2": 1 / 2, "1": 1.0, "5": 5.0}
 # A day of which more than this share is flagged. It stays in the training for a week.
 STORM, STORM_DAYS = 0.2, 7
+# The Numenta Anomaly Benchmark's standard profile: a false alarm's weight beside a window's 1,
+# and half the slope of its sigmoid.
+NAB_FALSE, NAB_SLOPE = 0.11, 2.5
 
 
 def events(label: Bools) -> list[tuple[int, int]]:
@@ -40,10 +43,15 @@ def alarms(flag: Bools, silence: int) -> NDArray[np.intp]:
     return np.array(fired, dtype=np.intp)
 
 
+def silence(per_day: float) -> int:
+    """Rows that an alarm silences, its own among them; `per_day` rows make a day."""
+    return max(1, int(SILENCE_MINUTES * per_day / 1440))
+
+
 def false_per_day(flag: Bools, label: Bools, per_day: float) -> float:
     """Alarms a day that fire on normal rows; `per_day` rows make a day."""
-    silence = max(1, int(SILENCE_MINUTES * per_day / 1440))
-    return float((~np.asarray(label, bool)[alarms(flag, silence)]).sum() / (len(flag) / per_day))
+    fired = alarms(flag, silence(per_day))
+    return float((~np.asarray(label, bool)[fired]).sum() / (len(flag) / per_day))
 
 
 def events_at(score: Floats, label: Bools, false_a_day: float, per_day: float) -> float:
@@ -108,3 +116,40 @@ def deaf_days(flags: Sequence[Bools]) -> int:
                 run = 0 if later.any() else run + 1
                 longest = max(longest, run)
     return longest
+
+
+def nab_score(flag: Bools, label: Bools, per_day: float) -> float:
+    """The Numenta Anomaly Benchmark's own score of the alarms, by its standard profile.
+
+    A window counts by its first alarm: 1 at the window's first row, less towards its end, and
+    -1 without an alarm. A false alarm costs up to `NAB_FALSE`, less if it comes soon after a
+    window.
+
+    Parameters
+    ----------
+    flag, label : ndarray of bool, shape (n,)
+        Each run of labelled rows is a window; there is at least one.
+    per_day : float
+        Rows a day.
+
+    Returns
+    -------
+    float
+        100 with an alarm at the first row of each window and no other, 0 with no alarm at all;
+        negative where false alarms cost more than the windows are worth.
+
+    References
+    ----------
+    Lavin and Ahmad, "Evaluating Real-time Anomaly Detection Algorithms - the Numenta Anomaly
+    Benchmark", ICMLA 2015.
+    """
+    windows, fired = events(label), alarms(flag, silence(per_day))
+    total = 0.0
+    for begin, end in windows:
+        inside = fired[(begin <= fired) & (fired < end)]
+        left = (end - inside[:1]) / (end - begin)  # share of the window that is to come
+        total += (np.tanh(NAB_SLOPE * left) / np.tanh(NAB_SLOPE)).sum() if len(inside) else -1
+    for row in fired[~np.asarray(label, bool)[fired]]:
+        past = [(row - end + 1) / max(1, end - begin - 1) for begin, end in windows if end <= row]
+        total -= NAB_FALSE * np.tanh(NAB_SLOPE * (past[-1] if past else np.inf))
+    return float(50 * (1 + total / len(windows)))

@@ -6,6 +6,10 @@ BEFORE and AFTER are files that ``detect.py --json`` wrote. One file is printed 
 prints it. Of two, each cell is the later figure, by how much it differs, and the noise of the
 difference: its standard error over the seeds. That of a kind comes from its machines' seeds.
 A star marks kinds that differ by more than twice the noise.
+
+The mean of the kinds is that of SMD, ASD and JumpStarter. Of NAB's series, whose labels are
+windows of hours or days, a second table says how many windows are found and how many false
+alarms there are a week. "NAB" is the benchmark's own score; 100 is perfect, 0 is no alarm at all.
 """
 
 import argparse
@@ -28,6 +32,7 @@ MEANS = (*RANKED, *WARNING, *CRITICAL)
 WORST = ("worst machine", "worst day", "deaf days")
 COMPARED = ("AP", "evR@1/7", "evR@1/2", "evR@1", "evR@5", "W events", "W normal")
 BY_MACHINE = ("pyml", "both, tails")
+IN_MEAN = ("smd", "asd", "jumpstarter")
 
 
 def of_machine(seeds: Iterable[Figures]) -> Figures:
@@ -48,44 +53,95 @@ def of_kind(machines: Machines, detector: str) -> Figures:
     )
 
 
+def in_mean(found: Found) -> Found:
+    """What there is of the kinds that the mean is of."""
+    return {kind: machines for kind, machines in found.items() if kind in IN_MEAN}
+
+
+def of_windows(seeds: Iterable[Figures]) -> Figures:
+    """A machine's windows, how many of them are found, and false alarms a week."""
+    runs = list(seeds)
+    mean = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+    figures = {"windows": mean["windows"], "found at 1/week": mean["windows"] * mean["evR@1/7"]}
+    for sign in "WC":
+        figures |= {
+            f"{sign} found": mean["windows"] * mean[f"{sign} events"],
+            f"{sign} false/week": 7 * mean[f"{sign} false/day"],
+            f"{sign} NAB": mean[f"{sign} NAB"],
+        }
+    return figures
+
+
+def of_all_windows(each: list[Figures]) -> Figures:
+    """Windows are added up, NAB's score is that of all of them, the rest is the mean."""
+    windows = [one["windows"] for one in each]
+    pooled = {}
+    for name in each[0]:
+        values = [one[name] for one in each]
+        if "NAB" in name:
+            pooled[name] = statistics.fmean(values, weights=windows)
+        else:
+            pooled[name] = statistics.fmean(values) if "false" in name else sum(values)
+    return pooled
+
+
 def of_all(found: Found, detector: str) -> Figures:
     """The mean over the kinds, and the worst of them."""
-    each = [of_kind(machines, detector) for machines in found.values()]
+    each = [of_kind(machines, detector) for machines in in_mean(found).values()]
     return {name: statistics.fmean(one[name] for one in each) for name in MEANS} | {
         name: max(one[name] for one in each) for name in WORST
     }
 
 
+def show_table(title: str, lines: dict[str, Figures]) -> None:
+    """Print figures, a line for each name."""
+    widths = {name: max(9, len(name) + 2) for name in next(iter(lines.values()))}
+    first = max(16, *(len(name) for name in lines))
+    print(f"\n{title}\n{'':{first}s}" + "".join(f"{name:>{n}s}" for name, n in widths.items()))
+    for name, figures in lines.items():
+        print(f"{name:{first}s}" + "".join(f"{figures[c]:{n}.3f}" for c, n in widths.items()))
+
+
 def show(found: Found) -> None:
     """Print the tables: the mean of the kinds, each kind, and its machines."""
-    columns = (*RANKED, *WARNING, *WORST, *CRITICAL)
-    widths = {name: max(8, len(name) + 2) for name in columns}
-    header = f"{'':16s}" + "".join(f"{name:>{width}s}" for name, width in widths.items())
-
-    def line(name: str, figures: Figures) -> None:
-        cells = (
-            f"{figures[column]:{width}.3f}" if column in figures else " " * width
-            for column, width in widths.items()
-        )
-        print(f"{name:16s}" + "".join(cells))
-
     detectors = list(next(iter(next(iter(found.values())).values())))
-    if len(found) > 1:
-        print(f"\nMean of {len(found)} kinds\n{header}")
-        for detector in detectors:
-            line(detector, of_all(found, detector))
+    if len(in_mean(found)) > 1:
+        show_table(
+            f"Mean of {len(in_mean(found))} kinds",
+            {detector: of_all(found, detector) for detector in detectors},
+        )
     for kind, machines in found.items():
-        print(f"\n{kind}, mean of {len(machines)} machines\n{header}")
-        for detector in detectors:
-            line(detector, of_kind(machines, detector))
+        show_table(
+            f"{kind}, mean of {len(machines)} machines",
+            {detector: of_kind(machines, detector) for detector in detectors},
+        )
         for detector in (name for name in BY_MACHINE if name in detectors):
-            print(f"\n{kind}, {detector}, by machine\n{header}")
-            for name, machine in machines.items():
-                line(name, of_machine(machine[detector].values()))
-        print()
+            show_table(
+                f"{kind}, {detector}, by machine",
+                {
+                    name: of_machine(machine[detector].values())
+                    for name, machine in machines.items()
+                },
+            )
+        by_seed = {}
         for seed in next(iter(machines.values()))["pyml"]:
             one = {name: {"pyml": {seed: m["pyml"][seed]}} for name, m in machines.items()}
-            line(f"pyml, seed {seed}", of_kind(one, "pyml"))
+            by_seed[f"seed {seed}"] = of_kind(one, "pyml")
+        show_table(f"{kind}, pyml, by seed", by_seed)
+        if kind not in IN_MEAN:
+            show_windows(kind, machines)
+
+
+def show_windows(kind: str, machines: Machines) -> None:
+    """Print a table of the windows of each machine and of all."""
+    tables = {
+        name: {detector: of_windows(seeds.values()) for detector, seeds in machine.items()}
+        for name, machine in machines.items()
+    }
+    detectors = next(iter(tables.values()))
+    pooled = {d: of_all_windows([lines[d] for lines in tables.values()]) for d in detectors}
+    for name, lines in (tables | {"all": pooled}).items():
+        show_table(f"{kind}, windows of {name}", lines)
 
 
 def shared(run: Found, other: Found) -> Found:
@@ -134,8 +190,9 @@ def compare(before: Found, after: Found) -> None:
             )
             + "\n"
         )
-    total = {c: sum(one[c] for one in noise.values()) / len(noise) ** 2 for c in COMPARED}
-    line("mean of kinds", [of_all(run, "pyml") for run in runs], total, marked=True)
+    if counted := [noise[kind] for kind in in_mean(runs[0])]:
+        total = {c: sum(one[c] for one in counted) / len(counted) ** 2 for c in COMPARED}
+        line("mean of kinds", [of_all(run, "pyml") for run in runs], total, marked=True)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 SMD_HEADER = ["minute", "cpu_r", "mem_u", "disk_u", "eth1_fi", "eth1_fo", "label"]
@@ -219,7 +220,7 @@ def jumpstarter(data: Path = DATA) -> list[Path]:
 
 
 def nab(data: Path = DATA) -> list[Path]:
-    """The NAB hosts' CPU in a data folder; other series there report by the half hour or hour.
+    """The NAB hosts' CPU in a data folder.
 
     Raises
     ------
@@ -229,8 +230,27 @@ def nab(data: Path = DATA) -> list[Path]:
     return _files(data, "nab/*_cpu_utilization_*.csv")
 
 
-def _files(data: Path, pattern: str) -> list[Path]:
-    found = sorted(data.glob(pattern))
+def slow(data: Path = DATA) -> list[Path]:
+    """NAB's series of the half hour and of the hour in a data folder.
+
+    Raises
+    ------
+    BadRecording
+        There are none.
+    """
+    return _files(data, "nab/ambient_temperature_*.csv", "nab/nyc_taxi.csv")
+
+
+def _files(data: Path, *patterns: str) -> list[Path]:
+    found = sorted(path for pattern in patterns for path in data.glob(pattern))
     if not found:
-        raise BadRecording(f"{data}: no {pattern} there; give the folder of the recordings")
+        raise BadRecording(f"{data}: no {patterns[0]} there; give the folder of the recordings")
     return found
+
+
+KINDS = {
+    "smd": (smd, read_smd),
+    "asd": (asd, read_unnamed),
+    "jumpstarter": (jumpstarter, read_unnamed),
+}
+"""The three kinds of machines: how to find their recordings, and how to read one."""

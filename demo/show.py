@@ -102,7 +102,7 @@ def prepare(
 
 
 def found(document: dict[str, Any], fault: Fault | None) -> str:
-    """What `ml_detect` says of a device, beside what was injected, in one line."""
+    """What `ml_detect` says of a device, beside what was injected, and why, in two lines."""
     flagged, analyzed = document["anomalies_detected"], document["analyzed_points"]
     if fault is None:
         return f"{flagged} of {analyzed} readings flagged"
@@ -118,9 +118,10 @@ def found(document: dict[str, Any], fault: Fault | None) -> str:
     leading = [a["reasons"][0]["metric"] for a in inside if a["reasons"]]
     critical = sum(anomaly["severity"] == "critical" for anomaly in inside)
     chiefly = f", chiefly {max(set(leading), key=leading.count)}" if leading else ""
+    worst = min(inside, key=lambda anomaly: float(anomaly["anomaly_score"]))
     return (
         f"from {first.astimezone(UTC):%H:%M}, {len(inside)} readings ({critical} critical)"
-        f"{chiefly}; {flagged - len(inside)} elsewhere"
+        f"{chiefly}; {flagged - len(inside)} elsewhere\n{'':<16}{worst['reasons'][0]['sentence']}"
     )
 
 

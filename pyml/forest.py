@@ -14,7 +14,6 @@ References
 Liu, Ting and Zhou, "Isolation Forest", ICDM 2008.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -33,6 +32,7 @@ from pyml.detectors.base import (
     Reason,
     Signals,
 )
+from pyml.detectors.evidence import Evidence
 from pyml.detectors.features import (
     Features,
     Floats,
@@ -44,6 +44,8 @@ from pyml.detectors.features import (
     trailing_mean,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
+from pyml.detectors.rarity import HOUR, peaks
+from pyml.detectors.reasons import Cases
 from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
 from pyml.detectors.together import Together
@@ -57,6 +59,8 @@ from pyml.queries import literal
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.
 BATCH, AT_ONCE = 1_000_000, 10_000
+# Reasons between two pulses, likewise.
+SAID = 2_000
 
 
 @DETECTORS.register
@@ -131,7 +135,8 @@ class Forest(Judge[Model]):
         pulse()
         together = Together.of(compared[blocks.ordinary])
         pulse()
-        cells = Features(columns, compared).matrix()
+        seen = Features(columns, compared)
+        cells = seen.matrix()
         fill = growing.medians(cells)
         filled = np.where(np.isnan(cells), fill, cells)
         pulse()
@@ -141,8 +146,8 @@ class Forest(Judge[Model]):
         alone = -blocks.unseen_scores(grown, paths, filled, pulse)
         apart = _unseen_distances(blocks, compared, pulse)
         pulse()
-        sizes = sizes_of(compared)
-        single = largest(sizes, compared)
+        sizes = sizes_of(seen.single())
+        single = largest(sizes, seen.single())
         pulse()
         model = Model(
             names=tuple(signals.names[int(j)] for j in used),
@@ -161,10 +166,15 @@ class Forest(Judge[Model]):
         scores = self.joined(model, alone, apart, single)
         pulse()
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
+        pulse()
+        ordinary = blocks.ordinary
+        highest = peaks(times[rows][ordinary], -scores[ordinary], spans.interval)
+        hours_seen = float(ordinary.sum() * spans.interval / HOUR)
         return Fitted(
             growing.numbers_of(grown, paths, blocks.rows, fill),
             replace(model, warning=limits.warning, critical=limits.critical),
-            limits.figures | {"features": cells.shape[1]},
+            limits.figures
+            | {"features": cells.shape[1], "peaks": highest, "ordinary_hours": hours_seen},
         )
 
     def blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
@@ -189,8 +199,9 @@ class Forest(Judge[Model]):
         found = features(model, signals.times, signals.values, pulse, rows)
         scores = self.scores(model, run, found, pulse)
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
+        evidence = Evidence(found, signals, rows)
         return Detection(
-            signals.times[rows], signals.values[rows], scores, severity.astype(np.int8), found
+            signals.times[rows], signals.values[rows], scores, severity.astype(np.int8), evidence
         )
 
     def scores(self, model: Model, run: Run, found: Features, pulse: Pulse) -> Floats:
@@ -209,8 +220,8 @@ class Forest(Judge[Model]):
         Among many metrics the distance of all says little of one that is far out: that one then
         counts in its place.
         """
-        odd = model.single.rarity(single) - self.parameters.single_odds
-        return -(model.lonely.rarity(alone) + np.maximum(model.apart.rarity(apart), odd))
+        odd = model.single.powers(single) - self.parameters.single_odds
+        return -(model.lonely.powers(alone) + np.maximum(model.apart.powers(apart), odd))
 
     def _scores(self, model: Model, run: Run, found: Features, *, again: bool = False) -> Floats:
         feeds: dict[str, NDArray[Any]] = {"features": found.matrix()}
@@ -218,7 +229,7 @@ class Forest(Judge[Model]):
             feeds["again"] = np.ones(1)
         alone = -run(feeds)[0][:, 0].astype(np.float64)
         apart = model.together.distance(found.vectors)
-        return self.joined(model, alone, apart, largest(model.sizes, found.vectors))
+        return self.joined(model, alone, apart, largest(model.sizes, found.single()))
 
     def _gains(self, model: Model, run: Run, found: Features) -> Floats:
         """How much each metric lowers the scores of readings, shape (n, m)."""
@@ -230,7 +241,9 @@ class Forest(Judge[Model]):
         scores = self._scores(model, run, Features(columns, vectors)).reshape(m + 1, n)
         return np.asarray((scores[1:] - scores[0]).T)
 
-    def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
+    def explain(
+        self, model: Model, run: Run, found: Detection, units: Mapping[str, str], pulse: Pulse
+    ) -> list[list[Reason]]:
         """Say which metrics made readings anomalous.
 
         A metric's contribution is how much nearer to normal the score of the reading would be had
@@ -242,14 +255,19 @@ class Forest(Judge[Model]):
         gains = np.empty((count, metrics))
         for first in range(0, count, size):
             some = slice(first, first + size)
-            gains[some] = self._gains(model, run, found.evidence.of(some))
+            gains[some] = self._gains(model, run, found.evidence.features.of(some))
             if first:
                 pulse()
         reasons: list[list[Reason]] = []
-        for value, gain in zip(found.values.tolist(), gains, strict=True):
-            if len(reasons) % AT_ONCE == AT_ONCE - 1:
-                pulse()
-            reasons.append(_reasons(model, value, gain))
+        for first in range(0, count, max(1, BATCH // model.size)):
+            some = slice(first, first + max(1, BATCH // model.size))
+            cases, said = Cases(model, found.of(some), units), 0
+            for i, gain in enumerate(gains[some]):
+                reasons.append(_reasons(cases, i, gain))
+                said += len(reasons[-1])
+                if said >= SAID:
+                    pulse()
+                    said = 0
         return reasons
 
     def of_json(self, meta: dict[str, Any]) -> Model | None:
@@ -310,18 +328,10 @@ def _reported(signals: Signals, p: Parameters) -> tuple[NDArray[np.intp], NDArra
     return used, rows
 
 
-def _reasons(model: Model, values: list[float], gain: Floats) -> list[Reason]:
-    order = np.argsort(-gain, kind="stable")
-    return [
-        {
-            "metric": model.names[j],
-            "value": values[j] if math.isfinite(values[j]) else None,
-            "usual_low": model.usual[j][0],
-            "usual_high": model.usual[j][1],
-            "contribution": round(float(gain[j]), 4),
-        }
-        for j in [j for j in order if gain[j] > 0] or [order[0]]
-    ]
+def _reasons(cases: Cases, i: int, gain: Floats) -> list[Reason]:
+    order = np.argsort(-gain, kind="stable").tolist()
+    gained = [j for j in order if gain[j] > 0] or order[:1]
+    return [cases.reason(i, j, float(gain[j])) for j in gained]
 
 
 def _scaling(column: Floats) -> list[float]:

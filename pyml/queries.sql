@@ -205,9 +205,9 @@ SELECT _ml_put_counts($1, $2, $3, $4, $5) AS late_id
 -- Records how a device's signals are measured.
 SELECT _ml_put_signals($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 
--- query: put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[])
+-- query: put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[], float8[])
 -- Adds to the log of anomalies; gives the times of those that are new.
-SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9) AS t
+SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS t
 
 -- query: join_incidents(uuid, float8, float8)
 -- Makes one incident of neighbouring anomalies, from a time on; the gap is in seconds.
@@ -234,3 +234,11 @@ AND p.timestamp > to_timestamp($4) AND p.timestamp <= to_timestamp($5) ORDER BY 
 -- query: put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[])
 -- Replaces what a forecaster said of a field after the device's last reading.
 SELECT _ml_put_forecast($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- query: rarity(text, bigint)
+-- How often a detector's scores come: of all devices together, and in the training of one model.
+SELECT r.devices, r.hours, r.heights, r.counts,
+    jsonb_build_object('ordinary_hours', m.figures -> 'ordinary_hours', 'peaks', m.figures -> 'peaks')::text AS own
+FROM (VALUES ($1)) AS asked (detector)
+LEFT JOIN ml_rarity r ON r.detector = asked.detector
+LEFT JOIN ml_model m ON m.model_id = $2

@@ -25,8 +25,7 @@ FROM ml_train_forest(:'device') AS d;
 \echo '== Anomalies of the last day, the worst five'
 SELECT d ->> 'analyzed_points' AS readings, d ->> 'anomalies_detected' AS anomalies FROM ml_detect(:'device') AS d;
 SELECT "timestamp", severity, round(anomaly_score::numeric, 3) AS score,
-       (SELECT string_agg(format('%s %s', r ->> 'metric', round((r ->> 'value')::numeric, 1)), ', ')
-        FROM jsonb_array_elements(reasons) AS r) AS reasons
+       reasons -> 0 ->> 'sentence' AS why
 FROM ml_score(:'device', now() - interval '1 day', now())
 WHERE is_anomaly ORDER BY anomaly_score LIMIT 5;
 

@@ -53,7 +53,8 @@ SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
            || coalesce((array_agg(a.reasons) FILTER (WHERE a.foretold))[1], '[]') AS reasons,
        min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name,
+       max(a.rarity) AS rarity
 FROM ml_anomaly a
 GROUP BY a."timestamp", a.device_uuid
 ORDER BY a."timestamp" DESC, a.device_uuid;
@@ -66,8 +67,9 @@ COMMENT ON COLUMN ml_anomalies.tiers IS 'Who spoke: forest, lstm or both.';
 COMMENT ON COLUMN ml_anomalies.severity IS 'The worse of what they said: warning or critical.';
 COMMENT ON COLUMN ml_anomalies.anomaly_score IS 'The forest''s score, lower is more anomalous; NULL where it did not speak.';
 COMMENT ON COLUMN ml_anomalies.forecast_score IS 'Minus the distance from the forecast in half widths of its interval; NULL where the value lay inside.';
+COMMENT ON COLUMN ml_anomalies.rarity IS 'Hours between two like it, on ordinary days; NULL where that is not known.';
 COMMENT ON COLUMN ml_anomalies.metrics IS 'The values at that time.';
-COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first: metric, kind, sentence, value, usual_low, usual_high, contribution; of a forecast also predicted.';
 COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began that it belongs to.';
 COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 

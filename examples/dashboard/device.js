@@ -8,7 +8,6 @@ import { draw } from "./plot.js";
 
 const HOURS = [3, 12, 24, 72, 168];
 const LISTED = 8;
-const REASONS = 2;
 
 /**
  * @param {string} id
@@ -179,7 +178,7 @@ function anomalies(found) {
           "li",
           { class: "anomaly" },
           badge(one.severity),
-          h("span", {}, time(one.timestamp, clock), " ", h("span", { class: "muted" }, one.reasons.slice(0, REASONS).map(why).join(" · "))),
+          h("span", {}, time(one.timestamp, clock), " ", h("span", { class: "muted" }, why(one.reasons).join(" · "))),
         ),
       ),
     );

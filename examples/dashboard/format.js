@@ -99,11 +99,21 @@ export function counted(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
-/** Why a reading is an anomaly, in words. @param {import("../api-server/src/documents.ts").Reason} reason */
-export function why({ metric, value, usual_low, usual_high }) {
-  const usual =
-    usual_low === null || usual_high === null ? "" : ` (usual: ${number(usual_low)} to ${number(usual_high)})`;
-  return `${metric} ${number(value)}${usual}`;
+// How many of an anomaly's reasons are told.
+const REASONS = 2;
+
+/** Why a reading is an anomaly, in sentences. @param {import("../api-server/src/documents.ts").Reason[]} reasons */
+export function why(reasons) {
+  return reasons.slice(0, REASONS).map(({ sentence }) => sentence);
+}
+
+/** A sentence in lines, where nothing else breaks them. @param {string} sentence */
+export function lines(sentence, width = 60) {
+  return sentence.split(" ").reduce((/** @type {string[]} */ found, word) => {
+    const last = found.at(-1);
+    if (last === undefined || last.length + word.length >= width) return [...found, word];
+    return [...found.slice(0, -1), `${last} ${word}`];
+  }, []);
 }
 
 const SIGNS = { critical: "◆", warning: "▲", failing: "✕", silent: "◌", untrained: "○", ok: "●" };

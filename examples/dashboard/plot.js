@@ -1,6 +1,6 @@
 // The picture of one metric, with Chart.js: history, anomalies, forecast band, limit.
 
-import { clock, counted, fill, h, number, tick, why } from "./format.js";
+import { clock, counted, fill, h, lines, number, tick, why } from "./format.js";
 
 /** @typedef {import("../api-server/src/documents.ts").DevicePage} DevicePage */
 /** @typedef {import("chart.js").Chart<"line", { x: number, y: number }[]>} Line */
@@ -188,7 +188,7 @@ function nearest(line, x) {
 /** @param {DevicePage} page @param {any} item */
 function label(page, item) {
   const { anomaly } = item.raw;
-  if (anomaly) return [`${anomaly.severity}:`, ...anomaly.reasons.map(why)];
+  if (anomaly) return [`${anomaly.severity}:`, ...why(anomaly.reasons).flatMap((one) => lines(one))];
   return `${item.dataset.label}: ${number(item.parsed.y, page.unit === "%")}`;
 }
 
@@ -228,5 +228,5 @@ function step(chart, event, spoken) {
   chart.tooltip?.setActiveElements([{ datasetIndex, index }], { x, y });
   chart.update();
   const { anomaly } = /** @type {any} */ (point);
-  spoken.textContent = `${clock(point.x)}, ${anomaly.severity}: ${anomaly.reasons.map(why).join("; ")}`;
+  spoken.textContent = `${clock(point.x)}, ${anomaly.severity}: ${why(anomaly.reasons).join(". ")}`;
 }

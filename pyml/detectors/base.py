@@ -33,6 +33,10 @@ class Reason(TypedDict):
     Attributes
     ----------
     metric : str
+    kind : str
+        What is unusual about it: one of `pyml.detectors.sentences.KINDS`.
+    sentence : str
+        The same in plain words with the numbers that make the case, in the metric's unit.
     value : float or None
         None where missing.
     usual_low, usual_high : float
@@ -42,6 +46,8 @@ class Reason(TypedDict):
     """
 
     metric: str
+    kind: str
+    sentence: str
     value: float | None
     usual_low: float
     usual_high: float
@@ -291,14 +297,24 @@ class Judge(Detector[M]):
         """
 
     @abstractmethod
-    def explain(self, model: M, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
+    def explain(
+        self, model: M, run: Run, found: Detection, units: Mapping[str, str], pulse: Pulse
+    ) -> list[list[Reason]]:
         """Say why readings are not as usual.
+
+        Parameters
+        ----------
+        model : M
+        run : callable
+        found : Detection
+        units : mapping of str
+            Of the metrics that have one, by name: for the sentences.
+        pulse : callable
 
         Returns
         -------
-        list of list of dict
-            For each reading its metrics, the most important first:
-            ``metric, value, usual_low, usual_high, contribution``.
+        list of list of Reason
+            For each reading its metrics, the most important first.
         """
 
 

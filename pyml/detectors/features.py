@@ -26,8 +26,8 @@ class Features:
 
     Attributes
     ----------
-    columns : ndarray of float64, shape (n, m * (1 + w))
-        Value and spreads of each metric; NaN where there is nothing to say.
+    columns : ndarray of float64, shape (n, m * (2 + w))
+        Value, spreads and jump of each metric; NaN where there is nothing to say.
     vectors : ndarray of float64, shape (n, 2 m)
         How far each value, and each metric's spread over the first window, is beyond what is usual
         at its hour; NaN likewise.
@@ -42,9 +42,17 @@ class Features:
 
     def matrix(self) -> Matrix:
         """What trees split by, shape (n, m * (2 + w))."""
-        m = self.vectors.shape[1] // 2
-        parts = (self.columns[:, :m], self.vectors, self.columns[:, 2 * m :])
+        m = self._metrics
+        parts = (self.columns[:, :m], self.vectors, self.columns[:, 2 * m : -m])
         return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def single(self) -> Floats:
+        """What each metric says alone, shape (n, 3 m): the vectors, then its jump."""
+        return np.concatenate([self.vectors, self.columns[:, -self._metrics :]], axis=1)
+
+    @property
+    def _metrics(self) -> int:
+        return int(self.vectors.shape[1]) // 2
 
 
 def features(
@@ -89,7 +97,10 @@ def standardised(scaling: Rows, values: Floats) -> Floats:
 
 
 def moves(spans: Spans, times: Floats, scaled: Floats, pulse: Pulse) -> Floats:
-    """Of each reading the columns of `Features`."""
+    """Of each reading the columns of `Features`.
+
+    A jump is how far a value is from the mean of those before it in the longest window.
+    """
     # A row for each metric: its readings side by side, as all that follows goes along them.
     z = np.ascontiguousarray(scaled.T)
     m, n = z.shape
@@ -104,8 +115,10 @@ def moves(spans: Spans, times: Floats, scaled: Floats, pulse: Pulse) -> Floats:
         count, total, square = running[:, :, 1:] - running.take(starts, axis=2)
         of = np.maximum(count, 1)
         deviation = np.sqrt(np.maximum(square / of - (total / of) ** 2, 0.0)) / UNIT
-        spreads.append(np.where(count >= max(2, window / 2), deviation, np.nan))
-    return np.concatenate([z, *spreads]).T
+        enough = count >= max(2, window / 2)
+        spreads.append(np.where(enough, deviation, np.nan))
+    before = (total - fixed) / np.maximum(count - 1, 1) / UNIT  # of the longest window
+    return np.concatenate([z, *spreads, np.where(enough & known, z - before, np.nan)]).T
 
 
 def trailing_mean(interval: float, window: int, times: Floats, numbers: Floats) -> Floats:

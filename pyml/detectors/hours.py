@@ -37,8 +37,12 @@ class Hours:
 
     def beyond(self, times: Floats, numbers: Floats) -> Floats:
         """How far numbers (n, k) are below (negative) or above what is usual; NaN where missing."""
+        return _beyond(numbers, *self.usual(times))
+
+    def usual(self, times: Floats) -> tuple[Floats, Floats]:
+        """The least and the greatest usual numbers (n, k) at each time."""
         hours = _hour(times) % len(self.low)
-        return _beyond(numbers, np.array(self.low)[hours], np.array(self.high)[hours])
+        return np.array(self.low)[hours], np.array(self.high)[hours]
 
 
 def learn(

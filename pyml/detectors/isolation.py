@@ -29,10 +29,10 @@ class Parameters:
         "three kinds; those of 5 and of 240 rank alike",
     )
     single_odds: float = parameter(
-        1.0,
+        0.5,
         "powers of ten by which a single metric has to be rarer than all of them together to "
         "count in their place",
-        "three kinds: 0 to 2 rank alike; of 200 metrics one at ten times its range was lost",
+        "three kinds: 0 to 1 rank alike; of 200 metrics one at ten times its range was lost",
     )
     slowest: int = parameter(
         30,
@@ -140,8 +140,8 @@ class Model(Known):
         The usual values at each hour, in ranges from the median, and the usual spreads.
     together : Together
         How far beyond these all metrics usually are together.
-    sizes : list, length 2 m
-        What one in a hundred of either exceeds, of each metric alone.
+    sizes : list, length 3 m
+        What one in a hundred of each metric's exceeds: of these two, and of its jump.
     lonely, apart, single : Tail
         How rare the scores of the trees are, the distances of `together`, and the largest of a
         reading in its `sizes`.
@@ -199,7 +199,8 @@ class Model(Known):
                 [len(row) for row in side] == [2 * count] * slots
                 for side in (self.hours.low, self.hours.high)
             )
-            and len(self.together.centre) == len(self.sizes) == 2 * count
+            and len(self.together.centre) == 2 * count
+            and len(self.sizes) == 3 * count
             and [len(row) for row in self.together.whitening] == [2 * count] * 2 * count
         )
 
@@ -221,7 +222,7 @@ _IS_MODEL = record(
         centre=listed(number(), 1, 2 * MAX_METRICS),
         whitening=listed(listed(number(), 1, 2 * MAX_METRICS), 1, 2 * MAX_METRICS),
     ),
-    sizes=listed(number(1e-300), 1, 2 * MAX_METRICS),
+    sizes=listed(number(1e-300), 1, 3 * MAX_METRICS),
     lonely=is_tail,
     apart=is_tail,
     single=is_tail,

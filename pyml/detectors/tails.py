@@ -1,4 +1,4 @@
-"""Scores -> how rare they are: -log10 of the share of a training's scores that are as high."""
+"""Scores -> tail probabilities in powers of ten: -log10 of the share of scores as high."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ class Tail:
         """What JSON kept of it."""
         return cls(tuple(meta["scores"]), meta["excess"])
 
-    def rarity(self, scores: Floats) -> Floats:
+    def powers(self, scores: Floats) -> Floats:
         """-log10 of the share of ordinary scores that are as high as each of `scores` (n,)."""
         last = self.scores[-1]
         inside = np.interp(scores, self.scores, LEVELS)

@@ -18,6 +18,7 @@ from pyml.models.about import ABOUT, LONGEST_FIGURES, LONGEST_PARAMETERS, is_abo
 from pyml.paths import parts_of
 from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
+from pyml.server.rarity import Rarity
 from pyml.server.scoring import Scored, forecast_of
 from pyml.telemetry.history import LONGEST_HOURS, iso
 from pyml.telemetry.readings import OK
@@ -156,6 +157,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
         detected += len(flagged)
         found.append(scored.of(flagged))
     anomalies: list[dict[str, Any]] = []
+    rarity = Rarity.of(_forest().kind, current.model_id)
     for scored in reversed(found):  # the newest first
         newest = np.arange(len(scored.found.times))[::-1]
         some = scored.of(newest[: max_anomalies - len(anomalies)])
@@ -166,10 +168,11 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
                 "is_anomaly": True,
                 "anomaly_score": score,
                 "severity": SEVERITIES[severity],
+                "rarity": hours_between,
                 "reasons": why,
             }
-            for (moment, score, severity, values), why in zip(
-                some.rows(), some.reasons(), strict=True
+            for (moment, score, severity, values), why, hours_between in zip(
+                some.rows(), some.reasons(), rarity.hours(some.found.scores), strict=True
             )
         ]
     return {
@@ -186,6 +189,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
             "features": list(knows.names),
             "warning_below": backend.shown(knows.warning),
             "critical_below": backend.shown(knows.critical),
+            "rarity_from": rarity.basis(),
             "rejected_samples": rejected,
             "repeated_samples": repeated,
         },

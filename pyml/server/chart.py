@@ -230,8 +230,7 @@ def _mark(frame: Frame, mark: Mark, zone: tzinfo) -> str:
     moment = datetime.fromtimestamp(mark.time, zone)
     title = f"{moment:%Y-%m-%d %H:%M}, {mark.severity} ({mark.score:.3f})"
     for reason in mark.reasons:
-        value = reason["value"]
-        title += f"\n{reason['metric']} {'missing' if value is None else f'{value:.4g}'}"
+        title += f"\n{reason['sentence']}"
     value = min(max(mark.value, frame.low), frame.high)
     return (
         f'<path class="{mark.severity}" d="{SHAPES[mark.severity]}"'

@@ -4,20 +4,22 @@ The procedure in SQL goes from device to device, each in a transaction of its ow
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyml import queries
+from pyml.detectors import sentences
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
-from pyml.server import backend, store
+from pyml.server import backend, fields, store
+from pyml.server.drifts import Drift
 from pyml.server.findings import Findings
 from pyml.server.late import Late
+from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
@@ -41,35 +43,6 @@ class Outside(Reason):
     """Why a reading is an anomaly where it lies outside what was forecast."""
 
     predicted: float
-
-
-@dataclass(slots=True)
-class Drift:
-    """The metrics of each model in this scan, compared with its training."""
-
-    threshold: float
-    until: float
-    before: Any  # of the last scan: by model_id, as `drift.observe` gives it
-    seen: dict[str, drift.Seen] = field(default_factory=dict)
-    drifted: list[int] = field(default_factory=list)
-
-    def look(
-        self, current: Current, names: Sequence[str], times: Floats, values: Floats
-    ) -> dict[str, Index]:
-        """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
-        key, known = str(current.model_id), current.knows.reference
-        before = self.before.get(key) if isinstance(self.before, dict) else None
-        # What is not in the form that a scan writes is dropped, and counting begins anew.
-        before = before if drift.is_seen(before, known, self.until) else None
-        with current.in_use():
-            seen = drift.observe(known, before, times, values)
-            if seen is None:
-                return {}
-            self.seen[key] = seen
-            judged, drifted = drift.judge(names, known, seen, self.threshold)
-        if drifted:
-            self.drifted.append(current.model_id)
-        return judged
 
 
 @dataclass(slots=True)
@@ -186,10 +159,11 @@ class Scan:
             flagged = scored.flagged()
             for first in range(0, len(flagged), ENTRIES):
                 some = scored.of(flagged[first : first + ENTRIES])
+                rarity = Rarity.of(detector.kind, current.model_id)
                 entries = [
-                    (moment, score_, SEVERITIES[severity], values, why, current.model_id)
-                    for (moment, score_, severity, values), why in zip(
-                        some.rows(), some.reasons(), strict=True
+                    (moment, score_, SEVERITIES[severity], values, why, current.model_id, hours)
+                    for (moment, score_, severity, values), why, hours in zip(
+                        some.rows(), some.reasons(), rarity.hours(some.found.scores), strict=True
                     )
                 ]
                 self.found += _log(self.device, detector.kind, False, entries)
@@ -341,7 +315,7 @@ def _outside(
     judged: dict[float, list[tuple[Outside, int]]],
 ) -> None:
     """Add the readings outside the interval forecast for the point nearest to them."""
-    forecast_at = np.array([point["t"] for point in points])
+    forecast_at, unit = np.array([point["t"] for point in points]), None
     known = np.isfinite(values)
     known &= (times >= forecast_at[0] - interval) & (times <= forecast_at[-1] + interval)
     for moment, value in zip(times[known].tolist(), values[known].tolist(), strict=True):
@@ -354,8 +328,12 @@ def _outside(
         side = point["upper"] if value > point["upper"] else point["lower"]
         half = abs(side - point["predicted"])
         distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
+        unit = fields.unit_of(name) if unit is None else unit
+        interval_ = (point["lower"], point["upper"])
         why: Outside = {
             "metric": name,
+            "kind": "forecast",
+            "sentence": sentences.forecast(name, unit or "", value, point["predicted"], interval_),
             "value": backend.shown(value),
             "usual_low": backend.shown(point["lower"]),
             "usual_high": backend.shown(point["upper"]),
@@ -382,6 +360,7 @@ def _log_outside(
                 {reason["metric"]: reason["value"] for reason in reasons},
                 reasons,
                 found[0][1],
+                None,
             )
         )
     return _log(device, kind, True, entries) if entries else []
@@ -389,11 +368,13 @@ def _log_outside(
 
 def _log(device: str, tier: str, foretold: bool, entries: list[tuple[Any, ...]]) -> list[float]:
     """Add to the log of anomalies; the times of those that are new."""
-    times, scores, severities, metrics, reasons, models = map(list, zip(*entries, strict=True))
+    columns = map(list, zip(*entries, strict=True))
+    times, scores, severities, metrics, reasons, models, rarities = columns
     added = backend.execute(
         queries.PUT_ANOMALIES,
         *(device, tier, foretold, times, scores, severities),
         *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
         models,
+        rarities,
     )
     return [float(row["t"]) for row in added]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyml.detectors.base import Detection, Judge, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
-from pyml.server import backend, store
+from pyml.server import backend, fields, store
 from pyml.server.store import Current
 from pyml.telemetry.day import first_hour
 from pyml.telemetry.history import History
@@ -71,9 +71,11 @@ class Scored:
     def reasons(self) -> list[list[Reason]]:
         """Why each of them is, or is not, an anomaly."""
         model = self.current.model
+        rates = {one.name: "per second" for one in model.knows.metrics if one.kind == "counter"}
+        units = rates | fields.units_of(model.knows.names) if len(self.found.times) else rates
         found = replace(self.found, values=backend.shown(self.found.values))
         with self.current.in_use():
-            why = self.detector.explain(model.knows, model.run, found, backend.pulse)
+            why = self.detector.explain(model.knows, model.run, found, units, backend.pulse)
         return [[backend.shown(reason) for reason in reasons] for reasons in why]
 
 

@@ -243,7 +243,9 @@ def keep(
         "device_id": history.id(device),
         "model_id": model_id,
         **trained.details,
-        "held_out": trained.figures,
+        "held_out": {
+            name: value for name, value in trained.figures.items() if not isinstance(value, list)
+        },
         "seconds": round(time.monotonic() - started, 3),
     }
 

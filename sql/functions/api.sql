@@ -8,7 +8,7 @@ COMMENT ON FUNCTION ml_train_forest IS 'Trains an Isolation Forest on the readin
 CREATE OR REPLACE FUNCTION ml_detect(device uuid, hours int DEFAULT 24, max_anomalies int DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ detect $python$;
-COMMENT ON FUNCTION ml_detect IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity and reasons. Writes nothing. No model: ML002.';
+COMMENT ON FUNCTION ml_detect IS 'Scores the last hours of readings with the device''s forest: one document with the anomalies, newest first (at most max_anomalies of them; anomalies_detected counts all), each with its score (lower is more anomalous), severity, rarity (hours between two like it, on ordinary days) and reasons (metric, kind, sentence, value, usual_low, usual_high, contribution). Writes nothing. No model: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_score(device uuid, since timestamptz, until timestamptz) RETURNS TABLE ("timestamp" timestamptz, anomaly_score float8, is_anomaly boolean, severity text, metrics jsonb, reasons jsonb)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER

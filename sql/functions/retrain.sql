@@ -222,6 +222,9 @@ BEGIN
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
+    IF job.done > 0 THEN
+        PERFORM _ml_pool_peaks();
+    END IF;
     PERFORM _ml_note_job(job, true);
     COMMIT;
 END

@@ -131,7 +131,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_prune(uuid, text, text) IS 'Drops all but the newest models_kept models of a device, kind and field, and the one in force; with a forest go the finders that were trained with it.';
 
-CREATE OR REPLACE FUNCTION _ml_put_anomalies(device uuid, tier text, foretold boolean, times float8[], scores float8[], severities text[], metrics text[], reasons text[], models bigint[]) RETURNS SETOF float8
+CREATE OR REPLACE FUNCTION _ml_put_anomalies(device uuid, tier text, foretold boolean, times float8[], scores float8[], severities text[], metrics text[], reasons text[], models bigint[], rarities float8[]) RETURNS SETOF float8
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -139,16 +139,48 @@ BEGIN
     @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND tier ~ '^[a-z][a-z0-9_]{0,30}$' AND foretold IS NOT NULL AND bool_and((f.epoch BETWEEN -2e11 AND 9e12
         AND f.score BETWEEN -1e300 AND 1e300 AND f.severity IN ('warning', 'critical') AND jsonb_typeof(f.metrics::jsonb) = 'object'
-        AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0) IS TRUE), 'anomaly')
-    FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id);
+        AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0 AND coalesce(f.rarity BETWEEN 0 AND 1e6, true)) IS TRUE), 'anomaly')
+    FROM unnest(times, scores, severities, metrics, reasons, models, rarities) AS f (epoch, score, severity, metrics, reasons, model_id, rarity);
     -- An anomaly that was logged before stays as it is: each reading is judged once.
-    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at)
-    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch)
-    FROM unnest(times, scores, severities, metrics, reasons, models) AS f (epoch, score, severity, metrics, reasons, model_id)
+    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at, rarity)
+    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch), f.rarity
+    FROM unnest(times, scores, severities, metrics, reasons, models, rarities) AS f (epoch, score, severity, metrics, reasons, model_id, rarity)
     ON CONFLICT DO NOTHING RETURNING date_part('epoch', a."timestamp");
 END
 $$;
-COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
+COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, boolean, float8[], float8[], text[], text[], text[], bigint[], float8[]) IS 'Adds a scan''s anomalies to the log; gives the times of those that are new.';
+
+CREATE OR REPLACE FUNCTION _ml_pool_peaks() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    -- Figures are what a training says: one that says more than it can have seen is left out.
+    WITH model AS MATERIALIZED (
+        SELECT m.kind, m.figures -> 'ordinary_hours' AS hours, m.figures -> 'peaks' AS peaks
+        FROM ml_model m WHERE m.is_current
+    ), said AS MATERIALIZED (
+        SELECT m.kind, m.peaks, CASE WHEN jsonb_typeof(m.hours) = 'number' AND jsonb_typeof(m.peaks) = 'array' THEN
+            CASE WHEN (m.hours #>> '{}')::numeric BETWEEN 0 AND 87840 AND jsonb_array_length(m.peaks) <= 100 THEN (m.hours #>> '{}')::float8 END END AS hours
+        FROM model m
+    ), peak AS (
+        SELECT p.kind, p.height, row_number() OVER (PARTITION BY p.kind ORDER BY p.height DESC) AS count
+        FROM (SELECT s.kind, CASE WHEN jsonb_typeof(e.value) = 'number' THEN
+                CASE WHEN (e.value #>> '{}')::numeric BETWEEN 0 AND 1000 THEN (e.value #>> '{}')::float8 END END AS height
+              FROM said s, jsonb_array_elements(CASE WHEN s.hours > 0 THEN s.peaks END) AS e) AS p
+        WHERE p.height IS NOT NULL
+    )
+    INSERT INTO ml_rarity AS r (detector, devices, hours, heights, counts)
+    SELECT s.kind, count(*), sum(s.hours),
+        ARRAY(SELECT p.height FROM peak p WHERE p.kind = s.kind AND (p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))) ORDER BY p.count),
+        ARRAY(SELECT p.count FROM peak p WHERE p.kind = s.kind AND (p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))) ORDER BY p.count)
+    FROM said s WHERE s.hours > 0 GROUP BY s.kind
+    ON CONFLICT (detector) DO UPDATE SET devices = EXCLUDED.devices, hours = EXCLUDED.hours, heights = EXCLUDED.heights,
+        counts = EXCLUDED.counts, pooled_at = now();
+END
+$$;
+COMMENT ON FUNCTION _ml_pool_peaks() IS 'Writes ml_rarity anew, of the models in force.';
 
 CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -45,6 +45,7 @@ CREATE TABLE ml_anomaly (
     reasons     jsonb NOT NULL,
     model_id    bigint NOT NULL,
     incident_at timestamptz NOT NULL,
+    rarity      float8,
     detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     foretold    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (device_uuid, "timestamp", tier)
@@ -59,7 +60,8 @@ COMMENT ON COLUMN ml_anomaly.tier IS 'Who spoke, by kind: forest (Isolation Fore
 COMMENT ON COLUMN ml_anomaly.foretold IS 'Whether the value was compared with a stored forecast.';
 COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. Of a detector: as ml_score gives it. Of a forecast: minus the distance from it, in half widths of its interval.';
 COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
-COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first.';
+COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first: metric, kind (what is unusual: high, fell, restless, together, ...), sentence (the same in words), value, usual_low, usual_high, contribution; of a forecast also predicted.';
+COMMENT ON COLUMN ml_anomaly.rarity IS 'Hours between two like it, on ordinary days; NULL where that is not known.';
 COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it belongs to.';
 
 CREATE INDEX ml_anomaly_recent ON ml_anomaly ("timestamp" DESC, device_uuid);
@@ -102,6 +104,22 @@ COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed
 
 CREATE INDEX ml_finding_device ON ml_finding (device_uuid, last_at DESC);
 CREATE INDEX ml_finding_recent ON ml_finding (last_at DESC, device_uuid);
+
+CREATE TABLE ml_rarity (
+    detector  text PRIMARY KEY,
+    devices   integer NOT NULL,
+    hours     float8 NOT NULL,
+    heights   float8[] NOT NULL,
+    counts    float8[] NOT NULL,
+    pooled_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE ml_rarity IS 'How often scores come on ordinary days, of all devices together, one row a detector. ml_retrain writes it of the models in force.';
+COMMENT ON COLUMN ml_rarity.detector IS 'The detector, as in ml_model.kind.';
+COMMENT ON COLUMN ml_rarity.devices IS 'Devices that it is of.';
+COMMENT ON COLUMN ml_rarity.hours IS 'Hours of ordinary telemetry that it is of, of all devices together.';
+COMMENT ON COLUMN ml_rarity.heights IS 'Highest peaks of minus the score that trainings found in them, highest first; of lower ones fewer and fewer are kept.';
+COMMENT ON COLUMN ml_rarity.counts IS 'How many peaks are at least as high as each of heights.';
+COMMENT ON COLUMN ml_rarity.pooled_at IS 'When it was last written.';
 
 CREATE TABLE ml_forecast_point (
     device_uuid uuid NOT NULL,
@@ -290,6 +308,7 @@ SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_finding', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_finding_finding_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_rarity', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_scan_state', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_signal_state', '');

@@ -333,12 +333,15 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
     assert one("SELECT min(\"timestamp\") > now() - interval '8 minutes' FROM ml_forecast_point")
     db.execute(SPIKE, [trained, 2, 1])
     db.execute("CALL ml_scan()")
-    value, low, high, severity, score = db.execute(
+    value, low, high, severity, score, kind, sentence = db.execute(
         "SELECT (metrics ->> 'system.cpuUsage')::float8, (reasons -> 0 ->> 'usual_low')::float8,"
-        " (reasons -> 0 ->> 'usual_high')::float8, severity, score"
+        " (reasons -> 0 ->> 'usual_high')::float8, severity, score,"
+        " reasons -> 0 ->> 'kind', reasons -> 0 ->> 'sentence'"
         " FROM ml_anomaly WHERE tier = 'lstm' ORDER BY score LIMIT 1"
     ).fetchone()
     assert value == 99 > high > low
+    assert kind == "forecast"
+    assert sentence.startswith("system.cpuUsage is 99 %; the forecast was ")
     assert severity == "critical"
     assert score < -2
     # What was forecast before the values came stands; beyond the last one all is new.

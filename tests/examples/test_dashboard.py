@@ -162,7 +162,7 @@ def test_an_anomaly_says_why_to_the_mouse_and_to_the_keyboard(api, fleet, visit)
     canvas.focus()
     canvas.press("ArrowLeft")
     spot = told_of_an_anomaly(page, fleet)
-    expect(page.locator("[aria-live=polite]")).to_contain_text("(usual: ")
+    expect(page.locator("[aria-live=polite]")).to_contain_text("cpu_usage ")
     told = "Chart.getChart('plot').tooltip.dataPoints.some(p => p.raw.anomaly)"
     canvas.hover(position={"x": 0.8 * spot["x"], "y": spot["y"]})
     page.wait_for_function(f"!{told}")
@@ -315,14 +315,15 @@ def test_what_happens_is_shown_without_a_reload(api, fleet, visit):
         conn.execute(
             'INSERT INTO ml_anomaly (device_uuid, "timestamp", tier, score, severity, metrics,'
             " reasons, model_id, incident_at) VALUES (%s, now(), 'forest', -0.7, 'critical',"
-            ' \'{"cpu_usage": 99}\', \'[{"metric": "cpu_usage", "value": 99, "usual_low": 1,'
+            ' \'{"cpu_usage": 99}\', \'[{"metric": "cpu_usage", "kind": "high", "sentence":'
+            ' "cpu_usage is 99 %%, usually 1 to 50 %%", "value": 99, "usual_low": 1,'
             ' "usual_high": 50, "contribution": 1}]\', 1, now())',
             [ATHENS],
         )
         try:
             refresh(page)
             expect(page.locator(".incident")).to_contain_text("still open")
-            expect(page.locator(".anomaly")).to_contain_text("cpu_usage 99 (usual: 1 to 50)")
+            expect(page.locator(".anomaly")).to_contain_text("cpu_usage is 99 %, usually 1 to 50 %")
             expect(page.locator("h1")).to_contain_text("critical")
             page.goto(f"{api}/#/")
             expect(page).to_have_title(re.compile(r"\(\d+\) Fleet"))

@@ -9,6 +9,7 @@ from alarms import (
     events_at,
     false_per_day,
     judged,
+    nab_score,
     ranking,
     worst_day,
 )
@@ -102,3 +103,56 @@ def test_ranking_of_a_perfect_and_of_an_inverted_score():
 def test_average_precision_is_that_of_the_precision_at_each_hit():
     label = rows((0, 1), (2, 3), n=4)
     assert ranking(np.array([4.0, 3, 2, 1]), label)["AP"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+HOUR = 12  # rows of an hour, at five minutes between readings
+WINDOWS = rows((100, 300), (1000, 1200))
+
+
+def at(*places):
+    """A flag at each of these rows."""
+    return rows(*((place, place + 1) for place in places))
+
+
+def test_nab_gives_100_to_the_first_rows_and_0_to_silence():
+    assert nab_score(at(100, 1000), WINDOWS, 24 * HOUR) == pytest.approx(100)
+    assert nab_score(at(), WINDOWS, 24 * HOUR) == 0
+    assert nab_score(at(100), WINDOWS, 24 * HOUR) == pytest.approx(50)
+
+
+def test_nab_counts_a_windows_first_alarm_and_the_later_the_less():
+    half = 2 / (1 + np.exp(-2.5)) - 1
+    whole = 2 / (1 + np.exp(-5)) - 1
+    mean = (1 + half / whole) / 2  # of an alarm at the first row and one halfway
+    assert nab_score(at(200, 1000), WINDOWS, 24 * HOUR) == pytest.approx(50 * (1 + mean))
+    later = [nab_score(at(row, 1000), WINDOWS, 24 * HOUR) for row in (100, 150, 200, 299)]
+    assert later == sorted(later, reverse=True)
+    assert later[-1] > 50  # the last row of a window is better than none
+    more = nab_score(at(100, 150, 250, 1000), WINDOWS, 24 * HOUR)
+    assert more == pytest.approx(100)
+
+
+def test_nab_takes_off_for_a_false_alarm_by_its_distance_from_the_window_before():
+    def lost(*places):
+        return 100 - nab_score(at(100, 1000, *places), WINDOWS, 24 * HOUR)
+
+    assert lost(50) == pytest.approx(50 * 0.11 / 2)  # before all windows
+    assert lost(299 + 199) == pytest.approx(50 * 0.11 / 2 * (1 - 2 / (1 + np.exp(5))))
+    assert lost(310) < lost(330) < lost(400) < lost(900)
+    assert lost(1300) < lost(900)  # it is the second window that is before it
+    assert lost(20, 50) == pytest.approx(2 * lost(50))
+
+
+def test_nab_hears_an_alarm_once_an_hour():
+    storm = rows((20, 20 + 2 * HOUR)) | at(100, 1000)
+    assert nab_score(storm, WINDOWS, 24 * HOUR) == pytest.approx(100 - 2 * 50 * 0.11 / 2)
+
+
+def test_nab_goes_below_zero():
+    assert nab_score(rows((300, 1000)), WINDOWS, 24 * HOUR) < 0
+
+
+def test_nab_takes_windows_of_one_row():
+    label = rows((100, 101))
+    assert nab_score(at(100), label, 24 * HOUR) == pytest.approx(100)
+    assert nab_score(at(100, 900), label, 24 * HOUR) == pytest.approx(100 - 50 * 0.11)

@@ -102,11 +102,12 @@ def test_the_forecast_goes_on_from_the_last_reading_unless_that_is_old():
 
 def test_a_mark_says_what_it_stands_for():
     times = START + np.arange(10) * 60.0
-    why = [{"metric": "cpu_usage", "value": 97.25}, {"metric": "<b>", "value": None}]
+    why = [{"sentence": "cpu_usage is 97.2 %, usually 40 %"}, {"sentence": "<b> is missing"}]
     mark = chart.Mark(times[4], 97.25, "critical", -0.7, why)
     root = picture(times, np.full(10, 97.25), marks=[mark], zone=chart.zone_of("Asia/Tokyo"))
     (found,) = [one for one in parts(root, "critical") if len(one)]
-    assert found[0].text == "2026-03-28 18:41, critical (-0.700)\ncpu_usage 97.25\n<b> missing"
+    said = "\n".join(reason["sentence"] for reason in why)
+    assert found[0].text == f"2026-03-28 18:41, critical (-0.700)\n{said}"
     assert "critical (1)" in words(root)
     assert "Times in Asia/Tokyo" in words(root)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyml.detectors.base import CRITICAL, DETECTORS, NORMAL, SEVERITIES, Judge, Signals
+from pyml.detectors import sentences
+from pyml.detectors.base import (
+    CRITICAL,
+    DETECTORS,
+    NORMAL,
+    SEVERITIES,
+    Judge,
+    Reason,
+    Signals,
+)
 from pyml.models import blob
 from pyml.telemetry import drift
 
@@ -30,6 +40,7 @@ from .contracts import (
 
 ALL = [one for one in with_example(DETECTORS, "mad.py") if isinstance(one, Judge)]
 NAMES = ("cpu", "memory", "received")
+UNITS = {"cpu": "%", "received": "B/s"}
 EVER = -np.inf
 
 
@@ -82,6 +93,20 @@ def loaded(detector):
     return ready(detector, telemetry())
 
 
+def says(reason):
+    """That a reason has a kind that fits its value, and a sentence that a person can read."""
+    value, kind, sentence = reason["value"], reason["kind"], reason["sentence"]
+    assert kind in sentences.KINDS
+    assert sentence.startswith(f"{reason['metric']} ")
+    assert sentence.isascii()
+    assert sentence.isprintable()
+    assert not re.search(r"\b(nan|inf|None)\b", sentence)
+    assert len(re.findall(r"\d", sentence)) > 0
+    assert (kind == "missing") == (value is None)
+    if value is not None and reason["usual_low"] <= value <= reason["usual_high"]:
+        assert kind not in ("high", "low")
+
+
 def test_the_same_data_and_seed_give_the_same_bytes(detector):
     first = packed(detector, telemetry())
     packed(detector, telemetry(seed=9))  # another device in between
@@ -97,7 +122,7 @@ def test_inputs_are_left_as_they_are(detector):
     given_ = seen_by(loaded.knows, signals)
     given_ = signals_of(*frozen(given_.times, given_.values), given_.names)
     found = detector.detect(loaded.knows, loaded.run, given_, EVER, nothing)
-    detector.explain(loaded.knows, loaded.run, found.of(slice(0, 20)), nothing)
+    detector.explain(loaded.knows, loaded.run, found.of(slice(0, 20)), UNITS, nothing)
     np.testing.assert_array_equal(signals.values, plain.values)
     np.testing.assert_array_equal(given_.values, plain.values)
 
@@ -117,8 +142,8 @@ def test_the_stored_form_is_exact(detector):
     np.testing.assert_array_equal(here.scores, there.scores)
     np.testing.assert_array_equal(here.severity, there.severity)
     some = slice(0, 50)
-    assert detector.explain(model, run, here.of(some), nothing) == detector.explain(
-        loaded.knows, loaded.run, there.of(some), nothing
+    assert detector.explain(model, run, here.of(some), UNITS, nothing) == detector.explain(
+        loaded.knows, loaded.run, there.of(some), UNITS, nothing
     )
 
 
@@ -151,9 +176,11 @@ def test_an_extreme_is_found_and_its_metric_is_the_reason(detector, loaded):
     at = int(np.flatnonzero(found.times == later.times[1500])[0])
     assert found.severity[at] == CRITICAL
     assert found.scores[at] <= np.quantile(found.scores, 0.02)
-    (reasons,) = detector.explain(loaded.knows, loaded.run, found.of(slice(at, at + 1)), nothing)
+    one = found.of(slice(at, at + 1))
+    (reasons,) = detector.explain(loaded.knows, loaded.run, one, UNITS, nothing)
     first = reasons[0]
-    assert set(first) == {"metric", "value", "usual_low", "usual_high", "contribution"}
+    assert set(first) == set(Reason.__annotations__)
+    assert first["kind"] == "high"
     assert first["metric"] == "received"
     assert first["value"] == later.values[1500, 2]
     assert first["usual_low"] < first["usual_high"] < first["value"]
@@ -256,7 +283,7 @@ def test_nothing_to_judge(detector, loaded):
     nobody = signals_of(np.empty(0), np.empty((0, 3)), NAMES)
     assert len(found_by(detector, loaded, nobody).scores) == 0
     found = found_by(detector, loaded, telemetry()).of(slice(0, 0))
-    assert detector.explain(loaded.knows, loaded.run, found, nothing) == []
+    assert detector.explain(loaded.knows, loaded.run, found, UNITS, nothing) == []
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
@@ -277,10 +304,11 @@ def test_junk_has_finite_scores_or_is_too_little(one, trained, later):
     assert np.isfinite(found.scores).all()
     assert (found.scores <= 0).all()
     assert set(found.severity.tolist()) <= {0, 1, 2}
-    for reasons in one.explain(loaded.knows, loaded.run, found, nothing):
+    for reasons in one.explain(loaded.knows, loaded.run, found, UNITS, nothing):
         assert reasons
         for reason in reasons:
             assert reason["metric"] in loaded.knows.names
             numbers = [reason[key] for key in ("usual_low", "usual_high", "contribution")]
             assert all(map(math.isfinite, numbers))
             assert reason["value"] is None or math.isfinite(reason["value"])
+            says(reason)

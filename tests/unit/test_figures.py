@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from baselines import deviation, tail
-from figures import MEANS, WORST, main, of_all, of_kind
+from figures import MEANS, WORST, main, of_all, of_all_windows, of_kind, of_windows
 
 
 def run(*values, normal=0.01, worst=0.1, deaf=0):
@@ -36,6 +36,27 @@ def test_the_worst_is_not_averaged():
     assert [of_all(FOUND, "pyml")[name] for name in WORST] == [0.03, 0.5, 4]
 
 
+def test_a_kind_of_windows_does_not_count_in_the_mean_of_kinds():
+    more = FOUND | {"nab": {"d": run(0.9)}}
+    assert of_all(more, "pyml") == of_all(FOUND, "pyml")
+
+
+def windowed(count, share, score):
+    """A machine that finds a share of its windows at one false alarm a day; one seed."""
+    figures = dict.fromkeys(MEANS, share) | {"worst day": 0.1, "deaf days": 0, "windows": count}
+    for sign in "WC":
+        figures |= {f"{sign} false/day": 1.0, f"{sign} NAB": score}
+    return {"pyml": {"0": figures}}
+
+
+def test_windows_are_counted_and_all_of_them_weigh_the_same():
+    one, other = (of_windows(windowed(*w)["pyml"].values()) for w in ((4, 0.5, 60), (1, 1, 10)))
+    assert (one["found at 1/week"], one["W found"], one["W false/week"]) == (2, 2, 7)
+    together = of_all_windows([one, other])
+    assert (together["windows"], together["W found"], together["C false/week"]) == (5, 3, 7)
+    assert together["W NAB"] == 50
+
+
 @pytest.fixture
 def printed(tmp_path, monkeypatch, capsys):
     def printed(*runs):
@@ -52,6 +73,13 @@ def printed(tmp_path, monkeypatch, capsys):
 def test_a_run_is_printed_by_kind_and_machine(printed):
     text = printed(FOUND)
     for part in ("Mean of 2 kinds", "smd, mean of 2 machines", "asd, pyml, by machine", "seed 1"):
+        assert part in text
+
+
+def test_windows_are_printed_by_machine_and_for_all(printed):
+    text = printed({"nab": {"a": windowed(2, 0.5, 60), "b": windowed(1, 1, 90)}})
+    assert "Mean of" not in text
+    for part in ("nab, windows of a", "nab, windows of b", "nab, windows of all"):
         assert part in text
 
 

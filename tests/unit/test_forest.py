@@ -98,7 +98,7 @@ def trained_on(fitted, times, values, trees):
 
 def explained(fitted, times, values, row):
     found = scored(fitted, times, values).of(slice(row, row + 1))
-    return FOREST.explain(fitted.model, runner(fitted), found, nothing)[0]
+    return FOREST.explain(fitted.model, runner(fitted), found, {}, nothing)[0]
 
 
 @pytest.mark.parametrize("trees", [1, 6])

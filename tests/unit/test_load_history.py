@@ -15,6 +15,7 @@ from recordings import (
     read_nab,
     read_smd,
     read_unnamed,
+    slow,
     smd,
 )
 
@@ -190,7 +191,7 @@ def test_no_file_and_no_folder(tmp_path):
         telemetry(tmp_path / "absent.csv")
     with pytest.raises(BadRecording, match="a folder, not a file"):
         telemetry(tmp_path)
-    for find in (smd, asd, jumpstarter, nab):
+    for find in (smd, asd, jumpstarter, nab, slow):
         with pytest.raises(BadRecording, match="give the folder of the recordings"):
             find(tmp_path)
 
@@ -220,5 +221,6 @@ def test_the_hosts_of_nab_are_those_with_a_cpu(tmp_path):
     (tmp_path / "nab").mkdir()
     for name in ("nyc_taxi", "rds_cpu_utilization_cc0c53", "ec2_cpu_utilization_24ae8d"):
         (tmp_path / "nab" / f"{name}.csv").write_text("timestamp,value\n")
+    assert [path.stem for path in slow(tmp_path)] == ["nyc_taxi"]
     found = [path.stem for path in nab(tmp_path)]
     assert found == ["ec2_cpu_utilization_24ae8d", "rds_cpu_utilization_cc0c53"]

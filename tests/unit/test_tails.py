@@ -12,7 +12,7 @@ from pyml.detectors.tails import LEVELS, MOST, Tail, is_tail
 def test_a_rarity_is_the_share_of_ordinary_scores_as_high_and_beyond_them_that_of_their_tail():
     scores = np.random.default_rng(0).exponential(0.3, 100_000)
     asked = np.array([0.5, 1.0, 2.0, 3.0, 4.0])
-    found = Tail.of(scores).rarity(asked * 0.3 * np.log(10))
+    found = Tail.of(scores).powers(asked * 0.3 * np.log(10))
     np.testing.assert_allclose(found, asked, rtol=0.05)
 
 
@@ -21,14 +21,14 @@ def test_a_rarity_is_the_share_of_ordinary_scores_as_high_and_beyond_them_that_o
 )
 def test_it_is_finite_and_never_0(scores):
     tail = Tail.of(scores)
-    found = tail.rarity(np.array([-1e300, -1.0, 0.0, 1.0, 50.0, 1e300]))
+    found = tail.powers(np.array([-1e300, -1.0, 0.0, 1.0, 50.0, 1e300]))
     assert (np.diff(found) >= 0).all()
     assert found[0] == pytest.approx(LEVELS[0])
     assert 0 < found[0] <= found[-1] <= MOST
 
 
 def test_where_all_are_alike_none_is_rare_for_a_rounding():
-    assert Tail.of(np.full(100, 0.45)).rarity(np.array([0.45 + 1e-7])) < 2
+    assert Tail.of(np.full(100, 0.45)).powers(np.array([0.45 + 1e-7])) < 2
 
 
 def test_json_keeps_it():

@@ -18,6 +18,8 @@ const Severity = Type.Enum(["warning", "critical"]);
 
 export const Reason = object({
   metric: Type.String(),
+  kind: Type.String({ description: "What is unusual about it: high, fell, restless, together, …" }),
+  sentence: Type.String({ description: "The same in words, with the numbers that make the case." }),
   value: nullable(Type.Number()),
   usual_low: nullable(Type.Number()),
   usual_high: nullable(Type.Number()),
@@ -52,6 +54,7 @@ export const Anomaly = Type.Object(
     is_anomaly: Type.Boolean(),
     anomaly_score: Type.Number({ description: "Lower is more anomalous." }),
     severity: Severity,
+    rarity: nullable(Type.Number({ description: "Hours between two like it, on ordinary days." })),
     reasons: Type.Array(Reason),
   },
   { additionalProperties: nullable(Type.Number()) },
@@ -71,6 +74,13 @@ export const Detection = object({
     features: Type.Array(Type.String()),
     warning_below: Type.Number(),
     critical_below: Type.Number(),
+    rarity_from: nullable(
+      object({
+        devices: Type.Integer(),
+        hours: Type.Number({ description: "Of ordinary telemetry." }),
+        provisional: Type.Boolean({ description: "Too few hours to tell what comes once a month." }),
+      }),
+    ),
     rejected_samples: Type.Integer(),
     repeated_samples: Type.Integer(),
   }),

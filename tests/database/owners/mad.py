@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyml.background import Pulse
+from pyml.detectors import sentences
 from pyml.detectors.base import (
     DETECTORS,
     KNOWN,
@@ -92,15 +93,28 @@ class Mad(Judge[Model]):
         severity = (scores < model.warning).astype(np.int8) + (scores < model.critical)
         return Detection(signals.times[rows], values, scores, severity.astype(np.int8))
 
-    def explain(self, model: Model, run: Run, found: Detection, pulse: Pulse) -> list[list[Reason]]:
+    def explain(
+        self, model: Model, run: Run, found: Detection, units: Mapping[str, str], pulse: Pulse
+    ) -> list[list[Reason]]:
         """The metrics by their distance."""
 
         def reason(values: Floats, distances: Floats, j: int) -> Reason:
+            name, value, middle = model.names[j], float(values[j]), model.centre[j]
+            low, high = middle - 3 * model.spread[j], middle + 3 * model.spread[j]
+            said = (name, units.get(name, ""), value, (low, high))
+            if not np.isfinite(value):
+                kind, sentence = "missing", sentences.missing(name, said[1], (low, high))
+            elif low <= value <= high:
+                kind, sentence = "far", sentences.far(*said, middle)
+            else:
+                kind, sentence = "high" if value > high else "low", sentences.placed(*said, None)
             return {
-                "metric": model.names[j],
-                "value": float(values[j]) if np.isfinite(values[j]) else None,
-                "usual_low": model.centre[j] - 3 * model.spread[j],
-                "usual_high": model.centre[j] + 3 * model.spread[j],
+                "metric": name,
+                "kind": kind,
+                "sentence": sentence,
+                "value": value if np.isfinite(value) else None,
+                "usual_low": low,
+                "usual_high": high,
                 "contribution": round(float(distances[j]), 4),
             }
 

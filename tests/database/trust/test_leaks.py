@@ -245,13 +245,16 @@ WRONG = {
     "a run that trained": "_ml_put_run(%(d)s, 'forest', '', 1, 'trained', 1, '{}', NULL, NULL)",
     "a run's seconds": "_ml_put_run(%(d)s, 'forest', '', -1, 'kept', 1, '{}', NULL, NULL)",
     "a run's code": "_ml_put_run(%(d)s, 'forest', '', 1, 'failed', NULL, NULL, 'no', 'x')",
-    "no anomaly": "_ml_put_anomalies(%(d)s, 'forest', false, '{}', '{}', '{}', '{}', '{}', '{}')",
+    "no anomaly": "_ml_put_anomalies(%(d)s, 'forest', false, '{}', '{}', '{}', '{}', '{}', '{}',"
+    " '{}')",
     "an anomaly's score": "_ml_put_anomalies(%(d)s, 'forest', false, '{1}', '{NaN}', '{critical}',"
-    " '{\"{}\"}', '{[]}', '{1}')",
+    " '{\"{}\"}', '{[]}', '{1}', '{1}')",
     "an anomaly's reasons": "_ml_put_anomalies(%(d)s, 'forest', false, '{1}', '{1}', '{critical}',"
-    " '{\"{}\"}', '{1}', '{1}')",
+    " '{\"{}\"}', '{1}', '{1}', '{1}')",
+    "an anomaly's rarity": "_ml_put_anomalies(%(d)s, 'forest', false, '{1}', '{1}', '{critical}',"
+    " '{\"{}\"}', '{[]}', '{1}', '{NaN}')",
     "an anomaly too few": "_ml_put_anomalies(%(d)s, 'forest', false, '{1,2}', '{1}', '{critical}',"
-    " '{\"{}\"}', '{[]}', '{1}')",
+    " '{\"{}\"}', '{[]}', '{1}', '{1}')",
     "a forecast that is none": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 0, '{1}', '{NaN}',"
     " '{1}', '{1}')",
     "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 5, '{1}', '{1}',"

@@ -1,0 +1,84 @@
+"""Scores -> how seldom their like comes on ordinary days: hours between two of them.
+
+A training keeps the highest peaks of its held-out scores, and the hours that they come from. One
+week of one device cannot tell what comes once in a month; the peaks of many devices together can.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+HOUR = 3600.0
+# Peaks nearer to each other than this are one; seconds, and not less than an interval.
+SILENCE = HOUR
+# Peaks that a training keeps: what comes more often than some four times a day is of no use.
+MOST_PEAKS = 30
+# The highest peaks, beyond which the tail is taken for exponential (Pickands 1975).
+TOP = 20
+# Hours of which a device's own tail is not provisional: four weeks.
+ENOUGH = 672.0
+# Nothing is said to be rarer than once in so many times the hours seen, and in ten years.
+FARTHEST, RAREST = 20.0, 87_600.0
+# Least mean excess of the tail, in powers of ten.
+LEAST = 0.1
+
+
+def peaks(times: Floats, heights: Floats, interval: float) -> list[float]:
+    """The highest peaks of heights (n,), at increasing times, highest first; `MOST_PEAKS` at most.
+
+    All that is nearer to a higher one than `SILENCE` belongs to that.
+    """
+    found: list[float] = []
+    left, apart = heights.copy(), max(SILENCE, interval)
+    while len(found) < MOST_PEAKS and (left > -np.inf).any():
+        top = int(np.argmax(left))
+        found.append(float(left[top]))
+        near = slice(*np.searchsorted(times, [times[top] - apart, times[top] + apart]))
+        left[near] = -np.inf
+        left[top] = -np.inf
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How seldom a height is reached.
+
+    Attributes
+    ----------
+    hours : float
+        Of which `heights` are the peaks.
+    heights : ndarray of float64, shape (k,)
+        Highest first.
+    counts : ndarray of float64, shape (k,)
+        How many peaks are at least as high as each.
+    """
+
+    hours: float
+    heights: Floats
+    counts: Floats
+
+    @classmethod
+    def of(cls, hours: float, heights: Sequence[float]) -> "Curve":
+        """That of the peaks of so many hours, in any order."""
+        ordered = np.sort(np.asarray(heights, np.float64))[::-1]
+        return cls(hours, ordered, np.arange(1.0, len(ordered) + 1))
+
+    def hours_between(self, heights: Floats) -> Floats:
+        """Hours between two peaks at least as high as each of `heights` (n,).
+
+        What is lower than all of the peaks comes at least as often as they do.
+        """
+        if not len(self.heights):
+            return np.full(len(heights), min(self.hours, RAREST))
+        top = self.heights[: np.searchsorted(self.counts, TOP, side="right")]
+        last = top[-1]
+        excess = max(float((top - last).sum()) / max(1, len(top) - 1), LEAST)
+        reached = np.searchsorted(-self.heights, -heights, side="right")
+        within = self.counts[np.maximum(reached - 1, 0)]
+        beyond = len(top) * np.exp(-np.maximum(heights - last, 0.0) / excess)
+        count = np.where(heights > last, beyond, within)
+        return np.asarray(np.minimum(self.hours / np.maximum(count, 1 / FARTHEST), RAREST))

@@ -1,0 +1,59 @@
+"""Numbers and lengths of time as a person reads them."""
+
+# Digits of a number in a sentence, or as many as tell it from what it is compared with.
+DIGITS, MOST_DIGITS = 3, 10
+WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+LARGEST = 1e18  # what is larger has no word
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+def figures(value: float, *others: float) -> list[str]:
+    """Numbers as a person reads them, the first told apart from the others where it differs.
+
+    Examples
+    --------
+    >>> figures(1013.27, 1013.1, 81_234_567.0, 12_345.0)
+    ['1,013.3', '1,013.1', '81.235 million', '12,345']
+    """
+    apart = [float(f"{one:.{MOST_DIGITS}g}") for one in (value, *others)]
+    found = [""]
+    for digits in range(DIGITS, MOST_DIGITS + 1):
+        found = [_figure(one, digits) for one in apart]
+        if all(
+            (text == found[0]) == (one == apart[0]) for text, one in zip(found, apart, strict=True)
+        ):
+            break
+    return found
+
+
+def span(seconds: float) -> str:
+    """A length of time.
+
+    Examples
+    --------
+    >>> span(60.0), span(5400.0), span(86400.0), span(7 * 86400.0)
+    ('1 min', '90 min', '24 h', '7 days')
+    """
+    for unit, word, least in (
+        (DAY, "days", 3 * DAY),
+        (HOUR, "h", 3 * HOUR),
+        (MINUTE, "min", MINUTE),
+    ):
+        if seconds >= least:
+            return f"{_length(seconds / unit)} {word}"
+    return f"{_length(seconds)} s"
+
+
+def _length(count: float) -> str:
+    return _plain(round(count, 1) if count < 9.95 else round(count), MOST_DIGITS)
+
+
+def _figure(value: float, digits: int) -> str:
+    for size, word in WORDS:
+        if size <= abs(value) < LARGEST:
+            return f"{_plain(value / size, digits)} {word}"
+    return _plain(value, digits)
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{float(f'{value:.{digits}g}') + 0.0:,.{MOST_DIGITS}g}"
