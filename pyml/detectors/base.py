@@ -319,7 +319,10 @@ class Judge(Detector[M]):
 
 
 class Finder(Detector[M]):
-    """Finds spans of time in which something is wrong."""
+    """Finds spans of time in which something is wrong.
+
+    It is trained with the forest and is not due by itself, whatever its settings.
+    """
 
     @abstractmethod
     def find(
