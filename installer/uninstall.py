@@ -21,6 +21,7 @@ from installer.reach import connect, environments, server_root
 LOSSES = """
 SELECT concat_ws(', ', (SELECT count(*) FROM {0}.ml_model) || ' models',
     (SELECT count(*) FROM {0}.ml_anomaly) || ' logged anomalies',
+    (SELECT count(*) FROM {0}.ml_finding) || ' findings',
     (SELECT count(*) FROM {0}.ml_setting WHERE value <> default_value) || ' changed settings',
     (SELECT count(*) FROM {0}.ml_metric WHERE NOT built_in) || ' metrics of your own')
 """

@@ -77,6 +77,10 @@ SELECT _ml_lock_model($1, $2, $3)
 -- Adds a model and puts it in force.
 SELECT _ml_put_model($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS model_id
 
+-- query: put_finders(bigint, text[], jsonb[], jsonb[], float8[], bytea[])
+-- Adds the finders of a forest's training, and puts them in force.
+SELECT _ml_put_finders($1, $2, $3, $4, $5, $6)
+
 -- query: put_run(uuid, text, text, float8, text, bigint, jsonb, text, text)
 -- Records a training of which no model came.
 SELECT _ml_put_run($1, $2, $3, $4, $5, $6, $7, $8, $9) AS outcome
@@ -144,7 +148,8 @@ SELECT _ml_claim($1, $2, $3) AS claimed
 
 -- query: store_model(uuid, text, text, bytea, jsonb, bigint)
 -- Hands in a model that was trained elsewhere.
-SELECT (ml_store_model($1, $2, $3, $4, $5, $6) ->> 'accepted')::boolean AS accepted
+SELECT (a.answer ->> 'accepted')::boolean AS accepted, (a.answer ->> 'model_id')::bigint AS model_id
+FROM (SELECT ml_store_model($1, $2, $3, $4, $5, $6) AS answer) AS a
 
 -- query: prune(uuid, text, text)
 -- Drops the oldest models beyond those that are kept.
@@ -164,6 +169,7 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
         FROM ml_signal_state g WHERE g.device_uuid = $1) AS signals,
        s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
        date_part('epoch', s.counted_at) AS counted_at, l.late_id,
+       date_part('epoch', s.silent_from) AS silent_from,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
@@ -186,9 +192,9 @@ CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n
 -- Records a scan that found nothing new.
 SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
 
--- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8)
+-- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8, float8)
 -- Records a scan, and how far it came.
-SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 
 -- query: put_counts(uuid, int[], float8, float8, float8)
 -- Records how many rows a device has in each hour, and when those came that were not there; gives
@@ -206,6 +212,18 @@ SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS t
 -- query: join_incidents(uuid, float8, float8)
 -- Makes one incident of neighbouring anomalies, from a time on; the gap is in seconds.
 SELECT _ml_join_incidents($1, $2, $3)
+
+-- query: findings(uuid, text, float8)
+-- What a detector has found of a device that was still seen after a time.
+SELECT f.kind, f.metric, date_part('epoch', f.started_at) AS started_at,
+       date_part('epoch', f.last_at) AS last_at, f.severity, f.score,
+       f.evidence::text AS evidence, f.sentence
+FROM ml_finding f WHERE f.device_uuid = $1 AND f.detector = $2 AND f.last_at >= to_timestamp($3)
+ORDER BY f.started_at, f.finding_id
+
+-- query: put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], text[], text[], bigint)
+-- Writes findings, each joined to those that it touches.
+SELECT _ml_put_findings($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
 -- query: points(uuid, text, text, float8, float8)
 -- What a forecaster has said of a field in a window.

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyml import background, in_force, queries
-from pyml.detectors.base import DETECTORS, Detector, Signals
+from pyml.detectors.base import DETECTORS, Detector, Fitted, Signals
 from pyml.errors import BadArgument, BrokenEnvironment, NotEnoughData
+from pyml.following import LEADS, Follower, Following
 from pyml.forecasters.base import FORECASTERS, Forecaster, Previous
 from pyml.forms import MAX_METRICS
 from pyml.models import blob
@@ -46,6 +47,8 @@ class Trained:
         JSON-able: settings, metrics and seed; what was measured on held-out data.
     details : dict
         JSON-able: what its caller may want to know besides.
+    followers : tuple of Follower
+        The finders that were trained with it.
     """
 
     data: bytes | None
@@ -54,6 +57,7 @@ class Trained:
     parameters: dict[str, Any]
     figures: dict[str, Any]
     details: dict[str, Any]
+    followers: tuple[Follower, ...] = ()
 
     def about(self, seconds: float) -> About:
         """What is stored beside the model."""
@@ -201,13 +205,25 @@ def train_detector(
         raise _too_few(detector, history, device, usable, needed, hours, ledger.rejected)
     names = tuple(metric.name for metric in reported)
     signals = Signals.of(readings, names, found.interval)
-    fitted = _beside(detector.load, lambda pulse: detector.fit(signals, settings, pulse), poll)
+    following = Following([], {})
+
+    def fit(pulse: background.Pulse) -> Fitted[Any]:
+        fitted = detector.fit(signals, settings, pulse)
+        if detector.kind == LEADS:  # finders look at the metrics that it uses
+            mine = signals.of_metrics(fitted.model.names)
+            own = Following.of(mine, history.settings, pulse)
+            following.fitted, following.left_out = own.fitted, own.left_out
+        return fitted
+
+    fitted = _beside(detector.load, fit, poll)
     used = [names.index(name) for name in fitted.model.names]
     poll()
     reference = drift.reference(readings.times, readings.values[:, used])
     poll()
     habits = [found.habits[i] for i in used]
-    model = fitted.model.knowing([reported[i] for i in used], habits, reference)
+    known = [reported[i] for i in used], habits, reference
+    model = fitted.model.knowing(*known)
+    followers = following.stored(model.names, *known)
     left_out = _left_out(metrics, names, model.names, readings, hours)
     why_not = {metric.name: left_out.get(metric.name) for metric in metrics}
     return Trained(
@@ -227,9 +243,12 @@ def train_detector(
             "repeated_samples": ledger.merged,
             "features": list(model.names),
             "left_out": left_out,
+            "finders": [one.kind for one in followers],
+            "finders_left_out": following.left_out,
             "window_start": iso(readings.times[0]),
             "window_end": iso(readings.times[-1]),
         },
+        followers,
     )
 
 

@@ -7,6 +7,7 @@
 \ir functions/paths.sql
 \ir functions/settings.sql
 \ir functions/writes.sql
+\ir functions/findings.sql
 \ir functions/api.sql
 \ir functions/models.sql
 \ir functions/history.sql

@@ -25,7 +25,7 @@ COMMENT ON COLUMN ml_models.model_id IS 'The model''s number.';
 COMMENT ON COLUMN ml_models.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_models.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_models.device_name IS 'The device''s name; its id where it has none.';
-COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest) or lstm (a forecast).';
+COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder that was trained with the forest: stuck, presence.';
 COMMENT ON COLUMN ml_models.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_models.is_current IS 'Whether it is the model in force.';
 COMMENT ON COLUMN ml_models.trained_at IS 'When it was stored.';

@@ -5,6 +5,7 @@ a metric in it. Either is one class in a file of its own, marked ``@DETECTORS.re
 the store, scans, workers and the checks of `tests/unit/test_detectors.py` find it by its kind.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -86,6 +87,11 @@ class Signals:
     def of(cls, readings: Readings, names: Sequence[str], interval: float) -> Self:
         """Those of readings whose columns have these names."""
         return cls(readings.times, readings.values, tuple(names), interval, readings.held)
+
+    def of_metrics(self, names: Sequence[str]) -> Self:
+        """Those of some of the metrics, in the order of `names`."""
+        places = [self.names.index(name) for name in names]
+        return replace(self, values=self.values[:, places], names=tuple(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +234,7 @@ class Finding:
     evidence : dict
         JSON-able: the numbers that make the case.
     sentence : str
-        The same in plain words, in the metric's unit, for a person.
+        The same in plain words, for a person; empty where `Finder.words` makes it.
     """
 
     kind: str
@@ -238,7 +244,7 @@ class Finding:
     severity: int
     score: float
     evidence: dict[str, Any]
-    sentence: str
+    sentence: str = ""
 
 
 class Detector(Owner[M]):
@@ -313,7 +319,10 @@ class Judge(Detector[M]):
 
 
 class Finder(Detector[M]):
-    """Finds spans of time in which something is wrong."""
+    """Finds spans of time in which something is wrong.
+
+    It is trained with the forest and is not due by itself, whatever its settings.
+    """
 
     @abstractmethod
     def find(
@@ -334,6 +343,18 @@ class Finder(Detector[M]):
             Seconds since the Unix epoch; `until` is now, or the moment that is replayed.
         pulse : callable
         """
+
+    def words(self, model: M, found: Finding, unit: str | None) -> str:
+        """The sentence of a finding, in the unit of its metric.
+
+        It is asked for when the finding has been joined to what was found before, so that it can
+        say since when.
+        """
+        return found.sentence
+
+    def silent_from(self, model: M, last: float) -> float:
+        """From when on it finds something though nothing came after the moment `last`."""
+        return math.inf
 
 
 DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")

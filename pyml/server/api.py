@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyml import __version__, in_force, queries, training
-from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, judge
+from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, judge
 from pyml.errors import BadArgument
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import LONGEST_TEXT, MOST_PARTS, parsed, path
@@ -38,8 +38,11 @@ def _lstm() -> Forecaster[Any]:
 
 @rows(3)
 def kinds() -> Iterator[Row]:
-    """``_ml_kinds``: whether a kind detects, and the settings that its models follow."""
-    for owner in (*DETECTORS, *FORECASTERS):
+    """``_ml_kinds``: whether a kind detects, and the settings that its models follow.
+
+    Without finders, which are trained with the forest.
+    """
+    for owner in (*(one for one in DETECTORS if not isinstance(one, Finder)), *FORECASTERS):
         settings = {name: setting for name, (setting, _) in owner.settings.items()}
         yield owner.kind, owner.kind in DETECTORS, backend.to_json(settings)
 

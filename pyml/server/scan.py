@@ -4,7 +4,6 @@ The procedure in SQL goes from device to device, each in a transaction of its ow
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +11,13 @@ import numpy as np
 
 from pyml import queries
 from pyml.detectors import sentences
-from pyml.detectors.base import DETECTORS, SEVERITIES, Judge, Reason
+from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, Reason
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.server import backend, fields, store
+from pyml.server.drifts import Drift
+from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE, forecast, score
@@ -45,35 +46,6 @@ class Outside(Reason):
 
 
 @dataclass(slots=True)
-class Drift:
-    """The metrics of each model in this scan, compared with its training."""
-
-    threshold: float
-    until: float
-    before: Any  # of the last scan: by model_id, as `drift.observe` gives it
-    seen: dict[str, drift.Seen] = field(default_factory=dict)
-    drifted: list[int] = field(default_factory=list)
-
-    def look(
-        self, current: Current, names: Sequence[str], times: Floats, values: Floats
-    ) -> dict[str, Index]:
-        """The index and the limit of each of the model's metrics, times (n,), values (n, m)."""
-        key, known = str(current.model_id), current.knows.reference
-        before = self.before.get(key) if isinstance(self.before, dict) else None
-        # What is not in the form that a scan writes is dropped, and counting begins anew.
-        before = before if drift.is_seen(before, known, self.until) else None
-        with current.in_use():
-            seen = drift.observe(known, before, times, values)
-            if seen is None:
-                return {}
-            self.seen[key] = seen
-            judged, drifted = drift.judge(names, known, seen, self.threshold)
-        if drifted:
-            self.drifted.append(current.model_id)
-        return judged
-
-
-@dataclass(slots=True)
 class Scan:
     """One device's scan: its input, and its results so far.
 
@@ -84,6 +56,8 @@ class Scan:
     since, until : float
         The window that is looked at, in seconds since the Unix epoch.
     drift : Drift
+    findings : Findings
+        The finders; what they fail at counts with `failures`.
     detectors : list of (Judge, Current)
         The current models that can be read.
     forecasters : list of (Forecaster, str, Current)
@@ -103,6 +77,7 @@ class Scan:
     since: float
     until: float
     drift: Drift
+    findings: Findings
     detectors: list[tuple[Judge[Any], Current]] = field(default_factory=list)
     forecasters: list[tuple[Forecaster[Any], str, Current]] = field(default_factory=list)
     failures: list[PymlError] = field(default_factory=list)
@@ -115,14 +90,15 @@ class Scan:
         metrics, now = state["metrics"], float(state["now"])
         known_as = self.history.id(self.device)
         rows = json.loads(state["models"])
-        if not any(row["kind"] in DETECTORS for row in rows):
+        if not any(isinstance(DETECTORS.get(row["kind"]), Judge) for row in rows):
             self.failures.append(store.missing(DETECTORS["forest"], known_as, ""))
         for row in rows:
             try:
                 if row["kind"] in DETECTORS:
                     owner: Any = DETECTORS[row["kind"]]
                     current = store.of_row(owner, row, known_as, "", metrics, now)
-                    self.detectors.append((owner, current))
+                    here: Any = self.findings.finders
+                    (here if isinstance(owner, Finder) else self.detectors).append((owner, current))
                 elif row["kind"] in FORECASTERS:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
@@ -134,8 +110,7 @@ class Scan:
 
     def fetch(self) -> None:
         """Read the rows once that all models look into."""
-        paths: dict[str, None] = {}
-        back = 0.0
+        paths, back = self.findings.paths(), self.findings.back()
         for detector, current in self.detectors:
             knows = current.knows
             paths |= dict.fromkeys(columns_of(knows.metrics)[0])
@@ -251,9 +226,10 @@ def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
     if until <= since:
         return True, 0
     before = Drift(run.drift.threshold, run.until, run.drift.before)
-    behind = Scan(run.device, run.history, since, until, before, run.detectors)
+    behind = Scan(run.device, run.history, since, until, before, run.findings, run.detectors)
     behind.fetch()
     spoke, readings, _ = behind.detect()
+    spoke &= run.findings.look(behind.history, since, until)
     run.failures += behind.failures
     run.found += behind.found
     return spoke, readings
@@ -276,19 +252,24 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     came = Late.of(state, history, device, until, counted)
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
+    found = Findings(device, until, 60.0 * int(settings["incident_gap_minutes"]))
     same = newest == mark and len(arrived) == state["late_rows"]
     # What failed is tried again: it may be well by now, and may not.
     if mark is not None and same and state["outcome"] != "failed" and came.note is None:
+        if state["silent_from"] is not None and until >= state["silent_from"]:
+            found.silence(state, history, mark, until)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
     moved = Drift(float(settings["drift_threshold"]), until, before)
     signals = SignalState.of(state["signals"])
-    run = Scan(device, history, since, until, moved, signals=signals)
+    run = Scan(device, history, since, until, moved, found, signals=signals)
     run.models(state)
     looked_back, behind = _scan_late(run, came, mark)
     run.fetch()
     spoke, readings, metrics = run.detect()
+    spoke &= found.look(run.history, since, until)
+    run.failures += found.failures
     readings += behind
     late_rows = state["late_rows"] or 0
     if spoke:
@@ -297,7 +278,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
             came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
     if run.found:
-        gap = max(60.0 * int(settings["incident_gap_minutes"]), 3 * run.interval)
+        gap = max(found.gap, 3 * run.interval)
         backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
@@ -314,6 +295,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         came.counts and came.counts.rows.tolist(),
         came.counts and came.counts.until,
         came.counted_at,
+        found.silent_from(newest),
     )
     return {
         "outcome": "failed" if run.failures else "scanned",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pyml import in_force, queries, training
 from pyml.errors import ModelNotFound, PymlError, UnreadableModel, unreadable
+from pyml.following import LEADS, columns
 from pyml.forecasters.base import Figures, is_figures
 from pyml.forms import parsed
 from pyml.models import blob
@@ -235,6 +236,8 @@ def keep(
         )
     else:
         model_id = put(device, kind, field, trained.data, about)
+        if kind == LEADS:
+            backend.execute(queries.PUT_FINDERS, model_id, *columns(trained.followers))
     return {
         "device_uuid": device,
         "device_id": history.id(device),

@@ -26,6 +26,7 @@ from psycopg.rows import DictRow, dict_row
 
 from pyml import __version__, in_force, queries, training
 from pyml.errors import BrokenEnvironment, translated
+from pyml.following import LEADS, columns
 from pyml.queries import Query
 from pyml.telemetry.history import Execute, History
 
@@ -204,5 +205,7 @@ def _train(
     answer = execute(queries.STORE_MODEL, *model, trained.data, handed_in, row["model_id"])
     if not answer[0]["accepted"]:
         return "passed over"
+    if kind == LEADS:
+        execute(queries.PUT_FINDERS, answer[0]["model_id"], *columns(trained.followers))
     execute(queries.PRUNE, *model)
     return "trained"

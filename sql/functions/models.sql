@@ -12,7 +12,7 @@ BEGIN
             'field', nullif(m.field, ''), 'is_current', m.is_current, 'trained_at', m.trained_at,
             'window_start', m.window_start, 'window_end', m.window_end,
             'readings_used', m.readings_used, 'readings_rejected', m.readings_rejected,
-            'parameters', m.parameters, 'figures', m.figures, 'versions', m.versions,
+            'parameters', m.parameters, 'figures', m.figures, 'versions', m.versions, 'trained_with', m.trained_with,
             'seconds', m.seconds, 'bytes', octet_length(m.blob), 'sha256', m.sha256)
         ORDER BY m.is_current DESC, m.kind COLLATE "C", m.field COLLATE "C", m.model_id DESC)
     INTO models FROM ml_model m WHERE m.device_uuid = device;
@@ -41,6 +41,13 @@ BEGIN
         UPDATE ml_model m SET is_current = false
         WHERE m.device_uuid = wanted.device_uuid AND m.kind = wanted.kind AND m.field = wanted.field AND m.is_current
         RETURNING m.model_id INTO before;
+        IF wanted.kind = 'forest' THEN -- the finders of that training come back with it
+            PERFORM _ml_lock_finders(wanted.device_uuid, '{}');
+            UPDATE ml_model m SET is_current = false
+            WHERE m.device_uuid = wanted.device_uuid AND m.is_current AND m.field = ''
+              AND (m.trained_with IS NOT NULL OR m.kind IN (SELECT f.kind FROM ml_model f WHERE f.trained_with = seen));
+            UPDATE ml_model m SET is_current = true WHERE m.trained_with = seen;
+        END IF;
         UPDATE ml_model m SET is_current = true WHERE m.model_id = seen;
     END IF;
     IF NOT FOUND THEN
@@ -64,7 +71,7 @@ BEGIN
     RETURN _ml_rollback((SELECT m.model_id FROM ml_model m WHERE m.model_id = ml_rollback.model_id), model_id);
 END
 $$;
-COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force. Gives it and the one that it replaced. Unknown model: ML002.';
+COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force, a forest with the finders that were trained with it. Gives it and the one that it replaced. Unknown model: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_forget(device uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -74,6 +81,7 @@ DECLARE
     models bigint;
     runs bigint;
     anomalies bigint;
+    findings bigint;
     points bigint;
 BEGIN
     @PYML_AT_HOME@
@@ -87,6 +95,8 @@ BEGIN
     GET DIAGNOSTICS runs = ROW_COUNT;
     DELETE FROM ml_anomaly a WHERE a.device_uuid = device;
     GET DIAGNOSTICS anomalies = ROW_COUNT;
+    DELETE FROM ml_finding f WHERE f.device_uuid = device;
+    GET DIAGNOSTICS findings = ROW_COUNT;
     DELETE FROM ml_forecast_point p WHERE p.device_uuid = device;
     GET DIAGNOSTICS points = ROW_COUNT;
     DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
@@ -101,7 +111,7 @@ BEGIN
     INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
     VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
-        'anomalies', anomalies, 'forecast_points', points);
+        'anomalies', anomalies, 'findings', findings, 'forecast_points', points);
 END
 $$;
 COMMENT ON FUNCTION _ml_forget(uuid) IS 'What ml_forget does once its caller has seen the device.';
@@ -119,9 +129,9 @@ BEGIN
     -- A device that row-level security hides from the caller counts as one without data.
     IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)
        AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device) THEN
-        RETURN jsonb_build_object('device_uuid', device, 'models', 0, 'runs', 0, 'anomalies', 0, 'forecast_points', 0);
+        RETURN jsonb_build_object('device_uuid', device, 'models', 0, 'runs', 0, 'anomalies', 0, 'findings', 0, 'forecast_points', 0);
     END IF;
     RETURN _ml_forget(device);
 END
 $$;
-COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies, findings and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';

@@ -7,7 +7,7 @@ AS $$
     @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].kinds()
 $$;
-COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models: detectors and forecasters, each with the settings that its parameters follow.';
+COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models that are trained by themselves: detectors that judge readings, and forecasters, each with the settings that its parameters follow. Finders are trained with the forest.';
 
 CREATE OR REPLACE FUNCTION _ml_train(device uuid, kind text, field text) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -56,7 +56,8 @@ BEGIN
                         ELSE kinds -> w.kind -> 'parameters' END
                     OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
-                 WHEN m.model_id = ANY (state.unreadable) THEN 'unreadable'
+                 WHEN m.model_id = ANY (state.unreadable) OR w.kind = 'forest' AND EXISTS ( -- or one that was trained with it
+                    SELECT FROM ml_model f WHERE f.trained_with = m.model_id AND f.is_current AND f.model_id = ANY (state.unreadable)) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
                  -- After a training that was no better than the current model, drift alone is no reason for another.
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason

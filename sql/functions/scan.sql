@@ -112,6 +112,7 @@ BEGIN
     END IF;
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '_days$';
     DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_finding f WHERE f.last_at < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
     DELETE FROM ml_late l WHERE l.last_at < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
     DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
     DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
@@ -198,4 +199,4 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, compares it with the stored forecasts and stores fresh ones; commits device by device. Rows that came late, after newer ones of their device, are scored whenever they come. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, and notes what is wrong over spans of time in ml_finding; compares it with the stored forecasts and stores fresh ones; commits device by device. Rows that came late, after newer ones of their device, are scored whenever they come. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';

@@ -17,6 +17,7 @@ CREATE TABLE ml_model (
     seconds           float8 NOT NULL,
     sha256            text NOT NULL,
     blob              bytea NOT NULL,
+    trained_with      bigint,
     CHECK (isfinite(trained_at) AND isfinite(window_start) AND isfinite(window_end)),
     -- Everybody who reads the models pays for them.
     CHECK (octet_length(parameters::text) <= 1048576),
@@ -26,7 +27,7 @@ CREATE TABLE ml_model (
 COMMENT ON TABLE ml_model IS 'Trained models, one immutable row each; is_current marks the one in force for a device, kind and field.';
 COMMENT ON COLUMN ml_model.model_id IS 'The model''s number; later trainings have greater ones.';
 COMMENT ON COLUMN ml_model.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_model.kind IS 'forest (Isolation Forest) or lstm (a forecast).';
+COMMENT ON COLUMN ml_model.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder: stuck, presence.';
 COMMENT ON COLUMN ml_model.is_current IS 'Whether it is the model in force for its device, kind and field.';
 COMMENT ON COLUMN ml_model.trained_at IS 'When it was stored.';
 COMMENT ON COLUMN ml_model.field IS 'The forecast field of an LSTM; empty for a forest.';
@@ -39,6 +40,7 @@ COMMENT ON COLUMN ml_model.figures IS 'What was measured on data held out from t
 COMMENT ON COLUMN ml_model.versions IS 'Versions of the libraries that trained it.';
 COMMENT ON COLUMN ml_model.seconds IS 'How long the training took.';
 COMMENT ON COLUMN ml_model.sha256 IS 'Checksum of blob, in hexadecimal.';
+COMMENT ON COLUMN ml_model.trained_with IS 'Of a finder the model_id of the forest of the same training: it is in force while that is, and goes when that goes. NULL for a model that was trained by itself.';
 COMMENT ON COLUMN ml_model.blob IS 'The model as one ONNX file, with features and calibration in its metadata.';
 
 -- A model is packed at each training and unpacked at each scan: lz4 takes a quarter of the time.
@@ -50,6 +52,7 @@ END
 $$;
 
 CREATE UNIQUE INDEX ml_model_current ON ml_model (device_uuid, kind, field) WHERE is_current;
+CREATE INDEX ml_model_with ON ml_model (trained_with) WHERE trained_with IS NOT NULL;
 CREATE INDEX ml_model_history ON ml_model (device_uuid, kind, field, model_id DESC);
 
 CREATE TABLE ml_run (

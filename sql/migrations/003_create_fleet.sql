@@ -12,7 +12,7 @@ FROM (VALUES
     ('scan_late_minutes', 'integer', 0, 10080, '15', 'Minutes before the newest reading that each scan looks at again. Rows that come later than that are found by their id, or counted hourly.'),
     ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one incident.'),
     ('drift_threshold', 'number', 0.01, 100, '0.25', 'Population stability index from which a metric has drifted, unless ordinary days of the training differ as much.'),
-    ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly keeps.'),
+    ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly and ml_finding keep.'),
     ('forecast_days', 'integer', 1, 3650, '3', 'Days that ml_forecast_point keeps.'),
     ('run_days', 'integer', 7, 36500, '90', 'Days that ml_run and ml_job keep.')
 ) AS setting (name, kind, minimum, maximum, default_value, meaning);
@@ -66,6 +66,44 @@ COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it bel
 
 CREATE INDEX ml_anomaly_recent ON ml_anomaly ("timestamp" DESC, device_uuid);
 CREATE INDEX ml_anomaly_incident ON ml_anomaly (incident_at DESC, device_uuid);
+
+CREATE TABLE ml_finding (
+    finding_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_uuid uuid NOT NULL,
+    detector    text NOT NULL,
+    kind        text NOT NULL,
+    metric      text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    last_at     timestamptz NOT NULL,
+    severity    text NOT NULL CHECK (severity IN ('warning', 'critical')),
+    score       float8 NOT NULL,
+    rarity      float8,
+    evidence    jsonb NOT NULL CHECK (octet_length(evidence::text) <= 65536),
+    sentence    text NOT NULL CHECK (length(sentence) <= 4000),
+    model_id    bigint NOT NULL,
+    found_at    timestamptz NOT NULL,
+    updated_at  timestamptz NOT NULL,
+    CHECK (started_at <= last_at)
+);
+COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one row a device, detector, kind, metric and span. While it lasts, scans bring the row up to date.';
+COMMENT ON COLUMN ml_finding.finding_id IS 'The finding''s number.';
+COMMENT ON COLUMN ml_finding.device_uuid IS 'The device.';
+COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: stuck or presence.';
+COMMENT ON COLUMN ml_finding.kind IS 'What is wrong: stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing).';
+COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is the device.';
+COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
+COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';
+COMMENT ON COLUMN ml_finding.severity IS 'warning or critical: the worst so far.';
+COMMENT ON COLUMN ml_finding.score IS 'How unusual it is, higher is more, in the detector''s own measure: the greatest so far.';
+COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known.';
+COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
+COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
+COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen.';
+COMMENT ON COLUMN ml_finding.found_at IS 'As of which time a scan first found it.';
+COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed it.';
+
+CREATE INDEX ml_finding_device ON ml_finding (device_uuid, last_at DESC);
+CREATE INDEX ml_finding_recent ON ml_finding (last_at DESC, device_uuid);
 
 CREATE TABLE ml_rarity (
     detector  text PRIMARY KEY,
@@ -133,7 +171,8 @@ CREATE TABLE ml_scan_state (
     retired_at  timestamptz,
     hour_rows   integer[] CHECK (cardinality(hour_rows) = 48 AND array_position(hour_rows, NULL) IS NULL),
     counted_to  timestamptz,
-    counted_at  timestamptz
+    counted_at  timestamptz,
+    silent_from timestamptz
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
 COMMENT ON COLUMN ml_scan_state.device_uuid IS 'The device.';
@@ -154,6 +193,7 @@ COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the 
 COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer had it. It is left out until the history holds a later reading.';
 COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where late rows are found by counting: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
 COMMENT ON COLUMN ml_scan_state.counted_to IS 'Up to which time hour_rows counts.';
+COMMENT ON COLUMN ml_scan_state.silent_from IS 'From when on the device is silent if nothing comes; NULL where no model says.';
 COMMENT ON COLUMN ml_scan_state.counted_at IS 'As of which time the rows were last counted and compared.';
 
 CREATE TABLE ml_late (
@@ -266,6 +306,8 @@ SELECT pg_catalog.pg_extension_config_dump('ml_lock', 'WHERE false'); -- made an
 SELECT pg_catalog.pg_extension_config_dump('ml_device', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_device_forecast', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_anomaly', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_finding', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_finding_finding_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_rarity', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_forecast_point', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_scan_state', '');

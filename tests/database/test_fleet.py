@@ -37,7 +37,7 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
     assert ran.stdout == "1 failed, 6 trained\n", ran.stderr
     assert ran.returncode == 1
     assert "7/7 1 failed" in ran.stderr
-    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 6
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 6
     assert one("SELECT sqlstate FROM ml_run WHERE device_uuid = %s", poor) == "ML001"
     again = fleet("retrain", "--jobs", "2", "--dsn", dsn)
     assert (again.stdout, again.returncode) == ("nothing due\n", 0)
@@ -94,7 +94,7 @@ def test_what_another_session_gives_back_is_begun_again(db, dsn, one, add_device
             driver.join(0.05)
     driver.join(60)
     assert (ran[0].stdout, ran[0].returncode) == ("1 trained\n", 0), ran[0].stderr
-    assert one("SELECT count(*) FROM ml_model") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 1
 
 
 def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
@@ -114,7 +114,7 @@ def test_what_was_trained_by_hand_meanwhile_stays(db, dsn, one, add_device):
     worker.join(60)
     job.connection(dsn).close()
     assert ran == [(model, "passed over", "")]
-    assert one("SELECT count(*) FROM ml_model") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 1
 
 
 def test_what_was_stored_without_a_word_is_done(db, dsn, one, add_device, capsys):
@@ -130,7 +130,7 @@ def test_what_was_stored_without_a_word_is_done(db, dsn, one, add_device, capsys
     assert retrain(dsn, None, lambda: nullcontext(silent)) == {"passed over": 1}
     job.connection(dsn).close()
     assert "1/1 0 failed" in capsys.readouterr().err
-    assert one("SELECT count(*) FROM ml_model") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 1
 
 
 def test_want_of_memory_is_recorded_as_the_server_would(dsn, one, add_device, monkeypatch):

@@ -29,7 +29,9 @@ def test_training_tells_what_it_did(one, device):
     assert told["held_out"]["held_out_readings"] == 3000  # each by trees that have not seen it
     assert 0 <= told["held_out"]["held_out_critical"] <= told["held_out"]["held_out_flagged"] < 0.1
     assert told["seconds"] > 0
-    assert told["model_id"] == one("SELECT model_id FROM ml_models WHERE is_current")
+    assert told["model_id"] == one(
+        "SELECT model_id FROM ml_models WHERE is_current AND kind = 'forest'"
+    )
     assert one("SELECT outcome FROM ml_run WHERE model_id = %s", told["model_id"]) == "trained"
 
 

@@ -264,12 +264,12 @@ def test_a_scan_that_fails_loses_nothing(db, one, small, hold, send, is_logged, 
     db.execute("CALL ml_scan()")
     send(device)
     hour_passes()
-    good = one("SELECT sha256 FROM ml_model")
-    db.execute("UPDATE ml_model SET sha256 = 'x'")
+    good = one("SELECT sha256 FROM ml_model WHERE kind = 'forest'")
+    db.execute("UPDATE ml_model SET sha256 = 'x' WHERE kind = 'forest'")
     for _ in range(2):
         db.execute("CALL ml_scan()")
         assert db.execute(OUTCOME, [device]).fetchone() == ("failed", "ML005")
-    db.execute("UPDATE ml_model SET sha256 = %s", [good])
+    db.execute("UPDATE ml_model SET sha256 = %s WHERE kind = 'forest'", [good])
     db.execute("CALL ml_scan()")
     assert is_logged(device, span, least=25)
     assert one("SELECT count(*) FROM ml_late") == 0
@@ -424,7 +424,7 @@ def test_a_device_that_is_forgotten_or_unknown(db, one, small, hold, send, add_d
     for some in (device, untrained):
         hold(some, 90, 70)
         send(some)
-    db.execute("UPDATE ml_model SET sha256 = 'x'")
+    db.execute("UPDATE ml_model SET sha256 = 'x' WHERE kind = 'forest'")
     db.execute("CALL ml_scan()")
     # A first scan goes back as far as scan_first_hours, whatever has come late.
     assert one("SELECT array_agg(device_uuid::text) FROM ml_late") == [device]

@@ -292,5 +292,8 @@ def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device)
     db.execute("SELECT ml_train_forest(%s)", [few])
     db.execute("UPDATE ml_metric SET enabled = name = ANY (%s)", [names[:3]])
     db.execute("SELECT ml_train_forest(%s)", [few])
-    last = "SELECT sha256 FROM ml_model WHERE device_uuid = %s ORDER BY model_id DESC LIMIT 2"
+    last = (
+        "SELECT sha256 FROM ml_model WHERE device_uuid = %s AND kind = 'forest'"
+        " ORDER BY model_id DESC LIMIT 2"
+    )
     assert len(set(db.execute(last, [few]).fetchall())) == 1

@@ -15,14 +15,14 @@ def test_rollback_puts_the_earlier_model_in_force(db, one, device):
     told = one("SELECT ml_rollback(%s)", first)
     assert (told["model_id"], told["replaced_model_id"]) == (first, second)
     assert one("SELECT ml_detect(%s)", device)["model_info"]["model_id"] == first
-    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 1
     assert one("SELECT ml_rollback(%s)", first)["replaced_model_id"] is None
 
 
 def test_forget_leaves_the_history(db, one, refused, device, train):
     train(device)
     told = one("SELECT ml_forget(%s)", device)
-    assert (told["models"], told["runs"]) == (1, 1)
+    assert (told["models"], told["runs"]) == (3, 1)  # a forest and its finders
     assert one("SELECT count(*) FROM device_shadow_history") == 3000
     refused("SELECT ml_detect(%s)", device, sqlstate="ML002")
 
@@ -31,7 +31,8 @@ def test_model_info_lists_what_is_in_force_first(db, one, device, train):
     train(device)
     last = train(device)
     models = one("SELECT ml_model_info(%s)", device)["models"]
-    assert [m["is_current"] for m in models] == [True, False]
+    assert [m["is_current"] for m in models] == [True] * 3 + [False] * 3
+    assert [m["kind"] for m in models] == ["forest", "presence", "stuck"] * 2
     assert models[0]["model_id"] == last
     assert models[0]["versions"]["scikit-learn"]
     assert models[0]["parameters"]["seed"] == 0
@@ -44,7 +45,7 @@ def test_a_failed_training_leaves_nothing(db, one, device):
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.execute(f"SET statement_timeout = '150ms'; SELECT ml_train_forest('{device}')")
     db.execute("SET statement_timeout = 0")
-    assert one("SELECT array_agg(model_id) FROM ml_model") == [model]
+    assert one("SELECT array_agg(model_id) FROM ml_model WHERE kind = 'forest'") == [model]
     assert one("SELECT ml_detect(%s)", device)["model_info"]["model_id"] == model
 
 

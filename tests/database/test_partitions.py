@@ -107,7 +107,7 @@ def test_every_function_reads_the_months_of_its_window(
 
 ANSWER = """
 SELECT ml_detect(%(device)s::uuid, hours => 400) - 'model_info', sha256 FROM ml_model
-WHERE device_uuid = %(device)s
+WHERE device_uuid = %(device)s AND kind = 'forest'
 """
 
 

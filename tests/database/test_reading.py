@@ -16,7 +16,7 @@ INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window
     readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)
 SELECT gen_random_uuid(), m.kind, m.field, true, m.window_start, m.window_end, m.readings_used,
     m.readings_rejected, m.parameters, m.figures, m.versions, m.seconds, m.sha256, m.blob
-FROM ml_model AS m, generate_series(1, %s) WHERE m.is_current
+FROM ml_model AS m, generate_series(1, %s) WHERE m.is_current AND m.trained_with IS NULL
 RETURNING device_uuid
 """
 

@@ -26,7 +26,7 @@ $$
 """
 STORED = """
 SELECT kind, field, count(*), count(*) FILTER (WHERE is_current) FROM ml_model
-GROUP BY 1, 2 ORDER BY 1, 2
+WHERE trained_with IS NULL GROUP BY 1, 2 ORDER BY 1, 2
 """
 DUE = "SELECT kind, field, reason FROM _ml_due(ARRAY[%s::uuid]) ORDER BY 1, 2"
 SET = "UPDATE ml_setting SET value = %s WHERE name = %s"
@@ -92,7 +92,7 @@ def test_a_detector_is_trained_beside_the_forest_and_stored(db, one, device, reg
     assert db.execute(STORED).fetchall() == [("forest", "", 1, 1), ("mad", "", 1, 1)]
     assert db.execute(DUE, [device]).fetchall() == []
     info = {model["kind"]: model for model in one("SELECT ml_model_info(%s)", device)["models"]}
-    assert info.keys() == {"forest", "mad"}
+    assert info.keys() == {"forest", "mad", "presence", "stuck"}
     assert info["mad"]["readings_used"] == info["forest"]["readings_used"]
     assert info["mad"]["parameters"]["contamination"] == 0.01
     assert info["mad"]["figures"]["held_out_flagged"] == pytest.approx(0.01, abs=0.002)
@@ -194,7 +194,7 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
     db.execute("CALL ml_scan()")
     assert one("SELECT outcome FROM ml_scan_state") == "scanned"
     dropped = one("SELECT ml_forget(%s)", device)
-    assert dropped["models"] == 4
+    assert dropped["models"] == 8  # four of them finders
     assert db.execute(STORED).fetchall() == []
     assert one("SELECT count(*) FROM ml_anomaly") == 0
 
@@ -294,7 +294,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
     assert one("SELECT ml_rollback(%s)", before)["model_id"] == before
     db.execute("CALL ml_scan()")
     assert one("SELECT outcome FROM ml_scan_state") == "scanned"
-    assert one("SELECT ml_forget(%s)", device)["models"] == 6
+    assert one("SELECT ml_forget(%s)", device)["models"] == 10  # four of them finders
     assert one("SELECT count(*) FROM ml_forecast_point") == 0
 
 

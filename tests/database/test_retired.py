@@ -64,7 +64,7 @@ def test_a_device_that_comes_back_is_there_again_with_its_model(db, one, pair):
     db.execute("INSERT INTO device_shadow_history SELECT * FROM kept")
     db.execute("CALL ml_scan()")
     assert sorted(one(STATUS)) == sorted(pair)
-    assert one("SELECT count(*) FROM ml_models WHERE is_current") == 2
+    assert one("SELECT count(*) FROM ml_models WHERE is_current AND kind = 'forest'") == 2
 
 
 def test_what_never_had_a_model_leaves_nothing(db, one, add_device):
@@ -118,7 +118,8 @@ def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     db.execute("CALL ml_retrain()")
     db.execute("CALL ml_scan()")
     assert sorted(one(STATUS)) == sorted(pair)
-    assert one("SELECT count(*) FROM ml_model WHERE device_uuid = %s", goes) == 1
+    forests = "SELECT count(*) FROM ml_model WHERE device_uuid = %s AND kind = 'forest'"
+    assert one(forests, goes) == 1
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def pass_hours(db, hours):
 def test_it_trains_each_device_once(db, one, add_device):
     devices = [add_device(readings=300) for _ in range(3)]
     db.execute("CALL ml_retrain()")
-    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 3
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 3
     db.execute("CALL ml_retrain()")
     assert [runs(db, device) for device in devices] == [["trained"]] * 3
 
@@ -144,7 +144,7 @@ def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
     db.execute("UPDATE ml_setting SET value = '50' WHERE name = 'n_estimators'")
     assert one(DUE, device) == "changed"
     retrain()
-    assert one("SELECT count(*) FROM ml_model") == 2
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 2
     assert one(GIVEN, "forest") == given
     assert (one(USED, "hours", "forest"), one(USED, "contamination", "forest")) == ("20", "0.002")
     assert (one(USED, "n_estimators", "forest")) == "50"
@@ -226,17 +226,17 @@ def test_old_models_are_pruned_but_never_the_one_in_force(db, one, device):
     for _ in range(5):
         db.execute("CALL ml_retrain()")
         pass_hours(db, 25)
-    assert one("SELECT count(*) FROM ml_model") == 3
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 3
     oldest = one("SELECT min(model_id) FROM ml_model")
     db.execute("SELECT ml_rollback(%s)", [oldest])
-    kept = "SELECT array_agg(model_id ORDER BY model_id) FROM ml_model"
+    kept = "SELECT array_agg(model_id ORDER BY model_id) FROM ml_model WHERE kind = 'forest'"
     before = one(kept)
     for _ in range(4):
         pass_hours(db, 25)
         db.execute("CALL ml_retrain()")
     assert len(one(kept)) == 3
     assert set(one(kept)).isdisjoint(before)
-    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 1
 
 
 @pytest.mark.rolled_back
@@ -347,7 +347,7 @@ def test_a_cancel_loses_one_device_at_most(db, dsn, one, add_device):
     assert one("SELECT count(*) FROM ml_run WHERE outcome = 'failed'") == 0
     pass_hours(db, 25)
     db.execute("CALL ml_retrain()")
-    assert one("SELECT count(*) FROM ml_model WHERE is_current") == 15
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 15
 
 
 @pytest.mark.slow

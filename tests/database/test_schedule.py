@@ -60,7 +60,10 @@ def test_it_really_fires(db, home, one, add_device, refused):
             "SELECT status, return_message FROM cron.job_run_details ORDER BY runid DESC LIMIT 2"
         ).fetchall()
         time.sleep(0.5)
-    assert one("SELECT count(*) FROM ml_models WHERE device_uuid = %s", device) == 1
+    assert (
+        one("SELECT count(*) FROM ml_models WHERE device_uuid = %s AND kind = 'forest'", device)
+        == 1
+    )
     assert one("SELECT count(*) FROM ml_scan_state") == 1
     assert {row[0] for row in db.execute("SELECT slot FROM ml_job")} == {1}
 

@@ -9,7 +9,7 @@ ABOUT = (
     "SELECT jsonb_build_object('window_start', date_part('epoch', window_start), 'window_end',"
     " date_part('epoch', window_end), 'readings_used', readings_used, 'readings_rejected',"
     " readings_rejected, 'parameters', parameters, 'figures', figures, 'versions', versions,"
-    " 'seconds', seconds) FROM ml_model"
+    " 'seconds', seconds) FROM ml_model WHERE kind = 'forest'"
 )
 STORE = "SELECT ml_store_model(%s, %s, %s, %s, %s, %s)"
 
@@ -18,23 +18,26 @@ STORE = "SELECT ml_store_model(%s, %s, %s, %s, %s, %s)"
 def trained(db, one, device):
     """The device, the bytes and the description of a current forest."""
     db.execute("SELECT ml_train_forest(%s, hours => 12)", [device])
-    return device, one("SELECT blob FROM ml_model"), one(ABOUT)
+    return device, one("SELECT blob FROM ml_model WHERE kind = 'forest'"), one(ABOUT)
 
 
 def test_it_takes_the_place_of_the_one_that_it_says(db, one, trained):
     device, blob, about = trained
-    before = one("SELECT model_id FROM ml_model")
+    before = one("SELECT model_id FROM ml_model WHERE kind = 'forest'")
     answer = one(STORE, device, "forest", "", blob, Jsonb(about), before)
-    assert answer == {"model_id": before + 1, "accepted": True}
-    assert one("SELECT count(*) FROM ml_model WHERE is_current AND model_id = %s", before + 1) == 1
+    new = answer["model_id"]
+    assert answer == {"model_id": new, "accepted": True}
+    assert new > before
+    assert one("SELECT count(*) FROM ml_model WHERE is_current AND model_id = %s", new) == 1
     same = "SELECT count(DISTINCT (window_start, window_end, parameters, sha256)) FROM ml_model"
+    same += " WHERE kind = 'forest'"
     assert one(same) == 1
-    assert one("SELECT ml_detect(%s) -> 'model_info' -> 'model_id'", device) == before + 1
+    assert one("SELECT ml_detect(%s) -> 'model_info' -> 'model_id'", device) == new
     # One that was made from an older one, or from none, comes too late.
     for replaces in (before, None):
         answer = one(STORE, device, "forest", "", blob, Jsonb(about), replaces)
-        assert answer == {"model_id": before + 1, "accepted": False}
-    assert one("SELECT count(*) FROM ml_model") == 2
+        assert answer == {"model_id": new, "accepted": False}
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 2
     assert one("SELECT count(*) FROM ml_run") == 2
 
 
@@ -65,4 +68,4 @@ def test_what_no_training_writes_is_refused(db, one, refused, trained):
         ("more", 1),
     ):
         refuse("ML004", about=json.loads(json.dumps(about)) | {name: value})
-    assert one("SELECT count(*) FROM ml_model") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 1

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from views import FLEET, QUERIES, VACUUM
 
-LOGS = {"ml_anomaly", "ml_forecast_point", "ml_run", "ml_job"}
+LOGS = {"ml_anomaly", "ml_finding", "ml_forecast_point", "ml_run", "ml_job"}
 
 
 def nodes(plan):

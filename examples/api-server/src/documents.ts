@@ -153,6 +153,7 @@ export const ModelInfo = object({
       seconds: Type.Number(),
       bytes: Type.Integer(),
       sha256: Type.String(),
+      trained_with: nullable(Type.Integer()),
     }),
   ),
 });

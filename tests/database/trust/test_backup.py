@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
-    *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival"),
+    *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
 )
 
 
@@ -77,7 +77,7 @@ def answers(dsn, device, schema="public"):
                 f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
             ).fetchone()
         assert found["score"]
-        assert found["ml_model"][0] == 2
+        assert found["ml_model"][0] == 3  # a forest, its finder and a forecast
         assert found["ml_forecast_point"][0] > 0
     return found
 
@@ -95,7 +95,7 @@ def test_a_dump_comes_back(server, primary):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the history is its owner's
             db.execute(held, [device])
         assert db.execute("SELECT _ml_try_lock('scan', %s)", [device]).fetchone() == (True,)
-        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (2,)
+        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (3,)
     with psycopg.connect(server.dsn("copy"), autocommit=True) as db:  # the numbers go on
         last = "SELECT max(model_id) FROM ml_model"
         before = db.execute(last).fetchone()[0]
@@ -177,7 +177,7 @@ def check_that_a_worker_reads_there(dsn, there):
         db.execute(ROWS, {"device": device, "readings": 50, "interval": 7})
         outcome = job.retrain_one(dsn, there, device, "forest", "")
         assert outcome == ((device, "forest", ""), "trained", "")
-        used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s"
+        used = "SELECT readings_used FROM ml_model WHERE device_uuid = %s AND kind = 'forest'"
         assert db.execute(used, [device]).fetchone() == (300,)
 
 

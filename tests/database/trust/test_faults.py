@@ -51,7 +51,14 @@ HALVES = {
     "models without their run, runs without their model": """
         SELECT m.model_id, r.run_id FROM ml_model m
         FULL JOIN (SELECT * FROM ml_run WHERE outcome = 'trained') r ON r.model_id = m.model_id
-        WHERE m.model_id IS NULL OR r.run_id IS NULL""",
+        WHERE (m.model_id IS NULL OR r.run_id IS NULL) AND m.trained_with IS NULL""",
+    "finders without their forest, or not in force with it": """
+        SELECT m.model_id FROM ml_model m LEFT JOIN ml_model f ON f.model_id = m.trained_with
+        WHERE m.trained_with IS NOT NULL AND m.is_current IS DISTINCT FROM f.is_current""",
+    "findings beyond their scan, or without it": """
+        SELECT f.finding_id FROM ml_finding f
+        LEFT JOIN ml_scan_state s ON s.device_uuid = f.device_uuid
+        WHERE s.watermark IS NULL OR f.last_at > s.scanned_at""",
     "anomalies beyond their scan, or without it": """
         SELECT a.device_uuid, a.timestamp, s.watermark FROM ml_anomaly a
         LEFT JOIN ml_scan_state s ON s.device_uuid = a.device_uuid

@@ -24,6 +24,7 @@ STATE = "SELECT outcome, sqlstate FROM ml_scan_state WHERE device_uuid = %s"
 # All that scans and trainings write, as the role reads it.
 SEEN = """
 SELECT concat((SELECT jsonb_agg(to_jsonb(a)) FROM ml_anomaly a),
+    (SELECT jsonb_agg(to_jsonb(f)) FROM ml_finding f),
     (SELECT jsonb_agg(to_jsonb(p)) FROM ml_forecast_point p),
     (SELECT jsonb_agg(to_jsonb(s)) FROM ml_scan_state s),
     (SELECT jsonb_agg(to_jsonb(r)) FROM ml_run r))
@@ -116,7 +117,7 @@ def test_what_a_scan_cannot_read_is_trained_anew(db, one, device, stranger):
     blob = told("forest", forest_of(path="billing.pin"))
     stranger.execute(
         "SELECT _ml_put_model(device_uuid, kind, field, 0, 0, 9, 0, parameters, figures, versions,"
-        " 1, %s) FROM ml_model",
+        " 1, %s) FROM ml_model WHERE kind = 'forest'",
         [blob],
     )
     due = "SELECT array_agg(reason) FROM _ml_due(ARRAY[%s::uuid])"
@@ -259,11 +260,18 @@ WRONG = {
     "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 5, '{1}', '{1}',"
     " '{1}', '{1}')",
     "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}',"
-    " 0, NULL, NULL, NULL, NULL)",
+    " 0, NULL, NULL, NULL, NULL, NULL)",
     "no watermark": "_ml_put_scan(%(d)s, NULL, NULL, 'NaN', 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
-    " 0, NULL, NULL, NULL, NULL)",
+    " 0, NULL, NULL, NULL, NULL, NULL)",
     "hours of a scan": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
-    " 0, NULL, '{1}', 0, 0)",
+    " 0, NULL, '{1}', 0, 0, NULL)",
+    "no time of silence": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}',"
+    " '{}', 0, NULL, NULL, NULL, NULL, 'NaN')",
+    "a finding that ends before it begins": "_ml_put_findings(%(d)s, 'stuck', 1, 0, '{stuck}',"
+    " '{a}', '{2}', '{1}', '{warning}', '{1}', '{\"{}\"}', '{it is}', 1)",
+    "a finding without evidence": "_ml_put_findings(%(d)s, 'stuck', 1, 0, '{stuck}', '{a}', '{1}',"
+    " '{2}', '{warning}', '{1}', '{[]}', '{it is}', 1)",
+    "finders of no forest": "_ml_put_finders(-1, '{}', '{}', '{}', '{}', '{}')",
     "hours of a count": "_ml_put_counts(%(d)s, '{1}', 0, NULL, NULL)",
     "a count that is none": "_ml_put_counts(%(d)s, array_fill(NULL::int, '{48}'), 0, NULL, NULL)",
     "a span that ends before it begins": "_ml_put_counts(%(d)s, array_fill(1, '{48}'), 0, 2, 1)",

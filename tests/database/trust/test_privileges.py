@@ -77,6 +77,7 @@ ADMINISTER = (
     "DELETE FROM ml_model",
     "SELECT nextval('ml_model_model_id_seq')",
     "DELETE FROM ml_anomaly",
+    "DELETE FROM ml_finding",
     "UPDATE ml_scan_state SET seen = '[1]'",
     "DELETE FROM ml_job",
     "INSERT INTO ml_device_forecast VALUES ('{device}', '{{billing.pin}}')",
@@ -147,7 +148,7 @@ def test_a_worker_of_the_fleet_needs_the_level_train(dsn, one, roles, add_device
     there = make_conninfo(dsn, user=roles["train"])
     assert job.retrain_one(there, None, *model) == (model, "trained", "")
     job.connection(there).close()
-    assert one("SELECT count(*) FROM ml_model") == 1
+    assert one("SELECT count(*) FROM ml_model WHERE kind = 'forest'") == 1
 
 
 def test_who_has_no_privilege_can_call_nothing_at_all(db, connect):

@@ -145,7 +145,7 @@ def test_a_rename_is_told_of_and_undone_by_the_hint(db, home):
         said = refusal(db, statement)
         assert said.message_hint == f"ALTER SCHEMA moved RENAME TO {HOME};"
     # Views hold no names to look up.
-    assert len(db.execute("SELECT * FROM ml_models").fetchall()) == 1
+    assert len(db.execute("SELECT * FROM ml_models WHERE kind = 'forest'").fetchall()) == 1
     db.execute(said.message_hint)
     db.execute(f"SET search_path = {HOME}, public")
     assert db.execute("SELECT ml_detect(%s) IS NULL", [home]).fetchone() == (False,)

@@ -14,7 +14,7 @@ VIEWS = (
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
-    *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state"),
+    *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state", "ml_finding"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -23,6 +23,9 @@ INSERT INTO ml_run (device_uuid, kind, seconds, outcome) SELECT DISTINCT device_
 INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons, model_id,
     incident_at) SELECT device_uuid, now(), 'forest', -1, 'critical', '{}', '[]', 1, now()
     FROM ml_model ON CONFLICT DO NOTHING;
+INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at, severity, score,
+    evidence, sentence, model_id, found_at, updated_at) SELECT DISTINCT device_uuid, 'presence',
+    'silent', '', now(), now(), 'critical', 1, '{}'::jsonb, 'it is', 1, now(), now() FROM ml_model;
 INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading) SELECT DISTINCT
     device_uuid, now(), 'scanned', now() - interval '1 hour' FROM ml_model;
 INSERT INTO ml_forecast_point (device_uuid, timestamp, field, kind, predicted, lower, upper, level,

@@ -1,0 +1,106 @@
+"""Stretches of time in which something stays as it is: how long they ordinarily last, in words too.
+
+What lasts longer than it ever does by its own habit is a finding. "Ever" is robust: a training may
+hold faults, and those of one day do not make a habit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.detectors.base import Floats
+from pyml.parameters import parameter
+
+# Units of a span of time in words, the longest first, in seconds.
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How it is learned how long something ordinarily lasts."""
+
+    blocks: int = parameter(7, "blocks of time that a training is cut into", "the days of a week")
+    counted: int = parameter(
+        3,
+        "which block's longest stretch is the longest ordinary one, from the longest",
+        "a fault across midnight is in two days; what is seen on three is a habit",
+    )
+    times: float = parameter(
+        3.0,
+        "longest ordinary stretches after which it is no longer ordinary",
+        "with an exponential tail, 1440 readings a day and none beyond one longest stretch, one "
+        "beyond three comes in 1440 days squared; silence is agreed to be three",
+    )
+    most_readings: int = parameter(
+        120,
+        "readings, or two hours where that is longer, after which it has to be told: what "
+        "ordinarily lasts longer is not looked at",
+        "two hours of a reading a minute; bounds how far back a scan reads",
+    )
+    pause: float = parameter(
+        900.0,
+        "seconds without a reading, or three and a half intervals where that is longer, that end a "
+        "stretch: nobody knows what happened meanwhile",
+        "judgement",
+    )
+
+    def longest(self, interval: float) -> float:
+        """Seconds after which it has to be told, of a device that reports once in `interval`."""
+        return self.most_readings * max(interval, 60.0)
+
+    def longest_pause(self, interval: float) -> float:
+        """Seconds between two readings of one stretch, at most."""
+        return max(self.pause, 3.5 * interval)
+
+    def parted(self, times: Floats, interval: float) -> NDArray[np.bool_]:
+        """Which of increasing `times` (n,) come after a pause; the first one does."""
+        return np.diff(times, prepend=-np.inf) > self.longest_pause(interval)
+
+    def ordinary(self, times: Floats, lasted: Floats) -> float:
+        """Longest ordinary stretch, of how long each had lasted (n,) at increasing `times`.
+
+        In seconds. Blocks without a time do not count.
+        """
+        if not len(times):
+            return 0.0
+        ends = times[0] + (times[-1] - times[0]) * np.arange(1, self.blocks) / self.blocks
+        parts = np.split(lasted, np.searchsorted(times, ends, side="right"))
+        found = sorted((float(part.max()) for part in parts if len(part)), reverse=True)
+        return found[min(self.counted, len(found)) - 1]
+
+
+HABITS = Habits()
+
+
+def begun(changed: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The row at which the stretch began that each row (n,) is in; each row may begin one."""
+    return np.asarray(np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0)))
+
+
+def spans(rows: NDArray[np.intp], began: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Rows that are told of, by the stretch that each is in; `began` (n,) is of all rows."""
+    return np.split(rows, np.flatnonzero(np.diff(began[rows])) + 1) if len(rows) else []
+
+
+def lasting(seconds: float) -> str:
+    """A span of time in words: its two largest units.
+
+    Examples
+    --------
+    >>> lasting(39_840.0), lasting(180.0), lasting(0.2)
+    ('11 h 4 min', '3 min', '1 s')
+    """
+    left = max(1, round(seconds))
+    for i, (name, size) in enumerate(UNITS):
+        below, unit = UNITS[i + 1] if size > 1 else ("", 1)
+        whole, rest = divmod(round(left / unit) * unit, size)
+        if not whole:
+            continue
+        return f"{whole} {name}" + (f" {rest // unit} {below}" if rest and below else "")
+    return ""
+
+
+def quantity(value: float, unit: str | None) -> str:
+    """A value in its unit, to six digits."""
+    return f"{value:.6g} {unit}" if unit else f"{value:.6g}"

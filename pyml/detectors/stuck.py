@@ -1,0 +1,256 @@
+"""Signals that stand still for longer than they ever do.
+
+A sensor that hangs goes on reporting its last value. Each value of it is ordinary; that it stays
+is not. How long a signal stands still at most is learned from the training; one that often
+stands still for hours (coarse, slow, sent on change) is not looked at.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.background import Pulse
+from pyml.detectors.base import (
+    DETECTORS,
+    KNOWN,
+    WARNING,
+    Finder,
+    Finding,
+    Fitted,
+    Floats,
+    Known,
+    Signals,
+)
+from pyml.detectors.stretches import HABITS, Habits, begun, lasting, quantity, spans
+from pyml.errors import NotEnoughData
+from pyml.forms import YEAR, listed, maybe, number, record
+from pyml.parameters import parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the finder is tuned by."""
+
+    least_readings: int = parameter(
+        30,
+        "readings for which a signal has to stand still at least",
+        "fewer equal values come by chance of signals with few digits",
+    )
+    least_seconds: float = parameter(
+        3600.0,
+        "seconds for which a signal has to stand still at least",
+        "judgement: an idle machine is not worth a message sooner",
+    )
+    seen: int = parameter(
+        5, "readings that have to come in that time", "a value that only holds says nothing"
+    )
+    watched: float = parameter(
+        10.0,
+        "times that span a training has to last for a habit to be known",
+        "judgement",
+    )
+    named: int = parameter(5, "witnesses that are named at most", "judgement")
+
+
+PARAMETERS = Parameters()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Known):
+    """How long each signal ordinarily stands still; m metrics.
+
+    Attributes
+    ----------
+    longest : tuple of float, length m
+        The longest ordinary stretch of one value, in seconds.
+    allowed : tuple of float or None, length m
+        Seconds of standing still from which on it is a finding; None where it is not looked at.
+    low, high : tuple of float, length m
+        The extremes of the training: a signal that stands there is at the end of its range.
+    """
+
+    longest: tuple[float, ...]
+    allowed: tuple[float | None, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+_EACH = listed(number(), 1)
+_IS_MODEL = record(
+    **KNOWN,
+    longest=listed(number(0), 1),
+    allowed=listed(maybe(number(1e-9, 10 * YEAR)), 1),
+    low=_EACH,
+    high=_EACH,
+)
+_OWN = ("longest", "allowed", "low", "high")
+
+
+@DETECTORS.register
+class Stuck(Finder[Model]):
+    """Signals that stand still while the others move.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    habits : Habits
+    """
+
+    kind = "stuck"
+
+    def __init__(self, parameters: Parameters = PARAMETERS, habits: Habits = HABITS) -> None:
+        self.parameters, self.habits = parameters, habits
+
+    def fit(self, signals: Signals, settings: Mapping[str, Any], pulse: Pulse) -> Fitted[Model]:
+        """Learn how long each signal stands still.
+
+        Raises
+        ------
+        NotEnoughData
+            No signal has a habit that is known and short enough.
+        """
+        p, times, interval = self.parameters, signals.times, signals.interval
+        least = max(p.least_seconds, p.least_readings * interval)
+        longest: list[float] = []
+        allowed: list[float | None] = []
+        ends: list[tuple[float, float]] = []
+        span = float(times[-1] - times[0]) if len(times) else 0.0
+        parted = self.habits.parted(times, interval)
+        for column in signals.values.T:
+            pulse()
+            known = column[np.isfinite(column)]
+            ends.append((float(known.min()), float(known.max())) if len(known) else (0.0, 0.0))
+            lasted = times - times[begun(_changed(column, parted))]
+            own = self.habits.ordinary(times, lasted)
+            after = max(least, self.habits.times * own)
+            told = after <= self.habits.longest(interval) and span >= p.watched * after
+            longest.append(own)
+            allowed.append(after if told and len(known) else None)
+        if not any(allowed):
+            raise NotEnoughData(
+                "no signal is known to move often enough to say when it stands still",
+                detail=f"{len(times)} readings; one that ordinarily stands still for more than a"
+                f" third of {lasting(self.habits.longest(interval))} is not looked at.",
+                hint="SELECT * FROM ml_signals;",
+            )
+        low, high = zip(*ends, strict=True)
+        model = Model(
+            names=signals.names,
+            interval=interval,
+            longest=tuple(longest),
+            allowed=tuple(allowed),
+            low=low,
+            high=high,
+        )
+        return Fitted({}, model, {"watched": sum(after is not None for after in allowed)})
+
+    def lookback(self, model: Model) -> float:
+        """As long as the longest span from which on standing still is a finding."""
+        # Readings of one stretch are no further apart than a pause: one of them lies before it.
+        longest = max(after for after in model.allowed if after)
+        return longest + self.habits.longest_pause(model.interval)
+
+    def find(
+        self, model: Model, signals: Signals, since: float, until: float, pulse: Pulse
+    ) -> list[Finding]:
+        """Signals that stood still at a reading in (since, until]."""
+        times = signals.times
+        watched = [j for j, after in enumerate(model.allowed) if after is not None]
+        here = ~signals.held & (times > since) & (times <= until)
+        if not here.any():
+            return []
+        parted = self.habits.parted(times, model.interval)
+        began = {j: begun(_changed(signals.values[:, j], parted)) for j in watched}
+        still = {j: times - times[began[j]] for j in watched}
+        found: list[Finding] = []
+        for j in watched:
+            after = float(model.allowed[j] or 0.0)
+            rows = np.flatnonzero(here & (still[j] >= after))
+            if not len(rows):
+                continue
+            pulse()
+            rows = rows[self._counts(model, j, signals, rows)]
+            others = [k for k in watched if k != j]
+            moving = np.array([(still[k] < after) & _known(signals, k) for k in others])
+            if others:  # where nothing moves the machine is off, or sends its last reading again
+                rows = rows[moving[:, rows].any(axis=0)]
+            for span in spans(rows, began[j]):
+                moved = [
+                    model.names[k]
+                    for k, moves in zip(others, moving, strict=True)
+                    if moves[span[-1]]
+                ]
+                found.append(self._finding(model, j, signals, int(began[j][span[0]]), span, moved))
+        return found
+
+    def _counts(
+        self, model: Model, j: int, signals: Signals, rows: NDArray[np.intp]
+    ) -> NDArray[np.bool_]:
+        """Which rows count: readings have come, and the value is not at the end of its range."""
+        times, values = signals.times, signals.values[rows, j]
+        came = np.cumsum(~signals.held)
+        first = np.searchsorted(times, times[rows] - float(model.allowed[j] or 0.0))
+        enough = came[rows] - came[first] + ~signals.held[first] >= self.parameters.seen
+        metric = model.metrics[j]
+        ends = [metric.lower, metric.upper, 0.0 if metric.kind == "counter" else None]
+        within = (values > model.low[j]) & (values < model.high[j])
+        return np.asarray(
+            enough & within & ~np.isin(values, [end for end in ends if end is not None])
+        )
+
+    def _finding(
+        self,
+        model: Model,
+        j: int,
+        signals: Signals,
+        first: int,
+        span: NDArray[np.intp],
+        moved: list[str],
+    ) -> Finding:
+        """What is said of the readings of one stretch, which began at the row `first`."""
+        times, last = signals.times, int(span[-1])
+        reached = np.searchsorted(times, times[span[0]] - self.lookback(model), side="right")
+        started = float(times[max(first, int(reached))])
+        ordinary = max(model.longest[j], model.interval)
+        return Finding(
+            kind="stuck",
+            metric=model.names[j],
+            started_at=started,
+            last_at=float(times[last]),
+            severity=WARNING,
+            score=(float(times[last]) - started) / ordinary,
+            evidence={
+                "value": float(signals.values[last, j]),
+                "longest": ordinary,
+                "witnesses": moved[: self.parameters.named],
+            },
+        )
+
+    def words(self, model: Model, found: Finding, unit: str | None) -> str:
+        """What stands still, at which value, and for how long."""
+        value = quantity(found.evidence["value"], unit)
+        return (
+            f"{found.metric} has stood at {value} for {lasting(found.last_at - found.started_at)};"
+            f" it never stands still for more than {lasting(found.evidence['longest'])}"
+        )
+
+    def of_json(self, meta: dict[str, Any]) -> Model | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+        if not _IS_MODEL(meta):
+            return None
+        model = Model(**Model.plain(meta) | {name: tuple(meta[name]) for name in _OWN})
+        sizes = {len(getattr(model, name)) for name in _OWN}
+        fits = model.well_known() and sizes == {len(model.names)} and any(model.allowed)
+        return model if fits else None
+
+
+def _changed(column: Floats, parted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a signal (n,) has another value than before, or the one before is not known."""
+    return np.asarray(parted | np.append(True, column[1:] != column[:-1])[: len(column)])
+
+
+def _known(signals: Signals, j: int) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(signals.values[:, j]))

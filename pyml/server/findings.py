@@ -1,0 +1,173 @@
+"""What finders say of a window of a device, joined to what was found before and stored."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyml import queries
+from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Finding, Signals
+from pyml.detectors.joining import joined
+from pyml.errors import PymlError
+from pyml.forms import parsed
+from pyml.server import backend, fields, store
+from pyml.server.scoring import PIECE
+from pyml.server.store import Current
+from pyml.telemetry.history import History
+from pyml.telemetry.readings import Readings, lookback
+from pyml.telemetry.series import columns_of
+from pyml.telemetry.window import measured
+
+
+@dataclass(slots=True)
+class Findings:
+    """One device's finders, in one scan.
+
+    Attributes
+    ----------
+    device : str
+    finders : list of (Finder, Current)
+        Whose current models can be read.
+    gap : float
+        Seconds; findings of one kind and metric that are nearer to each other are one.
+    failures : list of PymlError
+        What could not be done; the rest goes on.
+    """
+
+    device: str
+    at: float
+    gap: float
+    finders: list[tuple[Finder[Any], Current]] = field(default_factory=list)
+    failures: list[PymlError] = field(default_factory=list)
+
+    def paths(self) -> dict[str, None]:
+        """What they read, in order."""
+        found: dict[str, None] = {}
+        for _, current in self.finders:
+            found |= dict.fromkeys(columns_of(current.knows.metrics)[0])
+        return found
+
+    def back(self) -> float:
+        """Seconds before a window that they look back on."""
+        return max((_back(finder, current) for finder, current in self.finders), default=0.0)
+
+    def silent_from(self, last: float | None) -> float | None:
+        """From when on one of them finds something if nothing comes after the moment `last`."""
+        if last is None:
+            return None
+        moments = (finder.silent_from(current.knows, last) for finder, current in self.finders)
+        first = min(moments, default=math.inf)
+        return first if math.isfinite(first) else None
+
+    def silence(self, state: Any, history: History, last: float, until: float) -> None:
+        """Look where nothing came after the moment `last`, with those finders that tell of it.
+
+        What fails here is said by the next scan that has something to look at.
+        """
+        known_as = history.id(self.device)
+        for row in parsed(state["models"]):
+            finder = DETECTORS.get(row["kind"])
+            if isinstance(finder, Finder):
+                with suppress(PymlError):
+                    of_device = known_as, "", state["metrics"], float(state["now"])
+                    current = store.of_row(finder, row, *of_device)
+                    if finder.silent_from(current.knows, last) <= until:
+                        self.finders.append((finder, current))
+        self.look(history, last, until)
+
+    def look(self, history: History, since: float, until: float) -> bool:
+        """Store what is wrong in (since, until]; whether none of them has failed."""
+        if not self.finders or until <= since:
+            return True
+        failed = len(self.failures)
+        intervals = [max(1.0, current.knows.interval) for _, current in self.finders]
+        pieces = [*history.pieces(self.device, since, until, PIECE * min(intervals))]
+        # A window may be looked at in pieces that leave out what is empty; silence is not.
+        begins = [since, *(first for first, _ in pieces[1:])]
+        for first, last in zip(begins, [*begins[1:], until], strict=True):
+            shared: dict[Any, Readings] = {}
+            for finder, current in self.finders:
+                try:
+                    readings = self._readings(history, current, first, last, shared)
+                    self._one(finder, current, readings, first, last)
+                except PymlError as error:
+                    self.failures.append(error)
+        return len(self.failures) == failed
+
+    def _readings(
+        self, history: History, current: Current, since: float, until: float, shared: Any
+    ) -> Readings:
+        """The readings of a window and before it; made once for models that measure alike."""
+        knows = current.knows
+        alike = knows.metrics, knows.habits, knows.interval
+        if alike not in shared:
+            back = max(
+                finder.lookback(other.knows)
+                for finder, other in self.finders
+                if (other.knows.metrics, other.knows.habits, other.knows.interval) == alike
+            )
+            window = self.device, since, until
+            shared[alike] = measured(history, *window, *alike, back=back)
+        found: Readings = shared[alike]
+        return found
+
+    def _one(
+        self, finder: Finder[Any], current: Current, readings: Readings, since: float, until: float
+    ) -> None:
+        knows = current.knows
+        seen = readings.after(since - finder.lookback(knows))
+        signals = Signals.of(seen, knows.names, knows.interval)
+        with current.in_use():
+            found = finder.find(knows, signals, since, until, backend.pulse)
+        if not found:
+            return
+        gap = max(self.gap, 3 * knows.interval)
+        first = min(one.started_at for one in found) - gap
+        before = backend.execute(queries.FINDINGS, self.device, finder.kind, first)
+        units = fields.units_of(sorted({one.metric for one in found} - {""}))
+        with current.in_use():
+            told = [
+                replace(
+                    one, sentence=one.sentence or finder.words(knows, one, units.get(one.metric))
+                )
+                for one in joined(map(_stored, before), found, gap)
+            ]
+        _put(self.device, finder.kind, current.model_id, self.at, gap, told)
+
+
+def _back(finder: Finder[Any], current: Current) -> float:
+    knows = current.knows
+    beyond = lookback(knows.metrics, knows.habits, knows.interval)
+    return finder.lookback(knows) + beyond
+
+
+def _stored(row: Any) -> Finding:
+    """A finding that was stored before; evidence of another form is none."""
+    evidence = parsed(row["evidence"])
+    return Finding(
+        row["kind"],
+        row["metric"],
+        float(row["started_at"]),
+        float(row["last_at"]),
+        SEVERITIES.index(row["severity"]),
+        float(row["score"]),
+        evidence if isinstance(evidence, dict) else {},
+        row["sentence"],
+    )
+
+
+def _put(
+    device: str, detector: str, model_id: int, at: float, gap: float, found: Sequence[Finding]
+) -> None:
+    backend.execute(
+        queries.PUT_FINDINGS,
+        *(device, detector, at, gap),
+        *([getattr(one, name) for one in found] for name in ("kind", "metric")),
+        *([getattr(one, name) for one in found] for name in ("started_at", "last_at")),
+        [SEVERITIES[one.severity] for one in found],
+        [backend.shown(one.score) for one in found],
+        [backend.to_json(backend.shown(one.evidence)) for one in found],
+        [one.sentence for one in found],
+        model_id,
+    )

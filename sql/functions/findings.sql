@@ -1,0 +1,73 @@
+-- Finders and findings: what a training and a scan write of them, as writes.sql does.
+
+CREATE OR REPLACE FUNCTION _ml_lock_finders(device uuid, kinds text[]) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT _ml_lock_model(device, f.kind, '') FROM (
+        SELECT k.kind FROM unnest(kinds) AS k (kind)
+        UNION SELECT m.kind FROM ml_model m WHERE m.device_uuid = device AND m.trained_with IS NOT NULL ORDER BY 1) AS f
+$$;
+COMMENT ON FUNCTION _ml_lock_finders(uuid, text[]) IS 'Makes those who move the is_current marks of a device''s finders, and of more kinds, take turns, until the transaction ends. A forest''s turn comes before.';
+
+CREATE OR REPLACE FUNCTION _ml_put_finders(forest bigint, kinds text[], parameters jsonb[], figures jsonb[], seconds float8[], blobs bytea[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    beside ml_model;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT * INTO beside FROM ml_model m WHERE m.model_id = forest AND m.kind = 'forest' AND m.is_current;
+    PERFORM _ml_well_formed(FOUND AND cardinality(kinds) <= 100 AND cardinality(kinds) = ALL (ARRAY[cardinality(parameters), cardinality(figures), cardinality(seconds), cardinality(blobs)])
+        AND NOT EXISTS (SELECT FROM unnest(kinds, parameters, figures, seconds, blobs) AS f (kind, parameters, figures, seconds, blob)
+            WHERE (f.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND f.kind NOT IN ('forest', 'lstm') AND jsonb_typeof(f.parameters) = 'object' AND jsonb_typeof(f.figures) = 'object'
+                AND octet_length(concat(f.parameters, f.figures)) <= 2000000 AND f.seconds BETWEEN 0 AND 1e9 AND octet_length(f.blob) BETWEEN 1 AND 8388608) IS NOT TRUE), 'finder');
+    PERFORM _ml_lock_finders(beside.device_uuid, kinds);
+    UPDATE ml_model m SET is_current = false
+    WHERE m.device_uuid = beside.device_uuid AND m.field = '' AND m.is_current AND (m.trained_with IS NOT NULL OR m.kind = ANY (kinds));
+    INSERT INTO ml_model (device_uuid, kind, field, is_current, trained_at, window_start, window_end, readings_used, readings_rejected,
+        parameters, figures, versions, seconds, sha256, blob, trained_with)
+    SELECT beside.device_uuid, f.kind, '', true, beside.trained_at, beside.window_start, beside.window_end, beside.readings_used, beside.readings_rejected,
+        f.parameters, f.figures, beside.versions, f.seconds, encode(sha256(f.blob), 'hex'), f.blob, forest
+    FROM unnest(kinds, parameters, figures, seconds, blobs) AS f (kind, parameters, figures, seconds, blob);
+END
+$$;
+COMMENT ON FUNCTION _ml_put_finders(bigint, text[], jsonb[], jsonb[], float8[], bytea[]) IS 'Adds the finders that were trained with a forest, which is in force, and puts them in force in place of those of earlier trainings.';
+
+CREATE OR REPLACE FUNCTION _ml_put_findings(device uuid, detector text, at float8, gap float8, kinds text[], metrics text[], first_at float8[], last_at float8[], severities text[], scores float8[], evidence text[], sentences text[], model_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    f record;
+    same bigint[];
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND detector ~ '^[a-z][a-z0-9_]{0,30}$' AND at BETWEEN -2e11 AND 9e12 AND gap BETWEEN 0 AND 1e9 AND model_id > 0
+        AND cardinality(kinds) <= 100000 AND NOT EXISTS (
+            SELECT FROM unnest(kinds, metrics, first_at, last_at, severities, scores, evidence, sentences) AS n (kind, metric, first_at, last_at, severity, score, evidence, sentence)
+            WHERE (n.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(n.metric) <= 1000 AND n.first_at BETWEEN -2e11 AND n.last_at AND n.last_at <= 9e12
+                AND n.severity IN ('warning', 'critical') AND n.score BETWEEN 0 AND 1e300 AND jsonb_typeof(n.evidence::jsonb) = 'object' AND length(n.sentence) <= 4000) IS NOT TRUE), 'finding');
+    FOR f IN
+        SELECT n.kind, n.metric, to_timestamp(n.first_at) AS started_at, to_timestamp(n.last_at) AS last_at, n.severity, n.score, n.evidence::jsonb AS evidence, n.sentence
+        FROM unnest(kinds, metrics, first_at, last_at, severities, scores, evidence, sentences) AS n (kind, metric, first_at, last_at, severity, score, evidence, sentence)
+    LOOP
+        -- One that overlaps or touches it is the same one; what lay between two of them joins these.
+        same := ARRAY(SELECT b.finding_id FROM ml_finding b WHERE b.device_uuid = device AND b.detector = _ml_put_findings.detector
+            AND b.kind = f.kind AND b.metric = f.metric AND b.last_at >= f.started_at - make_interval(secs => gap)
+            AND b.started_at <= f.last_at + make_interval(secs => gap) ORDER BY b.finding_id);
+        IF same = '{}' THEN
+            INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at, severity, score, evidence, sentence, model_id, found_at, updated_at)
+            VALUES (device, detector, f.kind, f.metric, f.started_at, f.last_at, f.severity, f.score, f.evidence, f.sentence, model_id, to_timestamp(at), to_timestamp(at));
+            CONTINUE;
+        END IF;
+        DELETE FROM ml_finding b WHERE b.finding_id = ANY (same[2:]);
+        UPDATE ml_finding b SET started_at = f.started_at, last_at = f.last_at, severity = f.severity, score = f.score,
+            evidence = f.evidence, sentence = f.sentence, model_id = _ml_put_findings.model_id, updated_at = to_timestamp(at)
+        WHERE b.finding_id = same[1] AND (b.started_at, b.last_at, b.severity, b.score, b.evidence, b.sentence)
+            IS DISTINCT FROM (f.started_at, f.last_at, f.severity, f.score, f.evidence, f.sentence);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], text[], text[], bigint) IS 'Writes a scan''s findings, as of a time (at), each joined by its caller to those that it overlaps or touches (nearer than gap seconds), whose place it takes.';
