@@ -56,7 +56,7 @@ class Parameters:
         "from what has to be told in minutes to what shows in a day; each about four of the last",
     )
     factors: tuple[float, ...] = parameter(
-        (2.0, 2.0, 2.2, 2.5, 2.5),
+        (2.5, 2.5, 2.6, 3.0, 3.5),
         "limit of each window, in what its mean stays within on three days of four",
         "0.7 to 1.3 of these were tried on three kinds of recordings",
     )
@@ -76,9 +76,9 @@ class Parameters:
         "the quantile of few days is uncertain; judgement",
     )
     most: float = parameter(
-        4.0,
-        "a reading counts for so many usual ranges of the first window at most",
-        "a burst of a quarter of a window is no move",
+        2.0,
+        "a reading counts for so many limits of the first window at most",
+        "a burst of less than half of that window is no move",
     )
     of_value: float = parameter(
         0.005, "least limit, in the metric's median: less is next to nothing", "judgement"
@@ -234,7 +234,7 @@ class Level(Finder[Model]):
         least = getattr(metric, "least_deviation", None) or 0.0
         limits = [max(limit, least) if limit else np.inf for limit in usual.limits]
         # Some limits may be raised beyond what a reading counted for in the training.
-        most = max(usual.most, p.most / p.factors[0] * min(limits))
+        most = max(usual.most, p.most * min(limits))
         expected = usual.baseline.expected(times)
         residual = np.clip(values - expected, -most, most)
         first = int(np.searchsorted(times, since, side="right"))
@@ -305,9 +305,11 @@ def _learn(signals: Signals, column: Floats, p: Parameters) -> Usual | None:
         return None
     judged = learned.baseline.judged(times, values)
     ranges = np.full(len(p.windows), np.nan)
-    most = _peak(learned, p.windows[0], np.inf, signals.interval, p) or 0.0
     floor = _floor(judged[~np.isnan(judged)], p)
-    most = max(p.most * most, 2 * floor)
+    wider = 1 + p.few / len(learned.ordinary)
+    shortest = max(p.windows[0], FEWEST * signals.interval)
+    first = _peak(learned, shortest, np.inf, signals.interval, p) or 0.0
+    most = p.most * max(first * p.factors[0] * wider, floor)
     spread, before = 0.0, p.windows[0]
     for place, window in enumerate(p.windows):
         peak = _peak(learned, window, most, signals.interval, p)
@@ -318,7 +320,6 @@ def _learn(signals: Signals, column: Floats, p: Parameters) -> Usual | None:
         ranges[place], before = spread * p.peaks[place], window
     if np.isnan(ranges).all():
         return None
-    wider = 1 + p.few / len(learned.ordinary)
     limits = np.nan_to_num(np.maximum(ranges * p.factors * wider, floor))
     ranges = np.nan_to_num(ranges)
     return Usual(

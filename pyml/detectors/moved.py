@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from pyml.detectors.base import Finding, Floats
+from pyml.detectors.baseline import DAY, SETTLED
 
 HOUR = 3_600.0
 # A move that began with less than this share of where it is now is a drift.
@@ -154,6 +155,7 @@ def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
         "window_seconds": move.window,
         "limit": move.limit,
         "limits": score,
+        "usual_after_days": SETTLED,
         "per_hour": bool(grows),
     }
 
@@ -177,11 +179,19 @@ def sentence(found: Finding, unit: str | None) -> str:
         turn = "rising" if own["beyond"] > 0 else "falling"
         return f"{found.metric} has been {turn} {since}, to {shown(own['to'])}{unit}, {away}"
     verb = "has been changing by" if own["per_hour"] else "has been at"
-    return f"{found.metric} {verb} {shown(own['to'])}{unit} {since}, {away}"
+    said = f"{found.metric} {verb} {shown(own['to'])}{unit} {since}, {away}"
+    if found.last_at - found.started_at < DAY:
+        return said
+    usual_from = datetime.fromtimestamp(found.started_at + SETTLED * DAY, UTC)
+    return f"{said}; if it stays, it counts as usual from {_day(usual_from)} on"
 
 
 def _moment(start: float, last: float) -> str:
     """The time of day, with the date where it may be taken for another day's."""
     when = datetime.fromtimestamp(start, UTC)
     near = last - start < 20 * HOUR
-    return when.strftime("%H:%M UTC") if near else when.strftime("%d %b %H:%M UTC").lstrip("0")
+    return when.strftime("%H:%M UTC") if near else f"{_day(when)} {when:%H:%M} UTC"
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%d %b}".lstrip("0")

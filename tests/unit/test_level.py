@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -164,7 +165,9 @@ def test_a_drift_of_a_tenth_of_a_degree_an_hour_is_found_within_hours(interval):
     now = START + 7 * DAY
     signals.values[:, 0] += 0.1 * np.maximum(signals.times - now, 0) / HOUR
     model, now = split(signals)
-    found = find(model, signals, now + 15 * HOUR, now + 16 * HOUR)
+    found = find(model, signals, now + 17 * HOUR, now + 18 * HOUR)
+    assert {one.metric for one in found} == {"temperature"}
+    found = find(model, signals, now + 21 * HOUR, now + 22 * HOUR)
     assert [(one.kind, one.metric) for one in found] == [("drift", "temperature")]
     assert " has been rising since " in said(found[0])
 
@@ -317,6 +320,14 @@ def test_the_sentence_says_where_it_is_and_what_is_usual():
     assert "°C above what is usual at this hour (4" in rest
     assert json.loads(json.dumps(one.evidence, allow_nan=False)) == one.evidence
     assert one.evidence["usual_low"] < one.evidence["usual_high"] < one.evidence["to"]
+
+
+def test_it_says_when_a_new_place_counts_as_usual():
+    signals = moved(25, hours=48, days=10)
+    model, now = split(signals)
+    (one,) = find(model, signals, now + 30 * HOUR, now + 31 * HOUR)
+    day = datetime.fromtimestamp(now + 3 * DAY, UTC)
+    assert said(one).endswith(f"; if it stays, it counts as usual from {day.day} Nov on")
 
 
 def test_the_stored_form_is_exact():
