@@ -17,10 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyml.background import Pulse
-from pyml.detectors import baseline
 from pyml.detectors.base import (
     CRITICAL,
     DETECTORS,
@@ -33,96 +31,20 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.baseline import SLOTS_OF_DAY, SLOTS_OF_WEEK, Baseline, Learned
+from pyml.detectors.baseline import HOUR
 from pyml.detectors.moved import Move, evidence, sentence
+from pyml.detectors.usual import (
+    LEAST,
+    PARAMETERS,
+    Parameters,
+    Usual,
+    is_usual,
+    learn,
+    means_of,
+    running_sums,
+)
 from pyml.errors import NotEnoughData
-from pyml.forms import listed, number, record, truth, whole
-from pyml.parameters import parameter
-
-# Fixed point for running sums: whole numbers add up to the same from wherever they start.
-UNIT = float(1 << 30)
-HOUR = 3_600.0
-# Readings with a value that a metric needs, and a window.
-LEAST, FEWEST = 30, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What the finder is tuned by. docs/level.md says what was tried."""
-
-    windows: tuple[float, ...] = parameter(
-        (900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0),
-        "trailing windows whose means are compared, in seconds",
-        "from what has to be told in minutes to what shows in a day; each about four of the last",
-    )
-    factors: tuple[float, ...] = parameter(
-        (2.5, 2.5, 2.6, 3.0, 3.5),
-        "limit of each window, in what its mean stays within on three days of four",
-        "0.7 to 1.3 of these were tried on three kinds of recordings",
-    )
-    peaks: tuple[float, ...] = parameter(
-        (3.0, 2.6, 2.0, 1.5, 1.15),
-        "the same in standard deviations of the window's mean",
-        "normal: the two-sided quantile of a quarter over the windows in a day",
-    )
-    part: float = parameter(
-        0.75,
-        "share of the training's days that a window's usual range is taken from",
-        "faults in a quarter of the days do not widen it; judgement",
-    )
-    few: float = parameter(
-        2.0,
-        "limits are wider by so many days over the days that they were learned from",
-        "the quantile of few days is uncertain; judgement",
-    )
-    most: float = parameter(
-        2.0,
-        "a reading counts for so many limits of the first window at most",
-        "a burst of less than half of that window is no move",
-    )
-    of_value: float = parameter(
-        0.005, "least limit, in the metric's median: less is next to nothing", "judgement"
-    )
-    of_range: float = parameter(
-        0.02, "least limit, in the range of the training's values", "judgement"
-    )
-    of_still: float = parameter(
-        0.05, "least limit of a metric that stood still, in its value", "judgement"
-    )
-    least: float = parameter(0.01, "least limit of a metric that was always 0", "judgement")
-    steps: float = parameter(
-        1.5, "least limit, in steps of a coarse metric", "one step up or down is no move"
-    )
-    critical: float = parameter(2.5, "limits beyond which a finding is critical", "judgement")
-    lookback: float = parameter(172_800.0, "seconds back to where a move began", "two days")
-
-
-PARAMETERS = Parameters()
-
-
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """What is usual of one metric's windows; w windows.
-
-    Attributes
-    ----------
-    baseline : Baseline
-    ranges : tuple of float, length w
-        What the mean of each window stays within on ordinary days; 0 where the training was too
-        short for it, or its readings too few.
-    limits : tuple of float, length w
-        Beyond these it moved; 0 likewise.
-    most : float
-        A reading counts for so much at most.
-    settled : bool
-        Whether the training took its last three days for the usual, unlike those before.
-    """
-
-    baseline: Baseline
-    ranges: tuple[float, ...]
-    limits: tuple[float, ...]
-    most: float
-    settled: bool
+from pyml.forms import listed, number, record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +96,7 @@ class Level(Finder[Model]):
         usual: dict[str, Usual] = {}
         for name, column in zip(signals.names, signals.values.T, strict=True):
             pulse()
-            found = _learn(signals, column, p)
+            found = learn(signals.times, column, signals.interval, p)
             if found is not None:
                 usual[name] = found
         if not usual:
@@ -239,8 +161,10 @@ class Level(Finder[Model]):
         residual = np.clip(values - expected, -most, most)
         first = int(np.searchsorted(times, since, side="right"))
         ends = np.arange(first, len(times))
-        running = _running(residual / most)
-        means = np.stack([_means(times, running, ends, window) * most for window in model.windows])
+        running = running_sums(residual / most)
+        means = np.stack(
+            [means_of(times, running, ends, window) * most for window in model.windows]
+        )
         found: list[Finding] = []
         for sign, name in ((1.0, "up"), (-1.0, "down")):
             if direction not in ("both", name):
@@ -282,101 +206,11 @@ class Level(Finder[Model]):
         """What `to_json` gave and JSON kept; None where no training has written it."""
         if not _IS_MODEL(meta) or meta["windows"] != list(self.parameters.windows):
             return None
-        usual = tuple(_usual_of(one) for one in meta["usual"])
+        usual = tuple(map(Usual.of_json, meta["usual"]))
         own = {"windows": tuple(meta["windows"]), "usual": usual}
         model = Model(**Model.plain(meta) | own)
-        fits = all(
-            len(one.ranges) == len(one.limits) == len(model.windows)
-            and len(one.baseline.day) in (1, SLOTS_OF_DAY)
-            and len(one.baseline.week) in (0, SLOTS_OF_WEEK)
-            for one in usual
-        )
+        fits = all(one.fits(len(model.windows)) for one in usual)
         return model if fits and len(usual) == len(model.names) and model.well_known() else None
-
-
-def _learn(signals: Signals, column: Floats, p: Parameters) -> Usual | None:
-    """What is usual of one metric; None where too little is known of it."""
-    known = ~np.isnan(column)
-    times, values = signals.times[known], column[known]
-    if len(times) < LEAST or times[-1] - times[0] < baseline.CYCLES * p.windows[0]:
-        return None
-    learned = baseline.learn(times, values)
-    if learned is None:
-        return None
-    judged = learned.baseline.judged(times, values)
-    ranges = np.full(len(p.windows), np.nan)
-    floor = _floor(judged[~np.isnan(judged)], p)
-    wider = 1 + p.few / len(learned.ordinary)
-    shortest = max(p.windows[0], FEWEST * signals.interval)
-    first = _peak(learned, shortest, np.inf, signals.interval, p) or 0.0
-    most = p.most * max(first * p.factors[0] * wider, floor)
-    spread, before = 0.0, p.windows[0]
-    for place, window in enumerate(p.windows):
-        peak = _peak(learned, window, most, signals.interval, p)
-        if peak is None:
-            continue
-        # A mean over more readings varies no less than if they were independent.
-        spread = max(peak / p.peaks[place], spread * np.sqrt(before / window))
-        ranges[place], before = spread * p.peaks[place], window
-    if np.isnan(ranges).all():
-        return None
-    limits = np.nan_to_num(np.maximum(ranges * p.factors * wider, floor))
-    ranges = np.nan_to_num(ranges)
-    return Usual(
-        learned.baseline,
-        tuple(ranges.tolist()),
-        tuple(limits.tolist()),
-        float(most),
-        learned.settled,
-    )
-
-
-def _peak(
-    learned: Learned, window: float, most: float, interval: float, p: Parameters
-) -> float | None:
-    """What a window's mean stays within on a day that is not the most unusual quarter of them."""
-    length = baseline.DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
-    if window > length or window < FEWEST * interval:
-        return None
-    known = ~np.isnan(learned.residual)
-    times, days = learned.times[known], learned.days[known]
-    residual = np.clip(learned.residual[known], -most, most)
-    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
-    means = _means(times, _running(residual / scale), np.arange(len(times)), window) * scale
-    peaks = [
-        float(own.max())
-        for day in learned.ordinary
-        if len(own := (part := np.abs(means[days == day]))[~np.isnan(part)])
-    ]
-    return float(np.quantile(peaks, p.part)) if len(peaks) > 1 else None
-
-
-def _floor(values: Floats, p: Parameters) -> float:
-    """The least move that is more than next to nothing, by what the training's values did."""
-    distinct = np.unique(values)
-    level = abs(float(np.median(values)))
-    if len(distinct) == 1:
-        return p.of_still * level or p.least
-    low, high = np.quantile(values, (0.01, 0.99))
-    step = float(np.median(np.diff(distinct)))
-    return max(p.of_value * level, p.of_range * float(high - low), p.steps * step)
-
-
-def _running(scaled: Floats) -> NDArray[np.int64]:
-    """Running sums of numbers (n,) in [-1, 1], in fixed point; shape (n + 1,)."""
-    return np.concatenate([[0], np.cumsum(np.rint(scaled * UNIT).astype(np.int64))])
-
-
-def _means(
-    times: Floats, running: NDArray[np.int64], ends: NDArray[np.intp], window: float
-) -> Floats:
-    """Means over the windows up to some readings; NaN where the older half of one is empty."""
-    last = times[ends]
-    first = np.searchsorted(times, last - window, side="right")
-    half = np.searchsorted(times, last - window / 2, side="right")
-    count = ends + 1 - first
-    mean = (running[ends + 1] - running[first]) / (np.maximum(count, 1) * UNIT)
-    return np.where((half > first) & (count >= FEWEST), mean, np.nan)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
@@ -393,32 +227,11 @@ def _joined(found: list[Finding]) -> list[Finding]:
     return kept
 
 
-def _usual_of(meta: dict[str, Any]) -> Usual:
-    own = meta["baseline"]
-    return Usual(
-        Baseline(**own | {"day": tuple(own["day"]), "week": tuple(own["week"])}),
-        tuple(meta["ranges"]),
-        tuple(meta["limits"]),
-        meta["most"],
-        meta["settled"],
-    )
-
-
-_POSITIVE = listed(number(0), 1, 9)
-_PROFILE = listed(number(), 0, SLOTS_OF_WEEK)
 _IS_MODEL = record(
     **KNOWN,
-    windows=_POSITIVE,
+    windows=listed(number(0), 1, 9),
     usual=listed(
-        record(
-            baseline=record(
-                grows=whole(-1, 1), day=_PROFILE, week=_PROFILE, slope=number(), end=number()
-            ),
-            ranges=_POSITIVE,
-            limits=_POSITIVE,
-            most=number(1e-300),
-            settled=truth,
-        ),
+        is_usual,
         1,
     ),
 )
