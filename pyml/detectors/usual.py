@@ -29,7 +29,7 @@ class Parameters:
         "from what has to be told in minutes to what shows in a day; each about four of the last",
     )
     factors: tuple[float, ...] = parameter(
-        (1.5, 1.7, 2.0, 2.5, 3.0),
+        (1.9, 2.0, 2.3, 2.8, 3.3),
         "limit of each window, in what its mean stays within on three days of four, where days "
         "differ as those of normal noise do",
         "0.7 to 1.3 of these were tried on three kinds of recordings",
