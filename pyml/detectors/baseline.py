@@ -126,12 +126,13 @@ def learn(times: Floats, values: Floats) -> Learned | None:
     levels = levels - steady * (np.arange(count) - count + 1)
     values = values - steady / length * (times - end)
     cells = cells - steady * (np.arange(count) - count + 0.5)[:, None]
-    usual, settled = ordinary(levels[present])
+    usual, settled = ordinary(levels[present]) if seasonal else (np.arange(len(present)), False)
     usual = present[usual].tolist()
     kept = np.full(cells.shape, np.nan)
     kept[usual] = cells[usual]
     whole = float(np.median(kept[~np.isnan(kept)]))
-    expected = np.stack([_filled(middle(np.delete(kept, d, axis=0)), whole) for d in range(count)])
+    held_out = (np.delete(kept, d, axis=0) if seasonal else kept for d in range(count))
+    expected = np.stack([_filled(middle(others), whole) for others in held_out])
     base = Baseline(grows, _rounded(_filled(middle(kept), whole)), (), steady / length, end)
     at_centre = times % DAY / SLOT - 0.5
     residual = np.full(len(times), np.nan)

@@ -179,7 +179,8 @@ class Level(Finder[Model]):
                 place = int(ends[some[0]]), int(ends[some[-1]])
                 mean = float(ratio[window, some].max()) * limits[window]
                 move = Move.of(times, values, expected, sign * residual, place, scale, mean)
-                if move.last_at > since:
+                # A move of no length is over, and in the window's mean still.
+                if move.last_at > since and move.last_at - move.started_at >= model.windows[0] / 4:
                     # A reading counts for so much at most in the means; a score says it all.
                     score = max(float(ratio[:, some].max()), move.size / limits[window])
                     found.append(self._finding(model, j, move, score))
