@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 UNIT = float(1 << 30)
 # Readings with a value that a metric needs, and a window.
 LEAST, FEWEST = 30, 3
+# The ratio of the 99th to the 50th percentile of the absolute values of normal numbers.
+NORMAL = 2.5758 / 0.6745
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,18 @@ class Parameters:
         (3.0, 2.6, 2.0, 1.5, 1.15),
         "the same in standard deviations of the window's mean",
         "normal: the two-sided quantile of a quarter over the windows in a day",
+    )
+    light: float = parameter(
+        0.7,
+        "share of these factors where the means are distributed as normal ones are",
+        "three kinds; at .6 the false findings of ordinary servers grow by a half, at 1 a drift in "
+        "normal noise is told a third later",
+    )
+    heavy: float = parameter(
+        1.4,
+        "from so many times the normal ratio of the 99th to the 50th percentile of a window's "
+        "means on, the factors count in full",
+        "judgement; exponential ones have 1.7",
     )
     young: float = parameter(
         1.5,
@@ -138,8 +152,12 @@ def learn(times: Floats, column: Floats, interval: float, p: Parameters) -> Usua
     floor = _floor(judged[~np.isnan(judged)], p)
     shortest = max(p.windows[0], FEWEST * interval)
     seasonal = len(learned.baseline.day) > 1
+    shape = _shape(learned, p.windows[0], interval) if seasonal else 1.0
+    lighter = p.light + (1 - p.light) * np.clip((shape - 1) / (p.heavy - 1), 0.0, 1.0)
     part, factors = (p.part, np.array(p.factors)) if seasonal else (1.0, np.full(9, p.young))
-    factors = factors[: len(p.windows)] * (1 + p.few / len(learned.ordinary) if seasonal else 1.0)
+    factors = factors[: len(p.windows)] * (
+        lighter * (1 + p.few / len(learned.ordinary)) if seasonal else 1.0
+    )
     first = _peaks(learned, shortest, np.inf, interval) or [0.0]
     most = p.most * max(float(np.quantile(first, part)) * factors[0], floor)
     spread, before = 0.0, p.windows[0]
@@ -164,20 +182,33 @@ def learn(times: Floats, column: Floats, interval: float, p: Parameters) -> Usua
     )
 
 
+def _distances(learned: Learned, window: float, most: float) -> tuple[NDArray[np.intp], Floats]:
+    """The day and the distance of the mean over the window up to each reading; NaN for none."""
+    known = ~np.isnan(learned.residual)
+    times, days = learned.times[known], learned.days[known]
+    residual = np.clip(learned.residual[known], -most, most)
+    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
+    every = np.arange(len(times))
+    means = means_of(times, running_sums(residual / scale), every, window) * scale
+    return days, np.abs(means)
+
+
 def _peaks(learned: Learned, window: float, most: float, interval: float) -> list[float]:
     """The largest distance of a window's mean in each day; none where it is too short or long."""
     length = baseline.DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
     if window > length or window < FEWEST * interval:
         return []
-    known = ~np.isnan(learned.residual)
-    times, days = learned.times[known], learned.days[known]
-    residual = np.clip(learned.residual[known], -most, most)
-    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
-    means = np.abs(
-        means_of(times, running_sums(residual / scale), np.arange(len(times)), window) * scale
-    )
+    days, means = _distances(learned, window, most)
     peaks = [np.fmax.reduce(means[days == day], initial=np.nan) for day in learned.ordinary]
     return [float(peak) for peak in peaks if not np.isnan(peak)]
+
+
+def _shape(learned: Learned, window: float, interval: float) -> float:
+    """How heavy the tails of the shortest window's means are; 1 as of normal ones."""
+    means = _distances(learned, max(window, FEWEST * interval), np.inf)[1]
+    means = means[~np.isnan(means)]
+    middle, rare = np.quantile(means, (0.5, 0.99)) if len(means) else (0.0, 0.0)
+    return float(rare / middle / NORMAL) if middle > 0 else np.inf
 
 
 def _floor(values: Floats, p: Parameters) -> float:
