@@ -67,6 +67,10 @@ class Model(Known):
         return any(one.baseline.grows for one in self.usual)
 
 
+# Readings judged between two pulses.
+OFTEN = 100
+
+
 @DETECTORS.register
 class Level(Finder[Model]):
     """Finds that a metric moved and stays, or that it drifts.
@@ -96,7 +100,7 @@ class Level(Finder[Model]):
         usual: dict[str, Usual] = {}
         for name, column in zip(signals.names, signals.values.T, strict=True):
             pulse()
-            found = learn(signals.times, column, signals.interval, p)
+            found = learn(signals.times, column, signals.interval, p, pulse)
             if found is not None:
                 usual[name] = found
         if not usual:
@@ -142,11 +146,11 @@ class Level(Finder[Model]):
                 at, judged = at[known], judged[known]
             if not len(at) or at[-1] <= since:
                 continue
-            found += self._of_metric(model, j, at, judged, since)
+            found += self._of_metric(model, j, at, judged, since, pulse)
         return sorted(found, key=lambda one: (one.started_at, one.metric, one.kind))
 
     def _of_metric(
-        self, model: Model, j: int, times: Floats, values: Floats, since: float
+        self, model: Model, j: int, times: Floats, values: Floats, since: float, pulse: Pulse
     ) -> list[Finding]:
         """The findings of one metric whose values (n,) are all known."""
         p, usual = self.parameters, model.usual[j]
@@ -171,18 +175,26 @@ class Level(Finder[Model]):
                 continue
             with np.errstate(invalid="ignore"):
                 ratio = np.nan_to_num(sign * means / np.array(limits)[:, None])
-            alarm = np.flatnonzero(ratio.max(axis=0) >= 1)
-            pauses = np.flatnonzero(np.diff(times[ends[alarm]]) > HOUR) + 1
-            for some in np.split(alarm, pauses) if len(alarm) else ():
-                window = int(ratio[:, some].max(axis=1).argmax())
+            # Each reading is judged by what came up to it, so one look says what many do.
+            for row in np.flatnonzero(ratio.max(axis=0) >= 1).tolist():
+                last = int(ends[row])
+                if row % OFTEN == 0:
+                    pulse()
+                reach = int(np.searchsorted(times, times[last] - p.lookback))
+                rows = slice(reach, last + 1)
+                window = int(ratio[:, row].argmax())
                 scale = usual.ranges[window], limits[window], model.windows[window]
-                place = int(ends[some[0]]), int(ends[some[-1]])
-                mean = float(ratio[window, some].max()) * limits[window]
-                move = Move.of(times, values, expected, sign * residual, place, scale, mean)
-                # A move of no length is over, and in the window's mean still.
-                if move.last_at > since and move.last_at - move.started_at >= model.windows[0] / 4:
+                move = Move.of(
+                    times[rows],
+                    values[rows],
+                    expected[rows],
+                    sign * residual[rows],
+                    scale,
+                    float(ratio[window, row]) * limits[window],
+                )
+                if move.is_present(model.windows[0]):
                     # A reading counts for so much at most in the means; a score says it all.
-                    score = max(float(ratio[:, some].max()), move.size / limits[window])
+                    score = max(float(ratio[window, row]), move.size / limits[window])
                     found.append(self._finding(model, j, move, score))
         return _joined(found)
 
@@ -214,6 +226,14 @@ class Level(Finder[Model]):
         return model if fits and len(usual) == len(model.names) and model.well_known() else None
 
 
+def _end(found: Finding) -> float:
+    return found.last_at
+
+
+def _score(found: Finding) -> float:
+    return found.score
+
+
 def _joined(found: list[Finding]) -> list[Finding]:
     """Findings of one metric, of which those of one kind that overlap become one."""
     kept: list[Finding] = []
@@ -222,9 +242,11 @@ def _joined(found: list[Finding]) -> list[Finding]:
         if last is None or last.kind != one.kind or one.started_at > last.last_at:
             kept.append(one)
             continue
-        worse = max(last, one, key=lambda each: each.score)
-        until = max(last.last_at, one.last_at)
-        kept[-1] = replace(worse, started_at=last.started_at, last_at=until)
+        # The later one says where the metric is now; both are as unusual as the worse.
+        later, worse = max(last, one, key=_end), max(last, one, key=_score)
+        kept[-1] = replace(
+            later, started_at=last.started_at, severity=worse.severity, score=worse.score
+        )
     return kept
 
 

@@ -15,6 +15,8 @@ HOUR = 3_600.0
 AT_ONCE = 0.5
 # One that was there before all that is looked at drifts if it changed by such a share since.
 GREW = 0.3
+# Share of a window's mean that a move has to account for.
+MOST_OF_IT = 0.5
 # Readings whose usual gap tells how many fill a pause.
 MANY = 1000
 # Younger than this, nothing is called a drift.
@@ -29,7 +31,10 @@ class Move:
     ----------
     kind : {'level', 'drift'}
     started_at, last_at : float
-        Seconds since the Unix epoch.
+        Seconds since the Unix epoch; the last reading that was looked at.
+    seen_at : float
+        When it was last as far away as it is in the mean; never, where the window's mean is
+        mostly that of something before.
     earlier : bool
         It began before all that was looked at.
     before, now : float
@@ -44,6 +49,7 @@ class Move:
     kind: str
     started_at: float
     last_at: float
+    seen_at: float
     earlier: bool
     before: float
     now: float
@@ -59,44 +65,38 @@ class Move:
         values: Floats,
         expected: Floats,
         away: Floats,
-        seen: tuple[int, int],
         scale: tuple[float, float, float],
         mean: float,
     ) -> Self:
-        """The move whose mean is beyond its limit from one reading to another.
+        """The move that a window's mean shows at the last of some readings.
 
-        It began at the last minimum of the cumulative sum before the first of these readings, and
-        was last seen at the maximum after it.
+        It began at the last minimum of the cumulative sum, and was last seen at the maximum after
+        it.
 
         Parameters
         ----------
         times, values, expected : ndarray of float64, shape (n,)
         away : ndarray of float64, shape (n,)
             Distance from the expected, positive in the direction of the move, clipped.
-        seen : tuple of int
-            The first and the last of these readings.
         scale : tuple of float
             Range and limit of the mean over the window that shows it best, and the window.
         mean : float
             That mean, in the direction of the move.
         """
-        first, last = seen
         usual, limit, window = scale
         pause = max(HOUR, window / 4)
         gap = float(np.median(np.diff(times[-MANY:]))) if len(times) > 1 else pause
         fall = limit / 2 * pause / gap
-        sums = np.append(0.0, np.cumsum(away[: last + 1] - limit / 2))
+        sums = np.append(0.0, np.cumsum(away - limit / 2))
         # What came before a pause, in which the sum fell, is another move.
         apart = np.flatnonzero(np.maximum.accumulate(sums) - sums >= fall)
-        apart = apart[apart <= first]
         after = int(np.argmax(sums[: apart[-1] + 1])) if len(apart) else 0
-        begin = after + int(np.argmin(sums[after : first + 1]))
+        begin = after + int(np.argmin(sums[after:-1]))
         # It is over when the metric is less than half as far away.
-        rest = np.cumsum(away[begin : last + 1] - max(limit, mean) / 2)
-        over = np.maximum.accumulate(rest) - rest >= fall
-        over[: first - begin] = False
-        until = int(np.argmax(over)) if over.any() else len(rest)
-        last = begin + int(np.argmax(rest[:until]))
+        last = begin + int(np.argmax(np.cumsum(away[begin:] - max(limit, mean) / 2)))
+        inside = int(np.searchsorted(times, times[-1] - window, side="right"))
+        shown = float(away[max(begin, inside) : last + 1].sum())
+        accounts = shown >= mean * (len(times) - inside) * MOST_OF_IT
         distance = values - expected
         start, end = times[begin], times[last]
 
@@ -119,7 +119,8 @@ class Move:
         return cls(
             "drift" if drifts else "level",
             float(start),
-            float(end),
+            float(times[-1]),
+            float(end) if accounts else -math.inf,
             earlier,
             before,
             now,
@@ -127,6 +128,13 @@ class Move:
             before + usual,
             limit,
             window,
+        )
+
+    def is_present(self, shortest: float) -> bool:
+        """Whether it was seen within the shortest window, and for more than a moment of it."""
+        return (
+            self.last_at - self.seen_at < shortest
+            and self.seen_at - self.started_at >= shortest / 4
         )
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import Pulse
 from pyml.detectors import baseline
 from pyml.detectors.baseline import SLOTS_OF_DAY, SLOTS_OF_WEEK, Baseline, Learned
 from pyml.forms import listed, number, record, truth, whole
@@ -138,13 +139,16 @@ class Usual:
         )
 
 
-def learn(times: Floats, column: Floats, interval: float, p: Parameters) -> Usual | None:
+def learn(
+    times: Floats, column: Floats, interval: float, p: Parameters, pulse: Pulse
+) -> Usual | None:
     """What is usual of one metric; None where too little is known of it."""
     known = ~np.isnan(column)
     times, values = times[known], column[known]
     if len(times) < LEAST or times[-1] - times[0] < baseline.CYCLES * p.windows[0]:
         return None
     learned = baseline.learn(times, values)
+    pulse()
     if learned is None:
         return None
     judged = learned.baseline.judged(times, values)
@@ -162,6 +166,7 @@ def learn(times: Floats, column: Floats, interval: float, p: Parameters) -> Usua
     most = p.most * max(float(np.quantile(first, part)) * factors[0], floor)
     spread, before = 0.0, p.windows[0]
     for place, window in enumerate(p.windows):
+        pulse()
         peaks = _peaks(learned, window, most, interval)
         if len(peaks) < 2:
             continue
