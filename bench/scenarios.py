@@ -1,0 +1,313 @@
+"""How long until trouble is told: six faults, through the SQL functions, beside their twins.
+
+    python bench/scenarios.py "$(python3 install.py demo --dsn)"
+    python bench/scenarios.py DSN --only drift leak --seeds 3 --scan 300
+
+makes a database ``pyml_scenarios`` on that server and empties it first. Each device reports
+for a week, is trained, and then has a fault while it is scanned every minute or every five
+minutes, as of that time; its twin is the same device without the fault. Told is the first finding
+of the right kind and metric. Beside it stand the time asked for; the first reading in the fault
+that ml_zscore calls anomalous, looked at once at the end, and how many a day it calls so of the
+twin; and what a test needs that knows the noise and the fault, but not when it begins, at one
+false alarm a week (Lorden 1971: the logarithm of the readings in a week over the information in
+each of them).
+"""
+
+import argparse
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from timing import database
+
+Floats = NDArray[np.float64]
+Fields = dict[str, Floats]
+
+HISTORY = Path(__file__).parents[1] / "demo" / "history.sql"
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+TRAINED = 7 * DAY
+PERSISTENCE = 0.95  # of the noise from one minute to the next
+# What noise is multiplied by.
+NOISE = {"low": 0.3, "middle": 1.0, "high": 3.0}
+METRICS = """
+INSERT INTO ml_metric (name, path, unit) VALUES
+    ('packet_loss', 'system.packetLoss', '%'), ('humidity', 'system.humidity', '%')
+ON CONFLICT DO NOTHING
+"""
+FOUND = """
+SELECT extract(epoch FROM min(found_at) - %(since)s)::float8 FROM ml_finding
+WHERE device_uuid = %(device)s AND found_at > %(since)s AND last_at > %(since)s
+  AND kind = ANY (%(kinds)s) AND (metric = ANY (%(metrics)s) OR metric = '')
+"""
+ALL_FOUND = "SELECT count(*) FROM ml_finding WHERE device_uuid = %s AND found_at > %s"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A fault, and what should be said of it.
+
+    Attributes
+    ----------
+    fault : callable
+        Changes the fields at the readings of the fault, given the seconds since it began.
+    metrics, kinds : tuple of str
+        Any of these is right.
+    field : str
+        What ml_zscore is asked about.
+    asked, lasts : float
+        Seconds within which it should be told, and until the replay ends.
+    """
+
+    fault: Callable[[Fields, NDArray[np.bool_], Floats], None]
+    metrics: tuple[str, ...]
+    kinds: tuple[str, ...]
+    field: str
+    asked: float
+    lasts: float
+
+
+def drift(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """A tenth of a degree an hour."""
+    fields["temperature"][rows] += 0.1 * after / HOUR
+
+
+def sentinel(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """The sensor answers -999."""
+    fields["temperature"][rows] = -999
+
+
+def leak(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """5 MB an hour, of 512."""
+    fields["memoryUsage"][rows] += 5 * after / HOUR
+
+
+def loss(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """A twentieth of the packets is lost."""
+    fields["packetLoss"][rows] += 5
+
+
+def flat(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """Temperature and humidity repeat their last values."""
+    for name in ("temperature", "humidity"):
+        fields[name][rows] = fields[name][rows][0]
+
+
+def shifted(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
+    """The day's work does not come: the processor does what it does twelve hours apart."""
+    half = round(DAY / 2 / (after[1] - after[0]))
+    places = np.flatnonzero(rows)
+    fields["cpuUsage"][places] = fields["cpuUsage"][places - half]
+
+
+MOVED = ("level", "drift")
+SCENARIOS = {
+    "drift": Scenario(drift, ("temperature",), MOVED, "temperature", 4 * HOUR, 36 * HOUR),
+    "sentinel": Scenario(
+        sentinel, ("temperature",), ("junk", "missing", *MOVED), "temperature", MINUTE, 2 * HOUR
+    ),
+    "leak": Scenario(
+        leak, ("memory_usage_percent",), MOVED, "memory_usage_percent", 2 * HOUR, 24 * HOUR
+    ),
+    "loss": Scenario(loss, ("packet_loss",), MOVED, "packet_loss", 10 * MINUTE, 2 * HOUR),
+    "flat": Scenario(
+        flat, ("temperature", "humidity"), ("stuck",), "temperature", 2 * MINUTE, 4 * HOUR
+    ),
+    "pattern": Scenario(shifted, ("cpu_usage",), MOVED, "cpu_usage", 8 * HOUR, 24 * HOUR),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One device and how it is scanned."""
+
+    kind: str
+    level: str
+    interval: float
+    every: float
+    seed: int
+
+
+def noise(rng: np.random.Generator, times: Floats, interval: float, size: float) -> Floats:
+    """Noise that persists for minutes, of a standard deviation."""
+    keep = PERSISTENCE ** (interval / MINUTE)
+    steps = rng.normal(0, size * np.sqrt(1 - keep * keep), len(times)).tolist()
+    found, last = np.empty(len(times)), 0.0
+    for place, step in enumerate(steps):
+        found[place] = last = keep * last + step
+    return found
+
+
+def device(seed: int, kind: str, times: Floats, interval: float, level: float) -> Fields:
+    """What a host or a sensor reports: a day's rhythm, and noise."""
+    rng = np.random.default_rng(seed)
+    day = np.sin(2 * np.pi * (times / DAY - 0.4))
+    # A machine's temperature follows its work; a sensor's is that of a room.
+    swing, size = (4.0, 0.5) if kind == "host" else (1.5, 0.1)
+
+    def one(size: float) -> Floats:
+        return noise(rng, times, interval, level * size)
+
+    return {
+        "cpuUsage": np.clip(35 + 20 * day + one(3.0), 0, 100),
+        "memoryUsage": 200 + 15 * day + one(3.0),
+        "memoryTotal": np.full(len(times), 512.0),
+        "temperature": 40 + swing * day + one(size),
+        "humidity": 50 - 3 * day + one(0.6),
+        "packetLoss": np.maximum(one(0.2), 0),
+    }
+
+
+def load(conn: psycopg.Connection[Any], times: Floats, fields: Fields) -> str:
+    """Write a device's messages; gives its id."""
+    own = str(uuid.uuid4())
+    conn.execute("INSERT INTO devices VALUES (%s, 'bench')", [own])
+    shown = {name: np.round(column, 2).tolist() for name, column in fields.items()}
+    with conn.cursor().copy(
+        'COPY device_shadow_history (device_uuid, reported_state, "timestamp") FROM STDIN'
+    ) as copy:
+        for place, moment in enumerate(times.tolist()):
+            state = {"system": {name: column[place] for name, column in shown.items()}}
+            when = datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
+            copy.write_row((own, json.dumps(state), when))
+    return own
+
+
+def replay(
+    conn: psycopg.Connection[Any], own: str, scenario: Scenario, since: float, every: float
+) -> tuple[float | None, int]:
+    """Seconds until it is told, and all findings until then or to the end."""
+    began = datetime.fromtimestamp(since, UTC)
+    asked = {
+        "device": own,
+        "since": began,
+        "kinds": list(scenario.kinds),
+        "metrics": list(scenario.metrics),
+    }
+    told = None
+    for after in np.arange(every, scenario.lasts + 1, every).tolist():
+        conn.execute("CALL ml_scan(%s, %s)", [own, datetime.fromtimestamp(since + after, UTC)])
+        row = conn.execute(FOUND, asked).fetchone()
+        if row and row[0] is not None:
+            told = after
+            break
+    (count,) = conn.execute(ALL_FOUND, [own, began]).fetchone() or (0,)
+    return told, int(count)
+
+
+def zscore(
+    conn: psycopg.Connection[Any], own: str, scenario: Scenario, since: float
+) -> tuple[float | None, int]:
+    """Seconds until the first reading that ml_zscore calls anomalous, and how many it does."""
+    hours = int((time.time() - since + TRAINED) / HOUR) + 1
+    first, count = conn.execute(
+        "SELECT extract(epoch FROM min(timestamp)), count(*) FROM ml_zscore(%s, %s, %s)"
+        " WHERE is_anomaly AND timestamp > %s",
+        [own, scenario.field, hours, datetime.fromtimestamp(since, UTC)],
+    ).fetchone() or (None, 0)
+    return None if first is None else float(first) - since, int(count)
+
+
+def needed(scenario: Scenario, plain: Fields, faulty: Fields, case: Case) -> float:
+    """Seconds that a test needs which knows the noise and the fault."""
+    sizes = {"memory_usage_percent": "memoryUsage", "cpu_usage": "cpuUsage"}
+    name = sizes.get(scenario.field, {"packet_loss": "packetLoss"}.get(scenario.field, ""))
+    name = name or scenario.field
+    noises = {"cpuUsage": 3.0, "memoryUsage": 3.0, "packetLoss": 0.2}
+    size = noises.get(name, 0.5 if case.kind == "host" else 0.1) * NOISE[case.level]
+    keep = PERSISTENCE ** (case.interval / MINUTE)
+    moved = faulty[name] - plain[name]
+    steps = np.diff(moved, prepend=0.0) + (1 - keep) * np.append(0.0, moved[:-1])
+    known = np.cumsum((steps / (size * np.sqrt(1 - keep * keep))) ** 2 / 2)
+    enough = np.flatnonzero(known >= np.log(7 * DAY / case.interval))
+    started = np.flatnonzero(moved != 0)
+    if not len(enough) or not len(started):
+        return float("nan")
+    return float(max(enough[0] - started[0] + 1, 1)) * case.interval
+
+
+def measured(conn: psycopg.Connection[Any], scenario: Scenario, case: Case) -> list[float]:
+    """Told, z score, needed (seconds, NaN for never); findings and z scores of the twin a day."""
+    end = float(np.floor(time.time() / MINUTE) * MINUTE) - MINUTE
+    since = end - scenario.lasts
+    times = np.arange(since - TRAINED, end + 1, case.interval)
+    rows = times > since
+    # str.__hash__ differs from process to process.
+    seed = case.seed * 101 + sum(map(ord, case.kind + case.level))
+    plain = device(seed, case.kind, times, case.interval, NOISE[case.level])
+    faulty = {name: column.copy() for name, column in plain.items()}
+    scenario.fault(faulty, rows, times[rows] - since)
+    figures: list[float] = []
+    for fields in (faulty, plain):
+        own = load(conn, times, fields)
+        as_of = datetime.fromtimestamp(since, UTC)
+        conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [own, as_of])
+        told, count = replay(conn, own, scenario, since, case.every)
+        first, many = zscore(conn, own, scenario, since)
+        days = scenario.lasts / DAY
+        if fields is faulty:
+            figures += [np.nan if one is None else one for one in (told, first)]
+            figures.append(needed(scenario, plain, faulty, case))
+        else:
+            figures += [count / days, many / days]
+    return figures
+
+
+def shown(seconds: float) -> str:
+    """A span of time; never where there is none."""
+    if not np.isfinite(seconds):
+        return "never"
+    minutes = seconds / MINUTE
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def main() -> None:
+    """Print a line for each scenario and way to scan."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dsn")
+    parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--interval", type=float, nargs="*", default=[10.0, 60.0])
+    parser.add_argument("--scan", type=float, nargs="*", default=[60.0, 300.0])
+    asked = parser.parse_args()
+    with psycopg.connect(database(asked.dsn, "pyml_scenarios"), autocommit=True) as conn:
+        conn.execute(HISTORY.read_text())
+        conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
+        conn.execute("TRUNCATE devices CASCADE")
+        conn.execute(METRICS)
+        print(
+            f"{'fault':<10}{'reads':>6}{'scans':>6}{'asked':>9}{'told: median':>14}{'worst':>9}"
+            f"{'never':>9}{'z score':>9}{'needed':>9}{'twin: findings a day':>22}{'z a day':>9}"
+        )
+        for name, interval, every in product(asked.only, asked.interval, asked.scan):
+            cases = [
+                Case(kind, level, interval, every, seed)
+                for kind, level, seed in product(("host", "sensor"), NOISE, range(asked.seeds))
+            ]
+            scenario = SCENARIOS[name]
+            figures = np.array([measured(conn, scenario, case) for case in cases])
+            print(line(name, interval, every, scenario.asked, figures), flush=True)
+
+
+def line(name: str, interval: float, every: float, asked: float, figures: Floats) -> str:
+    """One line of the table."""
+    told, first, enough = np.nan_to_num(figures[:, :3], nan=np.inf).T
+    findings, scores = figures[:, 3:].mean(axis=0)
+    never = f"{int(np.isinf(told).sum())} of {len(told)}"
+    return (
+        f"{name:<10}{interval:>5.0f}s{every:>5.0f}s{shown(asked):>9}{shown(np.median(told)):>14}"
+        f"{shown(told.max()):>9}{never:>9}{shown(np.median(first)):>9}"
+        f"{shown(np.median(enough)):>9}{findings:>22.2f}{scores:>9.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

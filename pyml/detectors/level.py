@@ -1,0 +1,260 @@
+"""One metric against what is usual at this time: it moved and stays, or it drifts.
+
+The mean distance from the usual (`pyml.detectors.baseline`) over trailing windows is compared with
+what such means came to on the training's own days, each day held out from what it is compared
+with. A large move shows in the shortest window within minutes, a small one in a longer window
+after hours. Telemetry is strongly autocorrelated, so the scale of a window's mean is learned for
+each window; it never follows from that of single readings.
+
+References
+----------
+Page, "Continuous inspection schemes", Biometrika 1954: where a move began is the last minimum of
+the cumulative sum.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pyml.background import Pulse
+from pyml.detectors.base import (
+    CRITICAL,
+    DETECTORS,
+    KNOWN,
+    WARNING,
+    Finder,
+    Finding,
+    Fitted,
+    Floats,
+    Known,
+    Signals,
+)
+from pyml.detectors.baseline import HOUR
+from pyml.detectors.moved import Move, evidence, sentence
+from pyml.detectors.usual import (
+    LEAST,
+    PARAMETERS,
+    Parameters,
+    Usual,
+    is_usual,
+    learn,
+    means_of,
+    running_sums,
+)
+from pyml.errors import NotEnoughData
+from pyml.forms import listed, number, record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Known):
+    """What a stored finder knows; m metrics.
+
+    Attributes
+    ----------
+    windows : tuple of float
+        Seconds.
+    usual : tuple of Usual, length m
+    """
+
+    windows: tuple[float, ...]
+    usual: tuple[Usual, ...]
+
+    @property
+    def grows(self) -> bool:
+        """Whether any metric is judged by its change in an hour."""
+        return any(one.baseline.grows for one in self.usual)
+
+
+# Readings judged between two pulses.
+OFTEN = 100
+
+
+@DETECTORS.register
+class Level(Finder[Model]):
+    """Finds that a metric moved and stays, or that it drifts.
+
+    A finding's score is how far the metric is beyond its limit, in limits: 1 is just beyond.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    """
+
+    kind = "level"
+    max_bytes = 4 << 20  # 200 metrics with weeks of their own take 1.2 MB
+
+    def __init__(self, parameters: Parameters = PARAMETERS) -> None:
+        self.parameters = parameters
+
+    def fit(self, signals: Signals, settings: Mapping[str, Any], pulse: Pulse) -> Fitted[Model]:
+        """Learn what is usual of each metric; one that comes too seldom is left out.
+
+        Raises
+        ------
+        NotEnoughData
+            None of them comes often enough.
+        """
+        p = self.parameters
+        usual: dict[str, Usual] = {}
+        for name, column in zip(signals.names, signals.values.T, strict=True):
+            pulse()
+            found = learn(signals.times, column, signals.interval, p, pulse)
+            if found is not None:
+                usual[name] = found
+        if not usual:
+            raise NotEnoughData(
+                "no metric comes often enough for its level to be learned",
+                detail=f"{len(signals.times)} readings, one in {signals.interval:g} s; "
+                f"{LEAST} with a value are needed, in three times {p.windows[0]:g} s at least.",
+                hint="SELECT * FROM ml_signals;  -- what comes, and how often",
+            )
+        figures = {
+            "limits": {name: list(one.limits) for name, one in usual.items()},
+            "became_usual": [name for name, one in usual.items() if one.settled],
+        }
+        names = tuple(usual)
+        model = Model(
+            names=names,
+            interval=signals.interval,
+            windows=p.windows,
+            usual=tuple(usual.values()),
+        )
+        return Fitted({}, model, figures)
+
+    def lookback(self, model: Model) -> float:
+        """Two days: a move is said to begin there at the earliest."""
+        return self.parameters.lookback + HOUR * model.grows
+
+    def find(
+        self, model: Model, signals: Signals, since: float, until: float, pulse: Pulse
+    ) -> list[Finding]:
+        """What moved, or drifts, at some reading in (since, until]."""
+        rows = slice(
+            *np.searchsorted(signals.times, (since - self.lookback(model), until), side="right")
+        )
+        times, values = signals.times[rows], signals.values[rows]
+        found: list[Finding] = []
+        for j, usual in enumerate(model.usual):
+            pulse()
+            known = ~np.isnan(values[:, j])
+            at, column = times[known], values[known, j]
+            judged = usual.baseline.judged(at, column)
+            if usual.baseline.grows:
+                known = ~np.isnan(judged)
+                at, judged = at[known], judged[known]
+            if not len(at) or at[-1] <= since:
+                continue
+            found += self._of_metric(model, j, at, judged, since, pulse)
+        return sorted(found, key=lambda one: (one.started_at, one.metric, one.kind))
+
+    def _of_metric(
+        self, model: Model, j: int, times: Floats, values: Floats, since: float, pulse: Pulse
+    ) -> list[Finding]:
+        """The findings of one metric whose values (n,) are all known."""
+        p, usual = self.parameters, model.usual[j]
+        metric = model.metrics[j] if model.metrics else None
+        # A model of a training before these were stored has neither.
+        direction = getattr(metric, "direction", None) or "both"
+        least = getattr(metric, "least_deviation", None) or 0.0
+        limits = [max(limit, least) if limit else np.inf for limit in usual.limits]
+        # Some limits may be raised beyond what a reading counted for in the training.
+        most = max(usual.most, p.most * min(limits))
+        expected = usual.baseline.expected(times)
+        residual = np.clip(values - expected, -most, most)
+        first = int(np.searchsorted(times, since, side="right"))
+        ends = np.arange(first, len(times))
+        running = running_sums(residual / most)
+        means = np.stack(
+            [means_of(times, running, ends, window) * most for window in model.windows]
+        )
+        found: list[Finding] = []
+        for sign, name in ((1.0, "up"), (-1.0, "down")):
+            if direction not in ("both", name):
+                continue
+            with np.errstate(invalid="ignore"):
+                ratio = np.nan_to_num(sign * means / np.array(limits)[:, None])
+            # Each reading is judged by what came up to it, so one look says what many do.
+            for row in np.flatnonzero(ratio.max(axis=0) >= 1).tolist():
+                last = int(ends[row])
+                if row % OFTEN == 0:
+                    pulse()
+                reach = int(np.searchsorted(times, times[last] - p.lookback))
+                rows = slice(reach, last + 1)
+                window = int(ratio[:, row].argmax())
+                scale = usual.ranges[window], limits[window], model.windows[window]
+                move = Move.of(
+                    times[rows],
+                    values[rows],
+                    expected[rows],
+                    sign * residual[rows],
+                    scale,
+                    float(ratio[window, row]) * limits[window],
+                )
+                if move.is_present(model.windows[0]):
+                    # A reading counts for so much at most in the means; a score says it all.
+                    score = max(float(ratio[window, row]), move.size / limits[window])
+                    found.append(self._finding(model, j, move, score))
+        return _joined(found)
+
+    def _finding(self, model: Model, j: int, move: Move, score: float) -> Finding:
+        grows = model.usual[j].baseline.grows
+        return Finding(
+            move.kind,
+            model.names[j],
+            move.started_at,
+            move.last_at,
+            CRITICAL if score >= self.parameters.critical else WARNING,
+            score,
+            evidence(move, grows, score),
+            "",
+        )
+
+    def words(self, model: Model, found: Finding, unit: str | None) -> str:
+        """Where the metric is, since when, and what is usual."""
+        return sentence(found, unit)
+
+    def of_json(self, meta: dict[str, Any]) -> Model | None:
+        """What `to_json` gave and JSON kept; None where no training has written it."""
+        if not _IS_MODEL(meta) or meta["windows"] != list(self.parameters.windows):
+            return None
+        usual = tuple(map(Usual.of_json, meta["usual"]))
+        own = {"windows": tuple(meta["windows"]), "usual": usual}
+        model = Model(**Model.plain(meta) | own)
+        fits = all(one.fits(len(model.windows)) for one in usual)
+        return model if fits and len(usual) == len(model.names) and model.well_known() else None
+
+
+def _end(found: Finding) -> float:
+    return found.last_at
+
+
+def _score(found: Finding) -> float:
+    return found.score
+
+
+def _joined(found: list[Finding]) -> list[Finding]:
+    """Findings of one metric, of which those of one kind that overlap become one."""
+    kept: list[Finding] = []
+    for one in sorted(found, key=lambda one: (one.kind, one.started_at, one.last_at)):
+        last = kept[-1] if kept else None
+        if last is None or last.kind != one.kind or one.started_at > last.last_at:
+            kept.append(one)
+            continue
+        # The later one says where the metric is now; both are as unusual as the worse.
+        later, worse = max(last, one, key=_end), max(last, one, key=_score)
+        kept[-1] = replace(
+            later, started_at=last.started_at, severity=worse.severity, score=worse.score
+        )
+    return kept
+
+
+_IS_MODEL = record(
+    **KNOWN,
+    windows=listed(number(0), 1, 9),
+    usual=listed(
+        is_usual,
+        1,
+    ),
+)

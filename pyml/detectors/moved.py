@@ -1,0 +1,205 @@
+"""A metric that moved: when it began, how far it went, and the sentence that says so."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+
+from pyml.detectors.base import Finding, Floats
+from pyml.detectors.baseline import DAY, SETTLED
+
+HOUR = 3_600.0
+# A move that began with less than this share of where it is now is a drift.
+AT_ONCE = 0.5
+# One that was there before all that is looked at drifts if it changed by such a share since.
+GREW = 0.3
+# Share of a window's mean that a move has to account for.
+MOST_OF_IT = 0.5
+# Readings whose usual gap tells how many fill a pause.
+MANY = 1000
+# Younger than this, nothing is called a drift.
+YOUNG = 2 * HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A metric that is away from the usual.
+
+    Attributes
+    ----------
+    kind : {'level', 'drift'}
+    started_at, last_at : float
+        Seconds since the Unix epoch; the last reading that was looked at.
+    seen_at : float
+        When it was last as far away as it is in the mean; never, where the window's mean is
+        mostly that of something before.
+    earlier : bool
+        It began before all that was looked at.
+    before, now : float
+        What is usual now, and what the metric is: its mean since then, or over the last hour
+        where it drifts.
+    low, high : float
+        The usual range at this time.
+    limit, window : float
+        How far the mean over so many seconds may be from the usual.
+    """
+
+    kind: str
+    started_at: float
+    last_at: float
+    seen_at: float
+    earlier: bool
+    before: float
+    now: float
+    low: float
+    high: float
+    limit: float
+    window: float
+
+    @classmethod
+    def of(
+        cls,
+        times: Floats,
+        values: Floats,
+        expected: Floats,
+        away: Floats,
+        scale: tuple[float, float, float],
+        mean: float,
+    ) -> Self:
+        """The move that a window's mean shows at the last of some readings.
+
+        It began at the last minimum of the cumulative sum, and was last seen at the maximum after
+        it.
+
+        Parameters
+        ----------
+        times, values, expected : ndarray of float64, shape (n,)
+        away : ndarray of float64, shape (n,)
+            Distance from the expected, positive in the direction of the move, clipped.
+        scale : tuple of float
+            Range and limit of the mean over the window that shows it best, and the window.
+        mean : float
+            That mean, in the direction of the move.
+        """
+        usual, limit, window = scale
+        pause = max(HOUR, window / 4)
+        gap = float(np.median(np.diff(times[-MANY:]))) if len(times) > 1 else pause
+        fall = limit / 2 * pause / gap
+        sums = np.append(0.0, np.cumsum(away - limit / 2))
+        # What came before a pause, in which the sum fell, is another move.
+        apart = np.flatnonzero(np.maximum.accumulate(sums) - sums >= fall)
+        after = int(np.argmax(sums[: apart[-1] + 1])) if len(apart) else 0
+        begin = after + int(np.argmin(sums[after:-1]))
+        # It is over when the metric is less than half as far away.
+        last = begin + int(np.argmax(np.cumsum(away[begin:] - max(limit, mean) / 2)))
+        inside = int(np.searchsorted(times, times[-1] - window, side="right"))
+        shown = float(away[max(begin, inside) : last + 1].sum())
+        accounts = shown >= mean * (len(times) - inside) * MOST_OF_IT
+        distance = values - expected
+        start, end = times[begin], times[last]
+
+        def around(low: float, high: float) -> float:
+            part = distance[slice(*np.searchsorted(times, (low, high), side="right"))]
+            return float(np.median(part)) if len(part) else math.nan
+
+        final, long = around(end - HOUR, end), min(max((end - start) / 4, HOUR), 4 * HOUR)
+        earlier = bool(start - times[0] < HOUR)
+        at_first = around(start - 1, start + long)
+        if earlier:
+            drifts = abs(final - at_first) > GREW * abs(final)
+        else:
+            jump = abs(at_first - around(start - long, start - 1))
+            drifts = min(jump, abs(at_first)) < AT_ONCE * abs(final)
+        drifts = bool(drifts and end - start >= YOUNG)
+        since = max(start, end - HOUR) if drifts else start
+        rows = slice(int(np.searchsorted(times, since)), last + 1)
+        before, now = float(expected[rows].mean()), float(values[rows].mean())
+        return cls(
+            "drift" if drifts else "level",
+            float(start),
+            float(times[-1]),
+            float(end) if accounts else -math.inf,
+            earlier,
+            before,
+            now,
+            before - usual,
+            before + usual,
+            limit,
+            window,
+        )
+
+    def is_present(self, shortest: float) -> bool:
+        """Whether it was seen within the shortest window, and for more than a moment of it."""
+        return (
+            self.last_at - self.seen_at < shortest
+            and self.seen_at - self.started_at >= shortest / 4
+        )
+
+    @property
+    def size(self) -> float:
+        """How far it is from the middle of the usual."""
+        return abs(self.now - self.before)
+
+    @property
+    def beyond(self) -> float:
+        """How far it is outside of the usual range; from the middle where it is inside."""
+        outside = self.now - min(max(self.now, self.low), self.high)
+        return outside or self.now - self.before
+
+
+def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
+    """The numbers that make the case; JSON-able."""
+    width = move.high - move.before
+    return {
+        "from": move.before,
+        "to": move.now,
+        "earlier": move.earlier,
+        "usual_low": move.low,
+        "usual_high": move.high,
+        "beyond": move.beyond,
+        "widths": move.size / width if width > 0 else None,
+        "window_seconds": move.window,
+        "limit": move.limit,
+        "limits": score,
+        "usual_after_days": SETTLED,
+        "per_hour": bool(grows),
+    }
+
+
+def sentence(found: Finding, unit: str | None) -> str:
+    """What a finding says, in plain words and in the metric's unit."""
+    own = found.evidence
+    by = abs(own["beyond"])
+    digits = max(0, (1 if by < 100 else 0) - min(0, math.floor(math.log10(by)))) if by else 1
+    unit = {None: "", "": "", "%": " %"}.get(unit, f" {unit}") + " an hour" * own["per_hour"]
+
+    def shown(value: float) -> str:
+        return f"{value:.{digits}f}"
+
+    side = "above" if own["beyond"] > 0 else "below"
+    low, high = shown(own["usual_low"]), shown(own["usual_high"])
+    usual = f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+    since = "since " + _moment(found.started_at, found.last_at)
+    away = f"{shown(by)}{unit} {side} what is usual at this hour ({usual})"
+    if found.kind == "drift":
+        turn = "rising" if own["beyond"] > 0 else "falling"
+        return f"{found.metric} has been {turn} {since}, to {shown(own['to'])}{unit}, {away}"
+    verb = "has been changing by" if own["per_hour"] else "has been at"
+    said = f"{found.metric} {verb} {shown(own['to'])}{unit} {since}, {away}"
+    if found.last_at - found.started_at < DAY:
+        return said
+    usual_from = datetime.fromtimestamp(found.started_at + SETTLED * DAY, UTC)
+    return f"{said}; if it stays, it counts as usual from {_day(usual_from)} on"
+
+
+def _moment(start: float, last: float) -> str:
+    """The time of day, with the date where it may be taken for another day's."""
+    when = datetime.fromtimestamp(start, UTC)
+    near = last - start < 20 * HOUR
+    return when.strftime("%H:%M UTC") if near else f"{_day(when)} {when:%H:%M} UTC"
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%d %b}".lstrip("0")

@@ -1,0 +1,256 @@
+"""What is usual of one metric's means over trailing windows, learned from a training's days."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyml.background import Pulse
+from pyml.detectors import baseline
+from pyml.detectors.baseline import SLOTS_OF_DAY, SLOTS_OF_WEEK, Baseline, Learned
+from pyml.forms import listed, number, record, truth, whole
+from pyml.parameters import parameter
+
+Floats = NDArray[np.float64]
+
+# Fixed point for running sums: whole numbers add up to the same from wherever they start.
+UNIT = float(1 << 30)
+# Readings with a value that a metric needs, and a window.
+LEAST, FEWEST = 30, 3
+# The ratio of the 99th to the 50th percentile of the absolute values of normal numbers.
+NORMAL = 2.5758 / 0.6745
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the finder is tuned by. docs/level.md says what was tried."""
+
+    windows: tuple[float, ...] = parameter(
+        (900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0),
+        "trailing windows whose means are compared, in seconds",
+        "from what has to be told in minutes to what shows in a day; each about four of the last",
+    )
+    factors: tuple[float, ...] = parameter(
+        (2.8, 2.8, 3.0, 3.4, 4.0),
+        "limit of each window, in what its mean stays within on three days of four",
+        "three kinds: of .9 of these a tenth (JumpStarter) to a third (ASD) more false findings, "
+        "and as many events; above normal theory, as telemetry's tails are heavy",
+    )
+    peaks: tuple[float, ...] = parameter(
+        (3.0, 2.6, 2.0, 1.5, 1.15),
+        "the same in standard deviations of the window's mean",
+        "normal: the two-sided quantile of a quarter over the windows in a day",
+    )
+    light: float = parameter(
+        0.7,
+        "share of these factors where the means are distributed as normal ones are",
+        "judgement between .6 and 1: at .6 there are 22 to 90 % more false findings on three "
+        "kinds than at 1, and 2 more events of 13 on one",
+    )
+    heavy: float = parameter(
+        1.4,
+        "from so many times the normal ratio of the 99th to the 50th percentile of a window's "
+        "means on, the factors count in full",
+        "judgement; exponential ones have 1.7",
+    )
+    young: float = parameter(
+        1.5,
+        "limit, in the largest mean of a training that is too short for a rhythm",
+        "judgement",
+    )
+    part: float = parameter(
+        0.75,
+        "share of the training's days that a window's usual range is taken from",
+        "faults in a quarter of the days do not widen it; judgement",
+    )
+    few: float = parameter(
+        2.0,
+        "limits are wider by so many days over the days that they were learned from",
+        "the quantile of few days is uncertain; judgement",
+    )
+    most: float = parameter(
+        2.0,
+        "a reading counts for so many limits of the first window at most",
+        "a burst of less than half of that window is no move",
+    )
+    of_value: float = parameter(
+        0.005, "least limit, in the metric's median: less is next to nothing", "judgement"
+    )
+    of_range: float = parameter(
+        0.02, "least limit, in the range of the training's values", "judgement"
+    )
+    of_still: float = parameter(
+        0.05, "least limit of a metric that stood still, in its value", "judgement"
+    )
+    least: float = parameter(0.01, "least limit of a metric that was always 0", "judgement")
+    steps: float = parameter(
+        1.5, "least limit, in steps of a coarse metric", "one step up or down is no move"
+    )
+    critical: float = parameter(2.5, "limits beyond which a finding is critical", "judgement")
+    lookback: float = parameter(172_800.0, "seconds back to where a move began", "two days")
+
+
+PARAMETERS = Parameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is usual of one metric's windows; w windows.
+
+    Attributes
+    ----------
+    baseline : Baseline
+    ranges : tuple of float, length w
+        What the mean of each window stays within on ordinary days; 0 where the training was too
+        short for it, or its readings too few.
+    limits : tuple of float, length w
+        Beyond these it moved; 0 likewise.
+    most : float
+        A reading counts for so much at most.
+    settled : bool
+        Whether the training took its last three days for the usual, unlike those before.
+    """
+
+    baseline: Baseline
+    ranges: tuple[float, ...]
+    limits: tuple[float, ...]
+    most: float
+    settled: bool
+
+    @classmethod
+    def of_json(cls, meta: dict[str, Any]) -> Self:
+        """What JSON kept of it."""
+        own = meta["baseline"]
+        return cls(
+            Baseline(**own | {"day": tuple(own["day"]), "week": tuple(own["week"])}),
+            tuple(meta["ranges"]),
+            tuple(meta["limits"]),
+            meta["most"],
+            meta["settled"],
+        )
+
+    def fits(self, windows: int) -> bool:
+        """Whether its parts fit together, as a training leaves them."""
+        return (
+            len(self.ranges) == len(self.limits) == windows
+            and len(self.baseline.day) in (1, SLOTS_OF_DAY)
+            and len(self.baseline.week) in (0, SLOTS_OF_WEEK)
+        )
+
+
+def learn(
+    times: Floats, column: Floats, interval: float, p: Parameters, pulse: Pulse
+) -> Usual | None:
+    """What is usual of one metric; None where too little is known of it."""
+    known = ~np.isnan(column)
+    times, values = times[known], column[known]
+    if len(times) < LEAST or times[-1] - times[0] < baseline.CYCLES * p.windows[0]:
+        return None
+    learned = baseline.learn(times, values)
+    pulse()
+    if learned is None:
+        return None
+    judged = learned.baseline.judged(times, values)
+    ranges = np.full(len(p.windows), np.nan)
+    floor = _floor(judged[~np.isnan(judged)], p)
+    shortest = max(p.windows[0], FEWEST * interval)
+    seasonal = len(learned.baseline.day) > 1
+    shape = _shape(learned, p.windows[0], interval) if seasonal else 1.0
+    lighter = p.light + (1 - p.light) * np.clip((shape - 1) / (p.heavy - 1), 0.0, 1.0)
+    part, factors = (p.part, np.array(p.factors)) if seasonal else (1.0, np.full(9, p.young))
+    factors = factors[: len(p.windows)] * (
+        lighter * (1 + p.few / len(learned.ordinary)) if seasonal else 1.0
+    )
+    first = _peaks(learned, shortest, np.inf, interval) or [0.0]
+    most = p.most * max(float(np.quantile(first, part)) * factors[0], floor)
+    spread, before = 0.0, p.windows[0]
+    for place, window in enumerate(p.windows):
+        pulse()
+        peaks = _peaks(learned, window, most, interval)
+        if len(peaks) < 2:
+            continue
+        peak = float(np.quantile(peaks, part))
+        # A mean over more readings varies no less than if they were independent.
+        spread = max(peak / p.peaks[place], spread * np.sqrt(before / window))
+        ranges[place], before = spread * p.peaks[place], window
+    if np.isnan(ranges).all():
+        return None
+    limits = np.nan_to_num(np.maximum(ranges * factors, floor))
+    ranges = np.nan_to_num(ranges)
+    return Usual(
+        learned.baseline,
+        tuple(ranges.tolist()),
+        tuple(limits.tolist()),
+        float(most),
+        learned.settled,
+    )
+
+
+def _distances(learned: Learned, window: float, most: float) -> tuple[NDArray[np.intp], Floats]:
+    """The day and the distance of the mean over the window up to each reading; NaN for none."""
+    known = ~np.isnan(learned.residual)
+    times, days = learned.times[known], learned.days[known]
+    residual = np.clip(learned.residual[known], -most, most)
+    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
+    every = np.arange(len(times))
+    means = means_of(times, running_sums(residual / scale), every, window) * scale
+    return days, np.abs(means)
+
+
+def _peaks(learned: Learned, window: float, most: float, interval: float) -> list[float]:
+    """The largest distance of a window's mean in each day; none where it is too short or long."""
+    length = baseline.DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
+    if window > length or window < FEWEST * interval:
+        return []
+    days, means = _distances(learned, window, most)
+    peaks = [np.fmax.reduce(means[days == day], initial=np.nan) for day in learned.ordinary]
+    return [float(peak) for peak in peaks if not np.isnan(peak)]
+
+
+def _shape(learned: Learned, window: float, interval: float) -> float:
+    """How heavy the tails of the shortest window's means are; 1 as of normal ones."""
+    means = _distances(learned, max(window, FEWEST * interval), np.inf)[1]
+    means = means[~np.isnan(means)]
+    middle, rare = np.quantile(means, (0.5, 0.99)) if len(means) else (0.0, 0.0)
+    return float(rare / middle / NORMAL) if middle > 0 else np.inf
+
+
+def _floor(values: Floats, p: Parameters) -> float:
+    """The least move that is more than next to nothing, by what the training's values did."""
+    distinct = np.unique(values)
+    level = abs(float(np.median(values)))
+    if len(distinct) == 1:
+        return p.of_still * level or p.least
+    low, high = np.quantile(values, (0.01, 0.99))
+    step = float(np.median(np.diff(distinct)))
+    return max(p.of_value * level, p.of_range * float(high - low), p.steps * step)
+
+
+def running_sums(scaled: Floats) -> NDArray[np.int64]:
+    """Running sums of numbers (n,) in [-1, 1], in fixed point; shape (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(np.rint(scaled * UNIT).astype(np.int64))])
+
+
+def means_of(
+    times: Floats, running: NDArray[np.int64], ends: NDArray[np.intp], window: float
+) -> Floats:
+    """Means over the windows up to some readings; NaN where the older half of one is empty."""
+    last = times[ends]
+    first = np.searchsorted(times, last - window, side="right")
+    half = np.searchsorted(times, last - window / 2, side="right")
+    count = ends + 1 - first
+    mean = (running[ends + 1] - running[first]) / (np.maximum(count, 1) * UNIT)
+    return np.where((half > first) & (count >= FEWEST), mean, np.nan)
+
+
+_POSITIVE = listed(number(0), 1, 9)
+_PROFILE = listed(number(), 0, SLOTS_OF_WEEK)
+is_usual = record(
+    baseline=record(grows=whole(-1, 1), day=_PROFILE, week=_PROFILE, slope=number(), end=number()),
+    ranges=_POSITIVE,
+    limits=_POSITIVE,
+    most=number(1e-300),
+    settled=truth,
+)
+"""Whether a value is a `Usual` as JSON has it."""
