@@ -24,7 +24,8 @@ SELECT c.* FROM @context@
 
 -- query: metrics()
 -- In the order of "C", whatever the database's collation: models are compared by it.
-SELECT name, path, divisor_path, scale, kind, enabled, lower_bound AS lower, upper_bound AS upper
+SELECT name, path, divisor_path, scale, kind, enabled, lower_bound AS lower, upper_bound AS upper,
+    direction, least_deviation
 FROM ml_metric ORDER BY name COLLATE "C"
 
 -- query: unit(text)

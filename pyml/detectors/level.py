@@ -153,11 +153,8 @@ class Level(Finder[Model]):
         self, model: Model, j: int, times: Floats, values: Floats, since: float, pulse: Pulse
     ) -> list[Finding]:
         """The findings of one metric whose values (n,) are all known."""
-        p, usual = self.parameters, model.usual[j]
-        metric = model.metrics[j] if model.metrics else None
-        # A model of a training before these were stored has neither.
-        direction = getattr(metric, "direction", None) or "both"
-        least = getattr(metric, "least_deviation", None) or 0.0
+        p, usual, metric = self.parameters, model.usual[j], model.metrics[j]
+        direction, least = metric.direction, metric.least_deviation or 0.0
         limits = [max(limit, least) if limit else np.inf for limit in usual.limits]
         # Some limits may be raised beyond what a reading counted for in the training.
         most = max(usual.most, p.most * min(limits))

@@ -33,6 +33,10 @@ class Metric:
         A counter only grows until it resets; its rate per second is used.
     lower, upper : float or None
         Values outside are no measurements, where that is known.
+    direction : {'both', 'up', 'down'}
+        Which way of leaving the usual is trouble.
+    least_deviation : float or None
+        What differs from the usual by less is no trouble.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Metric:
     # A model goes by those of its training until the next one.
     lower: float | None = field(default=None, compare=False)
     upper: float | None = field(default=None, compare=False)
+    direction: Literal["both", "up", "down"] = field(default="both", compare=False)
+    least_deviation: float | None = field(default=None, compare=False)
 
 
 IS_METRIC = record(
@@ -53,6 +59,8 @@ IS_METRIC = record(
     kind=lambda value: value in ("gauge", "counter"),
     lower=maybe(number()),
     upper=maybe(number()),
+    direction=lambda value: value in ("both", "up", "down"),
+    least_deviation=maybe(number(0)),
 )
 """Whether a value is a `Metric` as JSON has it."""
 

@@ -34,7 +34,8 @@ BEGIN
     SELECT jsonb_object_agg(m.name, m.entry), jsonb_agg(m.entry ORDER BY m.name COLLATE "C") FILTER (WHERE m.enabled)
     INTO metrics, detected
     FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
-              'scale', k.scale, 'kind', k.kind, 'lower', k.lower_bound, 'upper', k.upper_bound) AS entry FROM ml_metric k) AS m;
+              'scale', k.scale, 'kind', k.kind, 'lower', k.lower_bound, 'upper', k.upper_bound,
+              'direction', k.direction, 'least_deviation', k.least_deviation) AS entry FROM ml_metric k) AS m;
     SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'settings', k.settings, 'parameters', coalesce(
         (SELECT jsonb_object_agg(p.key, (s ->> p.value)::float8) FROM jsonb_each_text(k.settings) AS p), '{}')))
     INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);

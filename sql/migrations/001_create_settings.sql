@@ -73,8 +73,8 @@ COMMENT ON COLUMN ml_metric.lower_bound IS 'Lower end of the range of possible v
 COMMENT ON COLUMN ml_metric.upper_bound IS 'Upper end of the range of possible values (of a counter: of its rate), where known: what lies above is no measurement, and forecasts are clipped to it.';
 COMMENT ON COLUMN ml_metric.limit_low IS 'Limit from below: a forecast that falls to it is a breach. NULL: none.';
 COMMENT ON COLUMN ml_metric.limit_high IS 'Limit from above: a forecast that rises to it is a breach. NULL: none.';
-COMMENT ON COLUMN ml_metric.direction IS 'Which way of leaving the usual is trouble: up, down or both. The Isolation Forest does not follow it.';
-COMMENT ON COLUMN ml_metric.least_deviation IS 'What differs from the usual by less is no trouble; NULL: no such floor. The Isolation Forest does not follow it.';
+COMMENT ON COLUMN ml_metric.direction IS 'Which way of leaving the usual is trouble: up, down or both. Findings of the detector level follow it, from the next training on; the Isolation Forest does not.';
+COMMENT ON COLUMN ml_metric.least_deviation IS 'What differs from the usual by less is no trouble; NULL: no such floor. Findings of the detector level follow it, from the next training on; the Isolation Forest does not.';
 COMMENT ON COLUMN ml_metric.enabled IS 'Whether detection (the Isolation Forest) uses it. Forecasts and z scores may name any metric, enabled or not.';
 COMMENT ON COLUMN ml_metric.built_in IS 'Comes with the extension; disable rather than delete it.';
 

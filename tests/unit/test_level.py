@@ -1,7 +1,7 @@
 """The finder of levels: what moved and stays, what drifts, and what is no trouble."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -30,14 +30,6 @@ from .contracts import (
 DAY, HOUR = 86_400.0, 3_600.0
 START = 1_700_006_400.0 // DAY * DAY
 NAMES = ("temperature", "memory")
-
-
-@dataclass(frozen=True)
-class Ruled(Metric):
-    """A metric with what a person says of it."""
-
-    direction: str = "both"
-    least_deviation: float | None = None
 
 
 def noise(rng, n, phi, size):
@@ -80,7 +72,7 @@ def trained(signals, plain=False, **known):
     detector = Level()
     model = detector.fit(signals, {}, nothing).model
     used = [signals.names.index(name) for name in model.names]
-    metrics = [Ruled(name, name, None, 1.0, "gauge", **known) for name in model.names]
+    metrics = [Metric(name, name, None, 1.0, "gauge", **known) for name in model.names]
     metrics = gauges(model.names) if plain else metrics
     reference = drift.reference(signals.times, signals.values[:, used])
     return model.knowing(metrics, [HABIT] * len(used), reference)
