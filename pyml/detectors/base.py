@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, Self, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -322,7 +322,18 @@ class Finder(Detector[M]):
     """Finds spans of time in which something is wrong.
 
     It is trained with the forest and is not due by itself, whatever its settings.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Of its findings. Where two of one metric are one trouble, the last of these is what it is.
     """
+
+    kinds: ClassVar[tuple[str, ...]]
+
+    def reach(self, model: M, since: float, until: float) -> float:
+        """Seconds before `since` that a look at (since, until] needs; `lookback` at most."""
+        return self.lookback(model)
 
     @abstractmethod
     def find(

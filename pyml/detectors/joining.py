@@ -5,12 +5,11 @@ from dataclasses import replace
 
 from pyml.detectors.base import Finding
 
-Key = tuple[str, str]
-"""Kind and metric."""
 
-
-def joined(before: Iterable[Finding], found: Iterable[Finding], gap: float) -> list[Finding]:
-    """Findings, each as one with those of its kind and metric that it overlaps or touches.
+def joined(
+    before: Iterable[Finding], found: Iterable[Finding], gap: float, kinds: Sequence[str]
+) -> list[Finding]:
+    """Findings of a detector, each as one with those of its metric that it overlaps or touches.
 
     Parameters
     ----------
@@ -20,6 +19,8 @@ def joined(before: Iterable[Finding], found: Iterable[Finding], gap: float) -> l
         What is found now.
     gap : float
         Seconds; nearer ones touch.
+    kinds : sequence of str
+        Those of the detector. Of several the last is what is wrong.
 
     Returns
     -------
@@ -27,10 +28,10 @@ def joined(before: Iterable[Finding], found: Iterable[Finding], gap: float) -> l
         Those that have one of `found` in them. What is newest speaks for all: of two that end
         alike, the one of `found`.
     """
-    spans: dict[Key, list[tuple[Finding, bool]]] = {}
+    spans: dict[str, list[tuple[Finding, bool]]] = {}
     for is_new, some in ((False, before), (True, found)):
         for one in some:
-            spans.setdefault((one.kind, one.metric), []).append((one, is_new))
+            spans.setdefault(one.metric, []).append((one, is_new))
     told: list[Finding] = []
     for each in spans.values():
         each.sort(key=lambda pair: pair[0].started_at)
@@ -41,15 +42,16 @@ def joined(before: Iterable[Finding], found: Iterable[Finding], gap: float) -> l
                 groups.append([])
             groups[-1].append(pair)
             until = max(until, pair[0].last_at)
-        told += [_one_of(group) for group in groups if any(is_new for _, is_new in group)]
+        told += [_one_of(group, kinds) for group in groups if any(is_new for _, is_new in group)]
     return told
 
 
-def _one_of(group: Sequence[tuple[Finding, bool]]) -> Finding:
+def _one_of(group: Sequence[tuple[Finding, bool]], kinds: Sequence[str]) -> Finding:
     """Findings as one; each comes with whether it is found now."""
     newest, _ = max(group, key=lambda pair: (pair[0].last_at, pair[1]))
     return replace(
         newest,
+        kind=max((one.kind for one, _ in group), key=kinds.index),
         started_at=min(one.started_at for one, _ in group),
         severity=max(one.severity for one, _ in group),
         score=max(one.score for one, _ in group),

@@ -13,7 +13,7 @@ the cumulative sum.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from pyml.detectors.base import (
     Signals,
 )
 from pyml.detectors.baseline import HOUR
+from pyml.detectors.joining import joined
 from pyml.detectors.moved import Move, evidence, sentence
 from pyml.detectors.usual import (
     LEAST,
@@ -82,7 +83,7 @@ class Level(Finder[Model]):
     parameters : Parameters
     """
 
-    kind = "level"
+    kind, kinds = "level", ("level", "drift")
     max_bytes = 4 << 20  # 200 metrics with weeks of their own take 1.2 MB
 
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
@@ -127,13 +128,23 @@ class Level(Finder[Model]):
         """Two days: a move is said to begin there at the earliest."""
         return self.parameters.lookback + HOUR * model.grows
 
+    def reach(self, model: Model, since: float, until: float) -> float:
+        """As far as the longest window that is looked at, and where a move in it began.
+
+        Windows of hours are looked at every `every` seconds: a scan of each minute does not read
+        two days each time.
+        """
+        every = self.parameters.every
+        if until // every > (since - model.interval) // every:
+            return self.lookback(model)
+        return self.parameters.brief + HOUR * model.grows
+
     def find(
         self, model: Model, signals: Signals, since: float, until: float, pulse: Pulse
     ) -> list[Finding]:
         """What moved, or drifts, at some reading in (since, until]."""
-        rows = slice(
-            *np.searchsorted(signals.times, (since - self.lookback(model), until), side="right")
-        )
+        reach = self.reach(model, since, until)
+        rows = slice(*np.searchsorted(signals.times, (since - reach, until), side="right"))
         times, values = signals.times[rows], signals.values[rows]
         found: list[Finding] = []
         for j, usual in enumerate(model.usual):
@@ -162,6 +173,10 @@ class Level(Finder[Model]):
         residual = np.clip(values - expected, -most, most)
         first = int(np.searchsorted(times, since, side="right"))
         ends = np.arange(first, len(times))
+        # At the first reading after so many seconds all windows count, at the others brief ones.
+        turns = times // p.every
+        whole = turns[ends] > turns[np.maximum(ends - 1, 0)]
+        long = np.array(model.windows) > p.brief / 2
         running = running_sums(residual / most)
         means = np.stack(
             [means_of(times, running, ends, window) * most for window in model.windows]
@@ -172,13 +187,14 @@ class Level(Finder[Model]):
                 continue
             with np.errstate(invalid="ignore"):
                 ratio = np.nan_to_num(sign * means / np.array(limits)[:, None])
+            ratio[np.ix_(long, ~whole)] = 0.0
             # Each reading is judged by what came up to it, so one look says what many do.
             for row in np.flatnonzero(ratio.max(axis=0) >= 1).tolist():
                 last = int(ends[row])
                 if row % OFTEN == 0:
                     pulse()
-                reach = int(np.searchsorted(times, times[last] - p.lookback))
-                rows = slice(reach, last + 1)
+                back = p.lookback if whole[row] else p.brief
+                rows = slice(int(np.searchsorted(times, times[last] - back)), last + 1)
                 window = int(ratio[:, row].argmax())
                 scale = usual.ranges[window], limits[window], model.windows[window]
                 move = Move.of(
@@ -193,7 +209,7 @@ class Level(Finder[Model]):
                     # A reading counts for so much at most in the means; a score says it all.
                     score = max(float(ratio[window, row]), move.size / limits[window])
                     found.append(self._finding(model, j, move, score))
-        return _joined(found)
+        return joined((), found, 0.0, self.kinds)
 
     def _finding(self, model: Model, j: int, move: Move, score: float) -> Finding:
         grows = model.usual[j].baseline.grows
@@ -221,30 +237,6 @@ class Level(Finder[Model]):
         model = Model(**Model.plain(meta) | own)
         fits = all(one.fits(len(model.windows)) for one in usual)
         return model if fits and len(usual) == len(model.names) and model.well_known() else None
-
-
-def _end(found: Finding) -> float:
-    return found.last_at
-
-
-def _score(found: Finding) -> float:
-    return found.score
-
-
-def _joined(found: list[Finding]) -> list[Finding]:
-    """Findings of one metric, of which those of one kind that overlap become one."""
-    kept: list[Finding] = []
-    for one in sorted(found, key=lambda one: (one.kind, one.started_at, one.last_at)):
-        last = kept[-1] if kept else None
-        if last is None or last.kind != one.kind or one.started_at > last.last_at:
-            kept.append(one)
-            continue
-        # The later one says where the metric is now; both are as unusual as the worse.
-        later, worse = max(last, one, key=_end), max(last, one, key=_score)
-        kept[-1] = replace(
-            later, started_at=last.started_at, severity=worse.severity, score=worse.score
-        )
-    return kept
 
 
 _IS_MODEL = record(

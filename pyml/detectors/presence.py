@@ -100,7 +100,7 @@ class Presence(Finder[Model]):
     habits : Habits
     """
 
-    kind = "presence"
+    kind, kinds = "presence", ("missing", "silent")
 
     def __init__(self, parameters: Parameters = PARAMETERS, habits: Habits = HABITS) -> None:
         self.parameters, self.habits = parameters, habits

@@ -99,7 +99,7 @@ class Stuck(Finder[Model]):
     habits : Habits
     """
 
-    kind = "stuck"
+    kind, kinds = "stuck", ("stuck",)
 
     def __init__(self, parameters: Parameters = PARAMETERS, habits: Habits = HABITS) -> None:
         self.parameters, self.habits = parameters, habits

@@ -48,9 +48,10 @@ class Findings:
             found |= dict.fromkeys(columns_of(current.knows.metrics)[0])
         return found
 
-    def back(self) -> float:
+    def back(self, since: float, until: float) -> float:
         """Seconds before a window that they look back on."""
-        return max((_back(finder, current) for finder, current in self.finders), default=0.0)
+        found = (_back(*one, since, until) for one in self.finders)
+        return max(found, default=0.0)
 
     def silent_from(self, last: float | None) -> float | None:
         """From when on one of them finds something if nothing comes after the moment `last`."""
@@ -103,7 +104,7 @@ class Findings:
         alike = knows.metrics, knows.habits, knows.interval
         if alike not in shared:
             back = max(
-                finder.lookback(other.knows)
+                finder.reach(other.knows, since, until)
                 for finder, other in self.finders
                 if (other.knows.metrics, other.knows.habits, other.knows.interval) == alike
             )
@@ -116,7 +117,7 @@ class Findings:
         self, finder: Finder[Any], current: Current, readings: Readings, since: float, until: float
     ) -> None:
         knows = current.knows
-        seen = readings.after(since - finder.lookback(knows))
+        seen = readings.after(since - finder.reach(knows, since, until))
         signals = Signals.of(seen, knows.names, knows.interval)
         with current.in_use():
             found = finder.find(knows, signals, since, until, backend.pulse)
@@ -131,15 +132,15 @@ class Findings:
                 replace(
                     one, sentence=one.sentence or finder.words(knows, one, units.get(one.metric))
                 )
-                for one in joined(map(_stored, before), found, gap)
+                for one in joined(map(_stored, before), found, gap, finder.kinds)
             ]
         _put(self.device, finder.kind, current.model_id, self.at, gap, told)
 
 
-def _back(finder: Finder[Any], current: Current) -> float:
+def _back(finder: Finder[Any], current: Current, since: float, until: float) -> float:
     knows = current.knows
     beyond = lookback(knows.metrics, knows.habits, knows.interval)
-    return finder.lookback(knows) + beyond
+    return finder.reach(knows, since, until) + beyond
 
 
 def _stored(row: Any) -> Finding:

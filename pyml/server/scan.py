@@ -110,7 +110,7 @@ class Scan:
 
     def fetch(self) -> None:
         """Read the rows once that all models look into."""
-        paths, back = self.findings.paths(), self.findings.back()
+        paths, back = self.findings.paths(), self.findings.back(self.since, self.until)
         for detector, current in self.detectors:
             knows = current.knows
             paths |= dict.fromkeys(columns_of(knows.metrics)[0])

@@ -55,7 +55,7 @@ BEGIN
     LOOP
         -- One that overlaps or touches it is the same one; what lay between two of them joins these.
         same := ARRAY(SELECT b.finding_id FROM ml_finding b WHERE b.device_uuid = device AND b.detector = _ml_put_findings.detector
-            AND b.kind = f.kind AND b.metric = f.metric AND b.last_at >= f.started_at - make_interval(secs => gap)
+            AND b.metric = f.metric AND b.last_at >= f.started_at - make_interval(secs => gap)
             AND b.started_at <= f.last_at + make_interval(secs => gap) ORDER BY b.finding_id);
         IF same = '{}' THEN
             INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at, severity, score, evidence, sentence, model_id, found_at, updated_at)
@@ -63,10 +63,10 @@ BEGIN
             CONTINUE;
         END IF;
         DELETE FROM ml_finding b WHERE b.finding_id = ANY (same[2:]);
-        UPDATE ml_finding b SET started_at = f.started_at, last_at = f.last_at, severity = f.severity, score = f.score,
+        UPDATE ml_finding b SET kind = f.kind, started_at = f.started_at, last_at = f.last_at, severity = f.severity, score = f.score,
             evidence = f.evidence, sentence = f.sentence, model_id = _ml_put_findings.model_id, updated_at = to_timestamp(at)
-        WHERE b.finding_id = same[1] AND (b.started_at, b.last_at, b.severity, b.score, b.evidence, b.sentence)
-            IS DISTINCT FROM (f.started_at, f.last_at, f.severity, f.score, f.evidence, f.sentence);
+        WHERE b.finding_id = same[1] AND (b.kind, b.started_at, b.last_at, b.severity, b.score, b.evidence, b.sentence)
+            IS DISTINCT FROM (f.kind, f.started_at, f.last_at, f.severity, f.score, f.evidence, f.sentence);
     END LOOP;
 END
 $$;

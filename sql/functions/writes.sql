@@ -152,7 +152,7 @@ COMMENT ON FUNCTION _ml_put_anomalies(uuid, text, boolean, float8[], float8[], t
 
 CREATE OR REPLACE FUNCTION _ml_pool_peaks() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp
+SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- whose compiling takes longer than the statement
 AS $$
 BEGIN
     @PYML_AT_HOME@

@@ -85,11 +85,11 @@ CREATE TABLE ml_finding (
     updated_at  timestamptz NOT NULL,
     CHECK (started_at <= last_at)
 );
-COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one row a device, detector, kind, metric and span. While it lasts, scans bring the row up to date.';
+COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one row a device, detector, metric and span. While it lasts, scans bring the row up to date.';
 COMMENT ON COLUMN ml_finding.finding_id IS 'The finding''s number.';
 COMMENT ON COLUMN ml_finding.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck or presence.';
-COMMENT ON COLUMN ml_finding.kind IS 'What is wrong: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing).';
+COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing).';
 COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is the device.';
 COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';
