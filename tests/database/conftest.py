@@ -10,9 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pyml.following import finders
 from pyml.workers import job
 
 Device = str
+# The kinds of models that a training of a forest makes, in order.
+TRAINED = ["forest", *(finder.kind for finder in finders())]
 HISTORY = Path(__file__).parents[2] / "demo" / "history.sql"
 _numbers = itertools.count()
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from .conftest import TRAINED
+
 FREEZE = """
 UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state, %s, %s)
 WHERE device_uuid = %s AND "timestamp" > (now() AT TIME ZONE 'UTC') - make_interval(mins => %s)
@@ -184,7 +186,7 @@ def test_a_forest_that_is_rolled_back_to_brings_its_finders(db, one, device):
     assert one(in_force) == [second]
     assert one("SELECT ml_rollback(%s)", first)["replaced_model_id"] == second
     assert one(in_force) == [first]
-    assert [kind for (kind,) in db.execute(KINDS)] == ["forest", "presence", "stuck"]
+    assert [kind for (kind,) in db.execute(KINDS)] == TRAINED
     # An earlier forest that had none puts none in force.
     db.execute("DELETE FROM ml_model WHERE trained_with = %s", [second])
     db.execute("SELECT ml_rollback(%s)", [second])
@@ -208,7 +210,7 @@ def test_a_finder_that_cannot_be_read_makes_the_forest_due(db, one, device):
 def test_a_worker_stores_the_finders_too(db, one, device, train):
     train(device)
     outside = db.execute("SELECT kind, sha256 FROM ml_model ORDER BY 1").fetchall()
-    assert [kind for kind, _ in outside] == ["forest", "presence", "stuck"]
+    assert [kind for kind, _ in outside] == TRAINED
     assert one("SELECT count(*) FROM ml_run") == 1
 
 

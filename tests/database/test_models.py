@@ -5,8 +5,10 @@ import re
 import psycopg
 import pytest
 
+from .conftest import TRAINED
+
 # The keys of an anomaly in the answer of ml_detect that are no metric's.
-ANOMALY = {"timestamp", "is_anomaly", "anomaly_score", "severity", "reasons"}
+ANOMALY = {"timestamp", "is_anomaly", "anomaly_score", "severity", "rarity", "reasons"}
 
 
 def test_rollback_puts_the_earlier_model_in_force(db, one, device):
@@ -22,7 +24,7 @@ def test_rollback_puts_the_earlier_model_in_force(db, one, device):
 def test_forget_leaves_the_history(db, one, refused, device, train):
     train(device)
     told = one("SELECT ml_forget(%s)", device)
-    assert (told["models"], told["runs"]) == (3, 1)  # a forest and its finders
+    assert (told["models"], told["runs"]) == (len(TRAINED), 1)
     assert one("SELECT count(*) FROM device_shadow_history") == 3000
     refused("SELECT ml_detect(%s)", device, sqlstate="ML002")
 
@@ -31,8 +33,8 @@ def test_model_info_lists_what_is_in_force_first(db, one, device, train):
     train(device)
     last = train(device)
     models = one("SELECT ml_model_info(%s)", device)["models"]
-    assert [m["is_current"] for m in models] == [True] * 3 + [False] * 3
-    assert [m["kind"] for m in models] == ["forest", "presence", "stuck"] * 2
+    assert [m["is_current"] for m in models] == [True] * len(TRAINED) + [False] * len(TRAINED)
+    assert [m["kind"] for m in models] == TRAINED * 2
     assert models[0]["model_id"] == last
     assert models[0]["versions"]["scikit-learn"]
     assert models[0]["parameters"]["seed"] == 0

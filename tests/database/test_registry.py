@@ -9,6 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from .conftest import TRAINED
+
 OWNERS = Path(__file__).parent / "owners"
 AGO = "SELECT now() - make_interval(mins => %s)"
 # A dataclass looks its module up.
@@ -92,7 +94,7 @@ def test_a_detector_is_trained_beside_the_forest_and_stored(db, one, device, reg
     assert db.execute(STORED).fetchall() == [("forest", "", 1, 1), ("mad", "", 1, 1)]
     assert db.execute(DUE, [device]).fetchall() == []
     info = {model["kind"]: model for model in one("SELECT ml_model_info(%s)", device)["models"]}
-    assert info.keys() == {"forest", "mad", "presence", "stuck"}
+    assert info.keys() == {"mad", *TRAINED}
     assert info["mad"]["readings_used"] == info["forest"]["readings_used"]
     assert info["mad"]["parameters"]["contamination"] == 0.01
     assert info["mad"]["figures"]["held_out_flagged"] == pytest.approx(0.01, abs=0.002)
@@ -194,7 +196,7 @@ def test_a_detectors_models_are_pruned_rolled_back_and_forgotten(db, one, device
     db.execute("CALL ml_scan()")
     assert one("SELECT outcome FROM ml_scan_state") == "scanned"
     dropped = one("SELECT ml_forget(%s)", device)
-    assert dropped["models"] == 8  # four of them finders
+    assert dropped["models"] == 2 + 2 * len(TRAINED)
     assert db.execute(STORED).fetchall() == []
     assert one("SELECT count(*) FROM ml_anomaly") == 0
 
@@ -294,7 +296,7 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
     assert one("SELECT ml_rollback(%s)", before)["model_id"] == before
     db.execute("CALL ml_scan()")
     assert one("SELECT outcome FROM ml_scan_state") == "scanned"
-    assert one("SELECT ml_forget(%s)", device)["models"] == 10  # four of them finders
+    assert one("SELECT ml_forget(%s)", device)["models"] == 4 + 2 * len(TRAINED)
     assert one("SELECT count(*) FROM ml_forecast_point") == 0
 
 
