@@ -90,7 +90,7 @@ class Parameters:
     critical: float = parameter(2.5, "limits beyond which a finding is critical", "judgement")
     lookback: float = parameter(172_800.0, "seconds back to where a move began", "two days")
     every: float = parameter(
-        7_200.0,
+        3_600.0,
         "seconds after which windows longer than half of `brief` are looked at again",
         "they tell after hours; a scan of one new row that read two days took twice as long",
     )
