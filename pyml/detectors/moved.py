@@ -9,6 +9,7 @@ import numpy as np
 
 from pyml.detectors.base import Finding, Floats
 from pyml.detectors.baseline import DAY, SETTLED
+from pyml.detectors.wording import figures, of, step
 
 HOUR = 3_600.0
 # A move that began with less than this share of where it is now is a drift.
@@ -171,23 +172,19 @@ def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
 def sentence(found: Finding, unit: str | None) -> str:
     """What a finding says, in plain words and in the metric's unit."""
     own = found.evidence
-    by = abs(own["beyond"])
-    digits = max(0, (1 if by < 100 else 0) - min(0, math.floor(math.log10(by)))) if by else 1
-    unit = {None: "", "": "", "%": " %"}.get(unit, f" {unit}") + " an hour" * own["per_hour"]
-
-    def shown(value: float) -> str:
-        return f"{value:.{digits}f}"
-
+    pace = " an hour" * own["per_hour"]
+    to, low, high = figures(own["to"], own["usual_low"], own["usual_high"])
+    usual = of(low if low == high else f"{low} to {high}", unit) + pace
     side = "above" if own["beyond"] > 0 else "below"
-    low, high = shown(own["usual_low"]), shown(own["usual_high"])
-    usual = f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+    by = of(figures(abs(own["beyond"]))[0], step(unit)) + pace
     since = "since " + _moment(found.started_at, found.last_at)
-    away = f"{shown(by)}{unit} {side} what is usual at this hour ({usual})"
+    away = f"{by} {side} what is usual at this hour ({usual})"
+    place = of(to, unit) + pace
     if found.kind == "drift":
         turn = "rising" if own["beyond"] > 0 else "falling"
-        return f"{found.metric} has been {turn} {since}, to {shown(own['to'])}{unit}, {away}"
+        return f"{found.metric} has been {turn} {since}, to {place}, {away}"
     verb = "has been changing by" if own["per_hour"] else "has been at"
-    said = f"{found.metric} {verb} {shown(own['to'])}{unit} {since}, {away}"
+    said = f"{found.metric} {verb} {place} {since}, {away}"
     if found.last_at - found.started_at < DAY:
         return said
     usual_from = datetime.fromtimestamp(found.started_at + SETTLED * DAY, UTC)

@@ -24,7 +24,8 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, lasting, spans
+from pyml.detectors.stretches import HABITS, Habits, begun, spans
+from pyml.detectors.wording import lasting
 from pyml.errors import NotEnoughData
 from pyml.forms import YEAR, listed, maybe, number, record
 from pyml.parameters import parameter

@@ -5,7 +5,7 @@ A unit is empty where there is none; numbers then stand alone. No score is in a 
 
 from collections.abc import Sequence
 
-from pyml.detectors.wording import figures, span
+from pyml.detectors.wording import figures, of, span, step
 
 KINDS = (
     "high",
@@ -35,7 +35,7 @@ def placed(name: str, unit: str, value: float, usual: Range, at_hour: Range | No
     'temperature is 37.9 C, usually 36.2 to 51.7 C at all hours; at this hour 48.1 to 50.9 C'
     """
     place, *ends = figures(value, *usual, *(at_hour or ()))
-    said = f"{name} is {_of(place, unit)}, usually {_range(ends[:2], unit)}"
+    said = f"{name} is {of(place, unit)}, usually {_range(ends[:2], unit)}"
     if at_hour is None or ends[2:] == ends[:2]:
         return said
     return f"{said} at all hours; at this hour {_range(ends[2:], unit)}"
@@ -50,7 +50,7 @@ def far(name: str, unit: str, value: float, usual: Range, middle: float) -> str:
     'load is 57.2, far from its middle of 30, though usually 12 to 61'
     """
     place, centre, *ends = figures(value, middle, *usual)
-    away = f"{_of(place, unit)}, far from its middle of {_of(centre, unit)}"
+    away = f"{of(place, unit)}, far from its middle of {of(centre, unit)}"
     return f"{name} is {away}, though usually {_range(ends, unit)}"
 
 
@@ -66,8 +66,8 @@ def moved(
     """
     way = "rose" if value > before else "fell"
     start, end = figures(before, value)
-    said = f"{name} {way} from {start} to {_of(end, unit)} within {span(within)}"
-    return f"{said}; over {span(over)} it usually varies by {_range(figures(*usual), _step(unit))}"
+    said = f"{name} {way} from {start} to {of(end, unit)} within {span(within)}"
+    return f"{said}; over {span(over)} it usually varies by {_range(figures(*usual), step(unit))}"
 
 
 def jumped(name: str, unit: str, before: float, value: float, over: float, near: float) -> str:
@@ -79,9 +79,9 @@ def jumped(name: str, unit: str, before: float, value: float, over: float, near:
     't rose from a mean of 30.1 C over the last 60 min to 54.6 C; usually it stays within 12 C'
     """
     way, (start, end) = "rose" if value > before else "fell", figures(before, value)
-    said = f"{name} {way} from a mean of {_of(start, unit)} over the last {span(over)}"
-    usually = f"usually it stays within {_of(figures(near)[0], _step(unit))}"
-    return f"{said} to {_of(end, unit)}; {usually}"
+    said = f"{name} {way} from a mean of {of(start, unit)} over the last {span(over)}"
+    usually = f"usually it stays within {of(figures(near)[0], step(unit))}"
+    return f"{said} to {of(end, unit)}; {usually}"
 
 
 def varied(name: str, unit: str, spread: float, over: float, usual: Range, by_hour: bool) -> str:
@@ -96,7 +96,7 @@ def varied(name: str, unit: str, spread: float, over: float, usual: Range, by_ho
     """
     how, *ends = figures(spread, *usual)
     hour = " at this hour" if by_hour else ""
-    usually = f"{_range(ends, _step(unit))}{hour}"
+    usually = f"{_range(ends, step(unit))}{hour}"
     if not spread:
         return f"{name} stood still over the last {span(over)}; usually it varies by {usually}"
     return f"{_varied(name, unit, how, over)}; usually by {usually}"
@@ -111,18 +111,18 @@ def ranged(name: str, unit: str, lowest: float, highest: float, over: float, usu
     'temperature was between 36.5 and 80.2 C over the last 60 min; usually 36.2 to 51.7 C'
     """
     low, high, *ends = figures(lowest, highest, *usual)
-    between = f"between {low} and {_of(high, unit)}"
+    between = f"between {low} and {of(high, unit)}"
     return f"{name} was {between} over the last {span(over)}; usually {_range(ends, unit)}"
 
 
 def at(name: str, unit: str, value: float) -> str:
     """A metric's value beside another metric's: `cpu_usage at 88 %`."""
-    return f"{name} at {_of(figures(value)[0], unit)}"
+    return f"{name} at {of(figures(value)[0], unit)}"
 
 
 def varying(name: str, unit: str, spread: float) -> str:
     """How much a metric varies beside another metric."""
-    return f"{name} varying by {_of(figures(spread)[0], _step(unit))}"
+    return f"{name} varying by {of(figures(spread)[0], step(unit))}"
 
 
 def expected(name: str, unit: str, value: float, near: float, others: Sequence[str]) -> str:
@@ -134,9 +134,7 @@ def expected(name: str, unit: str, value: float, near: float, others: Sequence[s
     'memory is 41 %; with cpu at 88 % it is usually near 63.2 %'
     """
     place, usual = figures(value, near)
-    return (
-        f"{name} is {_of(place, unit)}; with {_and(others)} it is usually near {_of(usual, unit)}"
-    )
+    return f"{name} is {of(place, unit)}; with {_and(others)} it is usually near {of(usual, unit)}"
 
 
 def expected_spread(
@@ -144,7 +142,7 @@ def expected_spread(
 ) -> str:
     """Variation that is not what that of others would have it."""
     how, usual = figures(spread, near)
-    usually = f"it usually varies by about {_of(usual, _step(unit))}"
+    usually = f"it usually varies by about {of(usual, step(unit))}"
     return f"{_varied(name, unit, how, over)}; with {_and(others)} {usually}"
 
 
@@ -157,13 +155,13 @@ def together(name: str, unit: str, value: float, usual: Range, others: Sequence[
     'ram is 41 %, usual by itself (30 to 70 %), but seldom together with cpu at 88 % and load at 7'
     """
     place, *ends = figures(value, *usual)
-    said = f"{name} is {_of(place, unit)}, usual by itself ({_range(ends, unit)})"
+    said = f"{name} is {of(place, unit)}, usual by itself ({_range(ends, unit)})"
     return f"{said}, but seldom together with {_and(others)}"
 
 
 def own_past(unit: str, spread: float, over: float) -> str:
     """What the value of a single metric is seldom together with."""
-    return f"a variation by {_of(figures(spread)[0], _step(unit))} over the last {span(over)}"
+    return f"a variation by {of(figures(spread)[0], step(unit))} over the last {span(over)}"
 
 
 def missing(name: str, unit: str, usual: Range) -> str:
@@ -186,26 +184,17 @@ def forecast(name: str, unit: str, value: float, predicted: float, interval: Ran
     'cpu is 99 %; the forecast was 31.2 %, between 24.1 and 38.3 %'
     """
     place, middle, low, high = figures(value, predicted, *interval)
-    said = f"{name} is {_of(place, unit)}; the forecast was {_of(middle, unit)}"
-    return f"{said}, between {low} and {_of(high, unit)}"
-
-
-def _of(text: str, unit: str) -> str:
-    return f"{text} {unit}" if unit else text
-
-
-def _step(unit: str) -> str:
-    """The unit of a difference."""
-    return "points" if unit == "%" else unit
+    said = f"{name} is {of(place, unit)}; the forecast was {of(middle, unit)}"
+    return f"{said}, between {low} and {of(high, unit)}"
 
 
 def _range(ends: Sequence[str], unit: str) -> str:
     low, high = ends
-    return _of(low if low == high else f"{low} to {high}", unit)
+    return of(low if low == high else f"{low} to {high}", unit)
 
 
 def _varied(name: str, unit: str, spread: str, over: float) -> str:
-    return f"{name} varied by {_of(spread, _step(unit))} over the last {span(over)}"
+    return f"{name} varied by {of(spread, step(unit))} over the last {span(over)}"
 
 
 def _and(others: Sequence[str]) -> str:

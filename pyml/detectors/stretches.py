@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from pyml.detectors.base import Floats
 from pyml.parameters import parameter
 
-# Units of a span of time in words, the longest first, in seconds.
-UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-
 
 @dataclass(frozen=True, slots=True)
 class Habits:
@@ -81,26 +78,3 @@ def begun(changed: NDArray[np.bool_]) -> NDArray[np.intp]:
 def spans(rows: NDArray[np.intp], began: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Rows that are told of, by the stretch that each is in; `began` (n,) is of all rows."""
     return np.split(rows, np.flatnonzero(np.diff(began[rows])) + 1) if len(rows) else []
-
-
-def lasting(seconds: float) -> str:
-    """A span of time in words: its two largest units.
-
-    Examples
-    --------
-    >>> lasting(39_840.0), lasting(180.0), lasting(0.2)
-    ('11 h 4 min', '3 min', '1 s')
-    """
-    left = max(1, round(seconds))
-    for i, (name, size) in enumerate(UNITS):
-        below, unit = UNITS[i + 1] if size > 1 else ("", 1)
-        whole, rest = divmod(round(left / unit) * unit, size)
-        if not whole:
-            continue
-        return f"{whole} {name}" + (f" {rest // unit} {below}" if rest and below else "")
-    return ""
-
-
-def quantity(value: float, unit: str | None) -> str:
-    """A value in its unit, to six digits."""
-    return f"{value:.6g} {unit}" if unit else f"{value:.6g}"

@@ -24,7 +24,8 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, lasting, quantity, spans
+from pyml.detectors.stretches import HABITS, Habits, begun, spans
+from pyml.detectors.wording import lasting, of
 from pyml.errors import NotEnoughData
 from pyml.forms import YEAR, listed, maybe, number, record
 from pyml.parameters import parameter
@@ -231,7 +232,7 @@ class Stuck(Finder[Model]):
 
     def words(self, model: Model, found: Finding, unit: str | None) -> str:
         """What stands still, at which value, and for how long."""
-        value = quantity(found.evidence["value"], unit)
+        value = of(f"{found.evidence['value']:,.6g}", unit)
         return (
             f"{found.metric} has stood at {value} for {lasting(found.last_at - found.started_at)};"
             f" it never stands still for more than {lasting(found.evidence['longest'])}"

@@ -5,6 +5,8 @@ DIGITS, MOST_DIGITS = 3, 10
 WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 LARGEST = 1e18  # what is larger has no word
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+# Units of a span of time in words, the longest first, in seconds.
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def figures(value: float, *others: float) -> list[str]:
@@ -42,6 +44,34 @@ def span(seconds: float) -> str:
         if seconds >= least:
             return f"{_length(seconds / unit)} {word}"
     return f"{_length(seconds)} s"
+
+
+def lasting(seconds: float) -> str:
+    """A span of time in words: its two largest units.
+
+    Examples
+    --------
+    >>> lasting(39_840.0), lasting(180.0), lasting(0.2)
+    ('11 h 4 min', '3 min', '1 s')
+    """
+    left = max(1, round(seconds))
+    for i, (name, size) in enumerate(UNITS):
+        below, unit = UNITS[i + 1] if size > 1 else ("", 1)
+        whole, rest = divmod(round(left / unit) * unit, size)
+        if not whole:
+            continue
+        return f"{whole} {name}" + (f" {rest // unit} {below}" if rest and below else "")
+    return ""
+
+
+def of(text: str, unit: str | None) -> str:
+    """A number in its unit, where there is one."""
+    return f"{text} {unit}" if unit else text
+
+
+def step(unit: str | None) -> str:
+    """The unit of a difference."""
+    return "points" if unit == "%" else unit or ""
 
 
 def _length(count: float) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pyml.detectors.presence import Presence
-from pyml.detectors.stretches import HABITS, lasting
+from pyml.detectors.stretches import HABITS
 from pyml.detectors.stuck import Stuck
+from pyml.detectors.wording import lasting
 from pyml.errors import NotEnoughData
 from pyml.telemetry.series import Metric
 
