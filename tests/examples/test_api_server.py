@@ -38,12 +38,15 @@ def ask(address, path, method="GET"):
 
 # Each route with the statement whose document it has to give; None where the statement
 # is the server's own and the page's tests look at what it says.
+FORESTS = f"""jsonb_set(i, '{{models}}', (SELECT jsonb_agg(m)
+    FROM jsonb_array_elements(i -> 'models') AS m WHERE m ->> 'kind' = 'forest'))
+FROM ml_model_info('{PARIS}') AS i"""
 ROUTES = {
     f"POST /ml/anomalies/train/{VIENNA}?hours=6&contamination=0.02": None,
     f"POST /ml/forecasts/train/{VIENNA}?field=system.cpuUsage&hours=12": None,
     f"GET /ml/anomalies/detect/{PARIS}?hours=72": f"ml_detect('{PARIS}', hours => 72)",
     f"GET /ml/forecasts/predict/{BERLIN}?horizon=5": f"ml_forecast('{BERLIN}', horizon => 5)",
-    f"GET /ml/anomalies/model-info/{PARIS}": f"ml_model_info('{PARIS}')",
+    f"GET /ml/anomalies/model-info/{PARIS}": FORESTS,
     f"GET /ml/forecasts/model-info/{BERLIN}?field=system.cpuUsage": None,
     f"GET /devices/{PARIS}/twin/anomalies?hours=30": None,
     f"GET /devices/{BERLIN}?field=cpu_usage&hours=12": None,

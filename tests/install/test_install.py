@@ -336,7 +336,7 @@ def lived_in(admin: Person, libraries: str) -> Iterator[list[str]]:
     assert admin.files() == set()
 
 
-LOST = "0 models, 0 logged anomalies, 1 changed settings, 2 metrics of your own"
+LOST = "0 models, 0 logged anomalies, 0 findings, 1 changed settings, 2 metrics of your own"
 
 
 def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:

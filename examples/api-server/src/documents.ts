@@ -40,6 +40,10 @@ export const TrainedForest = object({
   left_out: Type.Record(Type.String(), Type.String(), {
     description: "Enabled metrics that are not in the model, each with the reason.",
   }),
+  finders: Type.Array(Type.String(), { description: "Kinds of the models of finders beside it." }),
+  finders_left_out: Type.Record(Type.String(), Type.String(), {
+    description: "Finders that were not trained, each with the reason.",
+  }),
   contamination: Type.Number(),
   window_start: Time,
   window_end: Time,
