@@ -45,6 +45,7 @@ def test_an_anomaly_says_how_seldom_its_like_comes(db, one, spiked):
 
 def test_a_retraining_pools_what_all_devices_do(db, one, spiked, add_device):
     add_device(readings=600)
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     db.execute("CALL ml_retrain()")
     pooled = one("SELECT to_jsonb(r) FROM ml_rarity r WHERE detector = 'forest'")
     assert pooled["devices"] == 2

@@ -160,7 +160,7 @@ def test_memory_may_be_missing_when_pyml_is_loaded(db, dsn, add_modelled, long):
     device = add_modelled()
     db.execute(LIMIT)
     answers = []
-    for room in range(0, 241, 8 if long else 24):
+    for room in range(0, 241, 8 if long else 40):
         with closing(psycopg.connect(dsn, autocommit=True)) as session:
             session.execute("DO $$ BEGIN END $$")  # loads PL/pgSQL
             session.execute("SELECT limit_memory(%s)", [room << 20])
@@ -175,7 +175,7 @@ def test_memory_may_end_within_a_call(db, dsn, add_modelled, long):
     device = add_modelled(readings=30_000)
     db.execute(LIMIT)
     answers = []
-    for room in range(0, 300, 6 if long else 42):
+    for room in range(0, 300, 6 if long else 70):
         with closing(psycopg.connect(dsn, autocommit=True)) as session:
             session.execute("SELECT count(*) FROM ml_doctor()")
             session.execute("SELECT limit_memory(%s)", [room << 20])
