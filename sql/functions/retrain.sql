@@ -20,7 +20,7 @@ COMMENT ON FUNCTION _ml_train(uuid, text, text) IS 'Trains one model of any kind
 
 CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
-SET search_path = pg_catalog, @extschema@, pg_temp
+SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- as in _ml_pool_peaks
 AS $$
 DECLARE
     s jsonb;

@@ -161,8 +161,8 @@ def test_an_anomaly_says_why_to_the_mouse_and_to_the_keyboard(api, fleet, visit)
     canvas = page.locator("#plot")
     canvas.focus()
     canvas.press("ArrowLeft")
-    spot = told_of_an_anomaly(page, fleet)
-    expect(page.locator("[aria-live=polite]")).to_contain_text("cpu_usage ")
+    spot, metric = told_of_an_anomaly(page, fleet)
+    expect(page.locator("[aria-live=polite]")).to_contain_text(f"{metric} ")
     told = "Chart.getChart('plot').tooltip.dataPoints.some(p => p.raw.anomaly)"
     canvas.hover(position={"x": 0.8 * spot["x"], "y": spot["y"]})
     page.wait_for_function(f"!{told}")
@@ -171,8 +171,11 @@ def test_an_anomaly_says_why_to_the_mouse_and_to_the_keyboard(api, fleet, visit)
     told_of_an_anomaly(page, fleet)
 
 
-def told_of_an_anomaly(page: Page, fleet) -> dict[str, float]:
-    """Hold what the picture tells of an anomaly against the log; where in the picture it is."""
+def told_of_an_anomaly(page: Page, fleet) -> tuple[dict[str, float], str]:
+    """Hold what the picture tells of an anomaly against the log.
+
+    Gives where in the picture it is, and the metric of its first reason.
+    """
     moment, lines, x, y = page.evaluate(
         "(() => { const t = Chart.getChart('plot').tooltip;"
         " const i = t.dataPoints.findIndex(p => p.raw.anomaly);"
@@ -186,7 +189,7 @@ def told_of_an_anomaly(page: Page, fleet) -> dict[str, float]:
     )[0]
     assert lines[0] == f"{severity}:"
     assert lines[1].startswith(f"{metric} ")
-    return {"x": x, "y": y}
+    return {"x": x, "y": y}, metric
 
 
 def test_a_device_without_a_model_shows_its_history(api, visit):

@@ -84,8 +84,10 @@ ENDS = {
     "statement_timeout": {"57014"},
     "lock_timeout": {"55P03"},
     "disk full": {"53100"},
-    "memory": {"53200", "ML006", "closed"},
+    "memory": {"53200", "ML006", "closed", "no room"},
 }
+# What PostgreSQL says, as XX000, where it has no room for a library of its own, such as its JIT's.
+NO_ROOM = "could not load library"
 
 
 class Fleet:
@@ -145,7 +147,8 @@ class Fleet:
                 session.execute(WORK[work].format(device=device))
                 ended.append("done")
             except psycopg.Error as error:
-                ended.append(error.sqlstate or "closed")
+                no_room = str(error).startswith(NO_ROOM)
+                ended.append("no room" if no_room else error.sqlstate or "closed")
                 said.append(f"{error}\n{error.diag.context}")
 
         with getattr(self, "_" + fault.translate(str.maketrans(" ", "_", "-")))(
