@@ -138,7 +138,7 @@ def gate(db, add_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("argument", ["", ", field => NULL"])
+@pytest.mark.parametrize("argument", [pytest.param("", marks=pytest.mark.long), ", field => NULL"])
 def test_without_a_field_the_functions_take_what_the_device_reports(
     db, one, refused, gate, argument
 ):

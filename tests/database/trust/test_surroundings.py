@@ -111,7 +111,13 @@ FROM generate_series(1, 1000) n WHERE n % 3 = 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiled_first", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize(
+    "compiled_first",
+    [
+        pytest.param(True, id="after"),
+        pytest.param(False, id="before", marks=pytest.mark.long),
+    ],
+)
 def test_a_session_may_train_and_have_its_queries_compiled(db, dsn, add_device, compiled_first):
     if not db.execute("SELECT pg_jit_available()").fetchone()[0]:
         pytest.skip("this server compiles no queries")
