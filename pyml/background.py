@@ -1,4 +1,6 @@
-"""Long work in a thread of its own, while the caller's thread goes on polling.
+"""What a process needs for its work: threads beside the one that polls, and memory.
+
+Long work goes on in a thread of its own, while the caller's thread goes on polling.
 
 A PostgreSQL backend handles a cancel in its main thread, between statements; C code
 that Python calls gives it no chance to. The work runs beside it, and the main thread
@@ -11,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from mmap import mmap
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,6 +26,8 @@ PATIENCE = 0.2
 # Signals that report a fault of the thread itself cannot be blocked with meaning.
 FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 
+# Bytes that a call needs at hand beyond its arrays, many times over.
+ROOM = 32 << 20
 
 # What an earlier `prepare` left going on, if its caller gave up on it.
 _going_on: threading.Thread | None = None
@@ -123,6 +128,20 @@ def prepare(work: Callable[[], object], poll: Callable[[], object]) -> None:
     _going_on = None
     if failure:
         raise failure[0]
+
+
+def require_room(size: int = ROOM) -> None:
+    """Ask for so many bytes, and give them back.
+
+    Raises
+    ------
+    MemoryError
+        The process cannot have them.
+    """
+    try:
+        mmap(-1, size).close()
+    except OSError as error:
+        raise MemoryError(str(error)) from error
 
 
 def trim() -> None:

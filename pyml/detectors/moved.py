@@ -8,10 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from pyml.detectors.base import Finding, Floats
-from pyml.detectors.baseline import DAY, SETTLED
+from pyml.detectors.baseline import DAY, HOUR, SETTLED
 from pyml.detectors.wording import figures, of, step
 
-HOUR = 3_600.0
 # A move that began with less than this share of where it is now is a drift.
 AT_ONCE = 0.5
 # One that was there before all that is looked at drifts if it changed by such a share since.

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.background import require_room
 from pyml.errors import unreadable
 from pyml.models import wire
 from pyml.models.wire import Graph, Numbers
@@ -26,8 +27,6 @@ FORMAT = 1
 
 # Lists and objects in its metadata; those of 200 metrics have 2,500.
 MAX_LISTS = 50_000
-# A process that cannot have so many more bytes has none for a model either.
-ROOM = 32 << 20
 
 
 class Known(Protocol):
@@ -191,7 +190,7 @@ def guarded() -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "sqlstate"):
             raise
-        bytes(ROOM)  # asks for it: libraries raise the same errors where memory is missing
+        require_room()  # libraries raise the same errors where memory is missing
         raise unreadable(str(error).partition("\n")[0] or repr(error)) from error
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from mmap import mmap
 from typing import Any, ParamSpec, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ import plpy
 from numpy.typing import NDArray
 
 from pyml import queries
+from pyml.background import require_room
 from pyml.errors import BrokenEnvironment, PymlError, translated
 from pyml.queries import Query
 from pyml.telemetry.history import History
@@ -77,7 +77,7 @@ def notice(text: str) -> None:
             raise
 
 
-# ---- what would end the process --------------------------------------------------------------
+# ---- what would end the process --------------------------------------------------
 
 
 def _in_parallel_mode() -> Callable[[], bool]:
@@ -91,26 +91,6 @@ def _in_parallel_mode() -> Callable[[], bool]:
 
 
 _parallel = _in_parallel_mode()
-
-
-# Bytes that a call needs at hand beyond its arrays, many times over.
-ROOM = 32 << 20
-
-
-def _require_room() -> None:
-    """Refuse to begin where a small allocation might fail.
-
-    An array that finds no memory is a MemoryError. numpy's casts within a loop ask for their
-    buffers without the interpreter's lock, and end the process where they get none.
-
-    Raises
-    ------
-    MemoryError
-    """
-    try:
-        mmap(-1, ROOM).close()
-    except OSError as error:
-        raise MemoryError(str(error)) from error
 
 
 def _require_serial() -> None:
@@ -214,7 +194,7 @@ def document(function: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     def answer(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
             _require_serial()
-            _require_room()
+            require_room()  # where casts of numpy get none they end the process
             found = function(*args, **kwargs)
         except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
             found = {"error": _failure(error)}
@@ -234,7 +214,7 @@ def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Itera
         def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
             try:
                 _require_serial()
-                _require_room()
+                require_room()
                 for row in function(*args, **kwargs):
                     yield (*row, None)
             except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:

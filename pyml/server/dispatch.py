@@ -7,10 +7,10 @@ exception would reach the user with a Python traceback.
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Any
 
 from pyml import __version__
+from pyml.background import require_room
 from pyml.errors import BrokenEnvironment
 
 # Bytes: numpy's libraries, and what BLAS maps when it is loaded and at its first large product
@@ -56,10 +56,7 @@ def enter(version: str, site: str) -> Functions:
             "The extension was upgraded after the session had loaded it.",
             "Reconnect: a new session loads the new version.",
         )
-    try:
-        mmap(-1, ROOM).close()
-    except OSError as error:
-        raise MemoryError(str(error)) from error
+    require_room(ROOM)
     try:
         import numpy as np
 

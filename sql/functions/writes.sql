@@ -170,11 +170,14 @@ BEGIN
                 CASE WHEN (e.value #>> '{}')::numeric BETWEEN 0 AND 1000 THEN (e.value #>> '{}')::float8 END END AS height
               FROM said s, jsonb_array_elements(CASE WHEN s.hours > 0 THEN s.peaks END) AS e) AS p
         WHERE p.height IS NOT NULL
+    ), kept AS MATERIALIZED (
+        SELECT p.kind, p.height, p.count FROM peak p
+        WHERE p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))
     )
     INSERT INTO ml_rarity AS r (detector, devices, hours, heights, counts)
     SELECT s.kind, count(*), sum(s.hours),
-        ARRAY(SELECT p.height FROM peak p WHERE p.kind = s.kind AND (p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))) ORDER BY p.count),
-        ARRAY(SELECT p.count FROM peak p WHERE p.kind = s.kind AND (p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))) ORDER BY p.count)
+        ARRAY(SELECT k.height FROM kept k WHERE k.kind = s.kind ORDER BY k.count),
+        ARRAY(SELECT k.count FROM kept k WHERE k.kind = s.kind ORDER BY k.count)
     FROM said s WHERE s.hours > 0 GROUP BY s.kind
     ON CONFLICT (detector) DO UPDATE SET devices = EXCLUDED.devices, hours = EXCLUDED.hours, heights = EXCLUDED.heights,
         counts = EXCLUDED.counts, pooled_at = now();

@@ -5,12 +5,8 @@ from datetime import datetime
 
 import pytest
 
-SPIKE = """
-UPDATE device_shadow_history
-SET reported_state = jsonb_set(reported_state, '{system,cpuUsage}', '99')
-WHERE id IN (SELECT id FROM device_shadow_history WHERE device_uuid = %s
-             ORDER BY "timestamp" DESC OFFSET 30 LIMIT 5)
-"""
+from .test_forest import SPIKE
+
 FIGURES = "UPDATE ml_model SET figures = figures || %s::jsonb WHERE device_uuid = %s"
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from hypothesis import event
 from hypothesis import strategies as st
 
-from pyml.detectors.base import DETECTORS, Signals
+from pyml.detectors.base import DETECTORS, Detector, Fitted, Signals
 from pyml.errors import NotEnoughData
 from pyml.forecasters.base import FORECASTERS
+from pyml.telemetry import drift
 from pyml.telemetry.habits import Habit, rhythm
 from pyml.telemetry.messages import received
 from pyml.telemetry.readings import Readings, assemble, learn
@@ -162,3 +163,14 @@ def unless_too_little(call: Callable[[], T]) -> T | None:
         return None
     event("enough")
     return found
+
+
+def train(
+    detector: Detector[Any], signals: Signals, pulse: Callable[[], None] = nothing
+) -> tuple[Fitted[Any], Any]:
+    """A training with all that is stored of it: its fitted numbers, and the model that knows."""
+    fitted = detector.fit(signals, settings_of(detector), pulse)
+    used = [signals.names.index(name) for name in fitted.model.names]
+    metrics = gauges(fitted.model.names)
+    reference = drift.reference(signals.times, signals.values[:, used])
+    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics), reference)

@@ -21,19 +21,16 @@ from pyml.detectors.base import (
     Signals,
 )
 from pyml.models import blob
-from pyml.telemetry import drift
 
 from .contracts import (
-    HABIT,
     Ended,
     ending,
     frozen,
-    gauges,
     junk,
     nothing,
     read,
-    settings_of,
     signals_of,
+    train,
     unless_too_little,
     with_example,
 )
@@ -57,15 +54,6 @@ def telemetry(seed=0, n=2000):
     values = 40 + 3 * rhythm + 2 * rng.normal(size=(n, 3))
     values[::50, 1] = np.nan
     return signals_of(times, values, NAMES)
-
-
-def train(detector, signals, pulse=nothing):
-    """A training with all that is stored of it: its fitted numbers, and the model that knows."""
-    fitted = detector.fit(signals, settings_of(detector), pulse)
-    used = [signals.names.index(name) for name in fitted.model.names]
-    metrics = gauges(fitted.model.names)
-    reference = drift.reference(signals.times, signals.values[:, used])
-    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics), reference)
 
 
 def packed(detector, signals):

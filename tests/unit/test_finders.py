@@ -12,20 +12,18 @@ from hypothesis import strategies as st
 from pyml.detectors.base import CRITICAL, WARNING, Signals
 from pyml.following import Following, finders
 from pyml.models import blob
-from pyml.telemetry import drift
 
 from .contracts import (
-    HABIT,
     Ended,
     ending,
     frozen,
-    gauges,
     junk,
     known_settings,
     nothing,
     read,
     settings_of,
     signals_of,
+    train,
     unless_too_little,
 )
 
@@ -74,14 +72,6 @@ def shift(values):
 
 
 FAULTS = (hang, vanish, fall_silent, shift)
-
-
-def train(finder, signals):
-    fitted = finder.fit(signals, settings_of(finder), nothing)
-    used = [signals.names.index(name) for name in fitted.model.names]
-    reference = drift.reference(signals.times, signals.values[:, used])
-    metrics = gauges(fitted.model.names)
-    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics), reference)
 
 
 def ready(finder, signals):
