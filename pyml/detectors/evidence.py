@@ -60,7 +60,7 @@ class Measured:
     beyond : ndarray of float64, shape (n, 2 m)
         As `Features.vectors`; 0 where missing.
     jump : ndarray of float64, shape (n, m)
-        How far each value is from the mean of those before it in the longest window, in ranges.
+        How far each value is from the mean of those before it in the first window, in ranges.
     jump_size : ndarray of float64, shape (m,)
         What one in a hundred of these exceeds.
     spans : list of float

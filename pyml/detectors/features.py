@@ -99,7 +99,7 @@ def standardised(scaling: Rows, values: Floats) -> Floats:
 def moves(spans: Spans, times: Floats, scaled: Floats, pulse: Pulse) -> Floats:
     """Of each reading the columns of `Features`.
 
-    A jump is how far a value is from the mean of those before it in the longest window.
+    A jump is how far a value is from the mean of those before it in the first window.
     """
     # A row for each metric: its readings side by side, as all that follows goes along them.
     z = np.ascontiguousarray(scaled.T)
@@ -117,8 +117,10 @@ def moves(spans: Spans, times: Floats, scaled: Floats, pulse: Pulse) -> Floats:
         deviation = np.sqrt(np.maximum(square / of - (total / of) ** 2, 0.0)) / UNIT
         enough = count >= max(2, window / 2)
         spreads.append(np.where(enough, deviation, np.nan))
-    before = (total - fixed) / np.maximum(count - 1, 1) / UNIT  # of the longest window
-    return np.concatenate([z, *spreads, np.where(enough & known, z - before, np.nan)]).T
+        if window == spans.windows[0]:
+            before = (total - fixed) / np.maximum(count - 1, 1) / UNIT
+            jump = np.where(enough & known, z - before, np.nan)
+    return np.concatenate([z, *spreads, jump]).T
 
 
 def trailing_mean(interval: float, window: int, times: Floats, numbers: Floats) -> Floats:

@@ -97,8 +97,8 @@ class Cases:
 
     def _jumped(self, i: int, j: int, value: float) -> Case:
         """How far the value is from those before it makes the case."""
-        over, near = self.seen.spans[-1], self.seen.jump_size[j] * self.model.scaling[j][1]
-        before = float(self.seen.last(i, j, -1)[1][:-1].mean())
+        over, near = self.seen.spans[0], self.seen.jump_size[j] * self.model.scaling[j][1]
+        before = float(self.seen.last(i, j, 0)[1][:-1].mean())
         said = sentences.jumped(*self._named(j), before, value, over, float(near))
         return "rose" if value > before else "fell", said
 
