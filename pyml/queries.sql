@@ -222,9 +222,9 @@ SELECT f.kind, f.metric, date_part('epoch', f.started_at) AS started_at,
 FROM ml_finding f WHERE f.device_uuid = $1 AND f.detector = $2 AND f.last_at >= to_timestamp($3)
 ORDER BY f.started_at, f.finding_id
 
--- query: put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], text[], text[], bigint)
+-- query: put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint)
 -- Writes findings, each joined to those that it touches.
-SELECT _ml_put_findings($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT _ml_put_findings($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 
 -- query: points(uuid, text, text, float8, float8)
 -- What a forecaster has said of a field in a window.

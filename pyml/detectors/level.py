@@ -34,9 +34,12 @@ from pyml.detectors.base import (
 from pyml.detectors.baseline import HOUR
 from pyml.detectors.joining import joined
 from pyml.detectors.moved import Move, evidence, sentence
+from pyml.detectors.rarity import Excursions
+from pyml.detectors.rarity import figures as rarity
 from pyml.detectors.usual import (
     LEAST,
     PARAMETERS,
+    HeldOut,
     Parameters,
     Usual,
     is_usual,
@@ -99,11 +102,13 @@ class Level(Finder[Model]):
         """
         p = self.parameters
         usual: dict[str, Usual] = {}
+        held_out: list[HeldOut] = []
         for name, column in zip(signals.names, signals.values.T, strict=True):
             pulse()
             found = learn(signals.times, column, signals.interval, p, pulse)
             if found is not None:
-                usual[name] = found
+                usual[name] = found[0]
+                held_out.append(found[1])
         if not usual:
             raise NotEnoughData(
                 "no metric comes often enough for its level to be learned",
@@ -115,6 +120,11 @@ class Level(Finder[Model]):
             "limits": {name: list(one.limits) for name, one in usual.items()},
             "became_usual": [name for name, one in usual.items() if one.settled],
         }
+        # What several metrics do at a time is one trouble of the device.
+        together = Excursions.of([one.excursions for one in held_out]).peaks()
+        hours = max(one.hours for one in held_out)
+        if hours:
+            figures |= rarity(hours, together.heights.tolist())
         names = tuple(usual)
         model = Model(
             names=names,

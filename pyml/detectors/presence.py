@@ -5,7 +5,7 @@ silence, and a device that pauses each night does not fall silent each night.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, spans
+from pyml.detectors.rarity import HOUR, figures
+from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
 from pyml.detectors.wording import lasting
 from pyml.errors import NotEnoughData
 from pyml.forms import YEAR, listed, maybe, number, record
@@ -95,6 +96,9 @@ _IS_MODEL = record(
 class Presence(Finder[Model]):
     """Devices that are silent, and metrics that are missing.
 
+    A finding's score is how long it has lasted, in the time from which on it is a finding: 1 is
+    just beyond.
+
     Parameters
     ----------
     parameters : Parameters
@@ -128,13 +132,20 @@ class Presence(Finder[Model]):
         parted = self.habits.parted(times, interval)
         away: list[float] = []
         allowed: list[float | None] = []
+        least_quiet = max(p.least_seconds, p.silent_readings * interval)
+        gaps = np.diff(times)
+        heights = self.habits.heights(times[1:], gaps, gaps, least_quiet)
         for column in signals.values[came].T:
             pulse()
-            own = self.habits.ordinary(times, times - times[_gone(column, parted)])
+            lasted = times - times[_gone(column, parted)]
+            own = self.habits.ordinary(times, lasted)
             after = max(least, self.habits.times * own)
             there = np.isfinite(column).mean() >= p.reported
             away.append(own)
             allowed.append(after if there and after <= self.habits.longest(interval) else None)
+            if allowed[-1] is not None:
+                of_blocks = self.habits.heights(times, lasted, ended(lasted), least)
+                heights = [max(pair) for pair in zip(heights, of_blocks, strict=True)]
         model = Model(
             names=signals.names,
             interval=interval,
@@ -143,7 +154,9 @@ class Presence(Finder[Model]):
             away=tuple(away),
             allowed=tuple(allowed),
         )
-        return Fitted({}, model, {"watched": sum(after is not None for after in allowed)})
+        watched = sum(after is not None for after in allowed)
+        hours = float(times[-1] - times[0] + interval) / HOUR
+        return Fitted({}, model, {"watched": watched} | figures(hours, heights))
 
     def _after(self, model: Model, j: int) -> float | None:
         """Seconds from a metric's first missing reading to the finding; None: never.
@@ -211,7 +224,7 @@ class Presence(Finder[Model]):
                 started_at=float(times[i]),
                 last_at=float(ends[i]),
                 severity=CRITICAL,
-                score=float(ends[i] - times[i]) / ordinary,
+                score=float(ends[i] - times[i]) / model.silence,
                 evidence={"longest": ordinary},
             )
             for i in np.flatnonzero(told)
@@ -234,16 +247,25 @@ class Presence(Finder[Model]):
             started = float(times[max(before, 0)])
         reached = np.searchsorted(times, times[span[0]] - self.lookback(model), side="right")
         started, last = max(started, float(times[reached])), float(times[span[-1]])
-        ordinary = max(model.away[j], habit.rhythm)
-        return Finding(
+        found = Finding(
             kind="missing",
             metric=model.names[j],
             started_at=started,
             last_at=last,
             severity=WARNING,
-            score=(last - started) / ordinary,
+            score=0.0,
             evidence={"longest": model.away[j], "rhythm": habit.rhythm},
         )
+        return replace(found, score=self.score(model, found))
+
+    def score(self, model: Model, found: Finding) -> float:
+        """How long it has lasted, in what is allowed; a metric's last value holds before that."""
+        lasted = found.last_at - found.started_at
+        if found.kind == "silent":
+            return lasted / model.silence
+        j = model.names.index(found.metric)
+        after = self._after(model, j)
+        return found.score if after is None else lasted / (after + model.habits[j].hold)
 
     def words(self, model: Model, found: Finding, unit: str | None) -> str:
         """What is gone, and for how long."""

@@ -4,8 +4,9 @@ A training keeps the highest peaks of its held-out scores, and the hours that th
 week of one device cannot tell what comes once in a month; the peaks of many devices together can.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,9 @@ TOP = 20
 ENOUGH = 672.0
 # Nothing is said to be rarer than once in so many times the hours seen, and in ten years.
 FARTHEST, RAREST = 20.0, 87_600.0
-# Least mean excess of the tail, in powers of ten.
+# No peak is said to be higher.
+HIGHEST = 1000.0
+# Least mean excess of the tail: in powers of ten, or in limits of a finder.
 LEAST = 0.1
 
 
@@ -41,6 +44,50 @@ def peaks(times: Floats, heights: Floats, interval: float) -> list[float]:
         left[near] = -np.inf
         left[top] = -np.inf
     return found
+
+
+def figures(hours: float, heights: Iterable[float]) -> dict[str, Any]:
+    """Peaks of so many hours, in any order, as a training's figures have them; JSON-able."""
+    highest = sorted(heights, reverse=True)[:MOST_PEAKS]
+    return {"peaks": [min(height, HIGHEST) for height in highest], "ordinary_hours": hours}
+
+
+@dataclass(frozen=True, slots=True)
+class Excursions:
+    """What may be peaks, k of them: heights, each with a span of time that belongs to it.
+
+    Attributes
+    ----------
+    times : ndarray of float64, shape (k,)
+        Seconds since the Unix epoch.
+    heights : ndarray of float64, shape (k,)
+    spans : ndarray of float64, shape (k,)
+        Seconds.
+    """
+
+    times: Floats
+    heights: Floats
+    spans: Floats
+
+    @classmethod
+    def of(cls, several: Sequence["Excursions"]) -> "Excursions":
+        """All of several, in their order."""
+        parts = ([getattr(one, name) for one in several] for name in ("times", "heights", "spans"))
+        return cls(*(np.concatenate([np.empty(0), *part]) for part in parts))
+
+    def peaks(self) -> "Excursions":
+        """The highest, highest first; `MOST_PEAKS` at most.
+
+        What is nearer to a higher one than the span of either, or than `SILENCE`, belongs to that.
+        """
+        found: list[int] = []
+        left = np.where(np.isfinite(self.heights), self.heights, -np.inf)
+        while len(found) < MOST_PEAKS and (left > -np.inf).any():
+            top = int(np.argmax(left))
+            found.append(top)
+            apart = np.maximum(np.maximum(self.spans, self.spans[top]), SILENCE)
+            left[np.abs(self.times - self.times[top]) < apart] = -np.inf
+        return Excursions(self.times[found], self.heights[found], self.spans[found])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ What lasts longer than it ever does by its own habit is a finding. "Ever" is rob
 hold faults, and those of one day do not make a habit.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +60,39 @@ class Habits:
 
         In seconds. Blocks without a time do not count.
         """
+        return self._habit(self._longest(times, lasted))
+
+    def _habit(self, longest: Iterable[float]) -> float:
+        found = sorted((one for one in longest if one >= 0), reverse=True)
+        return found[min(self.counted, len(found)) - 1] if found else 0.0
+
+    def _longest(self, times: Floats, lasted: Floats) -> list[float]:
+        """The longest stretch of each block, of how long each had lasted (n,); -1 without any."""
         if not len(times):
-            return 0.0
+            return [-1.0] * self.blocks
         ends = times[0] + (times[-1] - times[0]) * np.arange(1, self.blocks) / self.blocks
         parts = np.split(lasted, np.searchsorted(times, ends, side="right"))
-        found = sorted((float(part.max()) for part in parts if len(part)), reverse=True)
-        return found[min(self.counted, len(found)) - 1]
+        return [float(part.max()) if len(part) else -1.0 for part in parts]
+
+    def heights(self, times: Floats, lasted: Floats, counts: Floats, least: float) -> list[float]:
+        """How far each block's longest stretch goes, in what the other blocks allow.
+
+        Parameters
+        ----------
+        times : ndarray of float64, shape (n,)
+        lasted : ndarray of float64, shape (n,)
+            As `ordinary` takes them.
+        counts : ndarray of float64, shape (n,)
+            The same of what would be a finding; 0 where it would be none.
+        least : float
+            Seconds that are allowed at least.
+        """
+        longest = self._longest(times, lasted)
+        found = []
+        for block, own in enumerate(self._longest(times, counts)):
+            ordinary = self._habit(longest[:block] + longest[block + 1 :])
+            found.append(max(own, 0.0) / max(least, self.times * ordinary))
+        return found
 
 
 HABITS = Habits()
@@ -73,6 +101,11 @@ HABITS = Habits()
 def begun(changed: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The row at which the stretch began that each row (n,) is in; each row may begin one."""
     return np.asarray(np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0)))
+
+
+def ended(lasted: Floats) -> Floats:
+    """How long stretches had lasted (n,), where each ends; 0 elsewhere."""
+    return np.where(np.append(lasted[1:] <= lasted[:-1], True)[: len(lasted)], lasted, 0.0)
 
 
 def spans(rows: NDArray[np.intp], began: NDArray[np.intp]) -> list[NDArray[np.intp]]:

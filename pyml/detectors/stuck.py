@@ -6,7 +6,7 @@ stands still for hours (coarse, slow, sent on change) is not looked at.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, spans
+from pyml.detectors.rarity import HOUR, figures
+from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
 from pyml.detectors.wording import lasting, of
 from pyml.errors import NotEnoughData
 from pyml.forms import YEAR, listed, maybe, number, record
@@ -94,6 +95,9 @@ _OWN = ("longest", "allowed", "low", "high")
 class Stuck(Finder[Model]):
     """Signals that stand still while the others move.
 
+    A finding's score is how long the signal has stood still, in the time from which on that is a
+    finding: 1 is just beyond.
+
     Parameters
     ----------
     parameters : Parameters
@@ -146,7 +150,38 @@ class Stuck(Finder[Model]):
             low=low,
             high=high,
         )
-        return Fitted({}, model, {"watched": sum(after is not None for after in allowed)})
+        seen = self._held_out(model, signals, least, pulse)
+        return Fitted({}, model, {"watched": sum(after is not None for after in allowed)} | seen)
+
+    def _held_out(
+        self, model: Model, signals: Signals, least: float, pulse: Pulse
+    ) -> dict[str, Any]:
+        """How long signals stood still in each block of the training, by the other blocks."""
+        times, values = signals.times, signals.values
+        parted = self.habits.parted(times, model.interval)
+        watched = [(j, after) for j, after in enumerate(model.allowed) if after is not None]
+
+        def still(j: int) -> Floats:
+            return times - times[begun(_changed(values[:, j], parted))]
+
+        def moves(j: int, after: float) -> NDArray[np.bool_]:
+            return np.asarray((still(j) < after) & _known(signals, j))
+
+        moving = np.zeros(len(times), np.intp)
+        for j, after in watched:
+            pulse()
+            moving += moves(j, after)
+        heights = [0.0] * self.habits.blocks
+        for j, after in watched:
+            pulse()
+            lasted, told = still(j), np.zeros(len(times), bool)
+            others = moving - moves(j, after) > 0 if len(watched) > 1 else np.ones_like(told)
+            rows = np.flatnonzero(~signals.held & others)
+            told[rows[self._counts(model, j, signals, rows)]] = True
+            counts = ended(np.where(told, lasted, 0.0))
+            of_blocks = self.habits.heights(times, lasted, counts, least)
+            heights = [max(pair) for pair in zip(heights, of_blocks, strict=True)]
+        return figures(float(times[-1] - times[0] + model.interval) / HOUR, heights)
 
     def lookback(self, model: Model) -> float:
         """As long as the longest span from which on standing still is a finding."""
@@ -195,8 +230,9 @@ class Stuck(Finder[Model]):
         came = np.cumsum(~signals.held)
         first = np.searchsorted(times, times[rows] - float(model.allowed[j] or 0.0))
         enough = came[rows] - came[first] + ~signals.held[first] >= self.parameters.seen
-        metric = model.metrics[j]
-        ends = [metric.lower, metric.upper, 0.0 if metric.kind == "counter" else None]
+        ends: list[float | None] = []
+        for metric in model.metrics[j : j + 1]:  # a training does not know it yet
+            ends = [metric.lower, metric.upper, 0.0 if metric.kind == "counter" else None]
         within = (values > model.low[j]) & (values < model.high[j])
         return np.asarray(
             enough & within & ~np.isin(values, [end for end in ends if end is not None])
@@ -215,20 +251,25 @@ class Stuck(Finder[Model]):
         times, last = signals.times, int(span[-1])
         reached = np.searchsorted(times, times[span[0]] - self.lookback(model), side="right")
         started = float(times[max(first, int(reached))])
-        ordinary = max(model.longest[j], model.interval)
-        return Finding(
+        found = Finding(
             kind="stuck",
             metric=model.names[j],
             started_at=started,
             last_at=float(times[last]),
             severity=WARNING,
-            score=(float(times[last]) - started) / ordinary,
+            score=0.0,
             evidence={
                 "value": float(signals.values[last, j]),
-                "longest": ordinary,
+                "longest": max(model.longest[j], model.interval),
                 "witnesses": moved[: self.parameters.named],
             },
         )
+        return replace(found, score=self.score(model, found))
+
+    def score(self, model: Model, found: Finding) -> float:
+        """How long it has stood still, in what is allowed."""
+        allowed = model.allowed[model.names.index(found.metric)]
+        return (found.last_at - found.started_at) / allowed if allowed else found.score
 
     def words(self, model: Model, found: Finding, unit: str | None) -> str:
         """What stands still, at which value, and for how long."""

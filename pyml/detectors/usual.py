@@ -1,5 +1,6 @@
 """What is usual of one metric's means over trailing windows, learned from a training's days."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from pyml.background import Pulse
 from pyml.detectors import baseline
 from pyml.detectors.baseline import SLOTS_OF_DAY, SLOTS_OF_WEEK, Baseline, Learned
+from pyml.detectors.moved import Move
+from pyml.detectors.rarity import Excursions
 from pyml.forms import listed, number, record, truth, whole
 from pyml.parameters import parameter
 
@@ -147,10 +150,26 @@ class Usual:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """How far one metric's means went on days that are judged by the other days.
+
+    Attributes
+    ----------
+    hours : float
+        Of those days.
+    excursions : Excursions
+        Their heights are in limits.
+    """
+
+    hours: float
+    excursions: Excursions
+
+
 def learn(
     times: Floats, column: Floats, interval: float, p: Parameters, pulse: Pulse
-) -> Usual | None:
-    """What is usual of one metric; None where too little is known of it."""
+) -> tuple[Usual, HeldOut] | None:
+    """What is usual of one metric, and how far its days go; None where too little is known."""
     known = ~np.isnan(column)
     times, values = times[known], column[known]
     if len(times) < LEAST or times[-1] - times[0] < baseline.CYCLES * p.windows[0]:
@@ -160,65 +179,140 @@ def learn(
     if learned is None:
         return None
     judged = learned.baseline.judged(times, values)
-    ranges = np.full(len(p.windows), np.nan)
     floor = _floor(judged[~np.isnan(judged)], p)
     shortest = max(p.windows[0], FEWEST * interval)
     seasonal = len(learned.baseline.day) > 1
     shape = _shape(learned, p.windows[0], interval) if seasonal else 1.0
     lighter = p.light + (1 - p.light) * np.clip((shape - 1) / (p.heavy - 1), 0.0, 1.0)
-    part, factors = (p.part, np.array(p.factors)) if seasonal else (1.0, np.full(9, p.young))
-    factors = factors[: len(p.windows)] * (
-        lighter * (1 + p.few / len(learned.ordinary)) if seasonal else 1.0
-    )
-    first = _peaks(learned, shortest, np.inf, interval) or [0.0]
-    most = p.most * max(float(np.quantile(first, part)) * factors[0], floor)
-    spread, before = 0.0, p.windows[0]
-    for place, window in enumerate(p.windows):
-        pulse()
-        peaks = _peaks(learned, window, most, interval)
-        if len(peaks) < 2:
-            continue
-        peak = float(np.quantile(peaks, part))
-        # A mean over more readings varies no less than if they were independent.
-        spread = max(peak / p.peaks[place], spread * np.sqrt(before / window))
-        ranges[place], before = spread * p.peaks[place], window
+    part = p.part if seasonal else 1.0
+    factors = np.array(p.factors) * lighter if seasonal else np.full(len(p.windows), p.young)
+
+    def limits_of(daily: Floats, days: int) -> tuple[Floats, Floats]:
+        ranges = _ranges(daily, part, p)
+        wider = 1 + p.few / days if seasonal else 1.0
+        return ranges, np.nan_to_num(np.maximum(ranges * factors * wider, floor))
+
+    days = len(learned.ordinary)
+    first = _of_days(learned, shortest, np.inf, interval)
+    first = first[~np.isnan(first)] if (~np.isnan(first)).any() else np.zeros(1)
+    wider = factors[0] * (1 + p.few / days if seasonal else 1.0)
+    most = p.most * max(float(np.quantile(first, part)) * wider, floor)
+    means = [_distances(learned, window, most, interval) for window in p.windows]
+    pulse()
+    daily = np.stack([_by_day(learned, one) for one in means])
+    ranges, limits = limits_of(daily, days)
     if np.isnan(ranges).all():
         return None
-    limits = np.nan_to_num(np.maximum(ranges * factors, floor))
-    ranges = np.nan_to_num(ranges)
-    return Usual(
+    usual = Usual(
         learned.baseline,
-        tuple(ranges.tolist()),
+        tuple(np.nan_to_num(ranges).tolist()),
         tuple(limits.tolist()),
         float(most),
         learned.settled,
     )
+    if not seasonal or days < 2:
+        return usual, HeldOut(0.0, Excursions.of([]))
+    without = [limits_of(np.delete(daily, d, axis=1), days - 1)[1] for d in range(days)]
+    pulse()
+    return usual, _held_out(learned, means, np.stack(without, axis=1), most, interval, p)
 
 
-def _distances(learned: Learned, window: float, most: float) -> tuple[NDArray[np.intp], Floats]:
-    """The day and the distance of the mean over the window up to each reading; NaN for none."""
+def _ranges(daily: Floats, part: float, p: Parameters) -> Floats:
+    """What the means of each window stay within, of the largest (w, d) of each day; NaN: unknown.
+
+    A mean over more readings varies no less than if they were independent.
+    """
+    ranges = np.full(len(p.windows), np.nan)
+    spread, before = 0.0, p.windows[0]
+    for place, window in enumerate(p.windows):
+        peaks = daily[place][~np.isnan(daily[place])]
+        if len(peaks) < 2:
+            continue
+        peak = float(np.quantile(peaks, part))
+        spread = max(peak / p.peaks[place], spread * np.sqrt(before / window))
+        ranges[place], before = spread * p.peaks[place], window
+    return ranges
+
+
+def _known(learned: Learned) -> tuple[Floats, NDArray[np.intp], Floats]:
+    """Times, days and distances of the readings in ordinary days."""
     known = ~np.isnan(learned.residual)
-    times, days = learned.times[known], learned.days[known]
-    residual = np.clip(learned.residual[known], -most, most)
-    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
-    every = np.arange(len(times))
-    means = means_of(times, running_sums(residual / scale), every, window) * scale
-    return days, np.abs(means)
+    return learned.times[known], learned.days[known], learned.residual[known]
 
 
-def _peaks(learned: Learned, window: float, most: float, interval: float) -> list[float]:
-    """The largest distance of a window's mean in each day; none where it is too short or long."""
+def _distances(learned: Learned, window: float, most: float, interval: float) -> Floats:
+    """How far the mean over the window up to each reading in ordinary days is; NaN for none."""
+    times, _, residual = _known(learned)
     length = baseline.DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
     if window > length or window < FEWEST * interval:
-        return []
-    days, means = _distances(learned, window, most)
-    peaks = [np.fmax.reduce(means[days == day], initial=np.nan) for day in learned.ordinary]
-    return [float(peak) for peak in peaks if not np.isnan(peak)]
+        return np.full(len(times), np.nan)
+    residual = np.clip(residual, -most, most)
+    scale = float(np.abs(residual).max(initial=0.0)) or 1.0
+    means = means_of(times, running_sums(residual / scale), np.arange(len(times)), window) * scale
+    return np.abs(means)
+
+
+def _by_day(learned: Learned, means: Floats) -> Floats:
+    """The largest of each ordinary day; NaN where there is none."""
+    days = _known(learned)[1]
+    return np.array(
+        [np.fmax.reduce(means[days == day], initial=np.nan) for day in learned.ordinary]
+    )
+
+
+def _of_days(learned: Learned, window: float, most: float, interval: float) -> Floats:
+    return _by_day(learned, _distances(learned, window, most, interval))
+
+
+def _held_out(
+    learned: Learned,
+    means: Sequence[Floats],
+    limits: Floats,
+    most: float,
+    interval: float,
+    p: Parameters,
+) -> HeldOut:
+    """How far each ordinary day goes, in the limits (w, d) that the others would set."""
+    times, days, residual = _known(learned)
+    order = np.searchsorted(learned.ordinary, days)
+    starts = np.flatnonzero(np.diff(times // p.windows[0], prepend=-np.inf))
+    ends = np.append(starts[1:], len(times))
+    found = []
+    for window, mean, of_days in zip(p.windows, means, limits, strict=True):
+        limit = np.where(of_days > 0, of_days, np.inf)[order]
+        ratio = mean / limit
+        highest = np.fmax.reduceat(ratio, starts)
+        some = Excursions(times[starts], highest, np.full(len(starts), window)).peaks()
+        # What is beyond its limit is as high, and lasts as long, as its finding would.
+        for k in np.flatnonzero(some.heights > 1).tolist():
+            turn = int(np.searchsorted(times[starts], some.times[k]))
+            last = starts[turn] + int(np.nanargmax(ratio[starts[turn] : ends[turn]]))
+            rows = slice(int(np.searchsorted(times, times[last] - p.lookback)), last + 1)
+            inside = slice(int(np.searchsorted(times, times[last] - window, "right")), last + 1)
+            sign = np.sign(residual[inside].sum()) or 1.0
+            move = Move.of(
+                times[rows],
+                residual[rows],
+                np.zeros(len(times[rows])),
+                sign * np.clip(residual[rows], -most, most),
+                (limit[last], limit[last], window),
+                float(mean[last]),
+            )
+            if move.is_present(p.windows[0]):
+                some.heights[k] = max(some.heights[k], move.size / limit[last])
+                some.times[k] = (move.started_at + move.last_at) / 2
+                some.spans[k] = move.last_at - move.started_at
+            else:
+                some.heights[k] = -np.inf  # it is over, or was a burst
+        found.append(some)
+    covered = [times[days == day] for day in learned.ordinary]
+    hours = sum(float(np.ptp(day)) + interval for day in covered if len(day)) / baseline.HOUR
+    return HeldOut(hours, Excursions.of(found).peaks())
 
 
 def _shape(learned: Learned, window: float, interval: float) -> float:
     """How heavy the tails of the shortest window's means are; 1 as of normal ones."""
-    means = _distances(learned, max(window, FEWEST * interval), np.inf)[1]
+    means = _distances(learned, max(window, FEWEST * interval), np.inf, interval)
     means = means[~np.isnan(means)]
     middle, rare = np.quantile(means, (0.5, 0.99)) if len(means) else (0.0, 0.0)
     return float(rare / middle / NORMAL) if middle > 0 else np.inf

@@ -6,12 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Finding, Signals
 from pyml.detectors.joining import joined
 from pyml.errors import PymlError
 from pyml.forms import parsed
 from pyml.server import backend, fields, store
+from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE
 from pyml.server.store import Current
 from pyml.telemetry.history import History
@@ -128,13 +131,14 @@ class Findings:
         before = backend.execute(queries.FINDINGS, self.device, finder.kind, first)
         units = fields.units_of(sorted({one.metric for one in found} - {""}))
         with current.in_use():
-            told = [
-                replace(
-                    one, sentence=one.sentence or finder.words(knows, one, units.get(one.metric))
-                )
-                for one in joined(map(_stored, before), found, gap, finder.kinds)
-            ]
-        _put(self.device, finder.kind, current.model_id, self.at, gap, told)
+            told = []
+            for one in joined(map(_stored, before), found, gap, finder.kinds):
+                score = max(one.score, finder.score(knows, one))
+                words = one.sentence or finder.words(knows, one, units.get(one.metric))
+                told.append(replace(one, score=score, sentence=words))
+        rarity = Rarity.of(finder.kind, current.model_id)
+        hours = rarity.hours(-np.array([one.score for one in told]))
+        _put(self.device, finder.kind, current.model_id, self.at, gap, told, hours)
 
 
 def _back(finder: Finder[Any], current: Current, since: float, until: float) -> float:
@@ -159,7 +163,13 @@ def _stored(row: Any) -> Finding:
 
 
 def _put(
-    device: str, detector: str, model_id: int, at: float, gap: float, found: Sequence[Finding]
+    device: str,
+    detector: str,
+    model_id: int,
+    at: float,
+    gap: float,
+    found: Sequence[Finding],
+    rarities: Sequence[float | None],
 ) -> None:
     backend.execute(
         queries.PUT_FINDINGS,
@@ -168,6 +178,7 @@ def _put(
         *([getattr(one, name) for one in found] for name in ("started_at", "last_at")),
         [SEVERITIES[one.severity] for one in found],
         [backend.shown(one.score) for one in found],
+        rarities,
         [backend.to_json(backend.shown(one.evidence)) for one in found],
         [one.sentence for one in found],
         model_id,

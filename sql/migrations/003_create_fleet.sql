@@ -94,8 +94,8 @@ COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is th
 COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';
 COMMENT ON COLUMN ml_finding.severity IS 'warning or critical: the worst so far.';
-COMMENT ON COLUMN ml_finding.score IS 'How unusual it is, higher is more, in the detector''s own measure: the greatest so far.';
-COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known.';
+COMMENT ON COLUMN ml_finding.score IS 'How far beyond what is ordinary it is, in what the detector allows: 1 is just beyond. The greatest so far.';
+COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known. By this device or by all together, whichever is less.';
 COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
 COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
 COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen.';
@@ -117,7 +117,7 @@ COMMENT ON TABLE ml_rarity IS 'How often scores come on ordinary days, of all de
 COMMENT ON COLUMN ml_rarity.detector IS 'The detector, as in ml_model.kind.';
 COMMENT ON COLUMN ml_rarity.devices IS 'Devices that it is of.';
 COMMENT ON COLUMN ml_rarity.hours IS 'Hours of ordinary telemetry that it is of, of all devices together.';
-COMMENT ON COLUMN ml_rarity.heights IS 'Highest peaks of minus the score that trainings found in them, highest first; of lower ones fewer and fewer are kept.';
+COMMENT ON COLUMN ml_rarity.heights IS 'Highest peaks that trainings found in them, highest first: of minus a reading''s score, of a finding''s score. Of lower ones fewer and fewer are kept.';
 COMMENT ON COLUMN ml_rarity.counts IS 'How many peaks are at least as high as each of heights.';
 COMMENT ON COLUMN ml_rarity.pooled_at IS 'When it was last written.';
 

@@ -214,12 +214,52 @@ def test_a_worker_stores_the_finders_too(db, one, device, train):
     assert one("SELECT count(*) FROM ml_run") == 1
 
 
+def test_a_finding_says_how_seldom_its_like_comes(db, one, hung):
+    figures = one("SELECT figures FROM ml_model WHERE kind = 'stuck'")
+    assert figures["ordinary_hours"] == pytest.approx(45, abs=1)
+    assert max(figures["peaks"]) < 1  # none of them is a finding
+    hours = one("SELECT rarity FROM ml_finding")
+    assert hours > 168
+    # What all devices do counts where it is oftener.
+    db.execute("SELECT _ml_pool_peaks()")
+    pooled = one("SELECT array_agg(detector ORDER BY detector) FROM ml_rarity")
+    assert pooled == ["forest", "presence", "stuck"]  # two days are too short for levels
+    db.execute(
+        "UPDATE ml_rarity SET devices = 9, hours = 1512, heights = '{9,8,7}', counts = '{1,2,3}'"
+        " WHERE detector = 'stuck'"
+    )
+    before = one("SELECT score FROM ml_finding")
+    db.execute("CALL ml_scan(as_of => %s)", [one("SELECT now() + interval '1 second'")])
+    assert one("SELECT rarity FROM ml_finding") == hours  # it is over: nothing is found anew
+    db.execute("UPDATE ml_scan_state SET outcome = 'failed'")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT rarity FROM ml_finding") < hours
+    assert one("SELECT score FROM ml_finding") >= before
+
+
+def test_where_no_peaks_are_known_rarity_is_not_known(db, one, trained):
+    db.execute("UPDATE ml_model SET figures = '{}' WHERE kind = 'stuck'")
+    freeze(db, trained, 240)
+    db.execute("CALL ml_scan()")
+    assert one("SELECT array_agg(rarity) FROM ml_finding") == [None]
+
+
+def test_a_finding_that_goes_on_gets_rarer(db, one, trained):
+    freeze(db, trained, 240)
+    said = []
+    for ago in (150, 90, 30):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+        said.append(db.execute("SELECT score, rarity FROM ml_finding").fetchone())
+    assert said == sorted(said)
+    assert said[-1][0] == pytest.approx(210 / 60, rel=0.05)
+
+
 def test_what_no_scan_writes_is_refused(db, refused, hung):
     put = (
-        "SELECT _ml_put_findings(%s, 'stuck', 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s,"
+        "SELECT _ml_put_findings(%s, 'stuck', 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s, %s,"
         " '{it is}', 1)"
     )
-    good = (hung, [1.0], [2.0], ["warning"], [1.0], ["{}"])
+    good = (hung, [1.0], [2.0], ["warning"], [1.0], [24.0], ["{}"])
     db.execute(put, good)
     for place, bad in (
         (0, None),
@@ -227,6 +267,7 @@ def test_what_no_scan_writes_is_refused(db, refused, hung):
         (2, [float("nan")]),
         (3, ["none"]),
         (4, [-1.0]),
-        (5, ["[]"]),
+        (5, [-1.0]),
+        (6, ["[]"]),
     ):
         refused(put, *good[:place], bad, *good[place + 1 :], sqlstate="ML004")

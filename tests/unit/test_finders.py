@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyml.detectors.base import CRITICAL, WARNING, Signals
+from pyml.detectors.rarity import MOST_PEAKS
 from pyml.following import Following, finders
 from pyml.models import blob
 
@@ -121,6 +122,48 @@ def test_the_stored_form_is_exact(finder):
     assert loaded.knows == model
     assert blob.pack(finder, loaded.numbers, loaded.knows) == data
     assert json.loads(json.dumps(fitted.figures, allow_nan=False)) == fitted.figures
+
+
+def test_a_training_says_how_high_its_score_is_on_days_held_out(finder):
+    week = telemetry(n=10080)
+    figures = train(finder, week)[0].figures
+    assert figures["ordinary_hours"] == pytest.approx(168)
+    peaks = figures["peaks"]
+    assert peaks == sorted(peaks, reverse=True)
+    assert 7 <= len(peaks) <= MOST_PEAKS
+    assert 0 <= peaks[-1] <= peaks[0] < 1  # ordinary days have no finding
+
+
+FINDS = {"stuck": (hang,), "presence": (vanish, fall_silent), "level": (shift,)}
+
+
+@pytest.mark.parametrize(
+    ("finder", "fault"),
+    [(one, fault) for one in ALL for fault in FINDS.get(one.kind, ())],
+    ids=lambda part: getattr(part, "__name__", getattr(part, "kind", "")),
+)
+@pytest.mark.parametrize("begin", [2500, 2800])  # the third day begins at 2880
+def test_a_fault_in_the_training_is_one_peak_about_as_high_as_its_like(finder, fault, begin):
+    def for_two_hours(first):
+        def of(values):
+            gone = fault(values[first - 1200 : first + 120])
+            return slice(first, first + 120) if gone else None
+
+        return of
+
+    week = telemetry(n=10080)
+    plain = train(finder, week)[0].figures["peaks"]
+    peaks = train(finder, changed(week, for_two_hours(begin)))[0].figures["peaks"]
+    model = ready(finder, week)
+    found = found_by(finder, model, changed(telemetry(seed=5), for_two_hours(1500)))
+    score = max(finder.score(model, one) for one in found)
+    if peaks[0] < 1:  # that day is no ordinary one
+        assert finder.kind == "level"
+        assert peaks[0] == pytest.approx(plain[0], abs=0.3)
+        return
+    (high,) = [peak for peak in peaks if peak >= 1]
+    assert 0.5 < high / score < 2  # a level's score depends on the window that shows it best
+    assert peaks[1] == pytest.approx(plain[0], abs=0.3)
 
 
 def test_metadata_of_another_form_is_none(finder):

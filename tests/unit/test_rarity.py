@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml.detectors.rarity import MOST_PEAKS, RAREST, SILENCE, Curve, peaks
+from pyml.detectors.rarity import MOST_PEAKS, RAREST, SILENCE, Curve, Excursions, peaks
 
 HEIGHTS = st.lists(st.floats(0, 300), max_size=200)
 
@@ -31,6 +31,29 @@ def test_what_lasts_is_one_peak():
     found = peaks(times, heights, 60.0)
     assert found[:2] == [5.0, 3.0]
     assert set(found[2:]) == {0.0}
+
+
+@given(HEIGHTS, st.integers(0, 2**32 - 1))
+def test_peaks_of_excursions_are_apart_by_what_belongs_to_either(heights, seed):
+    rng = np.random.default_rng(seed)
+    times = rng.uniform(0, 1e6, len(heights))
+    spans = rng.choice([900.0, 7200.0, 86400.0], len(heights))
+    known = np.where(rng.random(len(heights)) < 0.1, np.nan, heights)
+    every = Excursions(times, known, spans)
+    parts = [
+        Excursions(times[rows], known[rows], spans[rows]) for rows in (slice(9), slice(9, None))
+    ]
+    found, both = every.peaks(), Excursions.of(parts).peaks()
+    np.testing.assert_array_equal(found.heights, both.heights)
+    assert found.heights.tolist() == sorted(found.heights, reverse=True)
+    assert len(found.times) <= MOST_PEAKS
+    assert not np.isnan(found.heights).any()
+    if not np.isnan(known).all():
+        assert found.heights[0] == np.nanmax(known)
+    for i in range(len(found.times)):
+        for j in range(i):
+            apart = max(SILENCE, found.spans[i], found.spans[j])
+            assert abs(found.times[i] - found.times[j]) >= apart
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=200), HEIGHTS, st.floats(0.1, 1e6))

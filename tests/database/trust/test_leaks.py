@@ -268,9 +268,9 @@ WRONG = {
     "no time of silence": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}',"
     " '{}', 0, NULL, NULL, NULL, NULL, 'NaN')",
     "a finding that ends before it begins": "_ml_put_findings(%(d)s, 'stuck', 1, 0, '{stuck}',"
-    " '{a}', '{2}', '{1}', '{warning}', '{1}', '{\"{}\"}', '{it is}', 1)",
+    " '{a}', '{2}', '{1}', '{warning}', '{1}', '{1}', '{\"{}\"}', '{it is}', 1)",
     "a finding without evidence": "_ml_put_findings(%(d)s, 'stuck', 1, 0, '{stuck}', '{a}', '{1}',"
-    " '{2}', '{warning}', '{1}', '{[]}', '{it is}', 1)",
+    " '{2}', '{warning}', '{1}', '{1}', '{[]}', '{it is}', 1)",
     "finders of no forest": "_ml_put_finders(-1, '{}', '{}', '{}', '{}', '{}')",
     "hours of a count": "_ml_put_counts(%(d)s, '{1}', 0, NULL, NULL)",
     "a count that is none": "_ml_put_counts(%(d)s, array_fill(NULL::int, '{48}'), 0, NULL, NULL)",
