@@ -30,12 +30,21 @@ SELECT s.device_uuid, array_agg('m' || i), array_agg(60), array_agg(i), array_ag
     '{1440,0,0,0}', 0, '[]'
 FROM ml_scan_state s, generate_series(1, 8) AS i GROUP BY s.device_uuid;
 INSERT INTO ml_anomaly (device_uuid, "timestamp", tier, score, severity, metrics, reasons,
-    model_id, incident_at)
+    model_id)
 SELECT s.device_uuid, t, 'forest', -0.7, 'warning', '{"cpu_usage": 99}',
-    '[{"metric": "cpu_usage"}]', 1, t
+    '[{"metric": "cpu_usage"}]', 1
 FROM ml_scan_state s, generate_series(1, 100) AS i,
      LATERAL (SELECT now() - i * interval '13 hours'
               - abs(hashtext(s.device_uuid::text)) % 46800 * interval '1 second') AS x (t);
+INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
+    ended_at, resolved_at, why, summary, evidence, updated_at)
+SELECT s.device_uuid, 'value', CASE WHEN open THEN 'open' ELSE 'resolved' END, 'warning',
+    'cpu_usage', t, t, t + interval '20 minutes', CASE WHEN NOT open THEN t + interval '1 hour' END,
+    CASE WHEN NOT open THEN 'over' END, 'cpu_usage is 99 %', '{"readings": 12}', t
+FROM ml_scan_state s, generate_series(0, 9) AS i,
+     LATERAL (SELECT now() - i * interval '9 days'
+              - abs(hashtext(s.device_uuid::text)) % 777600 * interval '1 second',
+              i = 0 AND s.device_uuid < '05000000-0000-0000-0000-000000000000') AS x (t, open);
 INSERT INTO ml_forecast_point (device_uuid, "timestamp", field, kind, predicted, lower, upper,
     level, breach, model_id, made_at)
 SELECT s.device_uuid, now() + i * interval '1 minute', 'cpu_usage', 'lstm', 50 + i, 40, 90, 0.9,
@@ -50,8 +59,8 @@ SELECT 'scan', 10000, now() - i * interval '5 minutes' FROM generate_series(1, 8
 """
 # As autovacuum does it to a log that grows.
 VACUUM = """
-VACUUM (ANALYZE) ml_scan_state, ml_signal_state, ml_model, ml_anomaly, ml_forecast_point, ml_run,
-    ml_job
+VACUUM (ANALYZE) ml_scan_state, ml_signal_state, ml_model, ml_anomaly, ml_incident,
+    ml_forecast_point, ml_run, ml_job
 """
 
 DEVICE = "device_uuid = md5('7')::uuid"
@@ -64,6 +73,9 @@ QUERIES = [
     ('ml_anomalies ORDER BY "timestamp" DESC LIMIT 20', 200),
     (f"ml_incidents WHERE {DEVICE}", 200),
     ("ml_incidents WHERE started_at > now() - interval '20 hours'", 20_000),
+    ("ml_incidents WHERE state <> 'resolved'", 2_000),
+    ("ml_incidents WHERE incident_id = 7", 10),
+    ("ml_fleet_incidents", 40_000),
     ("ml_incidents ORDER BY started_at DESC LIMIT 20", 200),
     (f"ml_forecasts WHERE {DEVICE}", 100),
     (f"ml_breaches WHERE {DEVICE}", 10),
@@ -75,7 +87,7 @@ QUERIES = [
     ("ml_device_status", 100_000),
     (f"ml_signals WHERE {DEVICE}", 100),
     ("ml_signals", 100_000),
-    ("ml_fleet_health", 100_000),
+    ("ml_fleet_health", 200_000),  # the status of each device
     (f"ml_runs WHERE {DEVICE}", 50),
     ("ml_runs LIMIT 20", 20),
     ("ml_runs WHERE outcome = 'failed' LIMIT 20", 20),

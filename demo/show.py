@@ -9,13 +9,14 @@ last reading is older than an hour, so that "now" in a query finds it.
 import argparse
 import hashlib
 import sys
+import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sample_fleet
-from sample_fleet import FLEET, Fault
+from sample_fleet import FLEET
 
 FRESH = timedelta(hours=1)
 # A live fleet's last readings are not due yet: they appear one after the other, as
@@ -25,7 +26,8 @@ NAMES = """SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 
     'shadow_name', 'device-state', device_name => 'public.devices.name')"""
 # The models learn from what precedes the first fault.
 TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
-DETECT = "SELECT ml_detect(%s, hours => 25, max_anomalies => 100000)"
+TOLD = """SELECT incident_id, state, severity, summary FROM ml_incidents
+    WHERE device_uuid = %s ORDER BY started_at"""
 
 # One device has a forecast too: an LSTM takes seconds to train.
 AHEAD = FLEET[0]
@@ -38,7 +40,8 @@ TRAIN_HOT = "SELECT ml_train_lstm(%s, 'temperature', as_of => %s - interval '1 d
 
 NEXT = """
 Try next:
-  SELECT uuid, name FROM devices;
+  SELECT incident_id, device_name, state, severity, summary FROM ml_incidents;
+  SELECT ml_acknowledge(1, 'on my way');
   SELECT jsonb_pretty(ml_detect('{device}'));
   SELECT * FROM ml_score('{device}', now() - interval '1 hour', now());
   SELECT * FROM ml_predict('{ahead}', '{field}', level => 0.8);
@@ -93,47 +96,27 @@ def prepare(
     say(f"training the forecast of {AHEAD.name}'s CPU")
     conn.execute("SELECT ml_train_lstm(%s, %s)", (AHEAD.uuid, FIELD))
     if live:
-        say(f"training the forecast of {HOT.name}'s temperature, and scanning")
+        say(f"training the forecast of {HOT.name}'s temperature")
         conn.execute(LIMIT)
         conn.execute(TRAIN_HOT, (HOT.uuid, now.replace(tzinfo=UTC)))
-        conn.execute("CALL ml_scan()")
+    say("scanning the last day")
+    conn.execute("CALL ml_scan()")
     conn.execute("INSERT INTO demo_state VALUES (%s, %s, %s)", (made, here, now))
     return now
 
 
-def found(document: dict[str, Any], fault: Fault | None) -> str:
-    """What `ml_detect` says of a device, beside what was injected, and why, in two lines."""
-    flagged, analyzed = document["anomalies_detected"], document["analyzed_points"]
-    if fault is None:
-        return f"{flagged} of {analyzed} readings flagged"
-    start, end = (moment.replace(tzinfo=UTC) for moment in (fault.start, fault.end))
-    inside = [
-        anomaly
-        for anomaly in document["anomalies"]
-        if start <= datetime.fromisoformat(anomaly["timestamp"]) <= end
-    ]
-    if not inside:
-        return f"not found; {flagged} of {analyzed} readings flagged elsewhere"
-    first = min(datetime.fromisoformat(anomaly["timestamp"]) for anomaly in inside)
-    leading = [a["reasons"][0]["metric"] for a in inside if a["reasons"]]
-    critical = sum(anomaly["severity"] == "critical" for anomaly in inside)
-    chiefly = f", chiefly {max(set(leading), key=leading.count)}" if leading else ""
-    worst = min(inside, key=lambda anomaly: float(anomaly["anomaly_score"]))
-    return (
-        f"from {first.astimezone(UTC):%H:%M}, {len(inside)} readings ({critical} critical)"
-        f"{chiefly}; {flagged - len(inside)} elsewhere\n{'':<16}{worst['reasons'][0]['sentence']}"
-    )
-
-
 def report(conn: psycopg.Connection[Any], now: datetime) -> None:
-    """Print, for each device, what was injected and what was found."""
+    """Print, for each device, what was injected and what pyml tells of it."""
     planted = {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
-    print(f"\n{'device':<16}{'injected (UTC)':<34}found")
+    print(f"\n{'device':<16}{'injected (UTC)':<34}incident")
     for device in FLEET:
-        [(document,)] = conn.execute(DETECT, (device.uuid,)).fetchall()
         fault = planted.get(device.uuid)
         injected = f"{fault.kind} {fault.start:%H:%M}–{fault.end:%H:%M}" if fault else "nothing"
-        print(f"{device.name:<16}{injected:<34}{found(document, fault)}")
+        told = conn.execute(TOLD, (device.uuid,)).fetchall()
+        print(f"{device.name:<16}{injected:<34}{f'{len(told)}' if told else 'none'}")
+        for number, state, severity, summary in told:
+            said = textwrap.wrap(f"{number} {state}, {severity}: {summary}", 100)
+            print(*(f"    {line}" for line in said), sep="\n")
     [(ahead,)] = conn.execute("SELECT ml_forecast(%s, %s)", (AHEAD.uuid, FIELD)).fetchall()
     steps, model = ahead["predictions"], ahead["model_info"]
     print(f"\nThe CPU of {AHEAD.name} next, with {model['level']:.0%} intervals:")

@@ -171,6 +171,9 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
        date_part('epoch', s.counted_at) AS counted_at, l.late_id,
        date_part('epoch', s.silent_from) AS silent_from,
+       coalesce((SELECT d.false_alarms_per_week FROM ml_device d WHERE d.device_uuid = $1),
+                (SELECT t.value::float8 FROM ml_setting t WHERE t.name = 'false_alarms_per_week')) AS false_alarms,
+       EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
@@ -210,21 +213,39 @@ SELECT _ml_put_signals($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $
 -- Adds to the log of anomalies; gives the times of those that are new.
 SELECT t FROM _ml_put_anomalies($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS t
 
--- query: join_incidents(uuid, float8, float8)
--- Makes one incident of neighbouring anomalies, from a time on; the gap is in seconds.
-SELECT _ml_join_incidents($1, $2, $3)
+-- query: incidents(uuid, float8)
+-- A device's incidents that are not resolved, and those that were still seen after a time.
+SELECT i.incident_id, i.kind, i.state, i.why, i.severity, i.leading_metric,
+       date_part('epoch', i.started_at) AS started_at, date_part('epoch', i.ended_at) AS ended_at,
+       date_part('epoch', i.opened_at) AS opened_at, date_part('epoch', i.resolved_at) AS resolved_at,
+       i.rarity, i.summary, i.evidence::text AS evidence,
+       ARRAY(SELECT f.finding_id FROM ml_finding f WHERE f.incident_id = i.incident_id ORDER BY f.finding_id) AS members
+FROM ml_incident i
+WHERE i.device_uuid = $1 AND (i.state <> 'resolved' OR i.ended_at >= to_timestamp($2) AND i.why <> 'joined')
+ORDER BY i.incident_id
+
+-- query: incident_findings(uuid, float8, bigint[])
+-- A device's findings that were still seen after a time, and those of some incidents.
+SELECT f.finding_id, f.incident_id, f.detector, f.kind, f.metric, f.brief,
+       date_part('epoch', f.started_at) AS started_at, date_part('epoch', f.last_at) AS last_at,
+       f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence
+FROM ml_finding f WHERE f.device_uuid = $1 AND (f.last_at >= to_timestamp($2) OR f.incident_id = ANY ($3))
+
+-- query: put_incidents(uuid, float8, boolean, jsonb)
+-- Writes incidents that have changed, and what happened to them.
+SELECT _ml_put_incidents($1, $2, $3, $4)
 
 -- query: findings(uuid, text, float8)
 -- What a detector has found of a device that was still seen after a time.
 SELECT f.kind, f.metric, date_part('epoch', f.started_at) AS started_at,
-       date_part('epoch', f.last_at) AS last_at, f.severity, f.score,
+       date_part('epoch', f.last_at) AS last_at, f.severity, f.score, f.rarity,
        f.evidence::text AS evidence, f.sentence
 FROM ml_finding f WHERE f.device_uuid = $1 AND f.detector = $2 AND f.last_at >= to_timestamp($3)
 ORDER BY f.started_at, f.finding_id
 
--- query: put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint)
+-- query: put_findings(uuid, text, boolean, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint)
 -- Writes findings, each joined to those that it touches.
-SELECT _ml_put_findings($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+SELECT _ml_put_findings($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 
 -- query: points(uuid, text, text, float8, float8)
 -- What a forecaster has said of a field in a window.

@@ -51,7 +51,8 @@ SELECT a.device_uuid, a."timestamp", array_agg(a.tier ORDER BY a.tier) AS tiers,
            || coalesce((array_agg(a.metrics) FILTER (WHERE NOT a.foretold))[1], '{}') AS metrics,
        coalesce((array_agg(a.reasons) FILTER (WHERE NOT a.foretold))[1], '[]')
            || coalesce((array_agg(a.reasons) FILTER (WHERE a.foretold))[1], '[]') AS reasons,
-       min(a.incident_at) AS incident_at, min(a.detected_at) AS detected_at,
+       (SELECT min(i.started_at) FROM ml_incident i WHERE i.device_uuid = a.device_uuid AND i.ended_at >= a."timestamp" AND i.started_at <= a."timestamp") AS incident_at,
+       min(a.detected_at) AS detected_at,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_id,
        coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name,
        max(a.rarity) AS rarity
@@ -70,32 +71,44 @@ COMMENT ON COLUMN ml_anomalies.forecast_score IS 'Minus the distance from the fo
 COMMENT ON COLUMN ml_anomalies.rarity IS 'Hours between two like it, on ordinary days; NULL where that is not known.';
 COMMENT ON COLUMN ml_anomalies.metrics IS 'The values at that time.';
 COMMENT ON COLUMN ml_anomalies.reasons IS 'Why, the most important first: metric, kind, sentence, value, usual_low, usual_high, contribution; of a forecast also predicted.';
-COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began that it belongs to.';
+COMMENT ON COLUMN ml_anomalies.incident_at IS 'When the incident began within which it lies; NULL where there is none: it is not rare enough.';
 COMMENT ON COLUMN ml_anomalies.detected_at IS 'When a scan first found it.';
 
 CREATE OR REPLACE VIEW ml_incidents WITH (security_invoker = true) AS
-SELECT a.device_uuid, a.incident_at AS started_at, max(a."timestamp") AS ended_at,
-       CASE WHEN bool_or(a.severity = 'critical') THEN 'critical' ELSE 'warning' END AS severity,
-       coalesce(min(a.score) FILTER (WHERE NOT a.foretold), min(a.score)) AS worst_score,
-       (array_agg(a.reasons -> 0 ->> 'metric' ORDER BY a.severity = 'critical' DESC, a.tier, a.score))[1] AS leading_metric,
-       count(DISTINCT a."timestamp") AS readings,
-       array_agg(DISTINCT a.tier) AS tiers,
-       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = a.device_uuid), a.device_uuid::text) AS device_name
-FROM ml_anomaly a
-GROUP BY a.incident_at, a.device_uuid
-ORDER BY a.incident_at DESC, a.device_uuid;
-COMMENT ON VIEW ml_incidents IS 'Neighbouring anomalies of a device as one event: from when to when, how bad, which metric leads, how many readings.';
+SELECT i.incident_id, i.device_uuid,
+       coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = i.device_uuid), i.device_uuid::text) AS device_id,
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = i.device_uuid), i.device_uuid::text) AS device_name,
+       i.state, i.severity, i.kind, i.summary, nullif(i.leading_metric, '') AS leading_metric,
+       i.started_at, i.opened_at, i.ended_at, i.acknowledged_at, i.acknowledged_by, i.resolved_at, i.resolved_by, i.why, i.note, i.rarity,
+       (i.evidence ->> 'worst_score')::float8 AS worst_score, (i.evidence ->> 'readings')::bigint AS readings,
+       ARRAY(SELECT jsonb_array_elements_text(i.evidence -> 'detectors')) AS tiers, i.evidence
+FROM ml_incident i
+WHERE i.why IS DISTINCT FROM 'joined'
+ORDER BY i.started_at DESC, i.device_uuid;
+COMMENT ON VIEW ml_incidents IS 'Trouble of devices, one row a trouble, the latest first: what it is in words, since when, how bad, and whether it is over. What turned out to be part of another incident is left out.';
+COMMENT ON COLUMN ml_incidents.incident_id IS 'The incident''s number, as ml_acknowledge and ml_resolve take it.';
 COMMENT ON COLUMN ml_incidents.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_incidents.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_incidents.device_name IS 'The device''s name; its id where it has none.';
-COMMENT ON COLUMN ml_incidents.started_at IS 'Time of its first anomaly.';
-COMMENT ON COLUMN ml_incidents.ended_at IS 'Time of its last anomaly.';
-COMMENT ON COLUMN ml_incidents.severity IS 'The worst of its anomalies: warning or critical.';
-COMMENT ON COLUMN ml_incidents.worst_score IS 'The lowest score, of the forest where that spoke.';
-COMMENT ON COLUMN ml_incidents.leading_metric IS 'The first reason of its worst anomaly.';
+COMMENT ON COLUMN ml_incidents.state IS 'open, acknowledged (somebody knows of it) or resolved.';
+COMMENT ON COLUMN ml_incidents.severity IS 'warning or critical: the worst so far.';
+COMMENT ON COLUMN ml_incidents.kind IS 'What is wrong: value, combination, forecast, level, drift, stuck, missing or silent.';
+COMMENT ON COLUMN ml_incidents.summary IS 'The trouble in words.';
+COMMENT ON COLUMN ml_incidents.leading_metric IS 'The metric that it is chiefly about; NULL where it is the device.';
+COMMENT ON COLUMN ml_incidents.started_at IS 'When the trouble began.';
+COMMENT ON COLUMN ml_incidents.opened_at IS 'When a scan could first tell of it.';
+COMMENT ON COLUMN ml_incidents.ended_at IS 'When it was last seen.';
+COMMENT ON COLUMN ml_incidents.acknowledged_at IS 'When somebody acknowledged it.';
+COMMENT ON COLUMN ml_incidents.acknowledged_by IS 'Which role did.';
+COMMENT ON COLUMN ml_incidents.resolved_at IS 'When it was found to be over; NULL while it is not.';
+COMMENT ON COLUMN ml_incidents.resolved_by IS 'Which role resolved it; NULL where it is over by itself.';
+COMMENT ON COLUMN ml_incidents.why IS 'Why it is resolved: over, became usual (it lasted for three days), a person, retired (the device).';
+COMMENT ON COLUMN ml_incidents.note IS 'What somebody said of it.';
+COMMENT ON COLUMN ml_incidents.rarity IS 'Hours between two such on ordinary days; NULL where not known.';
+COMMENT ON COLUMN ml_incidents.worst_score IS 'The lowest score of its anomalies, of the forest where that spoke; NULL where it has none.';
 COMMENT ON COLUMN ml_incidents.readings IS 'How many readings were anomalous.';
-COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm or both.';
+COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm, level, stuck, presence or another detector.';
+COMMENT ON COLUMN ml_incidents.evidence IS 'What makes the case, for pages: detector and evidence of the leading finding, metrics, and the findings.';
 
 CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,
@@ -147,23 +160,36 @@ SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
         WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h,
-       coalesce(d.last_reading_at < now() - interval '1 hour', false) AS silent,
+       d.silent,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = d.device_uuid), d.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = d.device_uuid), d.device_uuid::text) AS device_name
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = d.device_uuid), d.device_uuid::text) AS device_name,
+       CASE WHEN i.critical THEN 'critical'
+            WHEN d.scan_outcome = 'failed' AND d.sqlstate <> 'ML002' THEN 'failing'
+            WHEN i.incidents > 0 OR EXISTS (SELECT FROM ml_forecast_point p
+                WHERE p.device_uuid = d.device_uuid AND p.breach IS NOT NULL AND p."timestamp" > d.last_reading_at) THEN 'warning'
+            WHEN d.silent THEN 'silent'
+            WHEN m.forest_model_id IS NULL THEN 'untrained'
+            ELSE 'ok' END AS status,
+       i.incidents AS open_incidents
 FROM (
     SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
-           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift
+           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift, coalesce(coalesce(s.silent_from, s.last_reading + interval '1 hour') < now(), false) AS silent
     FROM ml_scan_state s WHERE s.retired_at IS NULL
     UNION ALL
-    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb
+    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb, false
     FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
 ) AS d
 CROSS JOIN LATERAL (
     SELECT min(c.model_id) FILTER (WHERE c.kind = 'forest') AS forest_model_id,
            min(c.trained_at) FILTER (WHERE c.kind = 'forest') AS forest_trained_at,
            count(*) FILTER (WHERE c.field <> '') AS forecast_models, min(c.trained_at) AS oldest_model_at
-    FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m;
-COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its models and their age, the last reading and scan, drift, the last day''s anomalies, and whether it is silent. Retired devices are left out.';
+    FROM ml_model c WHERE c.device_uuid = d.device_uuid AND c.is_current) AS m
+CROSS JOIN LATERAL (
+    SELECT count(*) AS incidents, coalesce(bool_or(n.severity = 'critical'), false) AS critical
+    FROM ml_incident n WHERE n.device_uuid = d.device_uuid AND n.state <> 'resolved') AS i;
+COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its status, its models and their age, the last reading and scan, drift, open incidents and the last day''s anomalies. Retired devices are left out.';
+COMMENT ON COLUMN ml_device_status.status IS 'In a word, the first that holds: critical (an unresolved incident is), failing (its scan fails, as error says), warning (an unresolved incident, or a limit that the forecast reaches), silent, untrained (no forest in force), ok.';
+COMMENT ON COLUMN ml_device_status.open_incidents IS 'Incidents that are not resolved.';
 COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_device_status.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_device_status.device_name IS 'The device''s name; its id where it has none.';
@@ -181,7 +207,7 @@ COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the detectors it
 COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.';
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
-COMMENT ON COLUMN ml_device_status.silent IS 'Whether the last reading that a scan saw is more than an hour ago.';
+COMMENT ON COLUMN ml_device_status.silent IS 'Whether it has sent nothing for longer than it ever pauses; for more than an hour, where that is not known.';
 
 CREATE OR REPLACE VIEW ml_signals WITH (security_invoker = true) AS
 SELECT m.device_uuid, e.metric, k.unit, s.last_value[p.at] AS last_value, s.last_at[p.at] AS last_at,
@@ -221,16 +247,20 @@ COMMENT ON COLUMN ml_signals.reset_share IS 'Share of them at which a counter fe
 COMMENT ON COLUMN ml_signals.bad_clock_share IS 'Of the device''s messages of the last 24 hours and those of an impossible time (before 2010, or more than a day ahead), the share of the latter.';
 
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
-SELECT s.devices, s.failing, s.without_model, s.drifted, s.silent, s.oldest_scan_at, s.last_reading_at,
-       a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
+SELECT s.devices, s.critical, s.failing, s.warning, s.silent, s.untrained, s.ok, s.without_model, s.drifted, s.oldest_scan_at, s.last_reading_at,
+       s.open_incidents, i.incidents_7d, s.expected_7d, a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome IN ('trained', 'kept')) AS trainings_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
 FROM (
-    SELECT count(*) AS devices, count(*) FILTER (WHERE t.outcome = 'failed') AS failing,
-           count(*) FILTER (WHERE t.sqlstate = 'ML002') AS without_model, count(*) FILTER (WHERE t.drifted <> '{}') AS drifted,
-           count(*) FILTER (WHERE t.last_reading < now() - interval '1 hour') AS silent,
-           min(t.scanned_at) AS oldest_scan_at, max(t.last_reading) AS last_reading_at
-    FROM ml_scan_state t WHERE t.retired_at IS NULL) AS s,
+    SELECT count(*) AS devices, count(*) FILTER (WHERE t.status = 'critical') AS critical, count(*) FILTER (WHERE t.status = 'failing') AS failing,
+           count(*) FILTER (WHERE t.status = 'warning') AS warning, count(*) FILTER (WHERE t.status = 'silent') AS silent,
+           count(*) FILTER (WHERE t.status = 'untrained') AS untrained, count(*) FILTER (WHERE t.status = 'ok') AS ok,
+           count(*) FILTER (WHERE t.forest_model_id IS NULL) AS without_model, count(*) FILTER (WHERE t.drifted) AS drifted,
+           min(t.scanned_at) AS oldest_scan_at, max(t.last_reading_at) AS last_reading_at, coalesce(sum(t.open_incidents), 0)::bigint AS open_incidents,
+           coalesce(sum(coalesce(k.false_alarms_per_week, g.value::float8)) FILTER (WHERE t.forest_model_id IS NOT NULL), 0) AS expected_7d
+    FROM ml_device_status t LEFT JOIN ml_device k ON k.device_uuid = t.device_uuid, ml_setting g WHERE g.name = 'false_alarms_per_week') AS s,
+(
+    SELECT count(*) AS incidents_7d FROM ml_incident n WHERE n.opened_at > now() - interval '7 days' AND n.why IS DISTINCT FROM 'joined') AS i,
 (
     SELECT coalesce(sum(d.readings), 0)::bigint AS anomalies_24h, coalesce(sum(d.critical), 0)::bigint AS critical_24h,
            count(*) AS devices_with_anomalies_24h
@@ -239,19 +269,56 @@ FROM (
                 FROM ml_anomaly l WHERE l."timestamp" > now() - interval '24 hours'
                 GROUP BY l.device_uuid, l."timestamp") AS r
           GROUP BY r.device_uuid) AS d) AS a;
-COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: devices scanned, failing, without a model, drifted, silent for an hour; the last day''s anomalies and trainings. Retired devices are left out.';
-COMMENT ON COLUMN ml_fleet_health.devices IS 'Devices that were scanned.';
-COMMENT ON COLUMN ml_fleet_health.failing IS 'Those whose last scan failed.';
-COMMENT ON COLUMN ml_fleet_health.without_model IS 'Those that have no model.';
+COMMENT ON VIEW ml_fleet_health IS 'The fleet in one row: how many devices there are of each status (critical to ok add up to devices), how many incidents, and how many to expect; the last day''s anomalies and trainings. Retired devices are left out.';
+COMMENT ON COLUMN ml_fleet_health.devices IS 'Devices that have a model or were scanned.';
+COMMENT ON COLUMN ml_fleet_health.critical IS 'Those whose status (ml_device_status) is critical.';
+COMMENT ON COLUMN ml_fleet_health.failing IS 'Those whose status is failing: the last scan failed, and not for want of a model.';
+COMMENT ON COLUMN ml_fleet_health.warning IS 'Those whose status is warning.';
+COMMENT ON COLUMN ml_fleet_health.silent IS 'Those whose status is silent.';
+COMMENT ON COLUMN ml_fleet_health.untrained IS 'Those whose status is untrained.';
+COMMENT ON COLUMN ml_fleet_health.ok IS 'Those whose status is ok.';
+COMMENT ON COLUMN ml_fleet_health.without_model IS 'Those that have no forest, whatever their status.';
 COMMENT ON COLUMN ml_fleet_health.drifted IS 'Those with a metric beyond its limit against the training.';
-COMMENT ON COLUMN ml_fleet_health.silent IS 'Those whose last reading is more than an hour ago.';
 COMMENT ON COLUMN ml_fleet_health.oldest_scan_at IS 'When the device was scanned that has waited longest.';
 COMMENT ON COLUMN ml_fleet_health.last_reading_at IS 'Time of the latest reading of all.';
+COMMENT ON COLUMN ml_fleet_health.open_incidents IS 'Incidents that are not resolved.';
+COMMENT ON COLUMN ml_fleet_health.incidents_7d IS 'Incidents that opened within seven days.';
+COMMENT ON COLUMN ml_fleet_health.expected_7d IS 'How many would open in a week in which nothing is wrong, as false_alarms_per_week allows.';
 COMMENT ON COLUMN ml_fleet_health.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_fleet_health.critical_24h IS 'Critical ones among them.';
 COMMENT ON COLUMN ml_fleet_health.devices_with_anomalies_24h IS 'Devices that they are of.';
 COMMENT ON COLUMN ml_fleet_health.trainings_24h IS 'Trainings within 24 hours that did not fail.';
 COMMENT ON COLUMN ml_fleet_health.failed_trainings_24h IS 'Trainings within 24 hours that failed.';
+
+CREATE OR REPLACE VIEW ml_fleet_incidents WITH (security_invoker = true) AS
+SELECT w.kind, nullif(w.leading_metric, '') AS leading_metric, min(w.severity) AS severity, -- critical comes before warning
+       CASE WHEN bool_or(w.state = 'open') THEN 'open' WHEN bool_or(w.state = 'acknowledged') THEN 'acknowledged' ELSE 'resolved' END AS state,
+       count(DISTINCT w.device_uuid) AS devices, min(w.started_at) AS started_at, max(w.ended_at) AS ended_at,
+       format('%s of %s devices: %s since %s', count(DISTINCT w.device_uuid), max(f.devices), concat_ws(' ', nullif(w.leading_metric, ''), w.kind),
+           to_char(min(w.started_at), 'YYYY-MM-DD HH24:MI TZ')) AS summary,
+       array_agg(w.incident_id ORDER BY w.started_at, w.incident_id) AS incident_ids,
+       array_agg(DISTINCT w.device_uuid) AS device_uuids
+FROM (
+    SELECT j.*, sum(CASE WHEN j.apart THEN 1 ELSE 0 END) OVER (PARTITION BY j.kind, j.leading_metric ORDER BY j.started_at, j.incident_id) AS wave
+    FROM (SELECT i.incident_id, i.device_uuid, i.kind, i.leading_metric, i.severity, i.state, i.started_at, i.ended_at,
+                 i.started_at > lag(i.started_at) OVER (PARTITION BY i.kind, i.leading_metric ORDER BY i.started_at, i.incident_id) + interval '15 minutes' AS apart
+          FROM ml_incident i
+          WHERE (i.state <> 'resolved' OR i.ended_at > now() - interval '24 hours') AND i.why IS DISTINCT FROM 'joined') AS j) AS w,
+    (SELECT count(*) AS devices FROM ml_scan_state s WHERE s.retired_at IS NULL) AS f
+GROUP BY w.kind, w.leading_metric, w.wave
+HAVING count(DISTINCT w.device_uuid) >= greatest(5, 0.1 * max(f.devices))
+ORDER BY min(w.started_at) DESC;
+COMMENT ON VIEW ml_fleet_incidents IS 'The same trouble on many devices as one row: incidents of one kind and metric that are not resolved or ended within 24 hours, each of which began within 15 minutes of the one before it, on at least five devices and a tenth of the fleet.';
+COMMENT ON COLUMN ml_fleet_incidents.kind IS 'What is wrong, as in ml_incidents.';
+COMMENT ON COLUMN ml_fleet_incidents.leading_metric IS 'The metric; NULL where it is the device.';
+COMMENT ON COLUMN ml_fleet_incidents.severity IS 'The worst of them.';
+COMMENT ON COLUMN ml_fleet_incidents.state IS 'open while any is, then acknowledged while any is, then resolved.';
+COMMENT ON COLUMN ml_fleet_incidents.devices IS 'How many devices.';
+COMMENT ON COLUMN ml_fleet_incidents.started_at IS 'When the first began.';
+COMMENT ON COLUMN ml_fleet_incidents.ended_at IS 'When any was last seen.';
+COMMENT ON COLUMN ml_fleet_incidents.summary IS 'The trouble in words.';
+COMMENT ON COLUMN ml_fleet_incidents.incident_ids IS 'The incidents, as ml_incidents has them.';
+COMMENT ON COLUMN ml_fleet_incidents.device_uuids IS 'Their devices.';
 
 CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,

@@ -332,6 +332,14 @@ class Finder(Detector[M]):
 
     kinds: ClassVar[tuple[str, ...]]
 
+    @property
+    def every(self) -> float:
+        """Seconds, since the Unix epoch, whose multiples bring findings up to date; 0: each look.
+
+        In between, one that goes on may have ended as far as its last moment tells.
+        """
+        return 0.0
+
     def reach(self, model: M, since: float, until: float) -> float:
         """Seconds before `since` that a look at (since, until] needs; `lookback` at most."""
         return self.lookback(model)

@@ -49,10 +49,15 @@ def joined(
 def _one_of(group: Sequence[tuple[Finding, bool]], kinds: Sequence[str]) -> Finding:
     """Findings as one; each comes with whether it is found now."""
     newest, _ = max(group, key=lambda pair: (pair[0].last_at, pair[1]))
+    # The further a drift has gone the better it is seen when it began.
+    seen = [pair for pair in group if pair[0].evidence.get("began_at") is not None]
+    told = max(seen, key=lambda pair: (pair[0].last_at, pair[1]), default=None)
+    began = None if told is None else told[0].evidence["began_at"]
     return replace(
         newest,
         kind=max((one.kind for one, _ in group), key=kinds.index),
-        started_at=min(one.started_at for one, _ in group),
+        started_at=min(one.started_at for one, _ in group) if began is None else began,
         severity=max(one.severity for one, _ in group),
         score=max(one.score for one, _ in group),
+        evidence=newest.evidence if began is None else newest.evidence | {"began_at": began},
     )

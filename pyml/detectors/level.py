@@ -134,6 +134,11 @@ class Level(Finder[Model]):
         )
         return Fitted({}, model, figures)
 
+    @property
+    def every(self) -> float:
+        """How often long windows are looked at."""
+        return self.parameters.every
+
     def lookback(self, model: Model) -> float:
         """Two days: a move is said to begin there at the earliest."""
         return self.parameters.lookback + HOUR * model.grows

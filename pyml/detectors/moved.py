@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import numpy as np
 
 from pyml.detectors.base import Finding, Floats
 from pyml.detectors.baseline import DAY, HOUR, SETTLED
-from pyml.detectors.wording import figures, of, step
+from pyml.detectors.wording import day, figures, moment, of, step
 
 # A move that began with less than this share of where it is now is a drift.
 AT_ONCE = 0.5
@@ -37,6 +36,8 @@ class Move:
         mostly that of something before.
     earlier : bool
         It began before all that was looked at.
+    began_at : float or None
+        Of a drift, when it began as its course tells; None where it began before all that.
     before, now : float
         What is usual now, and what the metric is: its mean since then, or over the last hour
         where it drifts.
@@ -51,6 +52,7 @@ class Move:
     last_at: float
     seen_at: float
     earlier: bool
+    began_at: float | None
     before: float
     now: float
     low: float
@@ -113,6 +115,10 @@ class Move:
             jump = abs(at_first - around(start - long, start - 1))
             drifts = min(jump, abs(at_first)) < AT_ONCE * abs(final)
         drifts = bool(drifts and end - start >= YOUNG)
+        course = slice(begin, last + 1)
+        began_at = None
+        if drifts and not earlier:
+            began_at = _began(times[course], distance[course], final)
         since = max(start, end - HOUR) if drifts else start
         rows = slice(int(np.searchsorted(times, since)), last + 1)
         before, now = float(expected[rows].mean()), float(values[rows].mean())
@@ -122,6 +128,7 @@ class Move:
             float(times[-1]),
             float(end) if accounts else -math.inf,
             earlier,
+            began_at,
             before,
             now,
             before - usual,
@@ -149,6 +156,26 @@ class Move:
         return outside or self.now - self.before
 
 
+def _began(times: Floats, distance: Floats, final: float) -> float:
+    """When a drift began, whose distance (n,) from the usual has come to `final`.
+
+    The first rows may be of before it: what lay near the usual cannot be told from it. The line
+    through where it had come to a tenth and to a half says when it left.
+    """
+    far = np.append(0.0, np.cumsum(distance * np.sign(final)))
+    hour = np.searchsorted(times, times - HOUR, side="right")
+    rows = np.arange(len(times))
+    trailing = (far[1:] - far[hour]) / (rows - hour + 1)
+
+    def last_below(share: float) -> float:
+        below = np.flatnonzero(trailing < share * abs(final))
+        return float(times[below[-1]]) if len(below) else float(times[0])
+
+    tenth, half = last_below(0.1), last_below(0.5)
+    left = tenth - (half - tenth) / 4 - HOUR / 2
+    return min(max(left, float(times[0])), tenth)
+
+
 def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
     """The numbers that make the case; JSON-able."""
     width = move.high - move.before
@@ -156,6 +183,7 @@ def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
         "from": move.before,
         "to": move.now,
         "earlier": move.earlier,
+        "began_at": move.began_at,
         "usual_low": move.low,
         "usual_high": move.high,
         "beyond": move.beyond,
@@ -164,6 +192,7 @@ def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
         "limit": move.limit,
         "limits": score,
         "usual_after_days": SETTLED,
+        "seen_at": move.seen_at,
         "per_hour": bool(grows),
     }
 
@@ -176,7 +205,7 @@ def sentence(found: Finding, unit: str | None) -> str:
     usual = of(low if low == high else f"{low} to {high}", unit) + pace
     side = "above" if own["beyond"] > 0 else "below"
     by = of(figures(abs(own["beyond"]))[0], step(unit)) + pace
-    since = "since " + _moment(found.started_at, found.last_at)
+    since = "since " + moment(found.started_at, found.last_at)
     away = f"{by} {side} what is usual at this hour ({usual})"
     place = of(to, unit) + pace
     if found.kind == "drift":
@@ -186,16 +215,5 @@ def sentence(found: Finding, unit: str | None) -> str:
     said = f"{found.metric} {verb} {place} {since}, {away}"
     if found.last_at - found.started_at < DAY:
         return said
-    usual_from = datetime.fromtimestamp(found.started_at + SETTLED * DAY, UTC)
-    return f"{said}; if it stays, it counts as usual from {_day(usual_from)} on"
-
-
-def _moment(start: float, last: float) -> str:
-    """The time of day, with the date where it may be taken for another day's."""
-    when = datetime.fromtimestamp(start, UTC)
-    near = last - start < 20 * HOUR
-    return when.strftime("%H:%M UTC") if near else f"{_day(when)} {when:%H:%M} UTC"
-
-
-def _day(when: datetime) -> str:
-    return f"{when:%d %b}".lstrip("0")
+    usual_from = day(found.started_at + SETTLED * DAY)
+    return f"{said}; if it stays, it counts as usual from {usual_from} on"

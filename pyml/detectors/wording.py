@@ -1,5 +1,7 @@
 """Numbers and lengths of time as a person reads them."""
 
+from datetime import UTC, datetime
+
 # Digits of a number in a sentence, or as many as tell it from what it is compared with.
 DIGITS, MOST_DIGITS = 3, 10
 WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -47,14 +49,16 @@ def span(seconds: float) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A span of time in words: its two largest units.
+    """A span of time in words: its two largest units, without seconds from three minutes on.
 
     Examples
     --------
-    >>> lasting(39_840.0), lasting(180.0), lasting(0.2)
-    ('11 h 4 min', '3 min', '1 s')
+    >>> lasting(39_840.0), lasting(181.0), lasting(90.0), lasting(0.2)
+    ('11 h 4 min', '3 min', '1 min 30 s', '1 s')
     """
     left = max(1, round(seconds))
+    if left >= 3 * MINUTE:
+        left = round(left / MINUTE) * 60
     for i, (name, size) in enumerate(UNITS):
         below, unit = UNITS[i + 1] if size > 1 else ("", 1)
         whole, rest = divmod(round(left / unit) * unit, size)
@@ -62,6 +66,24 @@ def lasting(seconds: float) -> str:
             continue
         return f"{whole} {name}" + (f" {rest // unit} {below}" if rest and below else "")
     return ""
+
+
+def moment(at: float, last: float) -> str:
+    """A moment in words: the time of day, with the date where it may be taken for another day's.
+
+    Examples
+    --------
+    >>> moment(39_840.0, 40_000.0), moment(39_840.0, 200_000.0)
+    ('11:04 UTC', '1 Jan 11:04 UTC')
+    """
+    when = datetime.fromtimestamp(at, UTC)
+    near = last - at < 20 * HOUR
+    return f"{when:%H:%M} UTC" if near else f"{day(at)} {when:%H:%M} UTC"
+
+
+def day(at: float) -> str:
+    """The day of a moment, without its year."""
+    return f"{datetime.fromtimestamp(at, UTC):%d %b}".lstrip("0")
 
 
 def of(text: str, unit: str | None) -> str:

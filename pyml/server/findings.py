@@ -11,6 +11,7 @@ import numpy as np
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Finding, Signals
 from pyml.detectors.joining import joined
+from pyml.detectors.runs import Run, runs
 from pyml.errors import PymlError
 from pyml.forms import parsed
 from pyml.server import backend, fields, store
@@ -36,6 +37,8 @@ class Findings:
         Seconds; findings of one kind and metric that are nearer to each other are one.
     failures : list of PymlError
         What could not be done; the rest goes on.
+    first : float or None
+        When the earliest of those began that were stored; None where none was.
     """
 
     device: str
@@ -43,6 +46,12 @@ class Findings:
     gap: float
     finders: list[tuple[Finder[Any], Current]] = field(default_factory=list)
     failures: list[PymlError] = field(default_factory=list)
+    first: float | None = None
+
+    @property
+    def interval(self) -> float:
+        """The longest of the models, in seconds."""
+        return max((current.knows.interval for _, current in self.finders), default=0.0)
 
     def paths(self) -> dict[str, None]:
         """What they read, in order."""
@@ -138,7 +147,44 @@ class Findings:
                 told.append(replace(one, score=score, sentence=words))
         rarity = Rarity.of(finder.kind, current.model_id)
         hours = rarity.hours(-np.array([one.score for one in told]))
-        _put(self.device, finder.kind, current.model_id, self.at, gap, told, hours)
+        self._put(finder.kind, False, current.model_id, gap, told, hours)
+
+    def put_runs(self, detector: str, found: Sequence[Run], interval: float, model_id: int) -> None:
+        """Store anomalous readings that are new, each run of them as a finding."""
+        gap = max(self.gap, 3 * interval)
+        first = min(one.finding.started_at for one in found) - gap
+        before = [
+            Run(_stored(row), row["rarity"])
+            for row in backend.execute(queries.FINDINGS, self.device, detector, first)
+        ]
+        every = runs([*before, *found], gap)
+        changed = [one for one in every if one not in before]
+        told, hours = [one.finding for one in changed], [one.rarity for one in changed]
+        self._put(detector, True, model_id, gap, told, hours)
+
+    def _put(
+        self,
+        detector: str,
+        brief: bool,
+        model_id: int,
+        gap: float,
+        found: Sequence[Finding],
+        rarities: Sequence[float | None],
+    ) -> None:
+        earliest = min(one.started_at for one in found)
+        self.first = earliest if self.first is None else min(self.first, earliest)
+        backend.execute(
+            queries.PUT_FINDINGS,
+            *(self.device, detector, brief, self.at, gap),
+            *([getattr(one, name) for one in found] for name in ("kind", "metric")),
+            *([getattr(one, name) for one in found] for name in ("started_at", "last_at")),
+            [SEVERITIES[one.severity] for one in found],
+            [backend.shown(one.score) for one in found],
+            rarities,
+            [backend.to_json(backend.shown(one.evidence)) for one in found],
+            [one.sentence for one in found],
+            model_id,
+        )
 
 
 def _back(finder: Finder[Any], current: Current, since: float, until: float) -> float:
@@ -159,27 +205,4 @@ def _stored(row: Any) -> Finding:
         float(row["score"]),
         evidence if isinstance(evidence, dict) else {},
         row["sentence"],
-    )
-
-
-def _put(
-    device: str,
-    detector: str,
-    model_id: int,
-    at: float,
-    gap: float,
-    found: Sequence[Finding],
-    rarities: Sequence[float | None],
-) -> None:
-    backend.execute(
-        queries.PUT_FINDINGS,
-        *(device, detector, at, gap),
-        *([getattr(one, name) for one in found] for name in ("kind", "metric")),
-        *([getattr(one, name) for one in found] for name in ("started_at", "last_at")),
-        [SEVERITIES[one.severity] for one in found],
-        [backend.shown(one.score) for one in found],
-        rarities,
-        [backend.to_json(backend.shown(one.evidence)) for one in found],
-        [one.sentence for one in found],
-        model_id,
     )

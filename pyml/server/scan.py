@@ -4,6 +4,7 @@ The procedure in SQL goes from device to device, each in a transaction of its ow
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 from pyml import queries
 from pyml.detectors import sentences
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, Reason
+from pyml.detectors.runs import Run
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
-from pyml.server import backend, fields, store
+from pyml.incidents.base import Clock
+from pyml.server import backend, fields, incidents, store
 from pyml.server.drifts import Drift
 from pyml.server.findings import Findings
 from pyml.server.late import Late
@@ -166,9 +169,32 @@ class Scan:
                         some.rows(), some.reasons(), rarity.hours(some.found.scores), strict=True
                     )
                 ]
-                self.found += _log(self.device, detector.kind, False, entries)
+                self._log(detector.kind, False, entries, current.knows.interval)
         at = np.concatenate(times)
         return len(at), self.drift.look(current, names, at, np.concatenate(seen))
+
+    def _log(
+        self, tier: str, foretold: bool, entries: Sequence[tuple[Any, ...]], interval: float
+    ) -> None:
+        """Add to the log of anomalies; those that are new make findings."""
+        columns = map(list, zip(*entries, strict=True))
+        times, scores, severities, metrics, reasons, models, rarities = columns
+        added = backend.execute(
+            queries.PUT_ANOMALIES,
+            *(self.device, tier, foretold, times, scores, severities),
+            *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
+            models,
+            rarities,
+        )
+        new = {float(row["t"]) for row in added}
+        found = [
+            Run.of_reading(moment, score_, SEVERITIES.index(severity), why, rarity)
+            for moment, score_, severity, _, why, _, rarity in entries
+            if moment in new
+        ]
+        if found:
+            self.found += sorted(new)
+            self.findings.put_runs(tier, found, interval, models[-1])
 
     def forecast(self) -> dict[str, dict[str, Index]]:
         """Log what lies outside the stored forecasts, store fresh ones; drift by kind and field."""
@@ -183,7 +209,8 @@ class Scan:
             except PymlError as error:
                 self.failures.append(error)
         for kind, judged in outside.items():
-            self.found += _log_outside(self.device, kind, judged)
+            if judged:
+                self._log(kind, True, _outside_entries(judged), self.interval)
         return drifts
 
     def _forecaster(
@@ -258,6 +285,10 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     if mark is not None and same and state["outcome"] != "failed" and came.note is None:
         if state["silent_from"] is not None and until >= state["silent_from"]:
             found.silence(state, history, mark, until)
+            if found.first is not None:
+                terms = incidents.terms_of(state, found.interval)
+                clock = Clock(now=until, reached=mark)
+                incidents.bring_on(device, found.first, clock, terms, as_of is not None)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
@@ -277,9 +308,10 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if counted and mark is not None:
             came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
-    if run.found:
-        gap = max(found.gap, 3 * run.interval)
-        backend.execute(queries.JOIN_INCIDENTS, device, min(run.found), gap)
+    if found.first is not None or state["troubled"]:
+        clock = Clock(now=until, reached=mark)
+        terms = incidents.terms_of(state, max(run.interval, found.interval))
+        incidents.bring_on(device, found.first, clock, terms, as_of is not None)
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
@@ -343,11 +375,9 @@ def _outside(
         judged.setdefault(moment, []).append((why, point["model_id"]))
 
 
-def _log_outside(
-    device: str, kind: str, judged: dict[float, list[tuple[Outside, int]]]
-) -> list[float]:
-    """Log the readings outside a forecast, one row for all fields of one time."""
-    entries = []
+def _outside_entries(judged: dict[float, list[tuple[Outside, int]]]) -> list[tuple[Any, ...]]:
+    """The readings outside a forecast as they are logged: one for all fields of one time."""
+    entries: list[tuple[Any, ...]] = []
     for moment, found in sorted(judged.items()):
         found.sort(key=lambda one: -one[0]["contribution"])
         reasons = [reason for reason, _ in found]
@@ -363,18 +393,4 @@ def _log_outside(
                 None,
             )
         )
-    return _log(device, kind, True, entries) if entries else []
-
-
-def _log(device: str, tier: str, foretold: bool, entries: list[tuple[Any, ...]]) -> list[float]:
-    """Add to the log of anomalies; the times of those that are new."""
-    columns = map(list, zip(*entries, strict=True))
-    times, scores, severities, metrics, reasons, models, rarities = columns
-    added = backend.execute(
-        queries.PUT_ANOMALIES,
-        *(device, tier, foretold, times, scores, severities),
-        *([backend.to_json(one) for one in each] for each in (metrics, reasons)),
-        models,
-        rarities,
-    )
-    return [float(row["t"]) for row in added]
+    return entries

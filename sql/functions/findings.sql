@@ -35,7 +35,7 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_finders(bigint, text[], jsonb[], jsonb[], float8[], bytea[]) IS 'Adds the finders that were trained with a forest, which is in force, and puts them in force in place of those of earlier trainings.';
 
-CREATE OR REPLACE FUNCTION _ml_put_findings(device uuid, detector text, at float8, gap float8, kinds text[], metrics text[], first_at float8[], last_at float8[], severities text[], scores float8[], rarities float8[], evidence text[], sentences text[], model_id bigint) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_findings(device uuid, detector text, brief boolean, at float8, gap float8, kinds text[], metrics text[], first_at float8[], last_at float8[], severities text[], scores float8[], rarities float8[], evidence text[], sentences text[], model_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
@@ -44,7 +44,7 @@ DECLARE
     same bigint[];
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND detector ~ '^[a-z][a-z0-9_]{0,30}$' AND at BETWEEN -2e11 AND 9e12 AND gap BETWEEN 0 AND 1e9 AND model_id > 0
+    PERFORM _ml_well_formed(device IS NOT NULL AND detector ~ '^[a-z][a-z0-9_]{0,30}$' AND brief IS NOT NULL AND at BETWEEN -2e11 AND 9e12 AND gap BETWEEN 0 AND 1e9 AND model_id > 0
         AND cardinality(kinds) <= 100000 AND NOT EXISTS (
             SELECT FROM unnest(kinds, metrics, first_at, last_at, severities, scores, rarities, evidence, sentences) AS n (kind, metric, first_at, last_at, severity, score, rarity, evidence, sentence)
             WHERE (n.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(n.metric) <= 1000 AND n.first_at BETWEEN -2e11 AND n.last_at AND n.last_at <= 9e12
@@ -55,19 +55,21 @@ BEGIN
     LOOP
         -- One that overlaps or touches it is the same one; what lay between two of them joins these.
         same := ARRAY(SELECT b.finding_id FROM ml_finding b WHERE b.device_uuid = device AND b.detector = _ml_put_findings.detector
-            AND b.metric = f.metric AND b.last_at >= f.started_at - make_interval(secs => gap)
+            AND (b.metric = f.metric OR _ml_put_findings.brief) AND b.last_at >= f.started_at - make_interval(secs => gap)
             AND b.started_at <= f.last_at + make_interval(secs => gap) ORDER BY b.finding_id);
         IF same = '{}' THEN
-            INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at, severity, score, rarity, evidence, sentence, model_id, found_at, updated_at)
-            VALUES (device, detector, f.kind, f.metric, f.started_at, f.last_at, f.severity, f.score, f.rarity, f.evidence, f.sentence, model_id, to_timestamp(at), to_timestamp(at));
+            INSERT INTO ml_finding (device_uuid, detector, brief, kind, metric, started_at, last_at, severity, score, rarity, evidence, sentence, model_id, found_at, updated_at)
+            VALUES (device, detector, brief, f.kind, f.metric, f.started_at, f.last_at, f.severity, f.score, f.rarity, f.evidence, f.sentence, model_id, to_timestamp(at), to_timestamp(at));
             CONTINUE;
         END IF;
+        UPDATE ml_finding b SET incident_id = (SELECT min(o.incident_id) FROM ml_finding o WHERE o.finding_id = ANY (same))
+        WHERE b.finding_id = same[1] AND b.incident_id IS NULL AND cardinality(same) > 1;
         DELETE FROM ml_finding b WHERE b.finding_id = ANY (same[2:]);
-        UPDATE ml_finding b SET kind = f.kind, started_at = f.started_at, last_at = f.last_at, severity = f.severity, score = f.score,
+        UPDATE ml_finding b SET kind = f.kind, metric = f.metric, started_at = f.started_at, last_at = f.last_at, severity = f.severity, score = f.score,
             rarity = f.rarity, evidence = f.evidence, sentence = f.sentence, model_id = _ml_put_findings.model_id, updated_at = to_timestamp(at)
-        WHERE b.finding_id = same[1] AND (b.kind, b.started_at, b.last_at, b.severity, b.score, b.rarity, b.evidence, b.sentence)
-            IS DISTINCT FROM (f.kind, f.started_at, f.last_at, f.severity, f.score, f.rarity, f.evidence, f.sentence);
+        WHERE b.finding_id = same[1] AND (b.kind, b.metric, b.started_at, b.last_at, b.severity, b.score, b.rarity, b.evidence, b.sentence)
+            IS DISTINCT FROM (f.kind, f.metric, f.started_at, f.last_at, f.severity, f.score, f.rarity, f.evidence, f.sentence);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_findings(uuid, text, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint) IS 'Writes a scan''s findings, as of a time (at), each joined by its caller to those that it overlaps or touches (nearer than gap seconds), whose place it takes.';
+COMMENT ON FUNCTION _ml_put_findings(uuid, text, boolean, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint) IS 'Writes a scan''s findings, as of a time (at), each joined by its caller to those that it overlaps or touches (nearer than gap seconds), whose place it takes. Of single readings (brief) it is one whatever metric leads it.';

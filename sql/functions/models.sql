@@ -97,6 +97,7 @@ BEGIN
     GET DIAGNOSTICS anomalies = ROW_COUNT;
     DELETE FROM ml_finding f WHERE f.device_uuid = device;
     GET DIAGNOSTICS findings = ROW_COUNT;
+    PERFORM _ml_resolve_retired(ARRAY[device]);
     DELETE FROM ml_forecast_point p WHERE p.device_uuid = device;
     GET DIAGNOSTICS points = ROW_COUNT;
     DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
@@ -134,4 +135,4 @@ BEGIN
     RETURN _ml_forget(device);
 END
 $$;
-COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies, findings and forecasts, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies, findings and forecasts, ends its incidents, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';

@@ -99,11 +99,12 @@ END
 $$;
 COMMENT ON FUNCTION _ml_find_late(timestamptz) IS 'Notes in ml_late where rows came late: those that have arrived since the last call, by their ids, and lie more than scan_late_minutes back. Reads those rows alone, by the index on the id. False where no id tells.';
 
-CREATE OR REPLACE FUNCTION _ml_retain() RETURNS void
+CREATE OR REPLACE FUNCTION _ml_retain(as_of timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
+    ends CONSTANT timestamptz := least(as_of, now());
     setting jsonb;
 BEGIN
     @PYML_AT_HOME@
@@ -111,18 +112,21 @@ BEGIN
         RETURN;
     END IF;
     SELECT jsonb_object_agg(s.name, s.value) INTO setting FROM ml_setting s WHERE s.name ~ '_days$';
-    DELETE FROM ml_anomaly a WHERE a."timestamp" < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
-    DELETE FROM ml_finding f WHERE f.last_at < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
-    DELETE FROM ml_late l WHERE l.last_at < now() - make_interval(days => (setting ->> 'anomaly_days')::int);
-    DELETE FROM ml_run r WHERE r.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
-    DELETE FROM ml_job j WHERE j.started_at < now() - make_interval(days => (setting ->> 'run_days')::int);
+    DELETE FROM ml_anomaly a WHERE a."timestamp" < ends - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_finding f WHERE f.last_at < ends - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_incident i WHERE i.state = 'resolved' AND i.ended_at < ends - make_interval(days => (setting ->> 'incident_days')::int);
+    DELETE FROM ml_event e WHERE e.happened_at < ends - make_interval(days => (setting ->> 'incident_days')::int)
+      AND NOT EXISTS (SELECT FROM ml_incident i WHERE i.incident_id = e.incident_id);
+    DELETE FROM ml_late l WHERE l.last_at < ends - make_interval(days => (setting ->> 'anomaly_days')::int);
+    DELETE FROM ml_run r WHERE r.started_at < ends - make_interval(days => (setting ->> 'run_days')::int);
+    DELETE FROM ml_job j WHERE j.started_at < ends - make_interval(days => (setting ->> 'run_days')::int);
     -- Each scan clears its own device's forecasts; these are of devices that are no longer scanned.
     DELETE FROM ml_forecast_point p USING ml_scan_state s
-    WHERE s.scanned_at < now() - make_interval(days => (setting ->> 'forecast_days')::int)
-      AND p.device_uuid = s.device_uuid AND p."timestamp" < now() - make_interval(days => (setting ->> 'forecast_days')::int);
+    WHERE s.scanned_at < ends - make_interval(days => (setting ->> 'forecast_days')::int)
+      AND p.device_uuid = s.device_uuid AND p."timestamp" < ends - make_interval(days => (setting ->> 'forecast_days')::int);
 END
 $$;
-COMMENT ON FUNCTION _ml_retain() IS 'Deletes what is older than the settings keep.';
+COMMENT ON FUNCTION _ml_retain(timestamptz) IS 'Deletes what is older than the settings keep, as of a time.';
 
 CREATE OR REPLACE FUNCTION _ml_poor_signals(device_uuids uuid[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -187,7 +191,7 @@ BEGIN
     IF device IS NULL THEN
         PERFORM _ml_retire_absent();
     END IF;
-    PERFORM _ml_retain();
+    PERFORM _ml_retain(as_of);
     PERFORM _ml_note_job(job, true);
     IF device IS NULL THEN
         poor := _ml_poor_signals(devices);

@@ -142,8 +142,8 @@ BEGIN
         AND jsonb_typeof(f.reasons::jsonb) = 'array' AND f.model_id > 0 AND coalesce(f.rarity BETWEEN 0 AND 1e6, true)) IS TRUE), 'anomaly')
     FROM unnest(times, scores, severities, metrics, reasons, models, rarities) AS f (epoch, score, severity, metrics, reasons, model_id, rarity);
     -- An anomaly that was logged before stays as it is: each reading is judged once.
-    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, incident_at, rarity)
-    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, to_timestamp(f.epoch), f.rarity
+    RETURN QUERY INSERT INTO ml_anomaly AS a (device_uuid, "timestamp", tier, foretold, score, severity, metrics, reasons, model_id, rarity)
+    SELECT device, to_timestamp(f.epoch), _ml_put_anomalies.tier, _ml_put_anomalies.foretold, f.score, f.severity, f.metrics::jsonb, f.reasons::jsonb, f.model_id, f.rarity
     FROM unnest(times, scores, severities, metrics, reasons, models, rarities) AS f (epoch, score, severity, metrics, reasons, model_id, rarity)
     ON CONFLICT DO NOTHING RETURNING date_part('epoch', a."timestamp");
 END
@@ -184,31 +184,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_pool_peaks() IS 'Writes ml_rarity anew, of the models in force.';
-
-CREATE OR REPLACE FUNCTION _ml_join_incidents(device uuid, since float8, gap float8) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp
-AS $$
-BEGIN
-    @PYML_AT_HOME@
-    -- The incidents of the earliest new anomaly and of those after it: the first goes on with the
-    -- incident before it, where that is near enough. Joined on ctid: by the
-    -- key the planner takes a nested loop where it expects few rows.
-    UPDATE ml_anomaly a SET incident_at = w.began FROM (
-      SELECT e.place, max(e.opens) OVER (ORDER BY e.timestamp) AS began FROM (
-        SELECT b.ctid AS place, b.timestamp, CASE
-          WHEN lag(b.timestamp) OVER later IS NULL THEN coalesce(
-            (SELECT p.incident_at FROM ml_anomaly p WHERE p.device_uuid = $1
-               AND p.timestamp < to_timestamp($2) AND p.timestamp >= to_timestamp($2 - $3)
-             ORDER BY p.timestamp DESC LIMIT 1), b.timestamp)
-          WHEN b.timestamp - lag(b.timestamp) OVER later > make_interval(secs => $3)
-            THEN b.timestamp END AS opens
-        FROM ml_anomaly b WHERE b.device_uuid = $1 AND b.timestamp >= to_timestamp($2)
-        WINDOW later AS (ORDER BY b.timestamp)) AS e) AS w
-     WHERE a.ctid = w.place AND a.incident_at <> w.began;
-END
-$$;
-COMMENT ON FUNCTION _ml_join_incidents(uuid, float8, float8) IS 'Makes one incident of a device''s neighbouring anomalies, from a time on; gap is in seconds.';
 
 CREATE OR REPLACE FUNCTION _ml_put_forecast(device uuid, kind text, field text, level float8, model_id bigint, last_reading float8, times float8[], predicted float8[], lower float8[], upper float8[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -368,6 +343,7 @@ BEGIN
     @PYML_AT_HOME@
     DELETE FROM ml_signal_state s WHERE s.device_uuid = ANY (devices);
     DELETE FROM ml_late l WHERE l.device_uuid = ANY (devices);
+    PERFORM _ml_resolve_retired(devices);
     DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)
         AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = s.device_uuid AND m.is_current);
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, retired_at)

@@ -10,7 +10,7 @@ FROM (VALUES
     ('forecast_level', 'number', 0.5, 0.999, '0.99', 'Share of the values that a stored forecast''s interval shall cover; a value outside is an anomaly of the tier lstm.'),
     ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
     ('scan_late_minutes', 'integer', 0, 10080, '15', 'Minutes before the newest reading that each scan looks at again. Rows that come later than that are found by their id, or counted hourly.'),
-    ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one incident.'),
+    ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one finding.'),
     ('drift_threshold', 'number', 0.01, 100, '0.25', 'Population stability index from which a metric has drifted, unless ordinary days of the training differ as much.'),
     ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly and ml_finding keep.'),
     ('forecast_days', 'integer', 1, 3650, '3', 'Days that ml_forecast_point keeps.'),
@@ -20,11 +20,13 @@ FROM (VALUES
 CREATE TABLE ml_device (
     device_uuid uuid PRIMARY KEY,
     device_id   text NOT NULL UNIQUE CHECK (octet_length(device_id) BETWEEN 1 AND 2000),
-    device_name text CHECK (length(device_name) <= 200)
+    device_name text CHECK (length(device_name) <= 200),
+    false_alarms_per_week float8 CHECK (false_alarms_per_week BETWEEN 0.01 AND 100)
 );
 COMMENT ON TABLE ml_device IS 'The devices that scans and trainings have met, by the id and the name under which people know them.';
 COMMENT ON COLUMN ml_device.device_uuid IS 'The uuid by which the other tables know it: its id, where that is a uuid.';
 COMMENT ON COLUMN ml_device.device_id IS 'Its id in the history.';
+COMMENT ON COLUMN ml_device.false_alarms_per_week IS 'In place of the setting of that name; NULL: the setting.';
 COMMENT ON COLUMN ml_device.device_name IS 'Its name, from the table in the setting device_table; NULL where there is none.';
 
 CREATE TABLE ml_device_forecast (
@@ -44,7 +46,6 @@ CREATE TABLE ml_anomaly (
     metrics     jsonb NOT NULL,
     reasons     jsonb NOT NULL,
     model_id    bigint NOT NULL,
-    incident_at timestamptz NOT NULL,
     rarity      float8,
     detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     foretold    boolean NOT NULL DEFAULT false,
@@ -62,10 +63,8 @@ COMMENT ON COLUMN ml_anomaly.score IS 'Lower is more anomalous. Of a detector: a
 COMMENT ON COLUMN ml_anomaly.metrics IS 'The values at that time.';
 COMMENT ON COLUMN ml_anomaly.reasons IS 'Why, the most important first: metric, kind (what is unusual: high, fell, restless, together, ...), sentence (the same in words), value, usual_low, usual_high, contribution; of a forecast also predicted.';
 COMMENT ON COLUMN ml_anomaly.rarity IS 'Hours between two like it, on ordinary days; NULL where that is not known.';
-COMMENT ON COLUMN ml_anomaly.incident_at IS 'When the incident began that it belongs to.';
 
 CREATE INDEX ml_anomaly_recent ON ml_anomaly ("timestamp" DESC, device_uuid);
-CREATE INDEX ml_anomaly_incident ON ml_anomaly (incident_at DESC, device_uuid);
 
 CREATE TABLE ml_finding (
     finding_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -78,6 +77,8 @@ CREATE TABLE ml_finding (
     severity    text NOT NULL CHECK (severity IN ('warning', 'critical')),
     score       float8 NOT NULL,
     rarity      float8,
+    brief       boolean NOT NULL,
+    incident_id bigint,
     evidence    jsonb NOT NULL CHECK (octet_length(evidence::text) <= 65536),
     sentence    text NOT NULL CHECK (length(sentence) <= 4000),
     model_id    bigint NOT NULL,
@@ -88,13 +89,15 @@ CREATE TABLE ml_finding (
 COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one row a device, detector, metric and span. While it lasts, scans bring the row up to date.';
 COMMENT ON COLUMN ml_finding.finding_id IS 'The finding''s number.';
 COMMENT ON COLUMN ml_finding.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck or presence.';
-COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing).';
+COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck, presence; forest and lstm, where anomalies of the log make it.';
+COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing), value (readings at which one metric is where it never is), combination (metrics that are not together as usual), forecast (readings outside the forecast).';
 COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is the device.';
 COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';
 COMMENT ON COLUMN ml_finding.severity IS 'warning or critical: the worst so far.';
-COMMENT ON COLUMN ml_finding.score IS 'How far beyond what is ordinary it is, in what the detector allows: 1 is just beyond. The greatest so far.';
+COMMENT ON COLUMN ml_finding.score IS 'How far beyond what is ordinary it is, in what the detector allows: 1 is just beyond; of a run of anomalies, minus the lowest score. The greatest so far.';
+COMMENT ON COLUMN ml_finding.brief IS 'Whether it is made of single readings that are anomalies (rows of ml_anomaly), one after the other.';
+COMMENT ON COLUMN ml_finding.incident_id IS 'The incident that it belongs to; NULL where it makes none.';
 COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known. By this device or by all together, whichever is less.';
 COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
 COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
@@ -102,6 +105,7 @@ COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen.
 COMMENT ON COLUMN ml_finding.found_at IS 'As of which time a scan first found it.';
 COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed it.';
 
+CREATE INDEX ml_finding_incident ON ml_finding (incident_id) WHERE incident_id IS NOT NULL;
 CREATE INDEX ml_finding_device ON ml_finding (device_uuid, last_at DESC);
 CREATE INDEX ml_finding_recent ON ml_finding (last_at DESC, device_uuid);
 

@@ -15,9 +15,9 @@ AGO = "SELECT now() - make_interval(mins => %s)"
 FOUND = """
 SELECT detector, kind, metric, severity, extract(epoch FROM now() - started_at)::float8 / 60,
     extract(epoch FROM now() - last_at)::float8 / 60, sentence
-FROM ml_finding ORDER BY kind, started_at
+FROM ml_finding WHERE NOT brief ORDER BY kind, started_at
 """
-ROWS = "SELECT * FROM ml_finding ORDER BY finding_id"
+ROWS = "SELECT * FROM ml_finding WHERE NOT brief ORDER BY finding_id"
 KINDS = "SELECT kind FROM ml_model WHERE is_current ORDER BY 1"
 
 
@@ -51,11 +51,11 @@ def test_a_sensor_that_hangs_is_told_once_and_goes_on(db, one, trained):
     assert row[5] < 2
     assert row[6].startswith("temperature has stood at 45.3 °C for 3 h 5")
     assert "it never stands still for more than" in row[6]
-    evidence = one("SELECT evidence FROM ml_finding")
+    evidence = one("SELECT evidence FROM ml_finding WHERE NOT brief")
     assert evidence["value"] == 45.3
     assert evidence["longest"] < 20 * 60
     assert "cpu_usage" in evidence["witnesses"]
-    assert one("SELECT model_id FROM ml_finding") == one(
+    assert one("SELECT model_id FROM ml_finding WHERE NOT brief") == one(
         "SELECT model_id FROM ml_model WHERE kind = 'stuck'"
     )
 
@@ -140,22 +140,23 @@ def hung(db, one, trained):
     """A device whose temperature has hung for four hours, which a scan has found."""
     freeze(db, trained, 240)
     db.execute("CALL ml_scan()")
-    assert one("SELECT count(*) FROM ml_finding") == 1
+    assert one("SELECT count(*) FROM ml_finding WHERE NOT brief") == 1
     return trained
 
 
 def test_findings_are_kept_for_anomaly_days_and_forgotten_with_their_device(db, one, hung):
     db.execute(
-        "INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at,"
-        " severity, score, evidence, sentence, model_id, found_at, updated_at)"
-        " SELECT device_uuid, detector, kind, metric, started_at - interval '91 days',"
+        "INSERT INTO ml_finding (device_uuid, detector, brief, kind, metric, started_at,"
+        " last_at, severity, score, evidence, sentence, model_id, found_at, updated_at)"
+        " SELECT device_uuid, detector, brief, kind, metric, started_at - interval '91 days',"
         " last_at - interval '91 days', severity, score, evidence, sentence, model_id, found_at,"
         " updated_at FROM ml_finding"
     )
     db.execute("CALL ml_scan()")
-    assert one("SELECT count(*) FROM ml_finding") == 1
-    assert one("SELECT ml_forget(%s)", hung)["findings"] == 1
-    assert one("SELECT count(*) FROM ml_finding") == 0
+    assert one("SELECT count(*) FROM ml_finding WHERE NOT brief") == 1
+    kept = one("SELECT count(*) FROM ml_finding")
+    assert one("SELECT ml_forget(%s)", hung)["findings"] == kept
+    assert one("SELECT count(*) FROM ml_finding WHERE NOT brief") == 0
     assert one("SELECT count(*) FROM ml_model") == 0
 
 
@@ -218,7 +219,7 @@ def test_a_finding_says_how_seldom_its_like_comes(db, one, hung):
     figures = one("SELECT figures FROM ml_model WHERE kind = 'stuck'")
     assert figures["ordinary_hours"] == pytest.approx(45, abs=1)
     assert max(figures["peaks"]) < 1  # none of them is a finding
-    hours = one("SELECT rarity FROM ml_finding")
+    hours = one("SELECT rarity FROM ml_finding WHERE NOT brief")
     assert hours > 168
     # What all devices do counts where it is oftener.
     db.execute("SELECT _ml_pool_peaks()")
@@ -228,20 +229,21 @@ def test_a_finding_says_how_seldom_its_like_comes(db, one, hung):
         "UPDATE ml_rarity SET devices = 9, hours = 1512, heights = '{9,8,7}', counts = '{1,2,3}'"
         " WHERE detector = 'stuck'"
     )
-    before = one("SELECT score FROM ml_finding")
+    before = one("SELECT score FROM ml_finding WHERE NOT brief")
     db.execute("CALL ml_scan(as_of => %s)", [one("SELECT now() + interval '1 second'")])
-    assert one("SELECT rarity FROM ml_finding") == hours  # it is over: nothing is found anew
+    # It is over: nothing is found anew.
+    assert one("SELECT rarity FROM ml_finding WHERE NOT brief") == hours
     db.execute("UPDATE ml_scan_state SET outcome = 'failed'")
     db.execute("CALL ml_scan()")
-    assert one("SELECT rarity FROM ml_finding") < hours
-    assert one("SELECT score FROM ml_finding") >= before
+    assert one("SELECT rarity FROM ml_finding WHERE NOT brief") < hours
+    assert one("SELECT score FROM ml_finding WHERE NOT brief") >= before
 
 
 def test_where_no_peaks_are_known_rarity_is_not_known(db, one, trained):
     db.execute("UPDATE ml_model SET figures = '{}' WHERE kind = 'stuck'")
     freeze(db, trained, 240)
     db.execute("CALL ml_scan()")
-    assert one("SELECT array_agg(rarity) FROM ml_finding") == [None]
+    assert one("SELECT array_agg(rarity) FROM ml_finding WHERE NOT brief") == [None]
 
 
 def test_a_finding_that_goes_on_gets_rarer(db, one, trained):
@@ -249,14 +251,14 @@ def test_a_finding_that_goes_on_gets_rarer(db, one, trained):
     said = []
     for ago in (150, 90, 30):
         db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
-        said.append(db.execute("SELECT score, rarity FROM ml_finding").fetchone())
+        said.append(db.execute("SELECT score, rarity FROM ml_finding WHERE NOT brief").fetchone())
     assert said == sorted(said)
     assert said[-1][0] == pytest.approx(210 / 60, rel=0.05)
 
 
 def test_what_no_scan_writes_is_refused(db, refused, hung):
     put = (
-        "SELECT _ml_put_findings(%s, 'stuck', 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s, %s,"
+        "SELECT _ml_put_findings(%s, 'stuck', false, 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s, %s,"
         " '{it is}', 1)"
     )
     good = (hung, [1.0], [2.0], ["warning"], [1.0], [24.0], ["{}"])

@@ -127,10 +127,12 @@ def test_six_hours_that_arrive_after_the_first_live_readings(
     assert is_logged(device, span, least=110)
     assert one("SELECT readings FROM ml_scan_state") >= 360 + 35
     # It is an incident of its own, from when it began.
-    began, ended, readings = db.execute(
-        "SELECT started_at, ended_at, readings FROM ml_incidents ORDER BY readings DESC LIMIT 1"
+    began, ended, readings, state = db.execute(
+        "SELECT started_at, ended_at, readings, state FROM ml_incidents"
+        " ORDER BY readings DESC LIMIT 1"
     ).fetchone()
     assert readings >= 110
+    assert state == "resolved"
     assert span[0] < began < ended < live[1]
     assert 98 < (began - span[0]).total_seconds() / 60 < 102
     # And that was all.

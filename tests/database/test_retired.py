@@ -146,7 +146,7 @@ def test_silence_is_reckoned_against_now(db, one, pair):
     """Not against the device's own last scan, which may be as old as its last reading."""
     assert one("SELECT silent FROM ml_fleet_health") == 0
     db.execute(
-        "UPDATE ml_scan_state SET last_reading = now() - interval '2 hours',"
+        "UPDATE ml_scan_state SET last_reading = now() - interval '2 hours', silent_from = NULL,"
         " scanned_at = now() - interval '119 minutes' WHERE device_uuid = %s",
         [pair[0]],
     )

@@ -394,7 +394,7 @@ def test_no_function_of_the_callers_runs_inside(db, one, add_device):
         ("clock_timestamp", "", "timestamptz"),
         ("set_config", "text, text, boolean", "text"),
         ("_ml_devices", "", "SETOF uuid"),
-        ("_ml_retain", "", "void"),
+        ("_ml_retain", "timestamptz", "void"),
     ):
         nothing = "" if result in ("void", "SETOF uuid") else "NULL"
         db.execute(

@@ -1,6 +1,6 @@
-"""The sample fleet through SQL: clear faults are found and named, quiet days are quiet."""
+"""The sample fleet through SQL: each fault is one incident in words, quiet days are quiet."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -13,21 +13,22 @@ CLEAR = {
     "runaway temperature": {"temperature"},
     "network flood": {"network_receive_rate", "network_transmit_rate"},
 }
-
-
-NOW = datetime.now(UTC).replace(tzinfo=None)
+# Fixed, so that sentences are the same in each run.
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+# What is told of each fault.
+TOLD = {}
 
 
 @pytest.fixture(scope="module")
 def trained(make_database, _server):
-    """The fleet, each device with a forest of the days before its faults; nothing here writes."""
+    """The fleet, each device with a forest of the days before its faults, scanned once."""
     dsn = make_database(f"TEMPLATE {_server.template_dbname}")
-    sample_fleet.load(dsn, now=NOW)
+    sample_fleet.load(dsn, now=NOW.replace(tzinfo=None))
     with psycopg.connect(dsn, autocommit=True) as conn:
         for device in sample_fleet.FLEET:
-            conn.execute(
-                "SELECT ml_train_forest(%s, as_of => now() - interval '1 day')", [device.uuid]
-            )
+            as_of = NOW - timedelta(days=1)
+            conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [device.uuid, as_of])
+        conn.execute("CALL ml_scan(as_of => %s)", [NOW])
     return dsn
 
 
@@ -40,21 +41,22 @@ def db(trained):
 @pytest.fixture
 def fleet():
     """Its faults, by device."""
-    return {fault.device_uuid: fault for fault in sample_fleet.faults(now=NOW)}
+    found = sample_fleet.faults(now=NOW.replace(tzinfo=None))
+    return {fault.device_uuid: fault for fault in found}
 
 
 @pytest.mark.slow
-def test_what_was_injected_is_found(one, fleet):
+def test_what_was_injected_is_found(db, fleet):
     for device in sample_fleet.FLEET:
-        found = one("SELECT ml_detect(%s, hours => 24)", device.uuid)
         fault = fleet.get(device.uuid)
         if fault is None or fault.kind not in CLEAR:
             continue
-        start, end = (moment.replace(tzinfo=UTC) for moment in (fault.start, fault.end))
         inside = [
-            anomaly["reasons"][0]["metric"]
-            for anomaly in found["anomalies"]
-            if start <= datetime.fromisoformat(anomaly["timestamp"]) <= end
+            reasons[0]["metric"]
+            for (reasons,) in db.execute(
+                "SELECT reasons FROM ml_score(%s, %s, %s) WHERE is_anomaly",
+                [device.uuid, fault.start.replace(tzinfo=UTC), fault.end.replace(tzinfo=UTC)],
+            )
         ]
         assert len(inside) >= 3, fault
         leading = max(set(inside), key=inside.count)
@@ -65,5 +67,21 @@ def test_what_was_injected_is_found(one, fleet):
 def test_a_quiet_day_is_quiet(one, fleet):
     [quiet] = [d for d in sample_fleet.FLEET if d.name == "archive-berlin"]
     assert quiet.uuid not in fleet
-    found = one("SELECT ml_detect(%s)", quiet.uuid)
-    assert found["anomalies_detected"] <= 0.02 * found["analyzed_points"]
+    day = [quiet.uuid, NOW - timedelta(days=1), NOW]
+    flagged = "SELECT avg(is_anomaly::int)::float8 FROM ml_score(%s, %s, %s)"
+    assert one(flagged, *day) <= 0.02
+
+
+@pytest.mark.slow
+def test_each_fault_is_one_incident_in_words(db, fleet):
+    told = db.execute(
+        "SELECT device_uuid, summary, started_at, ended_at FROM ml_incidents ORDER BY started_at"
+    ).fetchall()
+    said = {}
+    for device, fault in fleet.items():
+        start, end = fault.start.replace(tzinfo=UTC), fault.end.replace(tzinfo=UTC)
+        mine = [row for row in told if row[0] == device and row[2] <= end and row[3] >= start]
+        assert len(mine) == 1, (fault, mine)
+        said[fault.device_name] = mine[0][1]
+    assert said == TOLD
+    assert len(told) <= len(fleet) + 2

@@ -1,13 +1,10 @@
 """ml_scan: what came since the last time, device by device."""
 
-import random
 import threading
 import uuid
 
 import psycopg
 import pytest
-
-from pyml import queries
 
 STATE = "SELECT outcome, sqlstate, readings, anomalies FROM ml_scan_state WHERE device_uuid = %s"
 SPIKE = """
@@ -241,59 +238,24 @@ def test_a_cancel_stops_the_procedure(db, one, add_device, train):
     assert one("SELECT count(*) FROM ml_scan_state") == 40
 
 
-def check_incidents(db):
-    """An incident begins with its first anomaly; a pause of more than ten minutes ends it."""
-    rows = db.execute('SELECT "timestamp", incident_at FROM ml_anomaly ORDER BY 1').fetchall()
-    began = before = None
-    for moment, incident in rows:
-        if before is None or (moment - before).total_seconds() > 600:
-            began = moment
-        assert incident == began
-        before = moment
-
-
-def test_neighbours_are_one_incident(db, one, trained):
+def test_neighbours_are_one_finding(db, one, trained):
+    """A pause of more than ten minutes ends a run of anomalies, however scans cut it."""
     db.execute(SPIKE, [trained, 100, 3])
     db.execute(SPIKE, [trained, 20, 3])
     db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 21)])
     db.execute("CALL ml_scan()")
-    check_incidents(db)
-    assert one("SELECT count(DISTINCT incident_at) FROM ml_anomaly") >= 2
-
-
-def log(db, device, minutes):
-    """Log anomalies at these minutes before a time, as a scan does."""
-    db.execute(
-        "INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons,"
-        " model_id, incident_at) SELECT %s, t, tier, -0.6, 'warning', '{}', '[]', 1, t"
-        " FROM unnest(%s::int[]) AS minute, make_timestamptz(2026, 1, 31, 0, 0, 0) AS last,"
-        " LATERAL (SELECT last - minute * interval '1 minute' AS t) AS at,"
-        " unnest(ARRAY['forest', 'lstm']) AS tier WHERE tier = 'forest' OR minute %% 2 = 0",
-        [device, minutes],
-    )
-    first = "SELECT extract(epoch FROM make_timestamptz(2026, 1, 31, 0, 0, 0))::float8 - 60 * %s"
-    (earliest,) = db.execute(first, [max(minutes)]).fetchone()
-    with psycopg.RawCursor(db) as cursor:
-        cursor.execute(queries.JOIN_INCIDENTS.text, [device, earliest, 600.0])
-
-
-def test_incidents_are_the_same_in_whatever_order_their_readings_arrive(db, device):
-    rng = random.Random(3)
-    for _ in range(20):
-        db.execute("DELETE FROM ml_anomaly")
-        minutes = rng.sample(range(400), 60)
-        for at in range(0, 60, 12):
-            log(db, device, minutes[at : at + 12])
-        check_incidents(db)
-
-
-def test_a_long_incident_is_joined_in_one_pass(db, one, device):
-    """Also where the planner expects no anomalies: a nested loop took two minutes."""
-    with db.transaction(force_rollback=True):
-        db.execute("TRUNCATE ml_anomaly")
-        db.execute("SET LOCAL statement_timeout = '10s'")
-        log(db, device, list(range(5000)))
-        assert one("SELECT count(DISTINCT incident_at) FROM ml_anomaly") == 1
+    moments = [moment for (moment,) in db.execute('SELECT "timestamp" FROM ml_anomaly ORDER BY 1')]
+    runs = [[moments[0]]]
+    for moment in moments[1:]:
+        if (moment - runs[-1][-1]).total_seconds() > 600:
+            runs.append([])
+        runs[-1].append(moment)
+    found = db.execute(
+        "SELECT started_at, last_at, (evidence -> 'readings')::int FROM ml_finding"
+        " WHERE detector = 'forest' AND brief ORDER BY 1"
+    ).fetchall()
+    assert found == [(run[0], run[-1], len(run)) for run in runs]
+    assert len(found) >= 2
 
 
 def test_retention(db, one, trained):
@@ -301,7 +263,7 @@ def test_retention(db, one, trained):
     db.execute("CALL ml_scan()")
     db.execute(
         "INSERT INTO ml_anomaly SELECT device_uuid, now() - interval '91 days', tier, score,"
-        " severity, metrics, reasons, model_id, now() - interval '91 days' FROM ml_anomaly LIMIT 1"
+        " severity, metrics, reasons, model_id FROM ml_anomaly LIMIT 1"
     )
     kept = one("SELECT count(*) FROM ml_anomaly") - 1
     db.execute("CALL ml_scan()")

@@ -15,17 +15,24 @@ VIEWS = (
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
     *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state", "ml_finding"),
+    *("ml_incident", "ml_event"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
 INSERT INTO ml_run (device_uuid, kind, seconds, outcome) SELECT DISTINCT device_uuid, 'forest', 1,
     'failed' FROM ml_model;
-INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons, model_id,
-    incident_at) SELECT device_uuid, now(), 'forest', -1, 'critical', '{}', '[]', 1, now()
+INSERT INTO ml_anomaly (device_uuid, timestamp, tier, score, severity, metrics, reasons, model_id)
+    SELECT device_uuid, now(), 'forest', -1, 'critical', '{}', '[]', 1
     FROM ml_model ON CONFLICT DO NOTHING;
-INSERT INTO ml_finding (device_uuid, detector, kind, metric, started_at, last_at, severity, score,
-    evidence, sentence, model_id, found_at, updated_at) SELECT DISTINCT device_uuid, 'presence',
-    'silent', '', now(), now(), 'critical', 1, '{}'::jsonb, 'it is', 1, now(), now() FROM ml_model;
+INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
+    ended_at, summary, evidence, updated_at) SELECT DISTINCT device_uuid, 'silent', 'open',
+    'warning', '', now(), now(), now(), 'it is', '{}'::jsonb, now() FROM ml_model;
+INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed)
+    SELECT incident_id, device_uuid, 'opened', now(), false FROM ml_incident;
+INSERT INTO ml_finding (device_uuid, detector, brief, kind, metric, started_at, last_at, severity,
+    score, evidence, sentence, model_id, found_at, updated_at) SELECT DISTINCT device_uuid,
+    'presence', false, 'silent', '', now(), now(), 'critical', 1, '{}'::jsonb, 'it is', 1, now(),
+    now() FROM ml_model;
 INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading) SELECT DISTINCT
     device_uuid, now(), 'scanned', now() - interval '1 hour' FROM ml_model;
 INSERT INTO ml_forecast_point (device_uuid, timestamp, field, kind, predicted, lower, upper, level,

@@ -1,0 +1,178 @@
+"""What incidents are made of: findings as they are stored, incidents, events."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HOUR, DAY = 3600.0, 86400.0
+
+KINDS = (
+    "combination",
+    "value",
+    "forecast",
+    "level",
+    "drift",
+    "stuck",
+    "missing",
+    "silent",
+)
+"""Kinds of findings, the most specific last: of several that is what an incident is."""
+
+OPEN, ACKNOWLEDGED, RESOLVED = "open", "acknowledged", "resolved"
+OPENED, ESCALATED = "opened", "escalated"
+"""Events; the others are `ACKNOWLEDGED` and `RESOLVED`."""
+
+OVER, USUAL, JOINED = "over", "became usual", "joined"
+"""Why an incident is resolved; also by a person, and as its device is retired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored finding.
+
+    Attributes
+    ----------
+    finding_id : int
+    incident_id : int or None
+        The incident that it belongs to.
+    detector, kind, metric : str
+        `metric` is empty where it is the device.
+    brief : bool
+        It is of single readings (of a detector that judges them, or of a forecast), not of how
+        one metric goes on.
+    metrics : frozenset of str
+        All that it names.
+    started_at, last_at : float
+        Seconds since the Unix epoch.
+    every : float
+        Seconds from one look that brings it up to date to the next; 0: each does.
+    severe : bool
+        Whether its detector calls it critical.
+    score : float
+        In its detector's own measure; higher is more unusual.
+    rarity : float or None
+        Hours between two such on ordinary days; None where not known.
+    evidence : mapping
+    sentence : str
+    """
+
+    finding_id: int
+    incident_id: int | None
+    detector: str
+    kind: str
+    metric: str
+    brief: bool
+    metrics: frozenset[str]
+    started_at: float
+    last_at: float
+    every: float
+    severe: bool
+    score: float
+    rarity: float | None
+    evidence: Mapping[str, Any]
+    sentence: str
+
+    @property
+    def order(self) -> tuple[float, str, str, float]:
+        """Its place among others; the same whatever the order in which they came."""
+        return self.started_at, self.detector, self.metric, self.last_at
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Trouble of a device.
+
+    Attributes
+    ----------
+    incident_id : int or None
+        None before it is stored.
+    kind, leading_metric : str
+    state : str
+        `OPEN`, `ACKNOWLEDGED` or `RESOLVED`.
+    why : str or None
+        Why it is resolved.
+    critical : bool
+    started_at, ended_at : float
+        When the trouble began, and when it was last seen; seconds since the Unix epoch.
+    opened_at, resolved_at : float or None
+        When it could be told, and when it was found to be over.
+    rarity : float or None
+        That of its rarest finding, in hours.
+    summary : str
+    evidence : mapping
+        JSON-able.
+    members : tuple of int
+        The findings that it is made of.
+    """
+
+    incident_id: int | None
+    kind: str
+    leading_metric: str
+    state: str
+    why: str | None
+    critical: bool
+    started_at: float
+    ended_at: float
+    opened_at: float
+    resolved_at: float | None
+    rarity: float | None
+    summary: str
+    evidence: Mapping[str, Any]
+    members: tuple[int, ...]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it stays resolved, whatever is found of it."""
+        return self.state == RESOLVED and self.why != OVER
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An incident as it is now, and what happened to it.
+
+    Attributes
+    ----------
+    incident : Incident
+    events : tuple of str
+        `OPENED`, `ESCALATED`, `RESOLVED`; in that order.
+    """
+
+    incident: Incident
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """When to speak, and when trouble is over.
+
+    Attributes
+    ----------
+    rare : float
+        Hours between two findings from which on they are told.
+    critical : float
+        Hours from which on they are critical.
+    gap : float
+        Seconds for which all has to be well before trouble is over. What is nearer is one trouble.
+    usual_after : float
+        Seconds after which trouble that lasts is how things are.
+    """
+
+    rare: float
+    critical: float
+    gap: float
+    usual_after: float = 3 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a scan stands; seconds since the Unix epoch.
+
+    Attributes
+    ----------
+    now : float
+    reached : float or None
+        The newest reading that was looked at.
+    """
+
+    now: float
+    reached: float | None
