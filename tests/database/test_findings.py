@@ -258,8 +258,8 @@ def test_a_finding_that_goes_on_gets_rarer(db, one, trained):
 
 def test_what_no_scan_writes_is_refused(db, refused, hung):
     put = (
-        "SELECT _ml_put_findings(%s, 'stuck', false, 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s, %s,"
-        " '{it is}', 1)"
+        "SELECT _ml_put_findings(%s, 'stuck', false, 1, 600, '{stuck}', '{a}', %s, %s, %s, %s, %s,"
+        " %s, '{it is}', 1)"
     )
     good = (hung, [1.0], [2.0], ["warning"], [1.0], [24.0], ["{}"])
     db.execute(put, good)

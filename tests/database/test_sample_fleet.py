@@ -16,7 +16,35 @@ CLEAR = {
 # Fixed, so that sentences are the same in each run.
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 # What is told of each fault.
-TOLD = {}
+TOLD = {
+    "sensor-vienna": (
+        "temperature has stood at 50.7 °C for 10 h 59 min; it never stands still for more "
+        "than 3 min. Over since 09:59 UTC, after 10 h 59 min"
+    ),
+    "api-madrid": (
+        "memory_usage_percent has been rising since 01:04 UTC, to 88.2 %, 39.5 points "
+        "above what is usual at this hour (46.6 to 48.7 %). Over since 10:25 UTC, after 9 "
+        "h 20 min"
+    ),
+    "gateway-lisbon": (
+        "network_receive_rate has been at 16 million B/s since 04:00 UTC, 14.5 million B/s "
+        "above what is usual at this hour (1.11 million to 1.43 million B/s). Also "
+        "unusual: temperature. Over since 04:29 UTC, after 30 min"
+    ),
+    "batch-dublin": (
+        "cpu_usage has been at 61.6 % since 05:32 UTC, 48.6 points above what is usual at "
+        "this hour (2.67 to 13 %). Also unusual: temperature. Over since 08:53 UTC, after "
+        "3 h 21 min"
+    ),
+    "web-paris": (
+        "cpu_usage has been at 96.6 % since 07:00 UTC, 41 points above what is usual at "
+        "this hour (48.4 to 55.6 %). Over since 07:17 UTC, after 17 min"
+    ),
+    "edge-oslo": (
+        "temperature has been rising since 08:03 UTC, to 86.2 °C, 38.4 °C above what is "
+        "usual at this hour (46.2 to 47.8 °C)"
+    ),
+}
 
 
 @pytest.fixture(scope="module")
