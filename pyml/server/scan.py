@@ -183,7 +183,8 @@ class Scan:
             except PymlError as error:
                 self.failures.append(error)
         for kind, judged in outside.items():
-            self.found += _log_outside(self.device, kind, judged)
+            among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)
+            self.found += _log_outside(self.device, kind, judged, among)
         return drifts
 
     def _forecaster(
@@ -198,6 +199,7 @@ class Scan:
         said = (self.device, forecaster.kind, name)
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
+        ahead = ahead.at_least(knows.bounds)
         readings = signal(
             *(self.history, self.device, self.since, self.until),
             *(knows.metric, knows.totals, knows.habit, knows.interval),
@@ -344,14 +346,23 @@ def _outside(
 
 
 def _log_outside(
-    device: str, kind: str, judged: dict[float, list[tuple[Outside, int]]]
+    device: str, kind: str, judged: dict[float, list[tuple[Outside, int]]], among: int
 ) -> list[float]:
-    """Log the readings outside a forecast, one row for all fields of one time."""
+    """Log the readings outside a forecast, one row for all fields of one time.
+
+    The rarest of them tells how seldom the like comes of any of the device's `among` fields.
+    """
     entries = []
+    models = {model for found in judged.values() for _, model in found}
+    rarity = {model: Rarity.of(kind, model) for model in models}
     for moment, found in sorted(judged.items()):
         found.sort(key=lambda one: -one[0]["contribution"])
         reasons = [reason for reason, _ in found]
         worst = reasons[0]["contribution"]
+        hours = [
+            rarity[model].hours(np.array([-reason["contribution"]]), among)[0]
+            for reason, model in found
+        ]
         entries.append(
             (
                 moment,
@@ -360,7 +371,7 @@ def _log_outside(
                 {reason["metric"]: reason["value"] for reason in reasons},
                 reasons,
                 found[0][1],
-                None,
+                max((one for one in hours if one is not None), default=None),
             )
         )
     return _log(device, kind, True, entries) if entries else []
