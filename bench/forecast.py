@@ -237,7 +237,7 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
     fitted, cold = fit(0, None)
     run = run_of(fitted)
     _, warm = fit(day, Previous(fitted.numbers, fitted.model, run))
-    predicted, half = forecast.backtest(fitted.model, run, grid.times, grid.values, task.origins)
+    predicted, half, _ = forecast.backtest(fitted.model, run, grid.times, grid.values, task.origins)
     return judged(task, predicted, half), cold, warm
 
 

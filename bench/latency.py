@@ -223,7 +223,7 @@ PHASES = {
         "read": READ,
         "prepare": (*CLEAN, "training:regular"),
         "fit": ("lstm:_descend", "lstm:choose_ridge", "lstm:linear_path"),
-        "measure": ("lstm:_measured",),
+        "measure": ("lstm:measured", "lstm:_peaks"),
         "build": ("lstm:numbers_of", "forecasters.inference:runner"),
         "store": STORE,
     },

@@ -65,12 +65,12 @@ def days(forest: Forest, kind: str, path: Path, seed: int, stride: int = 1) -> I
             slice(begin - WEEK_DAYS * per_day, begin),
             min(begin + per_day, len(found.label)),
         )
-        known = _signals(found.times[week], found.values[week], names, interval)
+        known = signals(found.times[week], found.values[week], names)
         fitted = forest.fit(known, settings, lambda: None)
         model, run = fitted.model, forest.runner(fitted.numbers, fitted.model).run
         used, since = [names.index(name) for name in model.names], found.times[begin - 1]
         read = np.flatnonzero(found.times[:end] > since - forest.lookback(model))
-        day = _signals(found.times[read], found.values[read][:, used], model.names, interval)
+        day = signals(found.times[read], found.values[read][:, used], model.names)
         said = forest.detect(model, run, day, since, lambda: None)
         score, flag = np.full(end - begin, -1.0), np.zeros(end - begin, bool)
         place = np.searchsorted(found.times[begin:end], said.times)
@@ -86,6 +86,7 @@ def days(forest: Forest, kind: str, path: Path, seed: int, stride: int = 1) -> I
         )
 
 
-def _signals(times: Floats, values: Floats, names: Sequence[str], interval: float) -> Signals:
+def signals(times: Floats, values: Floats, names: Sequence[str]) -> Signals:
     """Readings all of which came."""
+    interval = float(np.median(np.diff(times)))
     return Signals(times, values, tuple(names), interval, np.zeros(len(times), bool))

@@ -19,11 +19,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyml.background import Pulse
+from pyml.detectors.rarity import figures as rarity
+from pyml.detectors.rarity import peaks
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
-from pyml.forecasters.forecast import LEVELS, backtest, forecast, span
+from pyml.forecasters.forecast import backtest, forecast, ordinary_changes, span
 from pyml.forecasters.linear import Scale, choose_ridge, linear_path
+from pyml.forecasters.measured import measured
 from pyml.forecasters.network import (
     Part,
     Weights,
@@ -40,7 +43,9 @@ from pyml.models.wire import Graph, Numbers
 from pyml.queries import literal
 from pyml.telemetry.series import Grid
 
-DAY = 86_400.0
+HOUR = 3_600.0
+# Share of the values that the intervals of scans cover, as the setting has it by default.
+LEVEL = 0.99
 
 
 @FORECASTERS.register
@@ -98,7 +103,8 @@ class LSTM(Forecaster[Model]):
         series : Grid
         settings : mapping
             ``sequence_length`` and ``horizon``: values read and values forecast; ``epochs``: passes
-            over the data, at most; ``seed``.
+            over the data, at most; ``seed``; ``level``: share of the values that the intervals of
+            scans cover, for `LEVEL`.
         bounds : tuple of float or None
         previous : Previous or None
             The new model is compared with it. If it has not seen what is held out now, training
@@ -199,6 +205,7 @@ def _fit(
     horizon: int,
     epochs: int,
     seed: int,
+    level: float = LEVEL,
 ) -> Fitted[Model]:
     """`LSTM.fit`, its settings by name."""
     times, values, interval = series.times, series.values, series.interval
@@ -242,6 +249,7 @@ def _fit(
         interval=interval,
         bounds=bounds,
         floor=p.floor * scale.change,
+        ordinary=_ordinary(values, fit_at, sequence_length, horizon, p.floor * scale.change, p),
         inflation=float(np.clip(stop.error() / max(part.error(), 1e-9), 1, p.most_inflation)),
         seen_until=float(times[fit_at[-1] + horizon]),
     )
@@ -254,7 +262,8 @@ def _fit(
         "epochs": epoch,
         "best_epoch": best_epoch,
         "warm": warm,
-        **_measured(model, candidate, previous, times, values, held_at, p, pulse),
+        **measured(model, candidate, previous, times, values, held_at, p, pulse),
+        **_peaks(model, candidate, times, values, np.append(stop_at, held_at), level, p),
     }
 
     to_refit = windows.of(all_at)
@@ -266,7 +275,9 @@ def _fit(
         most = p.warm_refit_epochs if warm else p.refit_epochs
         for i in range(min(most, epochs)):
             part.epoch(p.refit_rate * (1 - i / most), p.batch, rng, pulse)
-    model = replace(model, seen_until=float(times[all_at[-1] + horizon]))
+    ordinary = _ordinary(values, all_at, sequence_length, horizon, model.floor, p)
+    seen_until = float(times[all_at[-1] + horizon])
+    model = replace(model, seen_until=seen_until, ordinary=ordinary)
     return Fitted(numbers_of(network.weights(), scale, linear), model, figures)
 
 
@@ -321,83 +332,39 @@ def _continues(previous: Previous[Model], held_from: float, length: int, horizon
     return same and model.seen_until <= held_from
 
 
-def _measured(
+def _ordinary(
+    values: Floats, at: Places, length: int, horizon: int, floor: float, p: Parameters
+) -> tuple[float, ...]:
+    """`ordinary_changes` as it is stored: nine digits are finer than any metric."""
+    found = ordinary_changes(values, at, length, horizon, floor, p)
+    return tuple(float(f"{one:.9g}") for one in found)
+
+
+def _peaks(
     model: Model,
     run: Run,
-    previous: Previous[Model] | None,
     times: Floats,
     values: Floats,
-    held_at: Places,
-    p: Parameters,
-    pulse: Pulse,
-) -> dict[str, Any]:
-    """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
-    at = held_at[:: -(-len(held_at) // p.measured)]
-    truth = ahead_of(values, at, model.horizon)
-    pulse()
-    predicted, half = backtest(model, run, times, values, at, parameters=p)
-    pulse()
-    error = np.abs(truth - predicted)
-    mae, naive = float(error.mean()), float(np.abs(truth - values[at][:, None]).mean())
-    seasonal = _seasonal_mae(times, values, at, truth, model.interval)
-    steps = np.abs(np.diff(values[: held_at[0] + 1]))
-    usual = float(np.nanmean(steps))
-    return {
-        "held_out_windows": len(at),
-        "mae": mae,
-        # Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006.
-        "mase": mae / usual if usual else None,
-        "naive_mae": naive,
-        "seasonal_naive_mae": seasonal,
-        "beats_naive": mae < (naive if seasonal is None else min(naive, seasonal)),
-        "coverage": {
-            str(level): float((error <= half[:, q]).mean()) for q, level in enumerate(LEVELS)
-        },
-        "interval_width": {
-            str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
-        },
-        **_compared(previous, times, values, at, error, p),
-    }
-
-
-def _compared(
-    previous: Previous[Model] | None,
-    times: Floats,
-    values: Floats,
-    at: Places,
-    error: Floats,
+    unseen: Places,
+    level: float,
     p: Parameters,
 ) -> dict[str, Any]:
-    """Errors of the new and of the current model, on windows that neither has seen."""
-    figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
-    if previous is None:
-        return figures
-    length, horizon = previous.model.sequence_length, previous.model.horizon
-    unseen = times[at] >= previous.model.seen_until
-    unseen &= np.isin(at, origins(values, length, horizon))
-    if unseen.sum() < p.least_part:
-        return figures
-    steps = min(horizon, error.shape[1])
-    predicted, _ = backtest(previous.model, previous.run, times, values, at[unseen], (), p)
-    before = float(np.abs(ahead_of(values, at[unseen], steps) - predicted[:, :steps]).mean())
-    now = float(error[unseen, :steps].mean())
-    return {
-        "accepted": now <= before,
-        "previous_mae": before,
-        "candidate_mae": now,
-        "compared_windows": int(unseen.sum()),
-    }
+    """The highest peaks of the distance from the forecast, of values that no weight has seen.
 
-
-def _seasonal_mae(
-    times: Floats, values: Floats, at: Places, truth: Floats, interval: float
-) -> float | None:
-    """Error of repeating the value of a day before; None without two days of history."""
-    if times[-1] - times[0] < 2 * DAY or interval > DAY:
-        return None
-    wanted = times[at[:, None] + np.arange(1, truth.shape[1] + 1)] - DAY
-    place = np.clip(np.searchsorted(times, wanted - interval / 2), 0, len(times) - 1)
-    there = np.abs(times[place] - wanted) <= interval / 2
-    errors = np.abs(truth - np.where(there, values[place], np.nan))
-    # Only if nearly all windows have a value a day before: errors on other windows do not compare.
-    return float(np.nanmean(errors)) if np.isfinite(errors).mean() > 0.9 else None
+    In half widths of the interval that a scan would compare with. Each value is compared once: a
+    forecast begins where the one before it ends.
+    """
+    horizon = model.horizon
+    at: list[int] = []
+    for origin in unseen.tolist():
+        if not at or origin >= at[-1] + horizon:
+            at.append(origin)
+    places = np.array(at, np.int64)
+    truth = ahead_of(values, places, horizon)
+    predicted, half, least = backtest(model, run, times, values, places, [level], p)
+    width = np.maximum(half[:, 0], least)
+    known = width > 0
+    distance = np.where(known, np.abs(truth - predicted) / np.where(known, width, 1.0), 0.0)
+    when = times[places[:, None] + np.arange(1, horizon + 1)]
+    heights = peaks(when.ravel(), distance.ravel(), model.interval)
+    return rarity(when.size * model.interval / HOUR, heights)

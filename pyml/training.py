@@ -349,6 +349,7 @@ def train_forecaster(
     ):
         previous = Previous(current.numbers, current.knows, current.run)
     asked = {name: settings[name] for name in forecaster.settings}
+    asked["level"] = float(history.settings["forecast_level"])
     try:
         fitted = _beside(
             lambda: forecaster.load(asked),

@@ -39,6 +39,9 @@ class Forecast:
         Time of the last reading, which the forecast continues.
     replayed : int
         Past forecasts whose errors made the interval.
+    least : ndarray of float64, shape (h,), or None
+        How far it ordinarily goes, though the interval may be narrower: a scan takes no less for
+        half of the width. None, or 0, where the interval says it all.
     """
 
     times: Floats
@@ -47,6 +50,18 @@ class Forecast:
     upper: Floats
     last_time: float
     replayed: int
+    least: Floats | None = None
+
+    def at_least(self, bounds: Bounds) -> Self:
+        """The same with an interval that is no narrower than what it ordinarily goes."""
+        if self.least is None:
+            return self
+        low, high = bounds
+        return replace(
+            self,
+            lower=np.minimum(self.lower, np.clip(self.predicted - self.least, low, high)),
+            upper=np.maximum(self.upper, np.clip(self.predicted + self.least, low, high)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +186,9 @@ class Fitted(Generic[M]):
     figures : dict
         JSON-able: what was measured on held-out data. ``mae``, ``mase``, ``beats_naive`` and
         ``coverage`` are shown with forecasts; ``accepted`` is false where the current model does
-        better on what neither has seen, and stays.
+        better on what neither has seen, and stays. ``peaks`` and ``ordinary_hours``
+        (`pyml.detectors.rarity.figures`) are of distances from the forecast, in half widths of the
+        interval that a scan compares with.
     """
 
     numbers: Numbers
@@ -218,7 +235,8 @@ class Forecaster(Owner[M]):
         series : Grid
             Neighbours one interval apart; NaN at a long gap.
         settings : mapping
-            Values of `settings`, by parameter.
+            Values of `settings`, by parameter; and ``level``, the share of the values that the
+            intervals of scans cover.
         bounds : tuple of float or None
             Range of possible values, where known.
         previous : Previous or None

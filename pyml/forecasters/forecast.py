@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ class _Replay:
         Size of a usual error at the origin, by `_spread`.
     seen : ndarray of bool, shape (n,)
         Whether training has seen the origin's truth.
+    still : ndarray of bool, shape (n,)
+        Whether the metric stood still before the origin.
     """
 
     said: Floats
@@ -48,10 +51,12 @@ class _Replay:
     truth: Floats
     spread: Floats
     seen: NDArray[np.bool_]
+    still: NDArray[np.bool_]
 
     def of(self, rows: Places) -> _Replay:
         return _Replay(
-            self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows], self.seen[rows]
+            *(self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows]),
+            *(self.seen[rows], self.still[rows]),
         )
 
 
@@ -92,7 +97,55 @@ def _replay(
 ) -> _Replay:
     errors = np.abs(said - truth[:, :, None])
     errors[:, :, FITTED:][seen] *= model.inflation
-    return _Replay(said, errors, truth, _spread(model, behind, said), seen)
+    spread = _spread(model, behind, said)
+    return _Replay(said, errors, truth, spread, seen, _still(behind, model.floor))
+
+
+def _still(behind: Floats, floor: float) -> NDArray[np.bool_]:
+    """Whether the metric stood still throughout each window (n, length)."""
+    return np.asarray(behind.std(axis=1) <= floor)
+
+
+def ordinary_changes(
+    values: Floats, at: Places, length: int, horizon: int, floor: float, p: Parameters = PARAMETERS
+) -> Floats:
+    """How far a metric ordinarily goes from a standstill, by each step ahead; shape (horizon,).
+
+    What stands still for longer than the replay leaves an interval of next to no width, and then
+    moves as it does each day. Of the largest changes of seven blocks of the windows the third
+    largest is the largest ordinary one. It is at least a step of a coarse metric.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n,)
+    at : ndarray of int64, shape (k,)
+        Origins to learn from; increasing.
+    length, horizon : int
+    floor : float
+        Standard deviation of a window that stands still, at most.
+    """
+    seen = values[: at[-1] + horizon + 1]
+    distinct = np.unique(seen[~np.isnan(seen)])
+    step = float(np.median(np.diff(distinct))) if len(distinct) > 1 else floor
+    largest = np.zeros((p.blocks, horizon))
+    for block, some in enumerate(np.array_split(at, p.blocks)):
+        still = some[_still(behind_of(values, some, length), floor)]
+        if len(still):
+            change = np.abs(ahead_of(values, still, horizon) - values[still, None])
+            largest[block] = np.maximum.accumulate(change.max(axis=0))
+    return np.asarray(np.maximum(np.sort(largest, axis=0)[-p.counted], step))
+
+
+def _least(model: Model, past: _Replay, behind: Floats, predicted: Floats) -> Floats:
+    """How far from the forecast the metric ordinarily goes, where its errors do not tell.
+
+    They do not where it stands still, or did at most of the replayed origins. The forecast itself
+    may then be slow to follow: how far a metric goes counts from its last value.
+    """
+    stood = bool(len(past.still)) and past.still.mean() > 0.5
+    if not stood and not _still(behind[None], model.floor)[0]:
+        return np.zeros(len(predicted))
+    return np.asarray(np.array(model.ordinary) + np.abs(predicted - behind[-1]))
 
 
 def _recent(replay: _Replay, p: Parameters) -> _Replay:
@@ -199,6 +252,23 @@ def _shares(errors: Floats, p: Parameters) -> Floats:
     return share
 
 
+class Backtest(NamedTuple):
+    """Forecasts from k origins, at q levels.
+
+    Attributes
+    ----------
+    predicted : ndarray of float64, shape (k, horizon)
+    half : ndarray of float64, shape (k, q, horizon)
+        Half-widths of the intervals.
+    least : ndarray of float64, shape (k, horizon)
+        As `Forecast` has it.
+    """
+
+    predicted: Floats
+    half: Floats
+    least: Floats
+
+
 def backtest(
     model: Model,
     run: Run,
@@ -207,7 +277,7 @@ def backtest(
     at: Places,
     levels: Sequence[float] = LEVELS,
     parameters: Parameters = PARAMETERS,
-) -> tuple[Floats, Floats]:
+) -> Backtest:
     """Forecast from many origins as `forecast` would have, each from what was known there.
 
     Parameters
@@ -220,12 +290,6 @@ def backtest(
     at : ndarray of int64, shape (k,)
         The origins; increasing.
     levels : sequence of float, length q
-
-    Returns
-    -------
-    predicted : ndarray of float64, shape (k, horizon)
-    half : ndarray of float64, shape (k, q, horizon)
-        Half-widths of the intervals.
     """
     p = parameters
     length, horizon = model.sequence_length, model.horizon
@@ -238,13 +302,13 @@ def backtest(
     here = behind_of(values, at, length)
     now = _said(run, here)
     spread = _spread(model, here, now)
-    pairs = [
-        _conclude(
-            model, p, _recent(past.of(_before(known, a, horizon, p)), p), now[i], spread[i], levels
-        )
-        for i, a in enumerate(at)
-    ]
-    return np.array([p for p, _ in pairs]), np.array([h for _, h in pairs])
+    found = []
+    for i, a in enumerate(at):
+        recent = _recent(past.of(_before(known, a, horizon, p)), p)
+        centre, widths = _conclude(model, p, recent, now[i], spread[i], levels)
+        found.append((centre, widths, _least(model, recent, here[i], centre)))
+    predicted, half, least = zip(*found, strict=True)
+    return Backtest(np.array(predicted), np.array(half), np.array(least))
 
 
 def span(seconds: float) -> str:
@@ -336,4 +400,5 @@ def forecast(
         np.clip(predicted + half[0], low, high)[:steps],
         float(times[-1]),
         len(past.truth),
+        _least(model, past, window, predicted)[:steps],
     )

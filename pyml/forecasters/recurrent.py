@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pyml.forecasters.base import KNOWN, Known
-from pyml.forms import number, record, whole
+from pyml.forecasters.base import KNOWN, MAX_HORIZON, Known
+from pyml.forms import listed, number, record, whole
 from pyml.parameters import parameter
 
 
@@ -69,6 +69,12 @@ class Parameters:
         0.2,
         "spread of a window that stands still, in usual changes over the horizon",
         "16 series",
+    )
+    blocks: int = parameter(7, "blocks of time that a training is cut into", "the days of a week")
+    counted: int = parameter(
+        3,
+        "which block's largest change from a standstill is the largest ordinary one",
+        "a fault across midnight is in two days; what is seen on three is a habit",
     )
     most_inflation: float = parameter(
         3.0, "most that errors on windows seen in training are enlarged", "judgement"
@@ -147,6 +153,8 @@ class Model(Known):
         Steps read.
     floor : float
         Spread of a window that stands still, in the metric's unit.
+    ordinary : tuple of float, length horizon
+        How far the metric ordinarily goes from a standstill, by each step ahead; in its unit.
     inflation : float
         Factor on errors at windows that the training has seen.
     seen_until : float
@@ -155,6 +163,7 @@ class Model(Known):
 
     sequence_length: int
     floor: float
+    ordinary: tuple[float, ...]
     inflation: float
     seen_until: float
 
@@ -167,14 +176,15 @@ class Model(Known):
         """What `to_json` gave and JSON kept; None where no training has written it."""
         if not _IS_MODEL(meta):
             return None
-        model = cls(**cls.plain(meta))
-        return model if model.well_known() else None
+        model = cls(**cls.plain(meta) | {"ordinary": tuple(meta["ordinary"])})
+        return model if model.well_known() and len(model.ordinary) == model.horizon else None
 
 
 _IS_MODEL = record(
     **KNOWN,
     sequence_length=whole(1, MAX_LENGTH),
     floor=number(1e-300),
+    ordinary=listed(number(1e-300), 1, MAX_HORIZON),
     inflation=number(1e-3, 1e3),
     seen_until=number(),
 )

@@ -63,16 +63,17 @@ class Rarity:
         heights, counts = np.array(row["heights"], float), np.array(row["counts"], float)
         return cls(own, Curve(row["hours"], heights, counts), row["devices"])
 
-    def hours(self, scores: Floats) -> list[float | None]:
+    def hours(self, scores: Floats, among: int = 1) -> list[float | None]:
         """Hours between two scores as low as each of `scores` (n,); None where nothing is known.
 
         What is rare in the fleet is not rare at a device that does it each day, and a device
-        alone cannot know what comes once in a month: the lesser of what the two say.
+        alone cannot know what comes once in a month: the lesser of what the two say. The device
+        has `among` such models, each of which may be the one that says so.
         """
         found = [curve.hours_between(-scores) for curve in self._known()]
         if not found:
             return [None] * len(scores)
-        return [_rounded(hours) for hours in np.minimum.reduce(found).tolist()]
+        return [_rounded(hours / among) for hours in np.minimum.reduce(found).tolist()]
 
     def basis(self) -> Basis | None:
         """What the hours are reckoned from."""

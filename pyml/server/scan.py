@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
-from pyml.detectors import sentences
-from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge, Reason
+from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge
 from pyml.detectors.runs import Run
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.incidents.base import Clock
-from pyml.server import backend, fields, incidents, store
+from pyml.server import backend, incidents, outside, store
 from pyml.server.drifts import Drift
 from pyml.server.findings import Findings
 from pyml.server.late import Late
+from pyml.server.outside import Judged
 from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
@@ -29,23 +29,13 @@ from pyml.server.store import Current
 from pyml.telemetry import drift
 from pyml.telemetry.day import first_hour
 from pyml.telemetry.drift import Index
-from pyml.telemetry.history import Floats, History, within
+from pyml.telemetry.history import History, within
 from pyml.telemetry.readings import lookback
 from pyml.telemetry.series import columns_of
 from pyml.telemetry.window import signal
 
-# A value further from the forecast than this many half widths is critical.
-CRITICAL = 2.0
 # Anomalies that are logged by one statement, at which a cancel is heard.
 ENTRIES = 2000
-# Half widths counted at most: an interval may have no width on one side of a bound.
-FARTHEST = 1000.0
-
-
-class Outside(Reason):
-    """Why a reading is an anomaly where it lies outside what was forecast."""
-
-    predicted: float
 
 
 @dataclass(slots=True)
@@ -199,18 +189,19 @@ class Scan:
     def forecast(self) -> dict[str, dict[str, Index]]:
         """Log what lies outside the stored forecasts, store fresh ones; drift by kind and field."""
         drifts: dict[str, dict[str, Index]] = {}
-        outside: dict[str, dict[float, list[tuple[Outside, int]]]] = {}
+        apart: dict[str, dict[float, list[Judged]]] = {}
         for forecaster, name, current in self.forecasters:
             try:
-                judged = outside.setdefault(forecaster.kind, {})
+                judged = apart.setdefault(forecaster.kind, {})
                 if drifts_of := self._forecaster(forecaster, name, current, judged):
                     drifts[forecaster.kind] = drifts.get(forecaster.kind, {}) | drifts_of
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 self.failures.append(error)
-        for kind, judged in outside.items():
+        for kind, judged in apart.items():
             if judged:
-                self._log(kind, True, _outside_entries(judged), self.interval)
+                among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)
+                self._log(kind, True, outside.entries(kind, judged, among), self.interval)
         return drifts
 
     def _forecaster(
@@ -218,20 +209,21 @@ class Scan:
         forecaster: Forecaster[Any],
         name: str,
         current: Current,
-        judged: dict[float, list[tuple[Outside, int]]],
+        judged: dict[float, list[Judged]],
     ) -> dict[str, Index]:
         settings, knows = self.history.settings, current.knows
         level = float(settings["forecast_level"])
         said = (self.device, forecaster.kind, name)
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
+        ahead = ahead.at_least(knows.bounds)
         readings = signal(
             *(self.history, self.device, self.since, self.until),
             *(knows.metric, knows.totals, knows.habit, knows.interval),
         )
         values = readings.values[:, 0]
         if points:
-            _outside(points, name, readings.times, values, knows.interval, judged)
+            outside.judge(points, name, readings.times, values, knows.interval, judged)
         columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
         backend.execute(
             queries.PUT_FORECAST,
@@ -336,61 +328,3 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         "readings": readings,
         "anomalies": len(run.found),
     }
-
-
-def _outside(
-    points: Any,
-    name: str,
-    times: Floats,
-    values: Floats,
-    interval: float,
-    judged: dict[float, list[tuple[Outside, int]]],
-) -> None:
-    """Add the readings outside the interval forecast for the point nearest to them."""
-    forecast_at, unit = np.array([point["t"] for point in points]), None
-    known = np.isfinite(values)
-    known &= (times >= forecast_at[0] - interval) & (times <= forecast_at[-1] + interval)
-    for moment, value in zip(times[known].tolist(), values[known].tolist(), strict=True):
-        right = min(int(np.searchsorted(forecast_at, moment)), len(forecast_at) - 1)
-        left = max(right - 1, 0)
-        nearest = min(left, right, key=lambda i: abs(forecast_at[i] - moment))
-        point = points[nearest]
-        if abs(point["t"] - moment) > interval / 2 or point["lower"] <= value <= point["upper"]:
-            continue
-        side = point["upper"] if value > point["upper"] else point["lower"]
-        half = abs(side - point["predicted"])
-        distance = abs(value - point["predicted"]) / half if half > 0 else FARTHEST
-        unit = fields.unit_of(name) if unit is None else unit
-        interval_ = (point["lower"], point["upper"])
-        why: Outside = {
-            "metric": name,
-            "kind": "forecast",
-            "sentence": sentences.forecast(name, unit or "", value, point["predicted"], interval_),
-            "value": backend.shown(value),
-            "usual_low": backend.shown(point["lower"]),
-            "usual_high": backend.shown(point["upper"]),
-            "predicted": backend.shown(point["predicted"]),
-            "contribution": round(min(distance, FARTHEST), 3),
-        }
-        judged.setdefault(moment, []).append((why, point["model_id"]))
-
-
-def _outside_entries(judged: dict[float, list[tuple[Outside, int]]]) -> list[tuple[Any, ...]]:
-    """The readings outside a forecast as they are logged: one for all fields of one time."""
-    entries: list[tuple[Any, ...]] = []
-    for moment, found in sorted(judged.items()):
-        found.sort(key=lambda one: -one[0]["contribution"])
-        reasons = [reason for reason, _ in found]
-        worst = reasons[0]["contribution"]
-        entries.append(
-            (
-                moment,
-                -worst,
-                SEVERITIES[1 + (worst >= CRITICAL)],
-                {reason["metric"]: reason["value"] for reason in reasons},
-                reasons,
-                found[0][1],
-                None,
-            )
-        )
-    return entries

@@ -158,10 +158,10 @@ BEGIN
     @PYML_AT_HOME@
     -- Figures are what a training says: one that says more than it can have seen is left out.
     WITH model AS MATERIALIZED (
-        SELECT m.kind, m.figures -> 'ordinary_hours' AS hours, m.figures -> 'peaks' AS peaks
+        SELECT m.kind, m.device_uuid, m.figures -> 'ordinary_hours' AS hours, m.figures -> 'peaks' AS peaks
         FROM ml_model m WHERE m.is_current
     ), said AS MATERIALIZED (
-        SELECT m.kind, m.peaks, CASE WHEN jsonb_typeof(m.hours) = 'number' AND jsonb_typeof(m.peaks) = 'array' THEN
+        SELECT m.kind, m.device_uuid, m.peaks, CASE WHEN jsonb_typeof(m.hours) = 'number' AND jsonb_typeof(m.peaks) = 'array' THEN
             CASE WHEN (m.hours #>> '{}')::numeric BETWEEN 0 AND 87840 AND jsonb_array_length(m.peaks) <= 100 THEN (m.hours #>> '{}')::float8 END END AS hours
         FROM model m
     ), peak AS (
@@ -175,7 +175,7 @@ BEGIN
         WHERE p.count <= 20 OR floor(20 * ln(p.count)) > floor(20 * ln(p.count - 1))
     )
     INSERT INTO ml_rarity AS r (detector, devices, hours, heights, counts)
-    SELECT s.kind, count(*), sum(s.hours),
+    SELECT s.kind, count(DISTINCT s.device_uuid), sum(s.hours),
         ARRAY(SELECT k.height FROM kept k WHERE k.kind = s.kind ORDER BY k.count),
         ARRAY(SELECT k.count FROM kept k WHERE k.kind = s.kind ORDER BY k.count)
     FROM said s WHERE s.hours > 0 GROUP BY s.kind

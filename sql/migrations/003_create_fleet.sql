@@ -120,8 +120,8 @@ CREATE TABLE ml_rarity (
 COMMENT ON TABLE ml_rarity IS 'How often scores come on ordinary days, of all devices together, one row a detector. ml_retrain writes it of the models in force.';
 COMMENT ON COLUMN ml_rarity.detector IS 'The detector, as in ml_model.kind.';
 COMMENT ON COLUMN ml_rarity.devices IS 'Devices that it is of.';
-COMMENT ON COLUMN ml_rarity.hours IS 'Hours of ordinary telemetry that it is of, of all devices together.';
-COMMENT ON COLUMN ml_rarity.heights IS 'Highest peaks that trainings found in them, highest first: of minus a reading''s score, of a finding''s score. Of lower ones fewer and fewer are kept.';
+COMMENT ON COLUMN ml_rarity.hours IS 'Hours of ordinary telemetry that it is of, of all models together.';
+COMMENT ON COLUMN ml_rarity.heights IS 'Highest peaks that trainings found in them, highest first: of minus a reading''s score, of a finding''s score, of the distance from a forecast. Of lower ones fewer and fewer are kept.';
 COMMENT ON COLUMN ml_rarity.counts IS 'How many peaks are at least as high as each of heights.';
 COMMENT ON COLUMN ml_rarity.pooled_at IS 'When it was last written.';
 

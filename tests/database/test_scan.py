@@ -295,9 +295,9 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
     assert one("SELECT min(\"timestamp\") > now() - interval '8 minutes' FROM ml_forecast_point")
     db.execute(SPIKE, [trained, 2, 1])
     db.execute("CALL ml_scan()")
-    value, low, high, severity, score, kind, sentence = db.execute(
+    value, low, high, severity, score, rarity, kind, sentence = db.execute(
         "SELECT (metrics ->> 'system.cpuUsage')::float8, (reasons -> 0 ->> 'usual_low')::float8,"
-        " (reasons -> 0 ->> 'usual_high')::float8, severity, score,"
+        " (reasons -> 0 ->> 'usual_high')::float8, severity, score, rarity,"
         " reasons -> 0 ->> 'kind', reasons -> 0 ->> 'sentence'"
         " FROM ml_anomaly WHERE tier = 'lstm' ORDER BY score LIMIT 1"
     ).fetchone()
@@ -306,6 +306,10 @@ def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trai
     assert sentence.startswith("system.cpuUsage is 99 %; the forecast was ")
     assert severity == "critical"
     assert score < -2
+    # As the training's held-out values have it, of which there are a fifth of fifty hours.
+    hours = one("SELECT (figures -> 'ordinary_hours')::float8 FROM ml_model WHERE kind = 'lstm'")
+    assert hours == pytest.approx(10, abs=1)
+    assert hours < rarity <= 20 * hours + 1
     # What was forecast before the values came stands; beyond the last one all is new.
     assert one("SELECT count(*) FROM ml_forecast_point") in (19, 20, 21)
     made = one("SELECT count(DISTINCT made_at) FROM ml_forecast_point")

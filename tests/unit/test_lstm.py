@@ -20,7 +20,7 @@ from pyml.telemetry.series import Grid, Metric
 
 from .contracts import HABIT
 
-INTERVAL = 300.0
+INTERVAL, DAY = 300.0, 86_400.0
 SETTINGS = {"sequence_length": 50, "horizon": 12, "epochs": 50, "seed": 0}
 SMALL = {"sequence_length": 20, "horizon": 4, "epochs": 3}
 METRIC = Metric("cpu", "system.cpuUsage", None, 1.0, "gauge")
@@ -74,6 +74,7 @@ def model_of(horizon, floor=1.0):
         bounds=(None, None),
         sequence_length=50,
         floor=floor,
+        ordinary=(1.0,) * horizon,
         inflation=1.0,
         seen_until=0.0,
     )
@@ -128,7 +129,7 @@ def test_intervals_cover_what_they_say(fitted):
     times, values = telemetry(6000, seed=5)
     at = np.arange(600, 5900)
     times = times + fitted.model.seen_until
-    predicted, half = forecast.backtest(fitted.model, run_of(fitted), times, values, at)
+    predicted, half, _ = forecast.backtest(fitted.model, run_of(fitted), times, values, at)
     miss = np.abs(ahead_of(values, at, 4) - predicted)
     for q, level in enumerate(forecast.LEVELS):
         assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
@@ -139,11 +140,85 @@ def test_the_backtest_is_the_forecast(fitted):
     times, values = telemetry(1200, seed=6)
     times = times + fitted.model.seen_until
     at = np.array([700, 900, 1100])
-    predicted, half = forecast.backtest(fitted.model, run_of(fitted), times, values, at, [0.9])
+    predicted, half, least = forecast.backtest(
+        fitted.model, run_of(fitted), times, values, at, [0.9]
+    )
     for i, end in enumerate(at):
         told = ahead(fitted, times[: end + 1], values[: end + 1], level=0.9)
         np.testing.assert_allclose(told.predicted, predicted[i])
         np.testing.assert_allclose(told.upper - told.predicted, half[i, 0])
+        np.testing.assert_allclose(told.least, least[i])
+
+
+def sun(days, seed=0, interval=INTERVAL):
+    """A panel that stands still at night, under clouds that come and go."""
+    rng = np.random.default_rng(seed)
+    times = 1.7e9 // DAY * DAY + interval * np.arange(int(days * DAY / interval))
+    cloud = np.ones(len(times))
+    for i in range(1, len(times)):
+        cloud[i] = np.clip(0.95 * cloud[i - 1] + 0.05 + rng.normal(0, 0.05), 0.1, 1)
+    height = np.clip(np.sin(2 * np.pi * (times / DAY - 0.25)), 0, None)
+    return times, np.round(4200 * height * cloud)
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return fit(*sun(7, interval=120.0), interval=120.0, **SMALL)
+
+
+def at_least(fitted, times, values, at):
+    """What a scan would compare with after the value `at`: predicted, and half the width."""
+    told = ahead(fitted, times[: at + 1], values[: at + 1], level=0.99).at_least((None, None))
+    return told.predicted, told.upper - told.predicted
+
+
+def test_what_stood_still_may_move_as_it_does_each_day(panel):
+    times, values = sun(9, seed=5, interval=120.0)
+    dawn = int(np.flatnonzero((times > times[0] + 8 * DAY) & (values > 0))[0])
+    for at in range(dawn - 3, dawn + 60):
+        predicted, half = at_least(panel, times, values, at)
+        assert (half > 0).all()
+        assert (np.abs(values[at + 1 : at + 5] - predicted) < 2 * half).all(), at - dawn
+    # What it never did at night is seen as before.
+    predicted, half = at_least(panel, times, values, dawn - 100)
+    assert half.max() < 1000
+    assert abs(predicted[0]) < 1
+
+
+def test_documents_keep_intervals_as_narrow_as_they_were(panel):
+    times, values = sun(9, seed=5, interval=120.0)
+    night = int(np.flatnonzero(times > times[0] + 8 * DAY)[0]) + 60
+    told = ahead(panel, times[:night], values[:night], level=0.9)
+    assert (told.upper - told.lower).max() < 10
+    assert told.least.min() > 10
+
+
+def test_a_field_that_is_never_still_has_no_floor(series, fitted):
+    times, values = series
+    told = ahead(fitted, times, values)
+    assert not told.least.any()
+    np.testing.assert_array_equal(told.at_least((None, None)).upper, told.upper)
+
+
+def test_a_step_of_a_coarse_field_is_ordinary():
+    """Though it is moved once in the training: a fault of one day makes no larger one ordinary."""
+    values = np.full(2000, 20.0)
+    values[700:] = 20.5
+    values[1400:1410] = 26.0
+    at = origins(values, 20, 4)
+    found = forecast.ordinary_changes(values, at, 20, 4, 1e-3)
+    np.testing.assert_array_equal(found, np.median(np.diff(np.unique(values))))
+    daily = 20 + 3.0 * ((np.arange(2000) // 140) % 2)
+    np.testing.assert_array_equal(forecast.ordinary_changes(daily, at, 20, 4, 1e-3), 3.0)
+
+
+def test_a_training_says_how_far_its_forecasts_went_astray(fitted):
+    """The peaks are of distances in half widths: of a hundred values one is beyond 1."""
+    peaks, hours = fitted.figures["peaks"], fitted.figures["ordinary_hours"]
+    assert peaks == sorted(peaks, reverse=True)
+    assert 0.5 < peaks[0] < 5
+    held = 0.2 * 1440 * INTERVAL / 3600  # windows of the last two of ten parts
+    assert hours == pytest.approx(held, rel=0.1)
 
 
 def test_a_forecast_continues_the_grid(series, fitted):
@@ -229,7 +304,7 @@ def test_who_errs_less_of_late_has_the_say():
     size = np.repeat([[1.0, 3.0, 9.0], [3.0, 1.0, 9.0]], n // 2, axis=0)
     errors = np.repeat(size[:, None], horizon, axis=1)
     past = forecast._Replay(
-        errors, errors, np.zeros((n, horizon)), np.ones((n, 1)), np.zeros(n, np.bool_)
+        errors, errors, np.zeros((n, horizon)), np.ones((n, 1)), *np.zeros((2, n), np.bool_)
     )
     now = np.tile([10.0, 20.0, 30.0], (horizon, 1))
     predicted, _ = forecast._conclude(model_of(horizon), PARAMETERS, past, now, np.ones(1), [0.9])

@@ -1,0 +1,96 @@
+"""How good a forecast is on what was held out of its training, beside simple forecasts."""
+
+from typing import Any
+
+import numpy as np
+
+from pyml.background import Pulse
+from pyml.forecasters.base import Previous
+from pyml.forecasters.forecast import LEVELS, backtest
+from pyml.forecasters.recurrent import Model, Parameters
+from pyml.forecasters.windows import Floats, Places, ahead_of, origins
+from pyml.models.blob import Run
+
+DAY = 86_400.0
+
+
+def measured(
+    model: Model,
+    run: Run,
+    previous: Previous[Model] | None,
+    times: Floats,
+    values: Floats,
+    held_at: Places,
+    p: Parameters,
+    pulse: Pulse,
+) -> dict[str, Any]:
+    """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
+    at = held_at[:: -(-len(held_at) // p.measured)]
+    truth = ahead_of(values, at, model.horizon)
+    pulse()
+    predicted, half, _ = backtest(model, run, times, values, at, parameters=p)
+    pulse()
+    error = np.abs(truth - predicted)
+    mae, naive = float(error.mean()), float(np.abs(truth - values[at][:, None]).mean())
+    seasonal = _seasonal_mae(times, values, at, truth, model.interval)
+    steps = np.abs(np.diff(values[: held_at[0] + 1]))
+    usual = float(np.nanmean(steps))
+    return {
+        "held_out_windows": len(at),
+        "mae": mae,
+        # Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006.
+        "mase": mae / usual if usual else None,
+        "naive_mae": naive,
+        "seasonal_naive_mae": seasonal,
+        "beats_naive": mae < (naive if seasonal is None else min(naive, seasonal)),
+        "coverage": {
+            str(level): float((error <= half[:, q]).mean()) for q, level in enumerate(LEVELS)
+        },
+        "interval_width": {
+            str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
+        },
+        **_compared(previous, times, values, at, error, p),
+    }
+
+
+def _compared(
+    previous: Previous[Model] | None,
+    times: Floats,
+    values: Floats,
+    at: Places,
+    error: Floats,
+    p: Parameters,
+) -> dict[str, Any]:
+    """Errors of the new and of the current model, on windows that neither has seen."""
+    figures: dict[str, Any] = {"accepted": True, "previous_mae": None, "compared_windows": 0}
+    if previous is None:
+        return figures
+    length, horizon = previous.model.sequence_length, previous.model.horizon
+    unseen = times[at] >= previous.model.seen_until
+    unseen &= np.isin(at, origins(values, length, horizon))
+    if unseen.sum() < p.least_part:
+        return figures
+    steps = min(horizon, error.shape[1])
+    predicted, *_ = backtest(previous.model, previous.run, times, values, at[unseen], (), p)
+    before = float(np.abs(ahead_of(values, at[unseen], steps) - predicted[:, :steps]).mean())
+    now = float(error[unseen, :steps].mean())
+    return {
+        "accepted": now <= before,
+        "previous_mae": before,
+        "candidate_mae": now,
+        "compared_windows": int(unseen.sum()),
+    }
+
+
+def _seasonal_mae(
+    times: Floats, values: Floats, at: Places, truth: Floats, interval: float
+) -> float | None:
+    """Error of repeating the value of a day before; None without two days of history."""
+    if times[-1] - times[0] < 2 * DAY or interval > DAY:
+        return None
+    wanted = times[at[:, None] + np.arange(1, truth.shape[1] + 1)] - DAY
+    place = np.clip(np.searchsorted(times, wanted - interval / 2), 0, len(times) - 1)
+    there = np.abs(times[place] - wanted) <= interval / 2
+    errors = np.abs(truth - np.where(there, values[place], np.nan))
+    # Only if nearly all windows have a value a day before: errors on other windows do not compare.
+    return float(np.nanmean(errors)) if np.isfinite(errors).mean() > 0.9 else None
