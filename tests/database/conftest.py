@@ -70,7 +70,7 @@ def device(add_device: Callable[..., Device]) -> Device:
 
 
 @pytest.fixture
-def train(db: psycopg.Connection, dsn: str) -> Callable[..., int]:
+def train(db: psycopg.Connection, dsn: str) -> Iterator[Callable[..., int]]:
     """Train a model as a worker of a fleet does; gives its id. Without a field it is a forest.
 
     For tests that need a model and do not look at how it came about: a worker has the libraries
@@ -87,7 +87,8 @@ def train(db: psycopg.Connection, dsn: str) -> Callable[..., int]:
             model,
         ).fetchone()[0]
 
-    return train
+    yield train
+    job.disconnect()
 
 
 @pytest.fixture

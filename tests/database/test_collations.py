@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from pyml.workers import job
+from tests.databases import Lent
 
 # What compares or sorts texts, once more in such a database: `db` is another one here.
 from .test_forecast import test_a_metrics_name_is_a_field
@@ -48,14 +49,15 @@ PATHS = {"cpu1": "system.temperature", "cpu_a": "system.memoryUsage", "cpu": "he
 
 
 @pytest.fixture(scope="module")
-def template(make_database):
-    """Its name; it takes long to make, and a copy does not."""
-    return psycopg.conninfo.conninfo_to_dict(make_database(OPTIONS))["dbname"]
+def lent(make_database):
+    lent = Lent(lambda: psycopg.connect(make_database(OPTIONS), autocommit=True))
+    yield lent
+    lent.close()
 
 
 @pytest.fixture
-def db(make_database, template):
-    with psycopg.connect(make_database(f"TEMPLATE {template}"), autocommit=True) as conn:
+def db(lent):
+    with lent.lend() as conn:
         yield conn
 
 

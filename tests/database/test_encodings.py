@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from installer.extension import extension_files
+from tests.databases import Lent
 
 FIELD = "\u5ba4\u6e29"  # room temperature
 PUT = """
@@ -17,23 +18,17 @@ SET reported_state = reported_state
     scope="module", params=[pytest.param("EUC_JP", marks=pytest.mark.long), "SQL_ASCII", "LATIN1"]
 )
 def encoded(request, make_database):
-    """A database of another encoding."""
-    return request.param, make_database(f"ENCODING '{request.param}' LOCALE 'C' TEMPLATE template0")
+    """Its name, and a database of another encoding."""
+    options = f"ENCODING '{request.param}' LOCALE 'C' TEMPLATE template0"
+    lent = Lent(lambda: psycopg.connect(make_database(options), autocommit=True))
+    yield request.param, lent
+    lent.close()
 
 
 @pytest.fixture
 def db(encoded):
-    with psycopg.connect(encoded[1], autocommit=True) as conn:
+    with encoded[1].lend() as conn:
         yield conn
-        conn.execute("TRUNCATE devices CASCADE")
-        conn.execute("DELETE FROM ml_metric WHERE NOT built_in")
-        conn.execute("TRUNCATE ml_model, ml_run, ml_anomaly, ml_scan_state")
-        conn.execute("UPDATE ml_setting SET value = default_value")
-
-
-@pytest.fixture
-def dsn(encoded, db):
-    return encoded[1]
 
 
 def test_the_script_is_of_ascii_alone(tmp_path):

@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import TRAINED
 
+pytestmark = pytest.mark.fresh
+
 OWNERS = Path(__file__).parent / "owners"
 AGO = "SELECT now() - make_interval(mins => %s)"
 # A dataclass looks its module up.

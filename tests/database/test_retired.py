@@ -176,6 +176,7 @@ def test_a_transaction_block_is_refused_before_any_work(db, one, refused, device
     for statement in said.message_hint.split(" -- then, as a statement of its own: "):
         db.execute(statement)
     assert one("SELECT count(*) FROM ml_job") == 1
+    db.execute("DROP FUNCTION IF EXISTS calls")
 
 
 @pytest.mark.slow

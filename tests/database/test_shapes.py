@@ -46,22 +46,30 @@ EACH_SHAPE = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def _taken_away(db):
+    """Drop what a test has made, so that the next one has the same session."""
+    yield
+    db.execute("DROP SCHEMA IF EXISTS other CASCADE")
+
+
 def reshaped(db: psycopg.Connection, shape: str) -> str:
     """The sample device's history in a table of another shape; the device's id there."""
     device, moment, state = SHAPES[shape]
     table = "rows_below" if shape == "a view" else "telemetry"
     db.execute(
-        f'CREATE TABLE {table} AS SELECT {device} AS thing, {moment} AS "At", {state} AS doc'
+        "DROP SCHEMA IF EXISTS other CASCADE; CREATE SCHEMA other;"
+        f'CREATE TABLE other.{table} AS SELECT {device} AS thing, {moment} AS "At", {state} AS doc'
         " FROM device_shadow_history AS h;"
-        f'CREATE INDEX ON {table} (thing, "At" DESC); ANALYZE {table};'
-        "UPDATE ml_setting SET value = CASE name WHEN 'history_table' THEN 'public.telemetry'"
+        f'CREATE INDEX ON other.{table} (thing, "At" DESC); ANALYZE other.{table};'
+        "UPDATE ml_setting SET value = CASE name WHEN 'history_table' THEN 'other.telemetry'"
         " WHEN 'history_device_column' THEN 'thing' WHEN 'history_time_column' THEN 'At'"
         " WHEN 'history_state_column' THEN 'doc' ELSE '' END"
         " WHERE name ~ '^history_(table|.*_column)$'"
     )
     if table != "telemetry":
-        db.execute(f"CREATE VIEW telemetry AS TABLE {table}")
-    return str(db.execute("SELECT thing::text FROM telemetry LIMIT 1").fetchone()[0])
+        db.execute(f"CREATE VIEW other.telemetry AS TABLE other.{table}")
+    return str(db.execute("SELECT thing::text FROM other.telemetry LIMIT 1").fetchone()[0])
 
 
 @pytest.mark.slow
@@ -121,7 +129,6 @@ def test_a_window_is_read_by_the_index(db, add_device, shape):
 def test_an_id_that_the_history_does_not_hold(db, add_device):
     add_device(readings=5)
     for shape, wrong in (("text ids", "nobody"), ("numbers for ids", "x")):
-        db.execute("DROP TABLE IF EXISTS telemetry")
         reshaped(db, shape)
         for call in (
             "SELECT ml_detect('{}')",
@@ -141,9 +148,9 @@ def test_an_id_that_the_history_does_not_hold(db, add_device):
 def test_a_document_that_is_none_counts_for_nothing(db, one, add_device):
     add_device(readings=300)
     known_as = reshaped(db, "text that is JSON")
-    some = "WHERE ctid IN (SELECT ctid FROM telemetry LIMIT %s)"
+    some = "WHERE ctid IN (SELECT ctid FROM other.telemetry LIMIT %s)"
     for document, rows in (('{"half', 9), (r'{"a": "\u0000"}', 3)):
-        db.execute(f"UPDATE telemetry SET doc = %s {some}", [document, rows])
+        db.execute(f"UPDATE other.telemetry SET doc = %s {some}", [document, rows])
     assert one("SELECT count(*) FROM ml_zscore(%s, 'cpu_usage')", known_as) < 300
     assert one("SELECT ml_train_forest(%s)", known_as)["training_samples"] > 200
 
@@ -151,7 +158,7 @@ def test_a_document_that_is_none_counts_for_nothing(db, one, add_device):
 def test_what_is_neither_seconds_nor_milliseconds_is_refused(db, add_device):
     add_device(readings=5)
     known_as = reshaped(db, "milliseconds")
-    db.execute('UPDATE telemetry SET "At" = "At" * 1000')
+    db.execute('UPDATE other.telemetry SET "At" = "At" * 1000')
     with pytest.raises(psycopg.Error, match="cannot be read") as caught:
         db.execute("SELECT ml_detect(%s)", [known_as])
     assert caught.value.sqlstate == "ML006"

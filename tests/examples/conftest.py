@@ -42,7 +42,6 @@ class Fleet:
 
     dsn: str
     environment: dict[str, str]
-    template: str
     smoked: subprocess.CompletedProcess | None = None
 
     def smoke(self, *options: str) -> subprocess.CompletedProcess:
@@ -61,22 +60,16 @@ class Fleet:
 
 
 @pytest.fixture(scope="session")
-def fleet(_server_is_known: None, _server) -> Iterator[Fleet]:
-    where = {"host": _server.host, "port": str(_server.port), "user": _server.user}
+def fleet(_server, _copy) -> Iterator[Fleet]:
+    where = {"PGHOST": _server.host, "PGPORT": str(_server.port), "PGUSER": _server.user}
     name = f"examples_{os.getpid()}"
-    with psycopg.connect(**where, dbname="postgres", autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE {_server.template_dbname}")
-        dsn = psycopg.conninfo.make_conninfo(**where, dbname=name)
-        sample_fleet.load(dsn, days=2)
-        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER"}
-        environment = {names[k]: v for k, v in where.items()} | {"PGDATABASE": name}
-        made = Fleet(dsn, environment, _server.template_dbname)
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            conn.execute(PREPARE)
-            made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
-            conn.execute("CALL ml_scan()")
+    with _copy(name) as conn:
+        sample_fleet.load(conn.info.dsn, days=2)
+        made = Fleet(conn.info.dsn, where | {"PGDATABASE": name})
+        conn.execute(PREPARE)
+        made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
+        conn.execute("CALL ml_scan()")
         yield made
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -115,28 +108,34 @@ SELECT ml_train_forest(%(odd)s, as_of => now() - interval '10 minutes');
 """
 
 
-@pytest.fixture
-def scanless(db: psycopg.Connection) -> psycopg.Connection:
-    """A database whose history has ids of text, and in it one device, which has a name."""
-    with psycopg.ClientCursor(db) as cursor:
+def fill_with_odd(conn: psycopg.Connection) -> None:
+    """Give a database a history whose ids are texts, and in it one device, which has a name."""
+    with psycopg.ClientCursor(conn) as cursor:
         for statement in OF_ITS_OWN.split(";\n"):
             cursor.execute(statement, {"odd": ODD})
+
+
+@pytest.fixture
+def odd(db: psycopg.Connection) -> psycopg.Connection:
+    """A database with that device alone, scanned."""
+    fill_with_odd(db)
+    db.execute("CALL ml_scan()")
     return db
 
 
-@pytest.fixture
-def odd(scanless: psycopg.Connection) -> psycopg.Connection:
-    """The same, scanned."""
-    scanless.execute("CALL ml_scan()")
-    return scanless
+@pytest.fixture(scope="session")
+def _odd_forecast(_server, _copy) -> Iterator[psycopg.Connection]:
+    with _copy(f"{_server.dbname}_odd") as conn:
+        fill_with_odd(conn)
+        conn.execute("SELECT ml_train_lstm(%s)", [ODD])
+        yield conn
 
 
 @pytest.fixture
-def odd_forecast(scanless: psycopg.Connection) -> psycopg.Connection:
-    """The same, scanned with a forecast."""
-    scanless.execute("SELECT ml_train_lstm(%s)", [ODD])
-    scanless.execute("CALL ml_scan()")
-    return scanless
+def odd_forecast(_odd_forecast: psycopg.Connection) -> psycopg.Connection:
+    """The same with a forecast, for tests that do no more than train and scan."""
+    _odd_forecast.execute("CALL ml_scan()")
+    return _odd_forecast
 
 
 @contextmanager

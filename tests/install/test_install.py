@@ -346,20 +346,25 @@ def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:
     assert LOST in done.stderr
     assert admin.sql(INSTALLED) == VERSION
     assert admin.files() == files
+    for answer in ("n", "", "y"):
+        done = uninstall_at_a_terminal(admin, lived_in, answer)
+        assert "Drop it? [y/N]" in done.stderr
+        assert LOST in done.stderr
+        assert done.returncode == (answer != "y")
+        assert admin.sql(INSTALLED) == ("" if answer == "y" else VERSION)
 
 
-@pytest.mark.parametrize("answer", ["n", "", "y"])
-def test_a_person_at_a_terminal_is_asked(admin: Person, lived_in: list[str], answer: str) -> None:
+def uninstall_at_a_terminal(
+    admin: Person, place: list[str], answer: str
+) -> subprocess.CompletedProcess:
+    """What it says to a person who gives an answer."""
     ours, theirs = os.openpty()
     os.write(ours, f"{answer}\n".encode())
     command = [sys._base_executable, admin.checkout / "install.py", "uninstall", admin.dsn]
-    done = subprocess.run([*command, *lived_in], stdin=theirs, capture_output=True, text=True)
+    done = subprocess.run([*command, *place], stdin=theirs, capture_output=True, text=True)
     os.close(ours)
     os.close(theirs)
-    assert "Drop it? [y/N]" in done.stderr
-    assert LOST in done.stderr
-    assert done.returncode == (answer != "y")
-    assert admin.sql(INSTALLED) == ("" if answer == "y" else VERSION)
+    return done
 
 
 def test_uninstall_finds_out_about_permissions_first(user: Person, libraries: str) -> None:
