@@ -23,8 +23,9 @@ WHERE (now() AT TIME ZONE 'UTC') - "timestamp" BETWEEN interval '170 minutes' AN
 """
 TOLD = """
 SELECT i.kind, i.state, i.why, i.severity, i.leading_metric, i.started_at, i.ended_at,
-    i.resolved_at, i.rarity, i.summary, (SELECT array_agg(e.event ORDER BY e.event_id) FROM ml_event e
-                          WHERE e.incident_id = i.incident_id),
+    i.resolved_at, i.rarity, i.summary,
+    (SELECT array_agg(e.event ORDER BY e.event_id) FROM ml_event e
+     WHERE e.incident_id = i.incident_id),
     (SELECT array_agg(f.kind ORDER BY f.started_at, f.kind) FROM ml_finding f
      WHERE f.incident_id = i.incident_id)
 FROM ml_incident i WHERE i.device_uuid = %s ORDER BY i.started_at
