@@ -13,8 +13,9 @@ const LATE_SCAN = 15 * 60_000;
  * @property {string} title
  * @property {string} source path of the document that it shows
  * @property {HTMLElement} element
- * @property {(document: any) => { title?: string, scanned?: string | null }} show
+ * @property {(document: any, act: Act) => { title?: string, scanned?: string | null }} show
  */
+/** What a button asks for. @typedef {(path: string, body: object) => Promise<void>} Act */
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 const notice = /** @type {HTMLElement} */ (document.getElementById("notice"));
@@ -37,13 +38,13 @@ class Refusal extends Error {
   }
 }
 
-/** @param {string} path @param {AbortSignal} signal */
-async function get(path, signal) {
+/** @param {string} path @param {RequestInit} options */
+async function ask(path, options) {
   let answer;
   try {
-    answer = await fetch(path, { signal });
+    answer = await fetch(path, options);
   } catch (error) {
-    if (signal.aborted) throw error;
+    if (options.signal?.aborted) throw error;
     const message = "The server does not answer.";
     throw new Refusal({ error: "Offline", message, hint: "python3 install.py demo --dashboard" });
   }
@@ -59,8 +60,8 @@ async function refresh() {
   request = new AbortController();
   const { signal } = request;
   try {
-    const found = await get(page.source, signal);
-    const { title, scanned } = page.show(found);
+    const found = await ask(page.source, { signal });
+    const { title, scanned } = page.show(found, act);
     updated = Date.now();
     document.title = `${title ?? page.title} · pyml`;
     if (main.firstChild !== page.element) fill(main, page.element);
@@ -74,6 +75,19 @@ async function refresh() {
   main.setAttribute("aria-busy", "false");
   tellFreshness();
   if (!document.hidden) timer = setTimeout(refresh, REFRESH);
+}
+
+/** Have the server do something, and show what came of it. @type {Act} */
+async function act(path, body) {
+  try {
+    await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    await refresh();
+  } catch (error) {
+    const { message } = /** @type {Error} */ (error);
+    notice.hidden = false;
+    notice.className = "notice bad";
+    fill(notice, h("strong", {}, "That was not done. "), message);
+  }
 }
 
 /** @param {string | null | undefined} scanned */

@@ -33,8 +33,8 @@ export function devicePage(id, options) {
   /** @type {ReturnType<typeof draw> | undefined} */
   let plot;
 
-  /** @param {DevicePage} found */
-  function show(found) {
+  /** @param {DevicePage} found @param {import("./app.js").Act} act */
+  function show(found, act) {
     const { device, field } = found;
     fill(head, ...heading(found));
     if (!controls.firstChild) fill(controls, ...pickers(id, found.fields, field, hours));
@@ -50,7 +50,7 @@ export function devicePage(id, options) {
     fill(
       rest,
       found.breaches.length > 0 && section("Foretold", breachList(found.breaches)),
-      section("Incidents of the last day", incidentList(found.incidents, false)),
+      section("Incidents", incidentList(found.incidents, false, found.may_act && act)),
       section(`Anomalies of the last ${span(hours * 3600)}`, anomalies(found)),
     );
     return { title: device.name, scanned: device.scanned_at };

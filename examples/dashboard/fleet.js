@@ -1,4 +1,4 @@
-// The fleet: how it is, each device, what is foretold and what happened in the last day.
+// The fleet: how it is, its incidents, each device and what is foretold.
 
 import { address, ago, badge, clock, counted, fill, h, number, span, time } from "./format.js";
 
@@ -11,20 +11,20 @@ const LISTED = 10;
 /** @returns {import("./app.js").Page} */
 export function fleetPage() {
   const element = h("div", { class: "page" });
-  return { title: "Fleet", source: "/fleet", element, show: (found) => show(element, found) };
+  return { title: "Fleet", source: "/fleet", element, show: (found, act) => show(element, found, act) };
 }
 
-/** @param {HTMLElement} element @param {Fleet} fleet */
-function show(element, fleet) {
+/** @param {HTMLElement} element @param {Fleet} fleet @param {import("./app.js").Act} act */
+function show(element, fleet, act) {
   const { health, devices, breaches } = fleet;
   const open = health.open_incidents;
   fill(
     element,
     h("h1", {}, "Fleet"),
     devices.length === 0 ? empty() : tiles(health),
+    devices.length > 0 && section("Incidents", incidentList(fleet.incidents, true, fleet.may_act && act)),
     breaches.length > 0 && section("Foretold", breachList(breaches)),
     devices.length > 0 && section("Devices", deviceTable(devices)),
-    devices.length > 0 && section("Incidents of the last day", incidentList(fleet.incidents, true)),
   );
   return { title: open > 0 ? `(${open}) Fleet` : "Fleet", scanned: health.oldest_scan_at };
 }
@@ -45,12 +45,14 @@ function tiles(health) {
   /** @type {[string, string | number | Node, string, string][]} */
   const figures = [
     ["Devices", health.totalDevices, `${state.healthy} healthy`, ""],
-    ["Open incidents", health.open_incidents, `${state.critical} critical`, health.open_incidents ? "bad" : ""],
-    ["Anomalies, 24 h", health.anomalies_24h, `${health.critical_24h} critical`, ""],
-    ["Drifted", health.drifted, "from their training", health.drifted ? "odd" : ""],
-    ["Silent", health.silent, "for an hour", health.silent ? "odd" : ""],
+    ["Open incidents", health.open_incidents, `${health.incidents_7d} in 7 days`, health.open_incidents ? "odd" : ""],
+    ["Critical", state.critical, "with such an incident", state.critical ? "bad" : ""],
     ["Failing", health.failing, "last scan", health.failing ? "odd" : ""],
-    ["Untrained", health.without_model, "no forest", ""],
+    ["Warning", health.warning, "incident, or limit foretold", health.warning ? "odd" : ""],
+    ["Silent", health.silent, "longer than they pause", health.silent ? "odd" : ""],
+    ["Untrained", health.untrained, "no forest", ""],
+    ["Drifted", health.drifted, "from their training", health.drifted ? "odd" : ""],
+    ["Anomalies, 24 h", health.anomalies_24h, `${health.critical_24h} critical`, ""],
     ["Last scan", time(health.oldest_scan_at), `${counted(health.trainings_24h, "training")} in 24 h`, ""],
   ];
   return h(
@@ -122,10 +124,14 @@ export function breachList(breaches) {
   return h("ul", { class: "events" }, ...items);
 }
 
-/** @param {Incident[]} incidents @param {boolean} named whether to say of which device */
-export function incidentList(incidents, named) {
-  if (incidents.length === 0) return h("p", { class: "muted" }, "None in the last day.");
-  const list = (/** @type {Incident[]} */ some) => h("ul", { class: "events" }, ...some.map((one) => incident(one, named)));
+/**
+ * @param {Incident[]} incidents
+ * @param {boolean} named whether to say of which device
+ * @param {import("./app.js").Act | false} act what buttons do; without it there are none
+ */
+export function incidentList(incidents, named, act) {
+  if (incidents.length === 0) return h("p", { class: "muted" }, "None is open, and none was in the last day.");
+  const list = (/** @type {Incident[]} */ some) => h("ul", { class: "events" }, ...some.map((one) => incident(one, named, act)));
   const more = incidents.slice(LISTED);
   return h(
     "div",
@@ -135,23 +141,47 @@ export function incidentList(incidents, named) {
   );
 }
 
-/** @param {Incident} one @param {boolean} named */
-function incident(one, named) {
-  const lasted = (new Date(one.ended_at).getTime() - new Date(one.started_at).getTime()) / 1000;
+/** @param {Incident} one @param {boolean} named @param {import("./app.js").Act | false} act */
+function incident(one, named, act) {
+  const key = `incident-${one.incident_id}`;
+  /** @param {"acknowledge" | "resolve"} path @param {string} name */
+  const button = (path, name) => {
+    const made = h("button", { type: "button", id: `${path}-${one.incident_id}` }, name);
+    made.addEventListener("click", async () => {
+      const note = prompt(`${name} “${one.summary}”\n\nA note, if you like:`, one.note ?? "");
+      if (note === null || !act) return;
+      await act(`/incidents/${one.incident_id}/${path}`, note.trim() ? { note } : {});
+      document.getElementById(key)?.focus(); // the button may be gone
+    });
+    return made;
+  };
   return h(
     "li",
-    { class: "incident" },
+    { class: "incident", id: key, tabindex: -1 },
     badge(one.severity),
     h(
-      "span",
+      "div",
       {},
-      named && deviceLink(one, `incident-${one.started_at}`),
-      named && " ",
-      h("strong", {}, one.leading_metric ?? "several metrics"),
-      one.open ? " since " : " from ",
-      time(one.started_at, clock),
-      one.open ? ", still open" : `, for ${span(lasted)}`,
-      h("span", { class: "muted" }, ` · ${counted(one.readings, "reading")}, worst score ${one.worst_score.toFixed(3)}`),
+      named && deviceLink(one, key),
+      named && ": ",
+      one.summary,
+      h("div", { class: "muted" }, ...standing(one), one.note && ` · “${one.note}”`),
+      act && one.state !== "resolved" && h(
+        "div",
+        { class: "acts" },
+        one.state === "open" && button("acknowledge", "Acknowledge"),
+        button("resolve", "Resolve"),
+      ),
     ),
   );
+}
+
+/** How it stands with an incident, and since when. @param {Incident} one */
+function standing(one) {
+  if (one.state === "resolved") {
+    const by = one.resolved_by ? ` ${one.resolved_by}` : "";
+    return [h("strong", {}, "resolved"), " ", time(one.resolved_at, clock), `: ${one.why}${by} · since `, time(one.started_at, clock)];
+  }
+  const known = one.acknowledged_at ? [" by ", one.acknowledged_by, " ", time(one.acknowledged_at, clock)] : [];
+  return [h("strong", {}, one.state), ...known, " · since ", time(one.started_at, clock)];
 }

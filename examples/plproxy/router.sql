@@ -78,12 +78,9 @@ FROM gathered g WHERE g.name <> 'ml_fleet_health' \gexec
 -- Settings and metrics are set on each shard alike.
 SELECT format('CREATE VIEW %1$I WITH (security_invoker) AS TABLE shard_0.%1$I; GRANT SELECT ON %1$I TO %2$I', name, :'role')
 FROM (VALUES ('ml_setting'), ('ml_metric')) AS one (name) \gexec
-SELECT format('CREATE VIEW ml_fleet_health WITH (security_invoker) AS
-    SELECT sum(devices)::bigint AS devices, sum(failing)::bigint AS failing, sum(without_model)::bigint AS without_model,
-           sum(drifted)::bigint AS drifted, sum(silent)::bigint AS silent, min(oldest_scan_at) AS oldest_scan_at,
-           max(last_reading_at) AS last_reading_at, sum(anomalies_24h)::bigint AS anomalies_24h,
-           sum(critical_24h)::bigint AS critical_24h, sum(devices_with_anomalies_24h)::bigint AS devices_with_anomalies_24h,
-           sum(trainings_24h)::bigint AS trainings_24h, sum(failed_trainings_24h)::bigint AS failed_trainings_24h
-    FROM (%s) AS shards', string_agg(format('TABLE %I.ml_fleet_health', name), ' UNION ALL ')) FROM shard \gexec
+SELECT format('CREATE VIEW ml_fleet_health WITH (security_invoker) AS SELECT %s FROM (%s) AS shards',
+    (SELECT string_agg(format('%s(%I)::%s AS %2$I', CASE attname WHEN 'oldest_scan_at' THEN 'min' WHEN 'last_reading_at' THEN 'max' ELSE 'sum' END,
+        attname, format_type(atttypid, NULL)), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'shard_0.ml_fleet_health'::regclass AND attnum > 0),
+    string_agg(format('TABLE %I.ml_fleet_health', name), ' UNION ALL ')) FROM shard \gexec
 GRANT SELECT ON ml_fleet_health TO :"role";
 COMMIT;

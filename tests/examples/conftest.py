@@ -72,6 +72,28 @@ def fleet(_server, _copy) -> Iterator[Fleet]:
         yield made
 
 
+# As a scan writes it, in a device that has no other.
+TROUBLE = """
+INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
+    ended_at, summary, evidence, updated_at)
+VALUES (%s, 'stuck', 'open', 'critical', 'temperature', now() - interval '3 hours',
+    now() - interval '2 hours', now(), 'temperature has stood at <i>50.7</i> °C for 3 h',
+    '{"readings": 3, "worst_score": -0.7, "detectors": ["stuck"]}', now())
+RETURNING incident_id
+"""
+
+
+@contextmanager
+def trouble(conn: psycopg.Connection, device: str) -> Iterator[int]:
+    """The number of an incident of a device's, which is there for a while."""
+    (number,) = conn.execute(TROUBLE, [device]).fetchone()
+    try:
+        yield number
+    finally:
+        for table in ("ml_incident", "ml_event"):
+            conn.execute(f"DELETE FROM {table} WHERE incident_id = %s", [number])
+
+
 @pytest.fixture(scope="session")
 def command() -> list[str]:
     """What starts the API server, built; without Node.js its tests are skipped."""
@@ -95,7 +117,7 @@ CREATE TABLE telemetry (thing text, at bigint, doc jsonb);
 INSERT INTO telemetry
 SELECT %(odd)s, 1000 * extract(epoch FROM now() - i * interval '1 minute')::bigint,
        jsonb_build_object('system', jsonb_build_object('cpuUsage',
-           CASE WHEN i < 5 THEN 99 ELSE 20 + 10 * sin(i / 30.0) + i * 7919 %% 5 END))
+           CASE WHEN i < 50 THEN 99 ELSE 20 + 10 * sin(i / 30.0) + i * 7919 %% 5 END))
 FROM generate_series(0, 1200) AS i;
 CREATE INDEX ON telemetry (thing, at DESC);
 CREATE TABLE thing (id text PRIMARY KEY, label text);
@@ -104,7 +126,7 @@ SELECT ml_setup('telemetry', 'thing', 'at', 'doc', device_name => 'public.thing.
 UPDATE ml_setting SET value = '1' WHERE name = 'epochs';
 UPDATE ml_setting SET value = '20' WHERE name = 'n_estimators';
 UPDATE ml_metric SET limit_high = 3 WHERE name = 'cpu_usage';
-SELECT ml_train_forest(%(odd)s, as_of => now() - interval '10 minutes');
+SELECT ml_train_forest(%(odd)s, as_of => now() - interval '1 hour');
 """
 
 

@@ -16,22 +16,30 @@ import jsonschema
 import psycopg
 import pytest
 
-from .conftest import ATHENS, BERLIN, EXAMPLES, ODD, PARIS, VIENNA, run
+from .conftest import ATHENS, BERLIN, EXAMPLES, ODD, PARIS, VIENNA, run, trouble
 
 pytestmark = pytest.mark.slow
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
-def ask(address, path, method="GET"):
+def ask(address, path, method="GET", body=None, kind="application/json"):
     """Status and document of a request."""
-    request = urllib.request.Request(address + path, method=method)
+    request = urllib.request.Request(address + path, body and body.encode(), method=method)
+    if body:
+        request.add_header("Content-Type", kind)
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+def do(address, call):
+    """The same, of a request in one line."""
+    method, path, *body = call.split(" ", 2)
+    return ask(address, path, method, *body)
 
 
 # ---- documents ---------------------------------------------------------------------
@@ -54,6 +62,10 @@ ROUTES = {
     "GET /fleet": None,
     "GET /fleet/health": None,
     "GET /fleet/alerts": None,
+    "GET /incidents?state=open&state=acknowledged&severity=critical&limit=5": None,
+    "GET /incidents/{id}": None,
+    'POST /incidents/{id}/acknowledge {"note": "on my way"}': None,
+    "POST /incidents/{id}/resolve {}": None,
     "GET /health": None,
 }
 
@@ -71,7 +83,7 @@ def schemas(api):
 
 def route_of(call):
     """A call's method and path as OpenAPI has it."""
-    path = call.partition("?")[0]
+    path = re.match("[A-Z]+ [^? ]+", call)[0]
     for device in (PARIS, BERLIN, ATHENS, VIENNA, urllib.parse.quote(ODD, safe="")):
         path = path.replace(device, "{device}")
     return path
@@ -81,10 +93,16 @@ def test_every_route_is_looked_at(schemas):
     assert {route_of(call) for call in ROUTES} == set(schemas)
 
 
+@pytest.fixture
+def stuck(fleet):
+    """The number of an incident of Vienna's."""
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn, trouble(conn, VIENNA) as number:
+        yield number
+
+
 @pytest.mark.parametrize("call", ROUTES)
-def test_a_document_is_as_the_types_say(api, fleet, schemas, call):
-    method, _, path = call.partition(" ")
-    status, document = ask(api, path, method)
+def test_a_document_is_as_the_types_say(api, fleet, schemas, stuck, call):
+    status, document = do(api, call.replace("{id}", str(stuck)))
     assert status == 200, document
     jsonschema.validate(document, schemas[route_of(call)], jsonschema.Draft202012Validator)
     if ROUTES[call]:
@@ -114,18 +132,98 @@ def test_the_fleets_routes_agree_with_the_views(api, fleet):
     counted = "SELECT count(*) FROM ml_device_status"
     assert len(whole["devices"]) == whole["health"]["totalDevices"] == fleet.ask(counted) == 8
     status = {device["name"]: device["status"] for device in whole["devices"]}
-    incidents = [one for one in whole["incidents"] if one["device_uuid"] == BERLIN]
-    critical = any(one["open"] and one["severity"] == "critical" for one in incidents)
+    assert status == fleet.ask("SELECT jsonb_object_agg(device_name, status) FROM ml_device_status")
     # Its CPU is forecast to pass the limit.
-    assert status["archive-berlin"] == ("critical" if critical else "warning")
+    assert status["archive-berlin"] in ("critical", "warning")
     assert status["meter-athens"] == "untrained"
+    health = whole["health"]
+    for name in ("failing", "warning", "silent", "untrained"):
+        assert health[name] == list(status.values()).count(name)
+    assert health["health"]["critical"] == list(status.values()).count("critical")
+    assert health["health"]["healthy"] == list(status.values()).count("ok")
+    assert health["open_incidents"] == sum(device["open_incidents"] for device in whole["devices"])
     breaches = {(breach["name"], breach["field"]) for breach in whole["breaches"]}
     assert ("archive-berlin", "system.cpuUsage") in breaches
     assert len(breaches) == fleet.ask("SELECT count(*) FROM ml_breaches")
     (alert,) = (one for one in alerts["alerts"] if one["deviceUuid"] == BERLIN)
     assert alert["alerts"][-1].startswith("system.cpuUsage is forecast to reach 3 at ")
-    found = "SELECT count(*) FROM ml_incidents WHERE ended_at > now() - interval '1 day'"
-    assert len(whole["incidents"]) == fleet.ask(found) > 0
+    assert len(whole["incidents"]) == fleet.ask(f"SELECT count(*) FROM {SHOWN}") > 0
+
+
+# Not resolved, or of the last day.
+SHOWN = "ml_incidents WHERE state <> 'resolved' OR ended_at > now() - interval '1 day'"
+
+
+# ---- incidents ---------------------------------------------------------------------
+
+
+def test_an_incident_is_told_until_somebody_resolves_it(api, fleet, stuck):
+    def alerts():
+        _, document = ask(api, "/fleet/alerts")
+        return [told for one in document["alerts"] for told in one["alerts"]]
+
+    def vienna():
+        _, page = ask(api, f"/devices/{VIENNA}")
+        (incident,) = (one for one in page["incidents"] if one["incident_id"] == stuck)
+        return page["device"]["status"], incident["state"]
+
+    summary = fleet.ask("SELECT summary FROM ml_incidents WHERE incident_id = %s", stuck)
+    assert summary in alerts()
+    assert vienna() == ("critical", "open")
+    status, said = do(api, f'POST /incidents/{stuck}/acknowledge {{"note": "on my way"}}')
+    assert (status, said["state"], said["changed"]) == (200, "acknowledged", True)
+    _, said = do(api, f"POST /incidents/{stuck}/acknowledge {{}}")
+    assert not said["changed"]
+    assert "acknowledged it at " in said["told"]
+    _, one = ask(api, f"/incidents/{stuck}")
+    assert (one["state"], one["note"]) == ("acknowledged", "on my way")
+    assert one["name"] == "sensor-vienna"
+    assert one["acknowledged_by"] == fleet.environment["PGUSER"]
+    assert one["evidence"]["detectors"] == one["tiers"] == ["stuck"]
+    assert vienna() == ("critical", "acknowledged")
+    assert summary in alerts()
+    _, said = do(api, f"POST /incidents/{stuck}/resolve {{}}")
+    assert (said["state"], said["changed"], said["note"]) == ("resolved", True, "on my way")
+    assert summary not in alerts()
+    status, state = vienna()
+    assert status != "critical"
+    assert state == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("asked", "condition"),
+    [
+        ("", "true"),
+        ("?state=open", "state = 'open'"),
+        ("?state=open&state=resolved", "state IN ('open', 'resolved')"),
+        ("?severity=critical&kind=stuck", "severity = 'critical' AND kind = 'stuck'"),
+        (f"?device={VIENNA}", f"device_uuid = '{VIENNA}'"),
+    ],
+)
+def test_incidents_are_chosen(api, fleet, stuck, asked, condition):
+    _, found = ask(api, f"/incidents{asked}")
+    numbers = [one["incident_id"] for one in found["incidents"]]
+    assert numbers == fleet.ask(
+        "SELECT array_agg(incident_id ORDER BY started_at DESC, device_uuid) FROM ml_incidents"
+        f" WHERE {condition}"
+    )
+    assert stuck in numbers
+    _, last = ask(api, f"/incidents{asked}{'&' if asked else '?'}limit=1")
+    assert [one["incident_id"] for one in last["incidents"]] == numbers[:1]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (None, None, 422),
+        ("{}", "text/plain", 422),
+        ("note=x", "application/x-www-form-urlencoded", 415),
+    ],
+)
+def test_a_form_of_another_site_resolves_nothing(api, fleet, stuck, body, kind, status):
+    """What a browser sends to other sites without asking them is no JSON."""
+    assert ask(api, f"/incidents/{stuck}/resolve", "POST", body, kind)[0] == status
+    assert fleet.ask("SELECT state FROM ml_incidents WHERE incident_id = %s", stuck) == "open"
 
 
 # ---- errors ------------------------------------------------------------------------
@@ -155,11 +253,19 @@ def test_the_fleets_routes_agree_with_the_views(api, fleet):
         (f"GET /ml/anomalies/detect/{PARIS}?hours=soon", 422, None),
         (f"GET /ml/anomalies/detect/{PARIS}?hours=99999999999", 422, "22003"),
         ("GET /ml/nothing", 404, None),
+        ("GET /incidents/0", 404, "ML002"),
+        ("POST /incidents/0/acknowledge {}", 404, "ML002"),
+        ("POST /incidents/0/resolve {}", 404, "ML002"),
+        (f'POST /incidents/0/resolve {{"note": "{4001 * "x"}"}}', 400, "ML004"),
+        (f"GET /incidents/{10**20}", 422, "22003"),
+        ("GET /incidents/last", 422, None),
+        ("GET /incidents?state=new", 422, None),
+        ("GET /incidents?limit=0", 422, None),
+        ("GET /incidents?device=web-paris", 404, "ML002"),
     ],
 )
 def test_an_error_has_its_status_and_says_what_to_do(api, call, status, code):
-    method, _, path = call.partition(" ")
-    got, body = ask(api, path, method)
+    got, body = do(api, call)
     assert (got, body.get("code")) == (status, code), body
     assert body["message"]
     assert body["error"]
@@ -219,9 +325,15 @@ def test_the_privileges_that_the_readme_names_are_enough(db, serve):
             assert (status, body["code"]) == (403, "42501")
             db.execute("SELECT ml_grant(%s, 'read')", [role])
             db.execute(f'GRANT SELECT ON devices, device_shadow_history TO "{role}"')
-            for path in ("/fleet", "/fleet/health", "/fleet/alerts"):
+            for path in ("/fleet", "/fleet/health", "/fleet/alerts", "/incidents"):
                 assert ask(address, path)[0] == 200
             assert ask(address, f"/ml/anomalies/detect/{NOBODY}")[0] == 404
+            assert ask(address, f"/ml/anomalies/train/{NOBODY}", "POST")[0] == 403
+            assert do(address, "POST /incidents/0/resolve {}")[0] == 403
+            assert not ask(address, "/fleet")[1]["may_act"]
+            db.execute("SELECT ml_grant(%s, 'act')", [role])
+            assert do(address, "POST /incidents/0/resolve {}")[0] == 404
+            assert ask(address, "/fleet")[1]["may_act"]
             assert ask(address, f"/ml/anomalies/train/{NOBODY}", "POST")[0] == 403
             db.execute("SELECT ml_grant(%s, 'train')", [role])
             status, body = ask(address, f"/ml/anomalies/train/{NOBODY}", "POST")
@@ -241,6 +353,7 @@ ODD_ROUTES = {
     "GET /devices/{}": None,
     "GET /fleet": None,
     "GET /fleet/alerts": None,
+    "GET /incidents?device={}": None,
     "POST /ml/anomalies/train/{}?hours=6": None,
     "POST /ml/forecasts/train/{}": None,
 }
@@ -267,8 +380,7 @@ def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_foreca
     with serve(**environment(odd)) as address:
         for route, statement in ODD_ROUTES.items():
             call = route.format(quoted)
-            method, _, path = call.partition(" ")
-            status, document = ask(address, path, method)
+            status, document = do(address, call)
             assert status == 200, (call, document)
             jsonschema.validate(document, schemas[route_of(call)], jsonschema.Draft202012Validator)
             found = ids_of(document)
@@ -283,9 +395,8 @@ def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_foreca
         for part in ("history", "anomalies", "incidents", "forecast", "breaches"):
             assert page[part], part
         for call in ODD_ROUTES:
-            method, _, path = call.partition(" ")
-            if "{}" in path:
-                status, body = ask(address, path.format("no%20body"), method)
+            if "{}" in call:
+                status, body = do(address, call.format("no%20body"))
                 assert (status, body["code"]) == (404, "ML002")
                 assert body["message"] == "there is no device no body"
                 assert odd.execute(body["hint"]).fetchall() == [(ODD,)]
@@ -339,7 +450,7 @@ def test_names_are_optional(nameless, serve, what):
     conn, environment = nameless
     conn.execute(WITHOUT[what])
     with serve(**environment) as address:
-        for path in ("/fleet/health", "/fleet/alerts"):
+        for path in ("/fleet/health", "/fleet/alerts", "/incidents"):
             assert ask(address, path)[0] == 200
         status, body = ask(address, "/fleet")
         assert (status, [one["name"] for one in body["devices"]]) == (200, [NOBODY])
@@ -399,8 +510,10 @@ def test_reads_may_go_to_a_standby(fleet, serve):
         {"options": "-c default_transaction_read_only=on -c timezone=UTC"}
     )
     with serve(**fleet.environment, READ_DATABASE_URL=standby) as address:
-        for path in (f"/ml/anomalies/detect/{PARIS}", "/fleet", f"/devices/{BERLIN}", "/health"):
+        reads = ("/fleet", f"/devices/{BERLIN}", "/incidents", "/health")
+        for path in (f"/ml/anomalies/detect/{PARIS}", *reads):
             assert ask(address, path)[0] == 200
+        assert do(address, "POST /incidents/0/resolve {}")[0] == 404
     nowhere = "postgresql:///x?host=/nonexistent"
     with serve(**fleet.environment, DATABASE_URL=standby, READ_DATABASE_URL=nowhere) as address:
         assert ask(address, "/fleet")[0] == 503

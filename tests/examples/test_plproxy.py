@@ -264,6 +264,9 @@ def test_the_api_server_asks_the_router(trained: Sharded, serve: Callable[..., o
         fleet = get("/fleet")
         assert sorted(device["device_uuid"] for device in fleet["devices"]) == DEVICES
         assert fleet["health"]["totalDevices"] == len(DEVICES)
+        assert not fleet["may_act"]  # an incident's number is one of each shard's own
+        held = trained.each("SELECT count(*) FROM ml_incidents")
+        assert len(get("/incidents")["incidents"]) == sum(number for ((number,),) in held)
         page = get(f"/devices/{DEVICES[0]}?hours=48")
         assert len(page["history"]) == 1500
         assert page["forecast"]

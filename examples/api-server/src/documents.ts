@@ -14,7 +14,7 @@ const Uuid = Type.String({ format: "uuid", description: "By which pyml's own tab
 const Id = Type.String({ description: "By which the history knows the device." });
 const Name = Type.String({ description: "The device's; its id where it has none." });
 const Figures = Type.Record(Type.String(), Type.Unknown());
-const Severity = Type.Enum(["warning", "critical"]);
+export const Severity = Type.Enum(["warning", "critical"]);
 
 export const Reason = object({
   metric: Type.String(),
@@ -192,14 +192,9 @@ export const TwinAnomalies = object({
 
 // ---- The fleet ---------------------------------------------------------------------
 
-export const Status = Type.Enum(
-  ["critical", "failing", "warning", "silent", "untrained", "ok"],
-  {
-    description:
-      "critical or warning: an open incident of that severity, warning also a foretold breach; " +
-      "failing: the last scan failed; silent: no reading for an hour; untrained: no forest.",
-  },
-);
+export const Status = Type.Enum(["critical", "failing", "warning", "silent", "untrained", "ok"], {
+  description: "In a word, the first that holds: as ml_device_status has it.",
+});
 
 export const Device = object({
   device_uuid: Uuid,
@@ -207,8 +202,7 @@ export const Device = object({
   name: Name,
   status: Status,
   error: nullable(Type.String()),
-  open_incidents: Type.Integer(),
-  incidents_24h: Type.Integer(),
+  open_incidents: Type.Integer({ description: "Those that are not resolved." }),
   anomalies_24h: Type.Integer(),
   breaches: Type.Integer(),
   last_reading_at: nullable(Time),
@@ -217,23 +211,48 @@ export const Device = object({
   forest_trained_at: nullable(Time),
   oldest_model_at: nullable(Time),
   forecast_models: Type.Integer(),
-  silent: Type.Boolean({ description: "No reading for an hour." }),
+  silent: Type.Boolean({ description: "No reading for longer than it ever pauses." }),
   drifted: Type.Boolean(),
   drifted_metrics: Type.Array(Type.String()),
 });
 
-export const Incident = object({
+export const State = Type.Enum(["open", "acknowledged", "resolved"]);
+
+const incident = {
+  incident_id: Type.Integer(),
   device_uuid: Uuid,
   device_id: Id,
   name: Name,
-  started_at: Time,
-  ended_at: Time,
-  open: Type.Boolean({ description: "The next anomaly would join it." }),
+  state: State,
   severity: Severity,
-  worst_score: Type.Number(),
-  leading_metric: nullable(Type.String()),
-  readings: Type.Integer(),
-  tiers: Type.Array(Type.String()),
+  kind: Type.String({ description: "What is wrong: value, combination, forecast, level, drift, stuck, missing, silent." }),
+  summary: Type.String({ description: "The trouble in words." }),
+  leading_metric: nullable(Type.String({ description: "Null where it is the device." })),
+  started_at: Time,
+  opened_at: Time,
+  ended_at: Type.String({ format: "date-time", description: "When it was last seen." }),
+  acknowledged_at: nullable(Time),
+  acknowledged_by: nullable(Type.String({ description: "A role." })),
+  resolved_at: nullable(Time),
+  resolved_by: nullable(Type.String({ description: "A role; null where it is over by itself." })),
+  why: nullable(Type.String({ description: "Why it is resolved: over, became usual, a person, retired." })),
+  note: nullable(Type.String()),
+  rarity: nullable(Type.Number({ description: "Hours between two such, on ordinary days." })),
+  worst_score: nullable(Type.Number()),
+  readings: nullable(Type.Integer({ description: "How many were anomalous." })),
+  tiers: Type.Array(Type.String({ description: "Who spoke." })),
+};
+
+export const Incident = object(incident);
+export const Incidents = object({ incidents: Type.Array(Incident) });
+export const OneIncident = object({ ...incident, evidence: Figures });
+
+export const Said = object({
+  incident_id: Type.Integer(),
+  state: State,
+  changed: Type.Boolean({ description: "Whether the state has." }),
+  note: nullable(Type.String()),
+  told: nullable(Type.String({ description: "Who has said so before, and when." })),
 });
 
 export const Breach = object({
@@ -247,6 +266,8 @@ export const Breach = object({
   made_at: Time,
 });
 
+const MayAct = Type.Boolean({ description: "Whether the server's role may acknowledge and resolve." });
+
 export const FleetHealth = object({
   totalDevices: Type.Integer(),
   health: object({
@@ -255,13 +276,16 @@ export const FleetHealth = object({
     critical: Type.Integer(),
     healthyPercentage: Type.Integer(),
   }),
+  failing: Type.Integer(),
+  warning: Type.Integer(),
+  silent: Type.Integer(),
+  untrained: Type.Integer(),
   open_incidents: Type.Integer(),
+  incidents_7d: Type.Integer(),
+  expected_7d: Type.Number({ description: "In a week in which nothing is wrong." }),
   anomalies_24h: Type.Integer(),
   critical_24h: Type.Integer(),
   drifted: Type.Integer(),
-  failing: Type.Integer(),
-  silent: Type.Integer(),
-  without_model: Type.Integer(),
   trainings_24h: Type.Integer(),
   failed_trainings_24h: Type.Integer(),
   oldest_scan_at: nullable(Time),
@@ -285,8 +309,9 @@ export const FleetAlerts = object({
 export const Fleet = object({
   health: FleetHealth,
   devices: Type.Array(Device),
-  incidents: Type.Array(Incident, { description: "Of the last day, the latest first." }),
+  incidents: Type.Array(Incident, { description: "Not resolved, or of the last day; the former first." }),
   breaches: Type.Array(Breach),
+  may_act: MayAct,
 });
 
 export const DevicePage = object({
@@ -312,6 +337,7 @@ export const DevicePage = object({
   forecast_level: nullable(Type.Number()),
   limit_value: nullable(Type.Number({ description: "That the field's forecast reaches." })),
   breaches: Type.Array(Breach),
+  may_act: MayAct,
   timestamp: Time,
 });
 
@@ -349,6 +375,9 @@ export type TwinAnomalies = Static<typeof TwinAnomalies>;
 export type Status = Static<typeof Status>;
 export type Device = Static<typeof Device>;
 export type Incident = Static<typeof Incident>;
+export type Incidents = Static<typeof Incidents>;
+export type OneIncident = Static<typeof OneIncident>;
+export type Said = Static<typeof Said>;
 export type Breach = Static<typeof Breach>;
 export type FleetHealth = Static<typeof FleetHealth>;
 export type FleetAlerts = Static<typeof FleetAlerts>;

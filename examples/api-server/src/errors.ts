@@ -6,7 +6,7 @@ import type { Problem } from "./documents.js";
 /** By SQLSTATE; a class of them (its first two characters) where none is more exact. */
 const STATUS: Record<string, number> = {
   ML001: 400, // not enough data
-  ML002: 404, // no model
+  ML002: 404, // no such device, model or incident
   ML003: 400, // no number in that field
   ML004: 400, // bad argument or setting
   ML005: 500, // unreadable model

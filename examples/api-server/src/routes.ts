@@ -10,6 +10,7 @@ import * as statements from "./statements.js";
 const Device = Type.Object({
   device: Type.String({ minLength: 1, maxLength: 1000, description: "The device's id in the history." }),
 });
+const Incident = Type.Object({ id: Type.Integer({ description: "The incident's number." }) });
 /** Ranges are the database's business: it answers with what is allowed and what to do. */
 const hours = Type.Optional(Type.Integer());
 const field = Type.Optional(Type.String({ description: "A metric's name or a dotted path." }));
@@ -23,7 +24,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
   app,
   { primary, reads },
 ) => {
-  const train = <T>(request: FastifyRequest, statement: Statement) =>
+  const write = <T>(request: FastifyRequest, statement: Statement) =>
     primary.document<T>(statement, request.gone);
   const read = <T>(request: FastifyRequest, statement: Statement) =>
     reads.document<T>(statement, request.gone);
@@ -51,7 +52,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     (request) => {
       const { hours, contamination } = request.query;
       const statement = call("ml_train_forest", { device: request.params.device, hours, contamination });
-      return train<documents.TrainedForest>(request, statement);
+      return write<documents.TrainedForest>(request, statement);
     },
   );
 
@@ -83,7 +84,7 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     (request) => {
       const { field, hours } = request.query;
       const statement = call("ml_train_lstm", { device: request.params.device, field, hours });
-      return train<documents.TrainedForecast>(request, statement);
+      return write<documents.TrainedForecast>(request, statement);
     },
   );
 
@@ -177,14 +178,14 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
 
   app.get(
     "/fleet",
-    { schema: shown("Every device, the last day's incidents and what is foretold", documents.Fleet) },
+    { schema: shown("Every device, its incidents and what is foretold", documents.Fleet) },
     async (request) => read<documents.Fleet>(request, statements.fleet(await names(request))),
   );
 
   app.get(
     "/fleet/health",
     { schema: shown("The fleet in one document", documents.FleetHealth) },
-    async (request) => read<documents.FleetHealth>(request, statements.fleetHealth(await names(request))),
+    (request) => read<documents.FleetHealth>(request, statements.fleetHealth()),
   );
 
   app.get(
@@ -192,6 +193,56 @@ export const routes: FastifyPluginAsyncTypebox<{ primary: Database; reads: Datab
     { schema: shown("Devices to look at, and why", documents.FleetAlerts) },
     async (request) => read<documents.FleetAlerts>(request, statements.fleetAlerts(await names(request))),
   );
+
+  app.get(
+    "/incidents",
+    {
+      schema: {
+        ...shown("Incidents, the latest first", documents.Incidents),
+        querystring: Type.Object({
+          state: Type.Optional(Type.Array(documents.State, { description: "May be given several times." })),
+          severity: Type.Optional(documents.Severity),
+          kind: Type.Optional(Type.String()),
+          device: Type.Optional(Device.properties.device),
+          limit: Type.Integer({ default: 100, minimum: 1, maximum: 1000 }),
+        }),
+      },
+    },
+    async (request) =>
+      read<documents.Incidents>(request, statements.incidents(await names(request), request.query)),
+  );
+
+  app.get(
+    "/incidents/:id",
+    { schema: { ...shown("One incident, with what makes its case", documents.OneIncident), params: Incident } },
+    async (request) => {
+      const { id } = request.params;
+      const statement = statements.incident(await names(request), id);
+      const found = await read<documents.OneIncident | undefined>(request, statement);
+      return found ?? missing(`there is no incident ${id}`, "GET /incidents");
+    },
+  );
+
+  for (const [path, does] of [
+    ["acknowledge", "Say that somebody knows of an incident"],
+    ["resolve", "End an incident"],
+  ] as const) {
+    app.post(
+      `/incidents/:id/${path}`,
+      {
+        schema: {
+          ...shown(does, documents.Said),
+          params: Incident,
+          // Asked for, be it empty: a browser sends JSON to no site but its own unasked.
+          body: Type.Object({ note: Type.Optional(Type.String()) }),
+        },
+      },
+      (request) => {
+        const statement = call(`ml_${path}`, { incident_id: request.params.id, note: request.body.note });
+        return write<documents.Said>(request, statement);
+      },
+    );
+  }
 
   app.get(
     "/health",

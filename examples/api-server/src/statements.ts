@@ -19,40 +19,34 @@ const ASKED = "asked AS MATERIALIZED (SELECT ml_uuid($1) AS device)";
 /** Its id as the history has it; what no scan or training has met yet goes by what was asked for. */
 const ID = "coalesce((SELECT d.device_id FROM asked JOIN ml_device d ON d.device_uuid = asked.device), $1)";
 
-/**
- * Each device with its status, and its incidents of the last day; or the one in `$1`.
- *
- * An incident is open while the next anomaly would join it.
- */
+/** The name of the device in a row of a view. */
+const nameOf = (row: string, names: boolean) =>
+  names ? `coalesce(nullif(${row}.device_name, ${row}.device_id), d.name::text, ${row}.device_id)` : `${row}.device_name`;
+const namesOf = (row: string, names: boolean) => (names ? ` LEFT JOIN devices d ON d.uuid = ${row}.device_uuid` : "");
+/** An incident as lists have it; the page of one has its evidence too. */
+const incidentOf = (name: string) =>
+  `to_jsonb(i) - ARRAY['device_name', 'evidence'] || jsonb_build_object('name', ${name})`;
+
+/** Each device with its status, and its incidents that are not resolved or ended within a day; or the one in `$1`. */
 const fleetOf = (names: boolean, one = false) => {
   // Not OR: so an index finds the one.
   const only = (table: string) => (one ? `${table}.device_uuid = (SELECT device FROM asked)` : "true");
   return `
 WITH ${one ? `${ASKED}, ` : ""}named AS (
-  SELECT s.*, ${names ? "coalesce(nullif(s.device_name, s.device_id), d.name::text, s.device_id)" : "s.device_name"} AS name
-  FROM ml_device_status s${names ? " LEFT JOIN devices d ON d.uuid = s.device_uuid" : ""}
+  SELECT s.*, ${nameOf("s", names)} AS name
+  FROM ml_device_status s${namesOf("s", names)}
   WHERE ${only("s")}
 ), incident AS (
-  SELECT i.device_uuid, n.device_id, n.name, i.started_at, i.ended_at,
-         i.ended_at >= n.last_reading_at - make_interval(mins => g.value::int) AS open,
-         i.severity, i.worst_score, i.leading_metric, i.readings, i.tiers
+  SELECT i.device_uuid, i.device_id, n.name, i.state <> 'resolved' AS unresolved, i.severity, i.kind, i.summary,
+         i.started_at, ${incidentOf("n.name")} AS document
   FROM ml_incidents i JOIN named n USING (device_uuid)
-  JOIN ml_setting g ON g.name = 'incident_gap_minutes'
-  WHERE i.started_at > now() - interval '8 days' AND i.ended_at > now() - interval '1 day'
-    AND ${only("i")}
+  WHERE (i.state <> 'resolved' OR i.ended_at > (SELECT now() - interval '1 day')) AND ${only("i")}
 ), breach AS (
   SELECT b.device_uuid, n.device_id, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
   FROM ml_breaches b JOIN named n USING (device_uuid)
   WHERE ${only("b")}
 ), fleet AS (
-  SELECT n.device_uuid, n.device_id, n.name,
-         CASE WHEN i.critical THEN 'critical'
-              WHEN n.scan_outcome = 'failed' AND n.sqlstate <> 'ML002' THEN 'failing'
-              WHEN i.open > 0 OR b.breaches > 0 THEN 'warning'
-              WHEN n.silent THEN 'silent'
-              WHEN n.forest_model_id IS NULL THEN 'untrained'
-              ELSE 'ok' END AS status,
-         n.error, coalesce(i.open, 0) AS open_incidents, coalesce(i.incidents, 0) AS incidents_24h,
+  SELECT n.device_uuid, n.device_id, n.name, n.status, n.error, n.open_incidents,
          n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
          n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.forest_trained_at, n.oldest_model_at,
          n.forecast_models, n.silent, coalesce(n.drifted, false) AS drifted,
@@ -60,32 +54,29 @@ WITH ${one ? `${ASKED}, ` : ""}named AS (
                WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
                ORDER BY m.key) AS drifted_metrics
   FROM named n
-  LEFT JOIN (SELECT device_uuid, count(*) AS incidents, count(*) FILTER (WHERE open) AS open,
-                    bool_or(open AND severity = 'critical') AS critical
-             FROM incident GROUP BY device_uuid) AS i USING (device_uuid)
   LEFT JOIN (SELECT device_uuid, count(*) AS breaches FROM breach GROUP BY device_uuid) AS b USING (device_uuid)
 )`;
 };
 
 const HEALTH = `
   SELECT jsonb_build_object(
-    'totalDevices', f.devices,
-    'health', jsonb_build_object('healthy', f.healthy, 'degraded', f.devices - f.healthy - f.critical,
-      'critical', f.critical, 'healthyPercentage', coalesce(round(100.0 * f.healthy / nullif(f.devices, 0)), 0)),
-    'open_incidents', f.open_incidents, 'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h,
-    'drifted', h.drifted, 'failing', h.failing, 'silent', h.silent, 'without_model', h.without_model,
+    'totalDevices', h.devices,
+    'health', jsonb_build_object('healthy', h.ok, 'degraded', h.devices - h.ok - h.critical,
+      'critical', h.critical, 'healthyPercentage', coalesce(round(100.0 * h.ok / nullif(h.devices, 0)), 0)),
+    'failing', h.failing, 'warning', h.warning, 'silent', h.silent, 'untrained', h.untrained,
+    'open_incidents', h.open_incidents, 'incidents_7d', h.incidents_7d, 'expected_7d', h.expected_7d,
+    'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h, 'drifted', h.drifted,
     'trainings_24h', h.trainings_24h, 'failed_trainings_24h', h.failed_trainings_24h,
     'oldest_scan_at', h.oldest_scan_at, 'last_reading_at', h.last_reading_at, 'timestamp', now())
-  FROM ml_fleet_health h, (
-    SELECT count(*) AS devices, count(*) FILTER (WHERE status = 'ok') AS healthy,
-           count(*) FILTER (WHERE status = 'critical') AS critical,
-           coalesce(sum(open_incidents), 0)::int AS open_incidents FROM fleet) AS f`;
+  FROM ml_fleet_health h`;
 
-const INCIDENTS = `(SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.started_at DESC, i.name), '[]') FROM incident i)`;
+const INCIDENTS = `(SELECT coalesce(jsonb_agg(i.document ORDER BY i.unresolved DESC, i.started_at DESC, i.name), '[]') FROM incident i)`;
 const BREACHES = `(SELECT coalesce(jsonb_agg(to_jsonb(b) ORDER BY b.breach_at, b.name), '[]') FROM breach b)`;
+/** A router has no such function: numbers of incidents are each shard's own. */
+const MAY_ACT = "coalesce(has_function_privilege(to_regprocedure('ml_resolve(bigint, text)'), 'EXECUTE'), false)";
 
-export function fleetHealth(names: boolean): Statement {
-  return { text: `${fleetOf(names)} SELECT (${HEALTH}) AS document`, values: [] };
+export function fleetHealth(): Statement {
+  return { text: `SELECT (${HEALTH}) AS document`, values: [] };
 }
 
 export function fleet(names: boolean): Statement {
@@ -93,8 +84,34 @@ export function fleet(names: boolean): Statement {
     text: `${fleetOf(names)} SELECT jsonb_build_object('health', (${HEALTH}),
       'devices', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position(
         ARRAY['critical', 'failing', 'warning', 'silent', 'untrained', 'ok'], f.status), f.name), '[]') FROM fleet f),
-      'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}) AS document`,
+      'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}) AS document`,
     values: [],
+  };
+}
+
+/** Incidents, the latest first, resolved ones and those of retired devices too. */
+export function incidents(
+  names: boolean,
+  asked: { state?: string[]; severity?: string; kind?: string; device?: string; limit: number },
+): Statement {
+  const { state = null, severity = null, kind = null, device = null, limit } = asked;
+  return {
+    text: `SELECT jsonb_build_object('incidents', coalesce(jsonb_agg(f.document ORDER BY f.started_at DESC, f.device_uuid), '[]')) AS document
+    FROM (SELECT i.started_at, i.device_uuid, ${incidentOf(nameOf("i", names))} AS document
+          FROM ml_incidents i${namesOf("i", names)}
+          WHERE ($1::text[] IS NULL OR i.state = ANY ($1)) AND ($2::text IS NULL OR i.severity = $2)
+            AND ($3::text IS NULL OR i.kind = $3) AND ($4::text IS NULL OR i.device_uuid = (SELECT ml_uuid($4)))
+          ORDER BY i.started_at DESC, i.device_uuid LIMIT $5) AS f`,
+    values: [state, severity, kind, device, limit],
+  };
+}
+
+/** One incident with its evidence. */
+export function incident(names: boolean, id: number): Statement {
+  return {
+    text: `SELECT ${incidentOf(nameOf("i", names))} || jsonb_build_object('evidence', i.evidence) AS document
+    FROM ml_incidents i${namesOf("i", names)} WHERE i.incident_id = $1`,
+    values: [id],
   };
 }
 
@@ -102,9 +119,8 @@ export function fleet(names: boolean): Statement {
 export function fleetAlerts(names: boolean): Statement {
   return {
     text: `${fleetOf(names)}, alert AS (
-      SELECT device_uuid, device_id, name, severity, started_at AS at,
-             format('Anomaly since %s: %s', to_char(started_at, 'HH24:MI TZ'), coalesce(leading_metric, 'several metrics')) AS told
-      FROM incident WHERE open
+      SELECT device_uuid, device_id, name, severity, started_at AS at, summary AS told
+      FROM incident WHERE unresolved
       UNION ALL
       SELECT device_uuid, device_id, name, 'warning', breach_at,
              format('%s is forecast to reach %s at %s', field, limit_value, to_char(breach_at, 'HH24:MI TZ'))
@@ -115,7 +131,8 @@ export function fleetAlerts(names: boolean): Statement {
       UNION ALL
       SELECT device_uuid, device_id, name, 'warning', last_reading_at,
              format('No reading since %s', to_char(last_reading_at, 'YYYY-MM-DD HH24:MI TZ'))
-      FROM fleet WHERE silent
+      FROM fleet f WHERE silent AND NOT EXISTS (
+        SELECT FROM incident i WHERE i.device_uuid = f.device_uuid AND i.kind = 'silent' AND i.unresolved)
     ), device AS (
       SELECT device_uuid, device_id, name, min(severity) AS severity, jsonb_agg(told ORDER BY at, told) AS told
       FROM alert GROUP BY device_uuid, device_id, name
@@ -169,7 +186,7 @@ export function device(names: boolean, id: string, field: string | undefined, ho
                    FROM forecast p),
       'forecast_level', (SELECT max(p.level) FROM forecast p),
       'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
-      'breaches', ${BREACHES}, 'timestamp', now()) AS document
+      'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}, 'timestamp', now()) AS document
     FROM fleet f JOIN named s USING (device_uuid) CROSS JOIN chosen q`,
     values: [id, field, hours],
   };
