@@ -263,7 +263,7 @@ def _fit(
         "best_epoch": best_epoch,
         "warm": warm,
         **measured(model, candidate, previous, times, values, held_at, p, pulse),
-        **_peaks(model, candidate, times, values, np.append(stop_at, held_at), level, p),
+        **_peaks(model, candidate, times, values, np.append(stop_at, held_at), level, p, pulse),
     }
 
     to_refit = windows.of(all_at)
@@ -348,6 +348,7 @@ def _peaks(
     unseen: Places,
     level: float,
     p: Parameters,
+    pulse: Pulse,
 ) -> dict[str, Any]:
     """The highest peaks of the distance from the forecast, of values that no weight has seen.
 
@@ -359,9 +360,11 @@ def _peaks(
     for origin in unseen.tolist():
         if not at or origin >= at[-1] + horizon:
             at.append(origin)
-    places = np.array(at, np.int64)
+    places = _thin(np.array(at, np.int64), p.measured)
+    pulse()
     truth = ahead_of(values, places, horizon)
     predicted, half, least = backtest(model, run, times, values, places, [level], p)
+    pulse()
     width = np.maximum(half[:, 0], least)
     known = width > 0
     distance = np.where(known, np.abs(truth - predicted) / np.where(known, width, 1.0), 0.0)

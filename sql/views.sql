@@ -127,7 +127,7 @@ COMMENT ON COLUMN ml_forecasts."timestamp" IS 'The time that is forecast.';
 COMMENT ON COLUMN ml_forecasts.predicted_value IS 'The forecast value.';
 COMMENT ON COLUMN ml_forecasts.confidence_lower IS 'Lower end of the interval.';
 COMMENT ON COLUMN ml_forecasts.confidence_upper IS 'Upper end of the interval.';
-COMMENT ON COLUMN ml_forecasts.level IS 'Share of the values that the interval shall cover.';
+COMMENT ON COLUMN ml_forecasts.level IS 'Share of the values that the interval shall cover; more where the field stood still, and may move.';
 COMMENT ON COLUMN ml_forecasts.model_id IS 'The model that made the forecast.';
 COMMENT ON COLUMN ml_forecasts.made_at IS 'When it was made.';
 COMMENT ON COLUMN ml_forecasts.kind IS 'The forecaster that made it.';

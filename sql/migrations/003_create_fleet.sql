@@ -151,7 +151,7 @@ COMMENT ON COLUMN ml_forecast_point.lower IS 'Lower end of the interval.';
 COMMENT ON COLUMN ml_forecast_point.upper IS 'Upper end of the interval.';
 COMMENT ON COLUMN ml_forecast_point.model_id IS 'The model that made the forecast.';
 COMMENT ON COLUMN ml_forecast_point.made_at IS 'When it was made.';
-COMMENT ON COLUMN ml_forecast_point.level IS 'Share of the values that lower to upper shall cover.';
+COMMENT ON COLUMN ml_forecast_point.level IS 'Share of the values that lower to upper shall cover; more where the field stood still, and may move.';
 COMMENT ON COLUMN ml_forecast_point.breach IS 'The limit that predicted reaches, NULL where it reaches none.';
 
 CREATE INDEX ml_forecast_point_breach ON ml_forecast_point (device_uuid, "timestamp") WHERE breach IS NOT NULL;
