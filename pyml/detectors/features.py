@@ -15,6 +15,8 @@ Matrix = NDArray[np.float32]
 # Values are cut off so many ranges of the training away from its median: what is farther is as
 # rare (three kinds of machines: 8 loses .04 of the average precision on one).
 FARTHEST = 2.0
+# As the square root of `pyml.detectors.together.LEAST_VARIANCE`.
+LEAST = 1e-3
 # Fixed point for sums over trailing windows: whole numbers add up to the same sum from wherever
 # the window starts; floating ones do not.
 UNIT = float(1 << 20)
@@ -136,9 +138,12 @@ def first_of(interval: float, times: Floats, window: int) -> NDArray[np.intp]:
 
 
 def sizes_of(vectors: Floats) -> list[float]:
-    """What one in a hundred of each column's numbers (n, k) exceeds; of a constant a hundredth."""
+    """What one in a hundred of each column's numbers (n, k) exceeds; of a constant a hundredth.
+
+    A thousandth of the training's range at least: what moves by less is as still.
+    """
     rare = np.array([_rare(column[np.isfinite(column)]) for column in np.abs(vectors).T])
-    return [float(size) for size in np.where(rare > 0, rare, 0.01)]
+    return [float(size) for size in np.where(rare > 0, np.maximum(rare, LEAST), 0.01)]
 
 
 def largest(sizes: list[float], vectors: Floats) -> Floats:

@@ -21,7 +21,8 @@ OFTEN = 0.1
 def terms_of(state: Any, interval: float) -> Terms:
     """When to speak of a device, and when trouble of it is over.
 
-    Each kind of its models has an equal part of the false alarms that are allowed.
+    Each detector may speak as often as the device may be spoken of: what they say is joined, and
+    each says that a thing is as common as the device or the fleet knows it (docs/incidents.md).
 
     Parameters
     ----------
@@ -30,8 +31,7 @@ def terms_of(state: Any, interval: float) -> Terms:
     interval : float
         Seconds between its readings, usually.
     """
-    kinds = {row["kind"] for row in parsed(state["models"])}
-    rare = max(1, len(kinds)) * WEEK_HOURS / float(state["false_alarms"])
+    rare = WEEK_HOURS / float(state["false_alarms"])
     gap = max(QUIET_SECONDS, QUIET_READINGS * interval)
     return Terms(rare=rare, critical=max(QUARTER_HOURS, rare), gap=gap)
 

@@ -519,3 +519,13 @@ def test_what_pulse_raises_ends_the_training():
     times, values = telemetry()
     with pytest.raises(Cancelled):
         train(times, values, pulse=pulse)
+
+
+def test_what_hardly_moves_is_as_still():
+    """A disk that fills evenly: by how much less than even it did is no size to measure by."""
+    rng = np.random.default_rng(0)
+    even = np.abs(rng.normal(0, 1e-9, (1000, 1)))
+    assert features.sizes_of(even) == [features.LEAST]
+    assert features.largest([features.LEAST], even).max() < 1e-5
+    assert features.sizes_of(np.zeros((10, 1))) == [0.01]
+    assert features.sizes_of(np.ones((10, 1))) == [1.0]
