@@ -48,8 +48,8 @@ function tiles(health) {
     ["Open incidents", health.open_incidents, `${health.incidents_7d} in 7 days`, health.open_incidents ? "odd" : ""],
     ["Critical", state.critical, "with such an incident", state.critical ? "bad" : ""],
     ["Failing", health.failing, "last scan", health.failing ? "odd" : ""],
-    ["Warning", health.warning, "incident, or limit foretold", health.warning ? "odd" : ""],
-    ["Silent", health.silent, "longer than they pause", health.silent ? "odd" : ""],
+    ["Warning", health.warning, "incident or forecast", health.warning ? "odd" : ""],
+    ["Silent", health.silent, "no reading", health.silent ? "odd" : ""],
     ["Untrained", health.untrained, "no forest", ""],
     ["Drifted", health.drifted, "from their training", health.drifted ? "odd" : ""],
     ["Anomalies, 24 h", health.anomalies_24h, `${health.critical_24h} critical`, ""],
@@ -165,12 +165,12 @@ function incident(one, named, act) {
       named && deviceLink(one, key),
       named && ": ",
       one.summary,
-      h("div", { class: "muted" }, ...standing(one), one.note && ` · “${one.note}”`),
-      act && one.state !== "resolved" && h(
+      h(
         "div",
-        { class: "acts" },
-        one.state === "open" && button("acknowledge", "Acknowledge"),
-        button("resolve", "Resolve"),
+        { class: "standing" },
+        h("span", { class: "muted" }, ...standing(one), one.note && ` · “${one.note}”`),
+        act && one.state === "open" && button("acknowledge", "Acknowledge"),
+        act && one.state !== "resolved" && button("resolve", "Resolve"),
       ),
     ),
   );
@@ -178,10 +178,12 @@ function incident(one, named, act) {
 
 /** How it stands with an incident, and since when. @param {Incident} one */
 function standing(one) {
+  const began = time(one.started_at, clock);
+  const state = h("strong", {}, one.state);
   if (one.state === "resolved") {
-    const by = one.resolved_by ? ` ${one.resolved_by}` : "";
-    return [h("strong", {}, "resolved"), " ", time(one.resolved_at, clock), `: ${one.why}${by} · since `, time(one.started_at, clock)];
+    const how = one.resolved_by ? [" by ", one.resolved_by, " at ", time(one.resolved_at, clock)] : [`: ${one.why}`];
+    return [state, ...how, " · began ", began];
   }
-  const known = one.acknowledged_at ? [" by ", one.acknowledged_by, " ", time(one.acknowledged_at, clock)] : [];
-  return [h("strong", {}, one.state), ...known, " · since ", time(one.started_at, clock)];
+  const known = one.acknowledged_at ? [" by ", one.acknowledged_by, " at ", time(one.acknowledged_at, clock)] : [];
+  return [state, ...known, " · since ", began];
 }

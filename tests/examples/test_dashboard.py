@@ -356,8 +356,7 @@ def test_an_incident_is_acknowledged_and_resolved(api, fleet, visit):
         expect(incident).to_be_focused()
         expect(acknowledge).to_have_count(0)
         resolve.click()
-        expect(incident).to_contain_text("resolved")
-        expect(incident).to_contain_text(": a person ")
+        expect(incident).to_contain_text("resolved by ")
         expect(resolve).to_have_count(0)
         kept = "SELECT state, note FROM ml_incident WHERE incident_id = %s"
         assert rows(fleet.dsn, kept, number) == [("resolved", "the <b>fan</b> is on order")]
