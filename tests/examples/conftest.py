@@ -63,9 +63,11 @@ class Fleet:
 def fleet(_server, _copy) -> Iterator[Fleet]:
     where = {"PGHOST": _server.host, "PGPORT": str(_server.port), "PGUSER": _server.user}
     name = f"examples_{os.getpid()}"
+    # Not conn.info.dsn, which has options of psycopg's libpq that an older psql does not know.
+    there = {"host": _server.host, "port": _server.port, "user": _server.user, "dbname": name}
     with _copy(name) as conn:
-        sample_fleet.load(conn.info.dsn, days=2)
-        made = Fleet(conn.info.dsn, where | {"PGDATABASE": name})
+        made = Fleet(psycopg.conninfo.make_conninfo(**there), where | {"PGDATABASE": name})
+        sample_fleet.load(made.dsn, days=2)
         conn.execute(PREPARE)
         made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
         conn.execute("CALL ml_scan()")
