@@ -104,7 +104,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    ends CONSTANT timestamptz := least(as_of, now());
+    ends CONSTANT timestamptz := greatest(least(as_of, now()), '4500-01-01 BC'); -- time begins in 4713
     setting jsonb;
 BEGIN
     @PYML_AT_HOME@
