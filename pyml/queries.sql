@@ -231,6 +231,13 @@ SELECT f.finding_id, f.incident_id, f.detector, f.kind, f.metric, f.brief,
        f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence
 FROM ml_finding f WHERE f.device_uuid = $1 AND (f.last_at >= to_timestamp($2) OR f.incident_id = ANY ($3))
 
+-- query: incident_spans(uuid, float8, float8)
+-- A device's incidents in a window, in words.
+SELECT date_part('epoch', i.started_at) AS started_at, date_part('epoch', i.ended_at) AS ended_at,
+       i.severity, i.summary
+FROM ml_incident i WHERE i.device_uuid = $1 AND i.why IS DISTINCT FROM 'joined'
+AND i.ended_at >= to_timestamp($2) AND i.started_at <= to_timestamp($3) ORDER BY i.started_at
+
 -- query: put_incidents(uuid, float8, boolean, jsonb)
 -- Writes incidents that have changed, and what happened to them.
 SELECT _ml_put_incidents($1, $2, $3, $4)

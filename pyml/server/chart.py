@@ -50,6 +50,7 @@ stroke-linejoin:round}
 .pyml-chart .band{fill:var(--ahead);fill-opacity:.2}
 .pyml-chart .now{stroke:var(--muted);stroke-dasharray:2 3}
 .pyml-chart .warning{fill:var(--warning)}.pyml-chart .critical{fill:var(--critical)}
+.pyml-chart .span{fill-opacity:.12}
 """
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 SHAPES = {"warning": "M0-5 5 4H-5Z", "critical": "M0-6 6 0 0 6-6 0Z"}
@@ -64,6 +65,16 @@ class Mark:
     severity: str
     score: float
     reasons: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An incident: from when to when, its severity, and what it is in words."""
+
+    start: float
+    end: float
+    severity: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +136,13 @@ def draw(
     window: tuple[float, float],
     longest_step: float,
     zone: tuple[str, tzinfo],
+    spans: Sequence[Span],
     marks: Sequence[Mark],
     ahead: Ahead | None,
     notes: Sequence[str],
     pulse: Callable[[], None] = lambda: None,
 ) -> str:
-    """Draw a metric's history, its anomalies and its forecast.
+    """Draw a metric's history, its device's incidents, its anomalies and its forecast.
 
     Parameters
     ----------
@@ -147,6 +159,7 @@ def draw(
         Seconds; readings further apart are not joined by a line.
     zone : name and tzinfo
         For the labels on the time axis.
+    spans : sequence of Span
     marks : sequence of Mark
         In time order.
     ahead : Ahead or None
@@ -167,7 +180,8 @@ def draw(
         everything = np.concatenate([values, ahead.lower, ahead.upper])
         end = max(end, float(ahead.times[-1]))
     frame = Frame(window[0], end, *_range(everything, unit))
-    parts = [*_value_axis(frame, unit), *_time_axis(frame, zone[1])]
+    parts = [_span(frame, one, zone[1]) for one in spans]
+    parts += [*_value_axis(frame, unit), *_time_axis(frame, zone[1])]
     if ahead is not None:
         parts += _forecast(frame, ahead, times, values, longest_step)
     parts += _history(frame, times, values, longest_step)
@@ -178,7 +192,7 @@ def draw(
                 parts.append(_mark(frame, one, zone[1]))
             if i % PULSE == PULSE - 1:
                 pulse()
-    parts += _legend(marks, ahead)
+    parts += _legend(spans, marks, ahead)
     parts.append(
         f'<text class="muted" x="{WIDTH - RIGHT}" y="{HEIGHT - 16}" text-anchor="end">'
         f"Times in {_text(zone[0])}</text>"
@@ -224,6 +238,17 @@ def _forecast(
         f'<path class="ahead" d="M{frame.points(moments, predicted)}"/>',
         f'<path class="now" d="M{frame.x(times[-1]):.1f} {TOP}V{HEIGHT - BOTTOM}"/>',
     ]
+
+
+def _span(frame: Frame, span: Span, zone: tzinfo) -> str:
+    """A band from when to when, two pixels wide at least."""
+    left, right = (frame.x(min(max(at, frame.start), frame.end)) for at in (span.start, span.end))
+    title = f"{datetime.fromtimestamp(span.start, zone):%Y-%m-%d %H:%M}, {span.severity}"
+    size = f'height="{HEIGHT - BOTTOM - TOP}" width="{max(right - left, 2):.1f}"'
+    return (
+        f'<rect class="span {span.severity}" x="{left:.1f}" y="{TOP}" {size}>'
+        f"<title>{_text(f'{title}: {span.words}')}</title></rect>"
+    )
 
 
 def _mark(frame: Frame, mark: Mark, zone: tzinfo) -> str:
@@ -361,8 +386,12 @@ def _thinned(values: Floats, columns: Floats) -> NDArray[np.intp]:
     return np.array(sorted(kept))
 
 
-def _legend(marks: Sequence[Mark], ahead: Ahead | None) -> list[str]:
+def _legend(spans: Sequence[Span], marks: Sequence[Mark], ahead: Ahead | None) -> list[str]:
     entries = [('<path class="line" d="M-9 0H9"/>', "readings")]
+    if spans:
+        worst = "critical" if any(one.severity == "critical" for one in spans) else "warning"
+        sign = f'<rect class="span {worst}" x="-9" y="-6" width="18" height="12"/>'
+        entries.append((sign, f"incident ({len(spans):,})"))
     for severity, shape in SHAPES.items():
         count = sum(mark.severity == severity for mark in marks)
         if count:

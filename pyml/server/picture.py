@@ -44,6 +44,10 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         ahead = _ahead(device, field, known, until)
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
+    spans = [
+        chart.Span(row["started_at"], row["ended_at"], row["severity"], row["summary"])
+        for row in backend.execute(queries.INCIDENT_SPANS, device, since, until)
+    ]
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = max(MAX_GAP * found.interval, found.habits[0].hold)
     picture = chart.draw(
@@ -55,6 +59,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         window=(since, until),
         longest_step=step,
         zone=chart.zone_of(session["zone"]),
+        spans=spans,
         marks=marks,
         ahead=ahead,
         notes=notes,

@@ -26,7 +26,7 @@ def words(root):
 
 
 def marks(root, severity):
-    return [one for one in parts(root, severity) if len(one)]
+    return [one for one in parts(root, severity) if len(one) and one not in parts(root, "span")]
 
 
 def test_without_a_model_the_history_is_drawn_and_what_is_missing_said(chart, device):
@@ -119,3 +119,16 @@ def test_mistakes_are_told(refused, device):
         ("ml_chart('00000000-0000-0000-0000-000000000000')", "ML001"),
     ):
         refused(f"SELECT {call}", sqlstate=sqlstate)
+
+
+def test_the_devices_incidents_are_drawn(chart, db, device):
+    db.execute(
+        "INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at,"
+        " opened_at, ended_at, summary, evidence, updated_at) SELECT %s, 'stuck', 'open',"
+        " 'warning', 'temperature', now() - i * interval '1 hour', now(), now() - i * interval '50 minutes',"
+        " 'temperature stands', '{}', now() FROM unnest(ARRAY[2, 100]) AS i",
+        [device],
+    )
+    bands = [one for one in parts(chart(device, call="ml_chart(%s)"), "span") if len(one)]
+    assert len(bands) == 1
+    assert bands[0][0].text.endswith("warning: temperature stands")

@@ -27,6 +27,7 @@ def picture(times, values, **other):
         "window": (float(times[0]), float(times[-1]) + 60),
         "longest_step": 600.0,
         "zone": ("UTC", UTC),
+        "spans": [],
         "marks": [],
         "ahead": None,
         "notes": [],
@@ -131,3 +132,19 @@ def test_whatever_the_values_it_is_a_picture(values, title, unit):
     labels = [text for text in words(root) if text and text.endswith(" %")]
     assert (unit == "%") == bool(labels)
     assert len(labels) == len(set(labels))
+
+
+def test_an_incident_is_a_band_that_says_what_it_is():
+    times = START + np.arange(0, 3600, 60.0)
+    spans = [
+        chart.Span(START + 600, START + 1200, "critical", "cpu_usage is <odd>"),
+        chart.Span(START - 9000, START - 8000, "warning", "before the window"),
+        chart.Span(START + 3000, START + 3000, "warning", "a moment"),
+    ]
+    root = picture(times, np.arange(60.0), spans=spans)
+    bands = [one for one in parts(root, "span") if len(one)]
+    assert [one.get("class") for one in bands] == ["span critical", "span warning", "span warning"]
+    assert bands[0][0].text == "2026-03-28 09:47, critical: cpu_usage is <odd>"
+    assert float(bands[0].get("width")) > 100
+    assert [float(one.get("width")) for one in bands[1:]] == [2.0, 2.0]
+    assert "incident (3)" in words(root)
