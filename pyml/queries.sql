@@ -196,9 +196,9 @@ CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n
 -- Records a scan that found nothing new.
 SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
 
--- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8, float8)
+-- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8, float8, float8)
 -- Records a scan, and how far it came.
-SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 
 -- query: put_counts(uuid, int[], float8, float8, float8)
 -- Records how many rows a device has in each hour, and when those came that were not there; gives
@@ -230,6 +230,10 @@ SELECT f.finding_id, f.incident_id, f.detector, f.kind, f.metric, f.brief,
        date_part('epoch', f.started_at) AS started_at, date_part('epoch', f.last_at) AS last_at,
        f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence
 FROM ml_finding f WHERE f.device_uuid = $1 AND (f.last_at >= to_timestamp($2) OR f.incident_id = ANY ($3))
+
+-- query: scanned_from(uuid)
+-- From when on a device has been scanned.
+SELECT date_part('epoch', s.scanned_from) AS scanned_from FROM ml_scan_state s WHERE s.device_uuid = $1
 
 -- query: incident_spans(uuid, float8, float8)
 -- A device's incidents in a window, in words.

@@ -170,13 +170,13 @@ SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models,
             WHEN d.silent THEN 'silent'
             WHEN m.forest_model_id IS NULL THEN 'untrained'
             ELSE 'ok' END AS status,
-       i.incidents AS open_incidents
+       i.incidents AS open_incidents, d.scanned_from
 FROM (
     SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
-           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift, coalesce(coalesce(s.silent_from, s.last_reading + interval '1 hour') < now(), false) AS silent
+           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift, coalesce(coalesce(s.silent_from, s.last_reading + interval '1 hour') < now(), false) AS silent, s.scanned_from
     FROM ml_scan_state s WHERE s.retired_at IS NULL
     UNION ALL
-    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb, false
+    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb, false, NULL::timestamptz
     FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
 ) AS d
 CROSS JOIN LATERAL (
@@ -189,6 +189,7 @@ CROSS JOIN LATERAL (
     FROM ml_incident n WHERE n.device_uuid = d.device_uuid AND n.state <> 'resolved') AS i;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its status, its models and their age, the last reading and scan, drift, open incidents and the last day''s anomalies. Retired devices are left out.';
 COMMENT ON COLUMN ml_device_status.status IS 'In a word, the first that holds: critical (an unresolved incident is), failing (its scan fails, as error says), warning (an unresolved incident, or a limit that the forecast reaches), silent, untrained (no forest in force), ok.';
+COMMENT ON COLUMN ml_device_status.scanned_from IS 'From when on it has been scanned: of what came before there are no anomalies and incidents.';
 COMMENT ON COLUMN ml_device_status.open_incidents IS 'Incidents that are not resolved.';
 COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_device_status.device_id IS 'The device, by its id in the history.';

@@ -63,6 +63,7 @@ function heading({ device }) {
   const facts = [
     ["Last reading", time(device.last_reading_at)],
     ["Scanned", time(device.scanned_at)],
+    ["Anomalies and incidents known from", time(device.scanned_from)],
     ["Forest trained", time(device.forest_trained_at)],
     ["Forecasts", number(device.forecast_models)],
     ["Drift", device.drifted_metrics.join(", ") || "none"],

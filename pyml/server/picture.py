@@ -1,6 +1,7 @@
 """What ml_chart draws of a field."""
 
 from collections.abc import Sequence
+from datetime import datetime, tzinfo
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         chart.Span(row["started_at"], row["ended_at"], row["severity"], row["summary"])
         for row in backend.execute(queries.INCIDENT_SPANS, device, since, until)
     ]
+    notes += _unscanned(device, since, chart.zone_of(session["zone"]))
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = max(MAX_GAP * found.interval, found.habits[0].hold)
     picture = chart.draw(
@@ -66,6 +68,17 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         pulse=backend.pulse,
     )
     return {"svg": picture}
+
+
+def _unscanned(device: str, since: float, zone: tuple[str, tzinfo]) -> list[str]:
+    """A note where scans have not looked at the whole window."""
+    rows = backend.execute(queries.SCANNED_FROM, device)
+    first = rows[0]["scanned_from"] if rows else None
+    if first is None:
+        return ["No incidents: the device has not been scanned.", "CALL ml_scan();"]
+    if first <= since:
+        return []
+    return [f"Incidents are known from {datetime.fromtimestamp(first, zone[1]):%Y-%m-%d %H:%M} on."]
 
 
 def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:

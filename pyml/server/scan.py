@@ -320,6 +320,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         came.counts and came.counts.until,
         came.counted_at,
         found.silent_from(newest),
+        since if spoke else None,
     )
     return {
         "outcome": "failed" if run.failures else "scanned",

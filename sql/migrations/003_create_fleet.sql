@@ -176,7 +176,8 @@ CREATE TABLE ml_scan_state (
     hour_rows   integer[] CHECK (cardinality(hour_rows) = 48 AND array_position(hour_rows, NULL) IS NULL),
     counted_to  timestamptz,
     counted_at  timestamptz,
-    silent_from timestamptz
+    silent_from timestamptz,
+    scanned_from timestamptz
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE ml_scan_state IS 'Where the scan of each device stands, one row a device.';
 COMMENT ON COLUMN ml_scan_state.device_uuid IS 'The device.';
@@ -198,6 +199,7 @@ COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: wh
 COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where late rows are found by counting: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';
 COMMENT ON COLUMN ml_scan_state.counted_to IS 'Up to which time hour_rows counts.';
 COMMENT ON COLUMN ml_scan_state.silent_from IS 'From when on the device is silent if nothing comes; NULL where no model says.';
+COMMENT ON COLUMN ml_scan_state.scanned_from IS 'From when on the device has been scanned: of what came before there are no anomalies, findings and incidents.';
 COMMENT ON COLUMN ml_scan_state.counted_at IS 'As of which time the rows were last counted and compared.';
 
 CREATE TABLE ml_late (

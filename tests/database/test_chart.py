@@ -125,10 +125,26 @@ def test_the_devices_incidents_are_drawn(chart, db, device):
     db.execute(
         "INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at,"
         " opened_at, ended_at, summary, evidence, updated_at) SELECT %s, 'stuck', 'open',"
-        " 'warning', 'temperature', now() - i * interval '1 hour', now(), now() - i * interval '50 minutes',"
-        " 'temperature stands', '{}', now() FROM unnest(ARRAY[2, 100]) AS i",
+        " 'warning', 'temperature', now() - i * interval '1 hour', now(),"
+        " now() - i * interval '50 minutes', 'temperature stands', '{}', now()"
+        " FROM unnest(ARRAY[2, 100]) AS i",
         [device],
     )
     bands = [one for one in parts(chart(device, call="ml_chart(%s)"), "span") if len(one)]
     assert len(bands) == 1
     assert bands[0][0].text.endswith("warning: temperature stands")
+
+
+def test_what_no_scan_has_looked_at_is_said(chart, db, one, device):
+    said = "No incidents: the device has not been scanned."
+    assert said in words(chart(device, call="ml_chart(%s)"))
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    db.execute("UPDATE ml_setting SET value = '6' WHERE name = 'scan_first_hours'")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT now() - scanned_from > interval '5 hours' FROM ml_device_status")
+    long, short = (words(chart(device, "cpu_usage", hours)) for hours in (24, 2))
+    assert any(one.startswith("Incidents are known from ") for one in long)
+    assert said not in long
+    assert not any(one.startswith("Incidents are known from ") for one in short)
+    db.execute("CALL ml_scan()")
+    assert one("SELECT now() - scanned_from < interval '7 hours' FROM ml_device_status")

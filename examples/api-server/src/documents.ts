@@ -209,6 +209,7 @@ export const Device = object({
   last_anomaly_at: nullable(Time),
   scanned_at: nullable(Time),
   forest_trained_at: nullable(Time),
+  scanned_from: nullable(Time),
   oldest_model_at: nullable(Time),
   forecast_models: Type.Integer(),
   silent: Type.Boolean({ description: "No reading for longer than it ever pauses." }),

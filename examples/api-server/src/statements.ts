@@ -48,7 +48,7 @@ WITH ${one ? `${ASKED}, ` : ""}named AS (
 ), fleet AS (
   SELECT n.device_uuid, n.device_id, n.name, n.status, n.error, n.open_incidents,
          n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
-         n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.forest_trained_at, n.oldest_model_at,
+         n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.scanned_from, n.forest_trained_at, n.oldest_model_at,
          n.forecast_models, n.silent, coalesce(n.drifted, false) AS drifted,
          ARRAY(SELECT m.key FROM jsonb_each(n.drift) AS m
                WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
