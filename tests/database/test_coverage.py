@@ -21,10 +21,15 @@ FAULTS = {
 }
 PATHS = {"level": "{system,memoryUsage}", "stuck": "{system,temperature}", "silent": None}
 METRICS = {"level": "memory_usage_percent", "stuck": "temperature", "silent": ""}
+INCIDENTS = """
+SELECT kind, leading_metric, (extract(epoch FROM now() - started_at) / 60)::float8,
+    (extract(epoch FROM now() - ended_at) / 60)::float8
+FROM ml_incidents WHERE device_uuid = %s ORDER BY started_at
+"""
 SPANS = """
 SELECT kind, metric, (extract(epoch FROM now() - started_at) / 60)::float8,
     (extract(epoch FROM now() - last_at) / 60)::float8
-FROM ml_finding WHERE device_uuid = %s ORDER BY started_at
+FROM ml_finding WHERE device_uuid = %s AND NOT brief ORDER BY started_at
 """
 
 
@@ -60,6 +65,12 @@ def test_one_finding_covers_a_long_fault(db, one, add_device, kind):
     assert of_kind[0][2] <= first + SCAN
     assert of_kind[0][3] >= last - SCAN
     assert len(found) <= 2, found  # nor is much else told
+    told = db.execute(INCIDENTS, [device]).fetchall()
+    assert len(told) == 1, told
+    of, metric, began, seen = told[0]
+    assert (of, metric or "") == (kind, METRICS[kind])
+    assert (min(began, first) - max(seen, last)) / (first - last) >= 0.9
+    assert began <= first + SCAN
 
 
 NOW = datetime.now(UTC).replace(tzinfo=None)
