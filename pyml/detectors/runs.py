@@ -77,7 +77,8 @@ class Run:
 
     def _bad(self) -> tuple[float, float, float]:
         one = self.finding
-        return -1.0 if self.rarity is None else self.rarity, one.score, -one.started_at
+        at = one.evidence.get("at", one.started_at)  # of several that are alike, the first
+        return -1.0 if self.rarity is None else self.rarity, one.score, -at
 
 
 def runs(every: Iterable[Run], gap: float) -> list[Run]:

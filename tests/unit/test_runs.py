@@ -36,6 +36,12 @@ def test_neighbours_are_one_run_and_the_worst_speaks():
     assert one.sentence == "memory is high"
 
 
+def test_of_readings_that_are_alike_the_first_speaks():
+    one, two, three = (run_of((minute, -1.0, 1, "cpu", None)) for minute in (0, 1, 2))
+    for pieces in ([one, two, three], [three, two, one], [runs([two, three], GAP)[0], one]):
+        assert runs(pieces, GAP)[0].finding.evidence["at"] == 0.0
+
+
 def test_a_pause_ends_a_run():
     assert len(runs(map(run_of, [(0, -1, 1, "cpu", 5.0), (11, -1, 1, "cpu", 5.0)]), GAP)) == 2
 

@@ -1,5 +1,6 @@
 """Scans that are cancelled and killed at random moments: no incident twice, none by half."""
 
+import contextlib
 import os
 import random
 import signal
@@ -68,6 +69,11 @@ def disturbed(server: Server, statement: str, moment: float, fault: str) -> str:
     thread.join(60)
     assert not thread.is_alive()
     session.close()
+    if fault != "cancel":  # until the server has noticed, and recovered
+        with contextlib.suppress(psycopg.OperationalError), server.connect() as other:
+            for _ in range(20):
+                time.sleep(0.05)
+                other.execute("SELECT 1")
     return ended[0]
 
 
