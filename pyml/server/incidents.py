@@ -58,7 +58,7 @@ def bring_on(device: str, first: float | None, clock: Clock, terms: Terms, repla
     found = [_found(row) for row in backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)]
     changes = step(incidents, found, clock, terms)
     if changes:
-        documents = backend.to_json(backend.shown([_stored(one) for one in changes]))
+        documents = backend.to_json([_stored(one) for one in changes])
         backend.execute(queries.PUT_INCIDENTS, device, clock.now, replayed, documents)
 
 
@@ -127,7 +127,7 @@ def _stored(change: Change) -> dict[str, Any]:
         "resolved_at": one.resolved_at,
         "rarity": one.rarity,
         "summary": one.summary,
-        "evidence": dict(one.evidence),
+        "evidence": backend.shown(dict(one.evidence)),
         "members": list(one.members),
         "events": list(change.events),
     }

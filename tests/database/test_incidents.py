@@ -104,6 +104,22 @@ def test_another_scan_of_the_same_time_changes_nothing(db, hot, scan):
     assert db.execute(EVENTS).fetchall() == told
 
 
+def test_what_has_not_changed_is_not_written_again(db, one, hot):
+    """Also where readings come at fractions of a second."""
+    db.execute("UPDATE device_shadow_history SET timestamp = timestamp + interval '250 ms'")
+    for table in ("ml_incident", "ml_event", "ml_finding", "ml_anomaly", "ml_scan_state"):
+        db.execute(f"DELETE FROM {table}")
+    for _ in range(2):
+        db.execute("UPDATE ml_scan_state SET watermark = NULL")
+        db.execute("CALL ml_scan()")
+    began, written = db.execute("SELECT started_at, updated_at FROM ml_incident").fetchone()
+    assert began == one("SELECT min(started_at) FROM ml_finding WHERE incident_id IS NOT NULL")
+    assert began.microsecond == 250_000
+    db.execute("UPDATE ml_scan_state SET watermark = NULL")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT updated_at FROM ml_incident") == written
+
+
 def test_it_is_over_when_all_has_been_well_for_half_an_hour(db, one, trained, scan):
     db.execute(HOT, [trained, 150, 240])
     scan(*range(250, 130, -10))
