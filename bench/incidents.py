@@ -29,18 +29,13 @@ import numpy as np
 import psycopg
 import recordings
 from alarms import events, nab_score
+from detect import DAY_SECONDS, END, GAUGES, KINDS, WEEK_DAYS
 from load_history import load, unnamed_path
 
 Connection = psycopg.Connection[Any]
 
-END = datetime(2026, 1, 5, tzinfo=UTC)
-DAY, WEEK_DAYS, FIRST_NAB = 86_400, 7, 3
-KINDS = {
-    "smd": recordings.KINDS["smd"],
-    "asd": recordings.KINDS["asd"],
-    "jumpstarter": recordings.KINDS["jumpstarter"],
-    "nab": (recordings.nab, recordings.read_nab),
-}
+# Those whose machines are a fleet.
+FLEETS = ("smd", "asd", "jumpstarter", "nab")
 EMPTY = """
 DELETE FROM device_shadow_history;
 DELETE FROM ml_model; DELETE FROM ml_run; DELETE FROM ml_anomaly; DELETE FROM ml_finding;
@@ -51,9 +46,6 @@ UPDATE ml_setting SET value = default_value;
 UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields';
 UPDATE ml_setting SET value = '36500' WHERE name IN ('anomaly_days', 'incident_days', 'run_days');
 """
-GAUGES = """
-WITH others AS (UPDATE ml_metric SET enabled = false)
-INSERT INTO ml_metric (name, path) SELECT * FROM unnest(%s::text[], %s::text[])"""
 FOUND = """
 SELECT extract(epoch FROM started_at)::float8, extract(epoch FROM ended_at)::float8,
     extract(epoch FROM opened_at)::float8, kind
@@ -66,9 +58,10 @@ GROUP BY kind ORDER BY 2 DESC"""
 class Machine:
     """A recording in the database: its device, and when its rows are."""
 
-    def __init__(self, conn: Connection, path: Path, recording: recordings.Recording) -> None:
-        named = {"cpu_r", "value"} & set(recording.names)
-        places = {} if named else {name: unnamed_path(name) for name in recording.names}
+    def __init__(
+        self, conn: Connection, path: Path, recording: recordings.Recording, gauges: bool
+    ) -> None:
+        places = {name: unnamed_path(name) for name in recording.names} if gauges else {}
         loaded = load(conn, path, end=END, mapping=places)
         self.name, self.device, self.places = recording.name, loaded.device, places
         first = loaded.first.replace(tzinfo=UTC).timestamp()
@@ -99,14 +92,14 @@ class Machine:
         for start, end, opened, _ in found:
             inside |= (times >= start) & (times <= end)
             told[np.searchsorted(times, opened).clip(0, len(times) - 1)] = True
-        weeks = (times[-1] - times[0]) / DAY / WEEK_DAYS
+        weeks = (times[-1] - times[0]) / DAY_SECONDS / WEEK_DAYS
         return {
             "alarms": len(found) / weeks,
             "false": (len(found) - len(true)) / weeks,
             "touched": len(first) / len(spans) if spans else np.nan,
             "minutes": float(np.median(waited)) if waited else np.nan,
             "covered": float(inside[label].mean()) if label.any() else np.nan,
-            "NAB": nab_score(told, label, DAY / step) if spans else np.nan,
+            "NAB": nab_score(told, label, DAY_SECONDS / step) if spans else np.nan,
         }
 
 
@@ -114,22 +107,22 @@ def judge(
     conn: Connection, kind: str, data: Path, days: int | None, per_week: float, hours: float
 ) -> None:
     """Scan the fleet of a kind day by day, and print what came of it."""
-    paths, read = KINDS[kind]
+    of = KINDS[kind]
     conn.execute(EMPTY)
     conn.execute(
         "UPDATE ml_setting SET value = %s WHERE name = 'false_alarms_per_week'", [str(per_week)]
     )
-    fleet = [Machine(conn, path, read(path)) for path in paths(data)]
+    fleet = [Machine(conn, path, of.read(path), of.gauges) for path in of.paths(data)]
     if places := fleet[0].places:
         conn.execute(GAUGES, (list(places), list(places.values())))
-    learns = FIRST_NAB if kind == "nab" else WEEK_DAYS
     start = min(
-        max(machine.times[machine.judged][0], machine.times[0] + learns * DAY) for machine in fleet
+        max(machine.times[machine.judged][0], machine.times[0] + of.first * DAY_SECONDS)
+        for machine in fleet
     )
     end = END.timestamp()
-    first = start if days is None else max(start, end - days * DAY)
+    first = start if days is None else max(start, end - days * DAY_SECONDS)
     begun = time.monotonic()
-    for begin in np.arange(first, end, DAY):
+    for begin in np.arange(first, end, DAY_SECONDS):
         as_of = datetime.fromtimestamp(begin, UTC)
         for machine in fleet:
             conn.execute("SELECT ml_train_forest(%s, as_of => %s)", (machine.device, as_of))
@@ -154,14 +147,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("dsn", help="libpq connection string of a database of its own, with pyml")
     parser.add_argument("data", nargs="?", type=Path, default=recordings.DATA)
-    parser.add_argument("--kind", action="append", choices=KINDS, help="these recordings alone")
+    parser.add_argument("--kind", action="append", choices=FLEETS, help="these recordings alone")
     parser.add_argument("--days", type=int, metavar="N", help="the last N days alone")
     parser.add_argument("--per-week", type=float, default=1.0, help="false_alarms_per_week")
     parser.add_argument("--hours", type=float, default=2.0, help="hours between two scans")
     options = parser.parse_args()
     try:
         with psycopg.connect(options.dsn, autocommit=True) as conn:
-            for kind in options.kind or KINDS:
+            for kind in options.kind or FLEETS:
                 judge(
                     *(conn, kind, options.data, options.days),
                     *(options.per_week, options.hours),

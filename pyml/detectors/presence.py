@@ -24,7 +24,6 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.rarity import HOUR, figures
 from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
 from pyml.detectors.wording import lasting
 from pyml.errors import NotEnoughData
@@ -134,7 +133,7 @@ class Presence(Finder[Model]):
         allowed: list[float | None] = []
         least_quiet = max(p.least_seconds, p.silent_readings * interval)
         gaps = np.diff(times)
-        heights = self.habits.heights(times[1:], gaps, gaps, least_quiet)
+        heights = [self.habits.heights(times[1:], gaps, gaps, least_quiet)]
         for column in signals.values[came].T:
             pulse()
             lasted = times - times[_gone(column, parted)]
@@ -144,8 +143,7 @@ class Presence(Finder[Model]):
             away.append(own)
             allowed.append(after if there and after <= self.habits.longest(interval) else None)
             if allowed[-1] is not None:
-                of_blocks = self.habits.heights(times, lasted, ended(lasted), least)
-                heights = [max(pair) for pair in zip(heights, of_blocks, strict=True)]
+                heights.append(self.habits.heights(times, lasted, ended(lasted), least))
         model = Model(
             names=signals.names,
             interval=interval,
@@ -155,8 +153,8 @@ class Presence(Finder[Model]):
             allowed=tuple(allowed),
         )
         watched = sum(after is not None for after in allowed)
-        hours = float(times[-1] - times[0] + interval) / HOUR
-        return Fitted({}, model, {"watched": watched} | figures(hours, heights))
+        seen = self.habits.figures(times, interval, heights)
+        return Fitted({}, model, {"watched": watched} | seen)
 
     def _after(self, model: Model, j: int) -> float | None:
         """Seconds from a metric's first missing reading to the finding; None: never.

@@ -72,7 +72,7 @@ class Run:
                 score=max(a.score, b.score),
                 evidence=a.evidence | counts | {"metrics": dict(kept)},
             ),
-            worst.rarity if worst.rarity is not None else less.rarity,
+            worst.rarity,
         )
 
     def _bad(self) -> tuple[float, float, float]:

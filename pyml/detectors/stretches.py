@@ -6,11 +6,13 @@ hold faults, and those of one day do not make a habit.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyml.detectors.base import Floats
+from pyml.detectors.rarity import HOUR, figures
 from pyml.parameters import parameter
 
 
@@ -93,6 +95,16 @@ class Habits:
             ordinary = self._habit(longest[:block] + longest[block + 1 :])
             found.append(max(own, 0.0) / max(least, self.times * ordinary))
         return found
+
+    def figures(
+        self, times: Floats, interval: float, heights: Iterable[list[float]]
+    ) -> dict[str, Any]:
+        """What a training says of the heights of its metrics: of each block the highest.
+
+        Of times (n,), a reading in so many seconds.
+        """
+        highest = np.max([[0.0] * self.blocks, *heights], axis=0)
+        return figures(float(times[-1] - times[0] + interval) / HOUR, highest.tolist())
 
 
 HABITS = Habits()

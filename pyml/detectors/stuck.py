@@ -24,7 +24,6 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.rarity import HOUR, figures
 from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
 from pyml.detectors.wording import lasting, of
 from pyml.errors import NotEnoughData
@@ -171,7 +170,7 @@ class Stuck(Finder[Model]):
         for j, after in watched:
             pulse()
             moving += moves(j, after)
-        heights = [0.0] * self.habits.blocks
+        heights: list[list[float]] = []
         for j, after in watched:
             pulse()
             lasted, told = still(j), np.zeros(len(times), bool)
@@ -179,9 +178,8 @@ class Stuck(Finder[Model]):
             rows = np.flatnonzero(~signals.held & others)
             told[rows[self._counts(model, j, signals, rows)]] = True
             counts = ended(np.where(told, lasted, 0.0))
-            of_blocks = self.habits.heights(times, lasted, counts, least)
-            heights = [max(pair) for pair in zip(heights, of_blocks, strict=True)]
-        return figures(float(times[-1] - times[0] + model.interval) / HOUR, heights)
+            heights.append(self.habits.heights(times, lasted, counts, least))
+        return self.habits.figures(times, model.interval, heights)
 
     def lookback(self, model: Model) -> float:
         """As long as the longest span from which on standing still is a finding."""
@@ -231,7 +229,8 @@ class Stuck(Finder[Model]):
         first = np.searchsorted(times, times[rows] - float(model.allowed[j] or 0.0))
         enough = came[rows] - came[first] + ~signals.held[first] >= self.parameters.seen
         ends: list[float | None] = []
-        for metric in model.metrics[j : j + 1]:  # a training does not know it yet
+        if model.metrics:  # which a training does not know yet
+            metric = model.metrics[j]
             ends = [metric.lower, metric.upper, 0.0 if metric.kind == "counter" else None]
         within = (values > model.low[j]) & (values < model.high[j])
         return np.asarray(

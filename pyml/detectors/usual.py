@@ -187,16 +187,17 @@ def learn(
     part = p.part if seasonal else 1.0
     factors = np.array(p.factors) * lighter if seasonal else np.full(len(p.windows), p.young)
 
+    def wider(days: int) -> float:
+        return 1 + p.few / days if seasonal else 1.0
+
     def limits_of(daily: Floats, days: int) -> tuple[Floats, Floats]:
         ranges = _ranges(daily, part, p)
-        wider = 1 + p.few / days if seasonal else 1.0
-        return ranges, np.nan_to_num(np.maximum(ranges * factors * wider, floor))
+        return ranges, np.nan_to_num(np.maximum(ranges * factors * wider(days), floor))
 
     days = len(learned.ordinary)
     first = _of_days(learned, shortest, np.inf, interval)
     first = first[~np.isnan(first)] if (~np.isnan(first)).any() else np.zeros(1)
-    wider = factors[0] * (1 + p.few / days if seasonal else 1.0)
-    most = p.most * max(float(np.quantile(first, part)) * wider, floor)
+    most = p.most * max(float(np.quantile(first, part)) * (factors[0] * wider(days)), floor)
     means = [_distances(learned, window, most, interval) for window in p.windows]
     pulse()
     daily = np.stack([_by_day(learned, one) for one in means])

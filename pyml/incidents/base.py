@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HOUR, DAY = 3600.0, 86400.0
+DAY = 86_400.0
 
 KINDS = (
     "combination",
@@ -18,9 +18,11 @@ KINDS = (
 )
 """Kinds of findings, the most specific last: of several that is what an incident is."""
 
-OPEN, ACKNOWLEDGED, RESOLVED = "open", "acknowledged", "resolved"
+OPEN, RESOLVED = "open", "resolved"
+"""States; between them a person may say `acknowledged`."""
+
 OPENED, ESCALATED = "opened", "escalated"
-"""Events; the others are `ACKNOWLEDGED` and `RESOLVED`."""
+"""Events, beside `RESOLVED` and what a person says."""
 
 OVER, USUAL, JOINED = "over", "became usual", "joined"
 """Why an incident is resolved; also by a person, and as its device is retired."""
@@ -88,7 +90,7 @@ class Incident:
         None before it is stored.
     kind, leading_metric : str
     state : str
-        `OPEN`, `ACKNOWLEDGED` or `RESOLVED`.
+        `OPEN`, `acknowledged` or `RESOLVED`.
     why : str or None
         Why it is resolved.
     critical : bool

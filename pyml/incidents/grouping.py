@@ -5,8 +5,19 @@ What is said depends on the set of findings alone, not on the order in which the
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pyml.incidents.base import Found
+
+
+class Span(Protocol):
+    """What has a begin and an end; seconds since the Unix epoch."""
+
+    @property
+    def started_at(self) -> float: ...  # noqa: D102
+
+    @property
+    def last_at(self) -> float: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +32,7 @@ class Group:
         return min(one.started_at for one in self.members)
 
     @property
-    def ended_at(self) -> float:
+    def last_at(self) -> float:
         """When it was last seen."""
         return max(one.last_at for one in self.members)
 
@@ -29,10 +40,6 @@ class Group:
     def metrics(self) -> frozenset[str]:
         """All that its findings name."""
         return frozenset().union(*(one.metrics for one in self.members))
-
-    def touches(self, started_at: float, last_at: float, gap: float) -> bool:
-        """Whether a span overlaps it, or is nearer than `gap`."""
-        return started_at <= self.ended_at + gap and self.started_at <= last_at + gap
 
 
 def is_rare(one: Found, rare: float) -> bool:
@@ -83,7 +90,7 @@ def groups(found: Iterable[Found], rare: float, gap: float) -> list[Group]:
     every = sorted([*troubles, *alone], key=lambda group: group.members[0].order)
     for one in sorted(often, key=lambda one: (one.brief, one.order)):
         for group in every:
-            near = group.touches(one.started_at, one.last_at, gap)
+            near = _touch(group, one, gap)
             prolongs = one.brief and one.started_at >= group.started_at and group.metrics != {""}
             if near and (prolongs or (not one.brief and one.metric in group.metrics)):
                 group.members.append(one)
@@ -93,8 +100,8 @@ def groups(found: Iterable[Found], rare: float, gap: float) -> list[Group]:
 
 def _given(group: Group, troubles: Sequence[Group], gap: float) -> bool:
     """Whether single readings belong to one of the troubles, to which they are then added."""
-    began, last, names = group.started_at, group.ended_at, group.metrics
-    near = [trouble for trouble in troubles if trouble.touches(began, last, gap)]
+    began, names = group.started_at, group.metrics
+    near = [trouble for trouble in troubles if _touch(trouble, group, gap)]
     named = [trouble for trouble in near if trouble.metrics & names]
     after = [one for one in near if one.metrics != {""} and began >= one.started_at - gap]
     for trouble in named or after:
@@ -103,7 +110,8 @@ def _given(group: Group, troubles: Sequence[Group], gap: float) -> bool:
     return False
 
 
-def _touch(a: Found, b: Found, gap: float) -> bool:
+def _touch(a: Span, b: Span, gap: float) -> bool:
+    """Whether they overlap, or are no farther apart than `gap`."""
     return a.started_at <= b.last_at + gap and b.started_at <= a.last_at + gap
 
 

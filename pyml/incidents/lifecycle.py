@@ -118,7 +118,7 @@ def _kept(known: Collection[int], every: Sequence[Group], found: Sequence[Found]
 
 def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms) -> Change:
     """An incident as its findings make it now."""
-    began, ended = group.started_at, group.ended_at
+    began, ended = group.started_at, group.last_at
     lead = words.leading(group.members)
     over = all(_is_over(one, clock, terms.gap) for one in group.members)
     usual = ended - began >= terms.usual_after and lead.kind not in NEVER_USUAL

@@ -135,7 +135,7 @@ class Findings:
             found = finder.find(knows, signals, since, until, backend.pulse)
         if not found:
             return
-        gap = max(self.gap, 3 * knows.interval)
+        gap = self._gap(knows.interval)
         first = min(one.started_at for one in found) - gap
         before = backend.execute(queries.FINDINGS, self.device, finder.kind, first)
         units = fields.units_of(sorted({one.metric for one in found} - {""}))
@@ -151,7 +151,7 @@ class Findings:
 
     def put_runs(self, detector: str, found: Sequence[Run], interval: float, model_id: int) -> None:
         """Store anomalous readings that are new, each run of them as a finding."""
-        gap = max(self.gap, 3 * interval)
+        gap = self._gap(interval)
         first = min(one.finding.started_at for one in found) - gap
         before = [
             Run(_stored(row), row["rarity"])
@@ -161,6 +161,10 @@ class Findings:
         changed = [one for one in every if one not in before]
         told, hours = [one.finding for one in changed], [one.rarity for one in changed]
         self._put(detector, True, model_id, gap, told, hours)
+
+    def _gap(self, interval: float) -> float:
+        """Seconds to which findings are one, of a model that has a reading in so many."""
+        return max(self.gap, 3 * interval)
 
     def _put(
         self,

@@ -18,37 +18,36 @@ QUIET_SECONDS, QUIET_READINGS = 1800.0, 10.0
 OFTEN = 0.1
 
 
-def terms_of(state: Any, interval: float) -> Terms:
+def _terms(state: Any, interval: float) -> Terms:
     """When to speak of a device, and when trouble of it is over.
 
     Each detector may speak as often as the device may be spoken of: what they say is joined, and
     each says that a thing is as common as the device or the fleet knows it (docs/incidents.md).
-
-    Parameters
-    ----------
-    state : mapping
-        A row of `queries.SCAN_STATE`.
-    interval : float
-        Seconds between its readings, usually.
     """
     rare = WEEK_HOURS / float(state["false_alarms"])
     gap = max(QUIET_SECONDS, QUIET_READINGS * interval)
     return Terms(rare=rare, critical=max(QUARTER_HOURS, rare), gap=gap)
 
 
-def bring_on(device: str, first: float | None, clock: Clock, terms: Terms, replayed: bool) -> None:
+def bring_on(
+    device: str, state: Any, first: float | None, clock: Clock, interval: float, replayed: bool
+) -> None:
     """Write what a device's findings make of its incidents.
 
     Parameters
     ----------
     device : str
+    state : mapping
+        A row of `queries.SCAN_STATE`.
     first : float or None
         When the earliest of the findings began that have changed; None where none has.
     clock : Clock
-    terms : Terms
+    interval : float
+        Seconds between the device's readings, usually.
     replayed : bool
         Whether the scan is of the past: nobody is told.
     """
+    terms = _terms(state, interval)
     since = None if first is None else first - terms.gap
     rows = backend.execute(queries.INCIDENTS, device, since)
     incidents = [_incident(row) for row in rows]

@@ -49,7 +49,8 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         chart.Span(row["started_at"], row["ended_at"], row["severity"], row["summary"])
         for row in backend.execute(queries.INCIDENT_SPANS, device, since, until)
     ]
-    notes += _unscanned(device, since, chart.zone_of(session["zone"]))
+    zone = chart.zone_of(session["zone"])
+    notes += _unscanned(device, since, zone[1])
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = max(MAX_GAP * found.interval, found.habits[0].hold)
     picture = chart.draw(
@@ -60,7 +61,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         unit=unit,
         window=(since, until),
         longest_step=step,
-        zone=chart.zone_of(session["zone"]),
+        zone=zone,
         spans=spans,
         marks=marks,
         ahead=ahead,
@@ -70,7 +71,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
     return {"svg": picture}
 
 
-def _unscanned(device: str, since: float, zone: tuple[str, tzinfo]) -> list[str]:
+def _unscanned(device: str, since: float, zone: tzinfo) -> list[str]:
     """A note where scans have not looked at the whole window."""
     rows = backend.execute(queries.SCANNED_FROM, device)
     first = rows[0]["scanned_from"] if rows else None
@@ -78,7 +79,7 @@ def _unscanned(device: str, since: float, zone: tuple[str, tzinfo]) -> list[str]
         return ["No incidents: the device has not been scanned.", "CALL ml_scan();"]
     if first <= since:
         return []
-    return [f"Incidents are known from {datetime.fromtimestamp(first, zone[1]):%Y-%m-%d %H:%M} on."]
+    return [f"Incidents are known from {datetime.fromtimestamp(first, zone):%Y-%m-%d %H:%M} on."]
 
 
 def _marks(device: str, since: float, until: float, at: Floats, values: Floats) -> list[chart.Mark]:

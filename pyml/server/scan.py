@@ -278,9 +278,8 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if state["silent_from"] is not None and until >= state["silent_from"]:
             found.silence(state, history, mark, until)
             if found.first is not None:
-                terms = incidents.terms_of(state, found.interval)
-                clock = Clock(now=until, reached=mark)
-                incidents.bring_on(device, found.first, clock, terms, as_of is not None)
+                clock, replayed = Clock(until, mark), as_of is not None
+                incidents.bring_on(device, state, found.first, clock, found.interval, replayed)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     before = parsed(state["seen"] or "{}")
@@ -301,9 +300,8 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
             came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
     if found.first is not None or state["troubled"]:
-        clock = Clock(now=until, reached=mark)
-        terms = incidents.terms_of(state, max(run.interval, found.interval))
-        incidents.bring_on(device, found.first, clock, terms, as_of is not None)
+        clock, interval = Clock(until, mark), max(run.interval, found.interval)
+        incidents.bring_on(device, state, found.first, clock, interval, as_of is not None)
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)

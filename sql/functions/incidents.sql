@@ -38,9 +38,9 @@ BEGIN
                 why = c.why, rarity = c.rarity, summary = c.summary, evidence = c.evidence, updated_at = to_timestamp(at)
             WHERE b.incident_id = was.incident_id;
         END IF;
-        UPDATE ml_finding f SET incident_id = CASE WHEN f.finding_id = ANY (c.members) THEN was.incident_id END
-        WHERE f.device_uuid = device AND (f.finding_id = ANY (c.members) OR f.incident_id = was.incident_id)
-          AND f.incident_id IS DISTINCT FROM CASE WHEN f.finding_id = ANY (c.members) THEN was.incident_id END;
+        UPDATE ml_finding f SET incident_id = NULL WHERE f.incident_id = was.incident_id AND f.finding_id <> ALL (c.members);
+        UPDATE ml_finding f SET incident_id = was.incident_id
+        WHERE f.device_uuid = device AND f.finding_id = ANY (c.members) AND f.incident_id IS DISTINCT FROM was.incident_id;
         INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed)
         SELECT was.incident_id, device, e.event, to_timestamp(at), _ml_put_incidents.replayed FROM unnest(c.events) WITH ORDINALITY AS e (event, place) ORDER BY e.place;
         tells := tells OR cardinality(c.events) > 0;
