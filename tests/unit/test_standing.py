@@ -110,7 +110,7 @@ def plain():
     return noise(START + 60.0 * np.arange(4000), ("a", "b"))
 
 
-def test_a_signal_that_hangs_is_stuck_after_an_hour(plain):
+def test_a_signal_that_hangs_is_stuck_after_ten_minutes(plain):
     model = fitted(Stuck(), plain)
 
     def hang(values):
@@ -122,8 +122,9 @@ def test_a_signal_that_hangs_is_stuck_after_an_hour(plain):
     assert (
         words == "a has stood at 51.25 K for 16 h 39 min; it never stands still for more than 1 min"
     )
-    short = signals_of(plain.times[:3060], stuck_values(plain)[:3060], plain.names)
-    assert Stuck().find(model, short, plain.times[2000], short.times[-1], nothing) == []
+    for readings, found in ((3010, 0), (3011, 1)):
+        short = signals_of(plain.times[:readings], stuck_values(plain)[:readings], plain.names)
+        assert len(Stuck().find(model, short, plain.times[2000], short.times[-1], nothing)) == found
 
 
 def stuck_values(plain):
@@ -150,6 +151,23 @@ def test_the_end_of_its_range_is_no_place_to_be_stuck(plain):
             values[3000:, 0] = value
 
         assert stuck_at(model, plain, hang) == []
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_signal_that_is_never_0_and_stands_there_has_stopped(plain, idle):
+    """As a counter of a network that is dead; one that is idle at times has not."""
+    if idle:
+        plain.values[[100, 2500], 0] = 0.0
+    counters = [Metric("a", "a", None, 1.0, "counter", None, None), *gauges(["b"])]
+    model = fitted(Stuck(), plain, metrics=counters)
+
+    def stop(values):
+        values[3000:, 0] = 0.0
+
+    found = stuck_at(model, plain, stop)
+    assert [(one.metric, one.started_at) for one in found] == (
+        [] if idle else [("a", plain.times[3000])]
+    )
 
 
 def test_what_often_stands_still_is_not_looked_at(plain):
