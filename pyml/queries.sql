@@ -62,6 +62,10 @@ LEFT JOIN LATERAL (
 -- The id by which the history knows a device; NULL where it knows none.
 SELECT _ml_device_id($1) AS id
 
+-- query: device_settings(uuid)
+-- What is said of a device in place of settings.
+SELECT _ml_device_settings($1)::text AS settings
+
 -- query: meet(uuid)
 -- Sees to it that ml_device has the device.
 SELECT _ml_meet(ARRAY[$1])
@@ -171,8 +175,8 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
        date_part('epoch', s.counted_at) AS counted_at, l.late_id,
        date_part('epoch', s.silent_from) AS silent_from,
-       coalesce((SELECT d.false_alarms_per_week FROM ml_device d WHERE d.device_uuid = $1),
-                (SELECT t.value::float8 FROM ml_setting t WHERE t.name = 'false_alarms_per_week')) AS false_alarms,
+       coalesce(_ml_device_settings($1) ->> 'false_alarms_per_week',
+                (SELECT t.value FROM ml_setting t WHERE t.name = 'false_alarms_per_week'))::float8 AS false_alarms,
        EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,

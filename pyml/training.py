@@ -128,12 +128,14 @@ def train(
     )
 
 
-def _settings(owner: Owner[Any], history: History, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training takes: the arguments that a person gave, and else the settings."""
+def _taken(
+    owner: Owner[Any], settings: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a training takes: the arguments that a person gave, and else the device's settings."""
     return {
-        name: kind(given.get(name, history.settings[setting]))
+        name: kind(given.get(name, settings[setting]))
         for name, (setting, kind) in owner.settings.items()
-    } | {"hours": int(given.get("hours", history.settings["training_hours"]))}
+    } | {"hours": int(given.get("hours", settings["training_hours"]))}
 
 
 def _beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T], poll: Poll) -> T:
@@ -193,7 +195,8 @@ def train_detector(
             detail=f"A detector takes 1 to {MAX_METRICS}.",
             hint="UPDATE ml_metric SET enabled = built_in;",
         )
-    settings = _settings(detector, history, given)
+    own = history.settings_of(device)
+    settings = _taken(detector, own, given)
     hours = settings["hours"]
     since = until - hours * 3600
     reported = history.present(device, since, until, metrics) or metrics
@@ -211,8 +214,8 @@ def train_detector(
         fitted = detector.fit(signals, settings, pulse)
         if detector.kind == LEADS:  # finders look at the metrics that it uses
             mine = signals.of_metrics(fitted.model.names)
-            own = Following.of(mine, history.settings, pulse)
-            following.fitted, following.left_out = own.fitted, own.left_out
+            finders = Following.of(mine, own, pulse)
+            following.fitted, following.left_out = finders.fitted, finders.left_out
         return fitted
 
     fitted = _beside(detector.load, fit, poll)
@@ -330,7 +333,7 @@ def train_forecaster(
     ------
     NotEnoughData, UnknownField
     """
-    settings = _settings(forecaster, history, given)
+    settings = _taken(forecaster, history.settings_of(device), given)
     hours = settings["hours"]
     metric, totals, found = window(
         history, device, until - hours * 3600, until, field, known, MOST_READINGS

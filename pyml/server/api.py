@@ -223,7 +223,7 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
     until = arguments.finite("as_of", arguments.moments(as_of, as_of)[1])
     if field is None:
         history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-        longest = 3600 * (hours or int(history.settings["training_hours"]))
+        longest = 3600 * (hours or int(history.settings_of(device)["training_hours"]))
         field = fields.reported(history, device, until - longest, until)
     if not path(field):
         raise BadArgument(

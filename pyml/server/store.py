@@ -125,7 +125,7 @@ def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[His
 
 def _trainable(history: History, device: str, now: float) -> str:
     """The field that a device without any model could have one of."""
-    hours = int(history.settings["training_hours"])
+    hours = int(history.settings_of(device)["training_hours"])
     try:
         return fields.reported(history, device, now - hours * 3600, now)
     except PymlError as error:
@@ -139,7 +139,7 @@ def _trainable(history: History, device: str, now: float) -> str:
 def _no_number(error: ModelNotFound, history: History, device: str, field: str, now: float) -> None:
     """Change the DETAIL and HINT where the field has no number, so that no training can help."""
     metric = metric_of(field, metrics_of(backend.execute))
-    hours = int(history.settings["training_hours"])
+    hours = int(history.settings_of(device)["training_hours"])
     types = history.types(device, now - hours * 3600, now, metric.path)
     if "number" not in types:
         found = ", ".join(f"{name} in {count} rows" for name, count in types.items())

@@ -131,6 +131,11 @@ class History:
             )
         return cls(execute, settings, _pieces(context["history"]), extension or execute, {})
 
+    def settings_of(self, device: str) -> Mapping[str, Any]:
+        """The settings, with what is said of a device in place of them."""
+        own = json.loads(self.extension(queries.DEVICE_SETTINGS, device)[0]["settings"])
+        return {**self.settings, **own}
+
     def id(self, device: str) -> str:
         """The id by which the table knows a device, of its uuid.
 

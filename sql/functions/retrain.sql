@@ -53,8 +53,8 @@ BEGIN
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last, absent.last AS absent_at,
             CASE WHEN m.model_id IS NULL THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
-                    NOT m.parameters @> CASE WHEN m.parameters -> 'given' <> '{}' THEN (kinds -> w.kind -> 'parameters') || _ml_given(m.parameters, kinds -> w.kind -> 'settings')
-                        ELSE kinds -> w.kind -> 'parameters' END
+                    NOT m.parameters @> ((kinds -> w.kind -> 'parameters') || own.parameters
+                        || CASE WHEN m.parameters -> 'given' <> '{}' THEN _ml_given(m.parameters, kinds -> w.kind -> 'settings') ELSE '{}' END)
                     OR w.field = '' AND m.parameters -> 'metrics' IS DISTINCT FROM detected
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) OR w.kind = 'forest' AND EXISTS ( -- or one that was trained with it
@@ -65,6 +65,10 @@ BEGIN
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
         LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
+        LEFT JOIN ml_device k ON k.device_uuid = w.device
+        CROSS JOIN LATERAL (
+            SELECT coalesce(jsonb_object_agg(p.key, to_jsonb(k) -> p.value) FILTER (WHERE to_jsonb(k) ->> p.value IS NOT NULL), '{}') AS parameters
+            FROM jsonb_each_text(kinds -> w.kind -> 'settings') AS p) AS own
         LEFT JOIN LATERAL (
             SELECT r.started_at, r.outcome FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome IN ('trained', 'kept')
@@ -73,11 +77,11 @@ BEGIN
             SELECT count(*)::int AS times, max(r.started_at) AS last FROM ml_run r
             WHERE r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field AND r.outcome = 'failed'
               AND r.started_at > coalesce(done.started_at, '-infinity')
-              AND r.asked IS NOT DISTINCT FROM digest) AS failed
+              AND r.asked IS NOT DISTINCT FROM _ml_asked_of(digest, w.device)) AS failed
         LEFT JOIN LATERAL (
             SELECT max(r.started_at) AS last FROM ml_run r
             WHERE m.model_id IS NULL AND NOT w.asked_for AND r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field
-              AND r.outcome = 'absent' AND r.asked IS NOT DISTINCT FROM digest) AS absent ON true
+              AND r.outcome = 'absent' AND r.asked IS NOT DISTINCT FROM _ml_asked_of(digest, w.device)) AS absent ON true
     )
     SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
     WHERE j.reason IS NOT NULL
@@ -115,13 +119,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_asked() IS 'A digest of the settings and the metrics that trainings go by: those of the history and of every kind.';
 
+CREATE OR REPLACE FUNCTION _ml_asked_of(digest text, device uuid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT md5($1 || _ml_device_settings($2)::text) $$;
+COMMENT ON FUNCTION _ml_asked_of(text, uuid) IS 'The same of a device: of _ml_asked() and of what ml_device says in place of settings.';
+
 CREATE OR REPLACE FUNCTION _ml_note_asked() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    NEW.asked := coalesce(NEW.asked, _ml_asked()); -- a restored dump brings its own
+    NEW.asked := coalesce(NEW.asked, _ml_asked_of(_ml_asked(), NEW.device_uuid)); -- a restored dump brings its own
     RETURN NEW;
 END
 $$;

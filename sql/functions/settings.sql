@@ -172,6 +172,42 @@ COMMENT ON TRIGGER ml_device_forecast_check ON ml_device_forecast IS 'Checks eac
 -- Also where rows come by replication.
 ALTER TABLE ml_device_forecast ENABLE ALWAYS TRIGGER ml_device_forecast_check;
 
+CREATE OR REPLACE FUNCTION _ml_device_settings(device uuid) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT coalesce((SELECT jsonb_strip_nulls(to_jsonb(d) - '{device_uuid,device_id,device_name}'::text[])
+                     FROM ml_device d WHERE d.device_uuid = $1), '{}')
+$$;
+COMMENT ON FUNCTION _ml_device_settings(uuid) IS 'What ml_device says of a device in place of settings, by their names.';
+
+CREATE OR REPLACE FUNCTION _ml_check_device() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    wrong record;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT s.name, s.minimum, s.maximum, s.meaning, g.value INTO wrong
+    FROM jsonb_each_text(to_jsonb(NEW)) AS g JOIN ml_setting s ON s.name = g.key
+    WHERE g.value IS NOT NULL AND NOT g.value::float8 BETWEEN s.minimum AND s.maximum ORDER BY s.name LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('%s of device %s cannot be %L', wrong.name, NEW.device_id, wrong.value),
+            DETAIL = format('It has to be from %s to %s. %s', wrong.minimum, wrong.maximum, wrong.meaning),
+            HINT = format('UPDATE %I.ml_device SET %I = NULL WHERE device_id = %L;', TG_TABLE_SCHEMA, wrong.name, NEW.device_id);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _ml_check_device() IS 'Refuses what no setting of that name could be (ML004).';
+
+CREATE OR REPLACE TRIGGER ml_device_check BEFORE INSERT OR UPDATE OF false_alarms_per_week, contamination, training_hours ON ml_device
+    FOR EACH ROW EXECUTE FUNCTION _ml_check_device();
+COMMENT ON TRIGGER ml_device_check ON ml_device IS 'Checks what stands in place of settings (ML004).';
+-- Also where rows come by replication.
+ALTER TABLE ml_device ENABLE ALWAYS TRIGGER ml_device_check;
+
 CREATE OR REPLACE FUNCTION _ml_metric_of(field text) RETURNS SETOF ml_metric
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER ROWS 1
 SET search_path = pg_catalog, @extschema@, pg_temp

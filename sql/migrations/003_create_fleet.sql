@@ -21,12 +21,16 @@ CREATE TABLE ml_device (
     device_uuid uuid PRIMARY KEY,
     device_id   text NOT NULL UNIQUE CHECK (octet_length(device_id) BETWEEN 1 AND 2000),
     device_name text CHECK (length(device_name) <= 200),
-    false_alarms_per_week float8 CHECK (false_alarms_per_week BETWEEN 0.01 AND 100)
+    false_alarms_per_week float8,
+    contamination         float8,
+    training_hours        int
 );
 COMMENT ON TABLE ml_device IS 'The devices that scans and trainings have met, by the id and the name under which people know them.';
 COMMENT ON COLUMN ml_device.device_uuid IS 'The uuid by which the other tables know it: its id, where that is a uuid.';
 COMMENT ON COLUMN ml_device.device_id IS 'Its id in the history.';
 COMMENT ON COLUMN ml_device.false_alarms_per_week IS 'In place of the setting of that name; NULL: the setting.';
+COMMENT ON COLUMN ml_device.contamination IS 'In place of the setting of that name; NULL: the setting. The next training takes it.';
+COMMENT ON COLUMN ml_device.training_hours IS 'In place of the setting of that name; NULL: the setting. The next training takes it.';
 COMMENT ON COLUMN ml_device.device_name IS 'Its name, from the table in the setting device_table; NULL where there is none.';
 
 CREATE TABLE ml_device_forecast (

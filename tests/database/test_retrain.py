@@ -157,6 +157,56 @@ def test_arguments_that_a_person_gave_stay(db, dsn, one, device, where):
     assert one(DUE, device) == "changed"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["backend", "worker"])
+def test_what_ml_device_says_of_a_device_is_taken_for_it_alone(db, dsn, one, add_device, where):
+    own, other = add_device(), add_device()
+    db.execute("CALL ml_retrain()")
+    db.execute(
+        "UPDATE ml_device SET contamination = 0.003, training_hours = 20 WHERE device_uuid = %s",
+        [own],
+    )
+    assert one(DUE, own) == "changed"
+    assert db.execute(DUE, [other]).fetchone() is None
+    if where == "backend":
+        db.execute("CALL ml_retrain()")
+    else:
+        assert job.retrain_one(dsn, None, own, "forest", "")[1] == "trained"
+        job.connection(dsn).close()
+    assert db.execute(DUE, [own]).fetchone() is None
+    used = "SELECT parameters ->> 'hours', parameters ->> 'contamination' FROM ml_model"
+    used += " WHERE is_current AND kind = 'forest' AND device_uuid = %s"
+    assert db.execute(used, [own]).fetchone() == ("20", "0.003")
+    assert db.execute(used, [other]).fetchone() == ("168", "0.01")
+    # What a person gives to a training comes first.
+    db.execute("SELECT ml_train_forest(%s, contamination => 0.02)", [own])
+    assert db.execute(used, [own]).fetchone() == ("20", "0.02")
+    assert db.execute(DUE, [own]).fetchone() is None
+
+
+def test_hours_of_a_device_end_the_wait_for_more_readings(db, one, add_device):
+    poor = add_device()
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'training_hours'")
+    db.execute("CALL ml_retrain()")
+    assert runs(db, poor) == ["failed"]
+    assert db.execute(DUE, [poor]).fetchone() is None
+    db.execute("UPDATE ml_device SET training_hours = 20")
+    assert one(DUE, poor) == "never trained"
+    db.execute("CALL ml_retrain()")
+    assert runs(db, poor)[-1] == "trained"
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["contamination = 0.5", "training_hours = 0", "false_alarms_per_week = 'NaN'"],
+)
+def test_what_no_setting_could_be_is_refused_of_a_device(db, device, refused, assignment):
+    db.execute("SELECT ml_train_forest(%s)", [device])
+    refusal = refused(f"UPDATE ml_device SET {assignment}", sqlstate="ML004")
+    assert refusal.message_primary.startswith(assignment.split()[0])
+    assert db.execute(refusal.message_hint).rowcount == 1
+
+
 @pytest.mark.long
 def test_hours_given_to_a_forecast_stay(db, one, device):
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
