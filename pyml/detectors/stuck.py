@@ -36,14 +36,14 @@ class Parameters:
     """What the finder is tuned by."""
 
     least_readings: int = parameter(
-        10,
-        "readings for which a signal has to stand still at least",
+        9,
+        "intervals for which a signal has to stand still at least: ten equal readings",
         "of 30 and 10: no more findings on SMD and JumpStarter, one more in six weeks of ASD",
     )
     least_seconds: float = parameter(
-        600.0,
+        540.0,
         "seconds for which a signal has to stand still at least",
-        "told within a quarter of an hour, with scans of five minutes",
+        "as ten readings of a minute: told in a quarter of an hour, with scans of five minutes",
     )
     seen: int = parameter(
         5, "readings that have to come in that time", "a value that only holds says nothing"
