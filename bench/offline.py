@@ -89,4 +89,5 @@ def days(forest: Forest, kind: str, path: Path, seed: int, stride: int = 1) -> I
 def signals(times: Floats, values: Floats, names: Sequence[str]) -> Signals:
     """Readings all of which came."""
     interval = float(np.median(np.diff(times)))
-    return Signals(times, values, tuple(names), interval, np.zeros(len(times), bool))
+    held, unfit = np.zeros(len(times), bool), np.full(values.shape, np.nan)
+    return Signals(times, values, tuple(names), interval, held, unfit)

@@ -75,6 +75,8 @@ class Signals:
     held : ndarray of bool, shape (n,)
         Moments at which nothing came and the values before hold: to look back on, and to learn
         from, but not to judge.
+    unfit : ndarray of float64, shape (n, m)
+        What a metric has said last, where that is no measurement; NaN elsewhere.
     """
 
     times: Floats
@@ -82,16 +84,23 @@ class Signals:
     names: tuple[str, ...]
     interval: float
     held: NDArray[np.bool_]
+    unfit: Floats
 
     @classmethod
     def of(cls, readings: Readings, names: Sequence[str], interval: float) -> Self:
         """Those of readings whose columns have these names."""
-        return cls(readings.times, readings.values, tuple(names), interval, readings.held)
+        r = readings
+        return cls(r.times, r.values, tuple(names), interval, r.held, r.unfit)
 
     def of_metrics(self, names: Sequence[str]) -> Self:
         """Those of some of the metrics, in the order of `names`."""
         places = [self.names.index(name) for name in names]
-        return replace(self, values=self.values[:, places], names=tuple(names))
+        return replace(
+            self,
+            values=self.values[:, places],
+            unfit=self.unfit[:, places],
+            names=tuple(names),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +231,7 @@ class Finding:
     Attributes
     ----------
     kind : str
-        What is wrong, in a word: `stuck`, `missing`, `silent`, `level`, `drift`.
+        What is wrong, in a word: `stuck`, `missing`, `junk`, `silent`, `level`, `drift`.
     metric : str
         The metric's name; empty where it is the device.
     started_at, last_at : float

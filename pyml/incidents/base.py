@@ -14,6 +14,7 @@ KINDS = (
     "drift",
     "stuck",
     "missing",
+    "junk",
     "silent",
 )
 """Kinds of findings, the most specific last: of several that is what an incident is."""

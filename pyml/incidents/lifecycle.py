@@ -25,7 +25,7 @@ from pyml.incidents.base import (
 from pyml.incidents.grouping import Group, groups, is_rare
 
 # What lasts becomes usual, but for these: nothing can be learned of what stands still or is gone.
-NEVER_USUAL = ("stuck", "missing", "silent")
+NEVER_USUAL = ("stuck", "missing", "junk", "silent")
 
 
 def step(

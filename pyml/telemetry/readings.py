@@ -67,6 +67,9 @@ class Readings:
     quality : ndarray of int8, shape (n, m)
         Of the sample that came last for each, a place in `QUALITIES`. Where a sample is no
         measurement the value before may still hold.
+    unfit : ndarray of float64, shape (n, m)
+        Of gauges: what was last said of each, where that is no measurement; as long as a value
+        would hold. NaN elsewhere.
     held : ndarray of bool, shape (n,)
         Moments at which nothing came and the values before hold, an interval apart: what is said
         of a span of time goes by them too, and none of them is a reading of its own.
@@ -77,6 +80,7 @@ class Readings:
     times: Floats
     values: Floats
     quality: NDArray[np.int8]
+    unfit: Floats
     held: NDArray[np.bool_]
     messages: Messages
 
@@ -95,6 +99,7 @@ class Readings:
             times=self.times[rows],
             values=self.values[rows],
             quality=self.quality[rows],
+            unfit=self.unfit[rows],
             held=self.held[rows],
         )
 
@@ -187,13 +192,16 @@ def assemble(
     said = np.take_along_axis(code, last, axis=0)
     bad = (last > np.append(-1, here[:-1])[: len(here), None]) & (said != OK)
     quality = np.where(bad, said, np.where(there, OK, MISSING)).astype(np.int8)
+    young = (last >= 0) & (at[:, None] - found.times[last] <= holds)
+    poor = young & ((said == OUT_OF_RANGE) | (said == JUNK))
+    unfit = np.where(poor, np.take_along_axis(level, last, axis=0), np.nan)
     for j, metric in enumerate(metrics):
         if metric.kind == "counter":
             longest = max(MAX_GAP * interval, habits[j].hold)
             values[:, j], quality[:, j] = _rates(
                 found.times[good[:, j]], values[:, j], good[:, j], metric, longest
             )
-    plain = Readings(at, values, quality, np.zeros(len(at), bool), found.messages)
+    plain = Readings(at, values, quality, unfit, np.zeros(len(at), bool), found.messages)
     return _standing(plain, at[:, None] - found.times[good], holds, interval)
 
 
@@ -222,6 +230,7 @@ def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -
         times=readings.times[of] + later,
         values=np.where(there, readings.values[of], np.nan),
         quality=readings.quality[of],
+        unfit=readings.unfit[of],
         held=later > 0,
     )
 

@@ -94,7 +94,7 @@ COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one
 COMMENT ON COLUMN ml_finding.finding_id IS 'The finding''s number.';
 COMMENT ON COLUMN ml_finding.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck, presence; forest and lstm, where anomalies of the log make it.';
-COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), silent (the device reports nothing), value (readings at which one metric is where it never is), combination (metrics that are not together as usual), forecast (readings outside the forecast).';
+COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), junk (only values come that are no measurement), silent (the device reports nothing), value (readings at which one metric is where it never is), combination (metrics that are not together as usual), forecast (readings outside the forecast).';
 COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is the device.';
 COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';

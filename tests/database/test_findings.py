@@ -40,8 +40,8 @@ def freeze(db, device, minutes, value="45.3", path=TEMPERATURE):
 
 def test_a_sensor_that_hangs_is_told_once_and_goes_on(db, one, trained):
     freeze(db, trained, 240)
-    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 180)])
-    assert db.execute(FOUND).fetchall() == []  # an hour says nothing yet
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 233)])
+    assert db.execute(FOUND).fetchall() == []  # a few minutes say nothing yet
     for ago in range(170, -1, -10):
         db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
         assert one("SELECT outcome FROM ml_scan_state") == "scanned"
@@ -77,6 +77,25 @@ def test_a_metric_that_is_gone_is_missing(db, one, trained, value):
     assert 119 <= row[4] <= 121.5
     assert row[5] < 2
     assert "while the device reports; it comes every 1 min" in row[6]
+
+
+def test_a_sensor_that_answers_only_what_it_cannot_measure_is_told_so(db, one, trained):
+    freeze(db, trained, 60, "-127", "{system,cpuUsage}")
+    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 58)])
+    assert db.execute(FOUND).fetchall() == []  # two may be glitches
+    for ago in (50, 10, 0):
+        db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+    row = db.execute(FOUND.replace("NOT brief", "kind = 'junk'")).fetchone()
+    assert row[:4] == ("junk", "junk", "cpu_usage", "warning")
+    assert 59 <= row[4] <= 61
+    assert row[5] < 2
+    assert row[6] == "cpu_usage has sent only impossible values for 58 min, lastly -127 %" or (
+        row[6] == "cpu_usage has sent only impossible values for 59 min, lastly -127 %"
+    )
+    incident = "SELECT kind, leading_metric, state, summary FROM ml_incidents"
+    (told,) = db.execute(incident).fetchall()
+    assert told[:3] == ("junk", "cpu_usage", "open")
+    assert told[3].startswith(row[6])
 
 
 def test_a_device_that_stops_is_silent_until_it_reports_again(db, one, trained):
@@ -166,7 +185,7 @@ def test_rows_that_come_late_are_looked_at_too(db, one, trained):
     db.execute(
         'WITH gone AS (DELETE FROM device_shadow_history WHERE "timestamp" > now() AT TIME ZONE'
         " 'UTC' - interval '250 minutes' AND \"timestamp\" < now() AT TIME ZONE 'UTC'"
-        " - interval '30 minutes' RETURNING *) INSERT INTO held SELECT * FROM gone"
+        " - interval '5 minutes' RETURNING *) INSERT INTO held SELECT * FROM gone"
     )
     db.execute("CALL ml_scan()")
     assert one("SELECT count(*) FROM ml_finding WHERE kind = 'stuck'") == 0
@@ -224,9 +243,9 @@ def test_a_finding_says_how_seldom_its_like_comes(db, one, hung):
     # What all devices do counts where it is oftener.
     db.execute("SELECT _ml_pool_peaks()")
     pooled = one("SELECT array_agg(detector ORDER BY detector) FROM ml_rarity")
-    assert pooled == ["forest", "presence", "stuck"]  # two days are too short for levels
+    assert pooled == ["forest", "junk", "presence", "stuck"]  # two days are too short for levels
     db.execute(
-        "UPDATE ml_rarity SET devices = 9, hours = 1512, heights = '{9,8,7}', counts = '{1,2,3}'"
+        "UPDATE ml_rarity SET devices = 9, hours = 1512, heights = '{90,80,70}', counts = '{1,2,3}'"
         " WHERE detector = 'stuck'"
     )
     before = one("SELECT score FROM ml_finding WHERE NOT brief")
@@ -253,7 +272,7 @@ def test_a_finding_that_goes_on_gets_rarer(db, one, trained):
         db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
         said.append(db.execute("SELECT score, rarity FROM ml_finding WHERE NOT brief").fetchone())
     assert said == sorted(said)
-    assert said[-1][0] == pytest.approx(210 / 60, rel=0.05)
+    assert said[-1][0] == pytest.approx(210 / 9, rel=0.05)
 
 
 def test_what_no_scan_writes_is_refused(db, refused, hung):

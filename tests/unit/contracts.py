@@ -72,7 +72,8 @@ def gauges(names: Iterable[str]) -> list[Metric]:
 
 def signals_of(times: Any, values: Any, names: Iterable[str]) -> Signals:
     """Signals of readings that came as they are."""
-    return Signals(times, values, tuple(names), rhythm(times), np.zeros(len(times), bool))
+    held, unfit = np.zeros(len(times), bool), np.full(values.shape, np.nan)
+    return Signals(times, values, tuple(names), rhythm(times), held, unfit)
 
 
 def read(times: Any, values: Any, interval: float | None = None) -> Readings:

@@ -31,6 +31,8 @@ from .contracts import (
 ALL = finders()
 NAMES = ("cpu", "memory", "received")
 START, MINUTE = 1.7e9, 60.0
+# What is below has no part in the values, as the readings leave out what is no measurement.
+IMPOSSIBLE = -100.0
 
 
 @pytest.fixture(params=ALL, ids=lambda one: one.kind)
@@ -53,7 +55,13 @@ def changed(signals, change):
     kept = np.ones(len(values), bool)
     if gone is not None:
         kept[gone] = False
-    return signals_of(signals.times[kept], values[kept], signals.names)
+    found = signals_of(signals.times[kept], values[kept], signals.names)
+    impossible = found.values < IMPOSSIBLE
+    return replace(
+        found,
+        values=np.where(impossible, np.nan, found.values),
+        unfit=np.where(impossible, found.values, np.nan),
+    )
 
 
 def hang(values):
@@ -72,7 +80,11 @@ def shift(values):
     values[1200:2800, 2] += 20
 
 
-FAULTS = (hang, vanish, fall_silent, shift)
+def answer_junk(values):
+    values[1200:2800, 1] = -999.0
+
+
+FAULTS = (hang, vanish, fall_silent, shift, answer_junk)
 
 
 def ready(finder, signals):
@@ -109,8 +121,9 @@ def test_inputs_are_left_as_they_are(finder):
     model = ready(finder, signals_of(*frozen(plain.times, plain.values), NAMES))
     for fault in FAULTS:
         later = changed(telemetry(seed=5), fault)
-        found = found_by(finder, model, signals_of(*frozen(later.times, later.values), NAMES))
-        assert found == found_by(finder, model, later)
+        times, values, unfit = frozen(later.times, later.values, later.unfit)
+        fixed = replace(later, times=times, values=values, unfit=unfit)
+        assert found_by(finder, model, fixed) == found_by(finder, model, later)
 
 
 def test_the_stored_form_is_exact(finder):
@@ -134,7 +147,12 @@ def test_a_training_says_how_high_its_score_is_on_days_held_out(finder):
     assert 0 <= peaks[-1] <= peaks[0] < 1  # ordinary days have no finding
 
 
-FINDS = {"stuck": (hang,), "presence": (vanish, fall_silent), "level": (shift,)}
+FINDS = {
+    "stuck": (hang,),
+    "presence": (vanish, fall_silent),
+    "level": (shift,),
+    "junk": (answer_junk,),
+}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +234,10 @@ def test_neither_the_future_nor_the_distant_past_matters(finder, model, fault):
         (signals.times[reach], signals.values[reach]),
         (signals.times[bounded], signals.values[bounded]),
     ):
-        part = Signals(times, values, NAMES, MINUTE, np.zeros(len(times), bool))
+        rows = np.isin(signals.times, times)
+        part = replace(
+            signals, times=times, values=values, held=signals.held[rows], unfit=signals.unfit[rows]
+        )
         assert found_by(finder, model, part, since, until) == whole
 
 

@@ -374,7 +374,9 @@ def test_only_what_is_within_reach_matters():
 
 def test_inputs_are_left_as_they_are():
     signals = moved(5)
-    fixed = Signals(*frozen(signals.times, signals.values), NAMES, 60.0, signals.held)
+    fixed = Signals(
+        *frozen(signals.times, signals.values), NAMES, 60.0, signals.held, signals.unfit
+    )
     model, now = split(fixed)
     assert find(model, fixed, now, now + HOUR)
 

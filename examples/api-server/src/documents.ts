@@ -226,7 +226,7 @@ const incident = {
   name: Name,
   state: State,
   severity: Severity,
-  kind: Type.String({ description: "What is wrong: value, combination, forecast, level, drift, stuck, missing, silent." }),
+  kind: Type.String({ description: "What is wrong: value, combination, forecast, level, drift, stuck, missing, junk, silent." }),
   summary: Type.String({ description: "The trouble in words." }),
   leading_metric: nullable(Type.String({ description: "Null where it is the device." })),
   started_at: Time,
