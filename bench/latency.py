@@ -208,7 +208,6 @@ PHASES = {
         "prepare": (
             *CLEAN,
             *("forest:moves", "forest:whitening", "forest:with_decay", "forest:matrix"),
-            "telemetry.drift:reference",
         ),
         "fit": ("detectors.growing:grow",),
         "limits": (

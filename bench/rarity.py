@@ -62,7 +62,7 @@ def found_days(finder: Finder[Any], kind: str, path: Path, stride: int) -> Itera
         fitted = finder.fit(known, {}, lambda: None)
         metrics = [Metric(name, name, None, 1.0, "gauge") for name in fitted.model.names]
         # How a metric comes, and what it was, a finder of levels does not ask.
-        model = fitted.model.knowing(metrics, (), ())
+        model = fitted.model.knowing(metrics, ())
         seen = offline.signals(times[begin - week : end], values[begin - week : end], names)
         mine = seen.of_metrics(model.names)
         since, until = float(times[begin - 1]), float(times[end - 1])

@@ -13,9 +13,9 @@ import time
 import psycopg
 
 FLEET = """
-INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading, watermark, drifted)
+INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading, watermark)
 SELECT md5(i::text)::uuid, now(), CASE WHEN i % 500 = 0 THEN 'failed' ELSE 'scanned' END, now(),
-    now(), CASE WHEN i % 200 = 0 THEN '{1}'::bigint[] ELSE '{}' END
+    now()
 FROM generate_series(1, 10000) AS i;
 INSERT INTO ml_model (device_uuid, kind, is_current, window_start, window_end, readings_used,
     readings_rejected, parameters, figures, versions, seconds, sha256, blob)
@@ -82,7 +82,6 @@ QUERIES = [
     ("ml_breaches", 15_000),
     (f"ml_device_status WHERE {DEVICE}", 100),
     ("ml_device_status WHERE scan_outcome = 'failed'", 12_000),
-    ("ml_device_status WHERE drifted", 12_000),
     ("ml_device_status LIMIT 100", 100_000),
     ("ml_device_status", 100_000),
     (f"ml_signals WHERE {DEVICE}", 100),

@@ -10,7 +10,6 @@ from pyml.background import Pulse
 from pyml.detectors.base import DETECTORS, Finder, Fitted, Signals
 from pyml.errors import NotEnoughData
 from pyml.models import blob
-from pyml.telemetry.drift import Histogram
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.series import Metric
 
@@ -76,19 +75,13 @@ class Following:
         return found
 
     def stored(
-        self,
-        names: Sequence[str],
-        metrics: Sequence[Metric],
-        habits: Sequence[Habit],
-        reference: Sequence[Histogram],
+        self, names: Sequence[str], metrics: Sequence[Metric], habits: Sequence[Habit]
     ) -> tuple[Follower, ...]:
         """Their models with what is known of m metrics, as they are stored."""
         made = []
         for finder, fitted, given, seconds in self.fitted:
             of = [names.index(name) for name in fitted.model.names]
-            model = fitted.model.knowing(
-                *([known[i] for i in of] for known in (metrics, habits, reference))
-            )
+            model = fitted.model.knowing(*([known[i] for i in of] for known in (metrics, habits)))
             data = blob.pack(finder, fitted.numbers, model)
             made.append(Follower(finder.kind, data, given, fitted.figures, seconds))
         return tuple(made)

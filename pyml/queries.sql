@@ -165,7 +165,7 @@ SELECT _ml_prune($1, $2, $3)
 -- configured is read by no one but who asks for it by name.
 SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        date_part('epoch', now()) AS now,
-       date_part('epoch', s.watermark) AS watermark, s.late_rows, s.seen::text AS seen,
+       date_part('epoch', s.watermark) AS watermark, s.late_rows,
        (SELECT json_build_object('metrics', g.metrics, 'value', g.last_value,
             'at', ARRAY(SELECT date_part('epoch', t) FROM unnest(g.last_at) WITH ORDINALITY AS u (t, place) ORDER BY place),
             'quality', g.quality,
@@ -200,9 +200,9 @@ CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n
 -- Records a scan that found nothing new.
 SELECT _ml_note_scan($1, 'unchanged', NULL, NULL)
 
--- query: scan_done(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8, float8, float8)
+-- query: scan_done(uuid, text, text, float8, int, int, int, bigint[], float8, bigint, int[], float8, float8, float8, float8)
 -- Records a scan, and how far it came.
-SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+SELECT _ml_put_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 
 -- query: put_counts(uuid, int[], float8, float8, float8)
 -- Records how many rows a device has in each hour, and when those came that were not there; gives

@@ -17,7 +17,6 @@ from pyml.forms import MAX_METRICS
 from pyml.models import blob
 from pyml.models.about import About, versions
 from pyml.models.blob import Owner
-from pyml.telemetry import drift
 from pyml.telemetry.history import LONGEST_HOURS, Execute, Floats, History, iso
 from pyml.telemetry.readings import MISSING, QUALITIES, Readings
 from pyml.telemetry.series import Metric, regular
@@ -221,10 +220,7 @@ def train_detector(
     fitted = _beside(detector.load, fit, poll)
     used = [names.index(name) for name in fitted.model.names]
     poll()
-    reference = drift.reference(readings.times, readings.values[:, used])
-    poll()
-    habits = [found.habits[i] for i in used]
-    known = [reported[i] for i in used], habits, reference
+    known = [reported[i] for i in used], [found.habits[i] for i in used]
     model = fitted.model.knowing(*known)
     followers = following.stored(model.names, *known)
     left_out = _left_out(metrics, names, model.names, readings, hours)
@@ -364,8 +360,7 @@ def train_forecaster(
         raise
     finally:
         background.trim()
-    reference = drift.reference(grid.times, grid.values[:, None])
-    model = fitted.model.knowing(metric, habit, totals, reference)
+    model = fitted.model.knowing(metric, habit, totals)
     accepted = bool(fitted.figures.get("accepted", True))
     rejected = ledger.used + ledger.rejected - usable
     return Trained(

@@ -156,7 +156,7 @@ COMMENT ON COLUMN ml_breaches.unit IS 'Unit of both values; NULL where none is k
 
 CREATE OR REPLACE VIEW ml_device_status WITH (security_invoker = true) AS
 SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models, m.oldest_model_at,
-       d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error, d.drifted, d.drift, d.forecast_drift,
+       d.last_reading_at, d.scanned_at, d.scan_outcome, d.sqlstate, d.error,
        (SELECT max(a."timestamp") FROM ml_anomaly a WHERE a.device_uuid = d.device_uuid) AS last_anomaly_at,
        (SELECT count(DISTINCT a."timestamp") FROM ml_anomaly a
         WHERE a.device_uuid = d.device_uuid AND a."timestamp" > now() - interval '24 hours') AS anomalies_24h,
@@ -173,10 +173,10 @@ SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models,
        i.incidents AS open_incidents, d.scanned_from
 FROM (
     SELECT s.device_uuid, s.last_reading AS last_reading_at, s.scanned_at, s.outcome AS scan_outcome, s.sqlstate, s.error,
-           s.drifted <> '{}' AS drifted, s.drift, s.forecast_drift, coalesce(coalesce(s.silent_from, s.last_reading + interval '1 hour') < now(), false) AS silent, s.scanned_from
+           coalesce(coalesce(s.silent_from, s.last_reading + interval '1 hour') < now(), false) AS silent, s.scanned_from
     FROM ml_scan_state s WHERE s.retired_at IS NULL
     UNION ALL
-    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, NULL::boolean, NULL::jsonb, NULL::jsonb, false, NULL::timestamptz
+    SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, false, NULL::timestamptz
     FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
 ) AS d
 CROSS JOIN LATERAL (
@@ -187,7 +187,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT count(*) AS incidents, coalesce(bool_or(n.severity = 'critical'), false) AS critical
     FROM ml_incident n WHERE n.device_uuid = d.device_uuid AND n.state <> 'resolved') AS i;
-COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its status, its models and their age, the last reading and scan, drift, open incidents and the last day''s anomalies. Retired devices are left out.';
+COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its status, its models and their age, the last reading and scan, open incidents and the last day''s anomalies. Retired devices are left out.';
 COMMENT ON COLUMN ml_device_status.status IS 'In a word, the first that holds: critical (an unresolved incident is), failing (its scan fails, as error says), warning (an unresolved incident, or a limit that the forecast reaches), silent, untrained (no forest in force), ok.';
 COMMENT ON COLUMN ml_device_status.scanned_from IS 'From when on it has been scanned: of what came before there are no anomalies and incidents.';
 COMMENT ON COLUMN ml_device_status.open_incidents IS 'Incidents that are not resolved.';
@@ -203,9 +203,6 @@ COMMENT ON COLUMN ml_device_status.scanned_at IS 'When the device was last scann
 COMMENT ON COLUMN ml_device_status.scan_outcome IS 'Of the last scan: scanned, unchanged (nothing new came) or failed.';
 COMMENT ON COLUMN ml_device_status.sqlstate IS 'SQLSTATE of the last scan''s error; NULL where there was none.';
 COMMENT ON COLUMN ml_device_status.error IS 'The error''s message.';
-COMMENT ON COLUMN ml_device_status.drifted IS 'Whether a metric is beyond its limit against the training.';
-COMMENT ON COLUMN ml_device_status.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_device_status.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
 COMMENT ON COLUMN ml_device_status.last_anomaly_at IS 'Time of the last anomaly.';
 COMMENT ON COLUMN ml_device_status.anomalies_24h IS 'Anomalous readings within 24 hours.';
 COMMENT ON COLUMN ml_device_status.silent IS 'Whether it has sent nothing for longer than it ever pauses; for more than an hour, where that is not known.';
@@ -248,7 +245,7 @@ COMMENT ON COLUMN ml_signals.reset_share IS 'Share of them at which a counter fe
 COMMENT ON COLUMN ml_signals.bad_clock_share IS 'Of the device''s messages of the last 24 hours and those of an impossible time (before 2010, or more than a day ahead), the share of the latter.';
 
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
-SELECT s.devices, s.critical, s.failing, s.warning, s.silent, s.untrained, s.ok, s.without_model, s.drifted, s.oldest_scan_at, s.last_reading_at,
+SELECT s.devices, s.critical, s.failing, s.warning, s.silent, s.untrained, s.ok, s.without_model, s.oldest_scan_at, s.last_reading_at,
        s.open_incidents, i.incidents_7d, s.expected_7d, a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome IN ('trained', 'kept')) AS trainings_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
@@ -256,7 +253,7 @@ FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.status = 'critical') AS critical, count(*) FILTER (WHERE t.status = 'failing') AS failing,
            count(*) FILTER (WHERE t.status = 'warning') AS warning, count(*) FILTER (WHERE t.status = 'silent') AS silent,
            count(*) FILTER (WHERE t.status = 'untrained') AS untrained, count(*) FILTER (WHERE t.status = 'ok') AS ok,
-           count(*) FILTER (WHERE t.forest_model_id IS NULL) AS without_model, count(*) FILTER (WHERE t.drifted) AS drifted,
+           count(*) FILTER (WHERE t.forest_model_id IS NULL) AS without_model,
            min(t.scanned_at) AS oldest_scan_at, max(t.last_reading_at) AS last_reading_at, coalesce(sum(t.open_incidents), 0)::bigint AS open_incidents,
            coalesce(sum(coalesce(k.false_alarms_per_week, g.value::float8)) FILTER (WHERE t.forest_model_id IS NOT NULL), 0) AS expected_7d
     FROM ml_device_status t LEFT JOIN ml_device k ON k.device_uuid = t.device_uuid, ml_setting g WHERE g.name = 'false_alarms_per_week') AS s,
@@ -279,7 +276,6 @@ COMMENT ON COLUMN ml_fleet_health.silent IS 'Those whose status is silent.';
 COMMENT ON COLUMN ml_fleet_health.untrained IS 'Those whose status is untrained.';
 COMMENT ON COLUMN ml_fleet_health.ok IS 'Those whose status is ok.';
 COMMENT ON COLUMN ml_fleet_health.without_model IS 'Those that have no forest, whatever their status.';
-COMMENT ON COLUMN ml_fleet_health.drifted IS 'Those with a metric beyond its limit against the training.';
 COMMENT ON COLUMN ml_fleet_health.oldest_scan_at IS 'When the device was scanned that has waited longest.';
 COMMENT ON COLUMN ml_fleet_health.last_reading_at IS 'Time of the latest reading of all.';
 COMMENT ON COLUMN ml_fleet_health.open_incidents IS 'Incidents that are not resolved.';

@@ -66,7 +66,6 @@ function heading({ device }) {
     ["Anomalies and incidents known from", time(device.scanned_from)],
     ["Forest trained", time(device.forest_trained_at)],
     ["Forecasts", number(device.forecast_models)],
-    ["Drift", device.drifted_metrics.join(", ") || "none"],
   ];
   return [
     h("p", { class: "crumb" }, h("a", { href: "#/" }, "← Fleet")),

@@ -51,7 +51,6 @@ function tiles(health) {
     ["Warning", health.warning, "incident or forecast", health.warning ? "odd" : ""],
     ["Silent", health.silent, "no reading", health.silent ? "odd" : ""],
     ["Untrained", health.untrained, "no forest", ""],
-    ["Drifted", health.drifted, "from their training", health.drifted ? "odd" : ""],
     ["Anomalies, 24 h", health.anomalies_24h, `${health.critical_24h} critical`, ""],
     ["Last scan", time(health.oldest_scan_at), `${counted(health.trainings_24h, "training")} in 24 h`, ""],
   ];
@@ -82,7 +81,7 @@ function nameAndId(device) {
 
 /** @param {Fleet["devices"]} devices */
 function deviceTable(devices) {
-  const names = ["Device", "Status", "Incidents open", "Anomalies, 24 h", "Last reading", "Oldest model", "Drift"];
+  const names = ["Device", "Status", "Incidents open", "Anomalies, 24 h", "Last reading", "Oldest model"];
   const rows = devices.map((device) => {
     const cells = [
       nameAndId(device),
@@ -91,7 +90,6 @@ function deviceTable(devices) {
       number(device.anomalies_24h),
       time(device.last_reading_at),
       time(device.oldest_model_at, (moment) => span((Date.now() - new Date(moment).getTime()) / 1000)),
-      device.drifted_metrics.join(", ") || "–",
     ];
     return h("tr", {}, ...cells.map((cell, i) => h(i ? "td" : "th", i ? { "data-name": names[i] } : { scope: "row" }, cell)));
   });

@@ -19,7 +19,6 @@ from pyml.forms import SOME, YEAR, Form, listed, number, text
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
-from pyml.telemetry.drift import Histogram, is_reference
 from pyml.telemetry.habits import Habit, is_habit
 from pyml.telemetry.readings import Readings
 from pyml.telemetry.series import IS_METRIC, Metric
@@ -117,26 +116,16 @@ class Known:
         What to read for each; set by `knowing`.
     habits : tuple of Habit, length m
         How each comes; set by `knowing`.
-    reference : tuple of Histogram, length m
-        What the training saw of each (`pyml.telemetry.drift.reference`); set by `knowing`.
     """
 
     names: tuple[str, ...]
     interval: float
     metrics: tuple[Metric, ...] = ()
     habits: tuple[Habit, ...] = ()
-    reference: tuple[Histogram, ...] = ()
 
-    def knowing(
-        self,
-        metrics: Sequence[Metric],
-        habits: Sequence[Habit],
-        reference: Sequence[Histogram],
-    ) -> Self:
-        """The same, with what to read, how it comes and what the training saw of it."""
-        return replace(
-            self, metrics=tuple(metrics), habits=tuple(habits), reference=tuple(reference)
-        )
+    def knowing(self, metrics: Sequence[Metric], habits: Sequence[Habit]) -> Self:
+        """The same, with what to read and how it comes."""
+        return replace(self, metrics=tuple(metrics), habits=tuple(habits))
 
     def to_json(self) -> dict[str, Any]:
         """The stored form: one flat object."""
@@ -149,14 +138,13 @@ class Known:
             "names": tuple(meta["names"]),
             "metrics": tuple(Metric(**entry) for entry in meta["metrics"]),
             "habits": tuple(map(Habit.of_json, meta["habits"])),
-            "reference": tuple(meta["reference"]),
         }
 
     def well_known(self) -> bool:
         """Whether the fields of `Known` fit together."""
         return tuple(metric.name for metric in self.metrics) == self.names and len(
             set(self.names)
-        ) == len(self.names) == len(self.habits) == len(self.reference)
+        ) == len(self.names) == len(self.habits)
 
 
 KNOWN: dict[str, Form] = {
@@ -164,7 +152,6 @@ KNOWN: dict[str, Form] = {
     "interval": number(SOME, YEAR),
     "metrics": listed(IS_METRIC, 1),
     "habits": listed(is_habit, 1),
-    "reference": is_reference,
 }
 """Forms of the fields of `Known`."""
 

@@ -17,7 +17,6 @@ from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, te
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
-from pyml.telemetry.drift import Histogram, is_reference
 from pyml.telemetry.habits import Habit, is_habit
 from pyml.telemetry.series import IS_METRIC, Grid, Metric
 
@@ -82,8 +81,6 @@ class Known:
         How it comes; set by `knowing`.
     totals : tuple of str
         Paths of totals, a zero at which marks a failed collection; set by `knowing`.
-    reference : tuple of Histogram, length 1
-        What the training saw (`pyml.telemetry.drift.reference`); set by `knowing`.
     """
 
     horizon: int
@@ -92,19 +89,10 @@ class Known:
     metric: Metric | None = None
     habit: Habit | None = None
     totals: tuple[str, ...] = ()
-    reference: tuple[Histogram, ...] = ()
 
-    def knowing(
-        self,
-        metric: Metric,
-        habit: Habit,
-        totals: Sequence[str],
-        reference: Sequence[Histogram],
-    ) -> Self:
-        """The same, with what to read, how it comes and what the training saw of it."""
-        return replace(
-            self, metric=metric, habit=habit, totals=tuple(totals), reference=tuple(reference)
-        )
+    def knowing(self, metric: Metric, habit: Habit, totals: Sequence[str]) -> Self:
+        """The same, with what to read and how it comes."""
+        return replace(self, metric=metric, habit=habit, totals=tuple(totals))
 
     def to_json(self) -> dict[str, Any]:
         """The stored form: one flat object."""
@@ -118,13 +106,12 @@ class Known:
             "metric": Metric(**meta["metric"]),
             "habit": Habit.of_json(meta["habit"]),
             "totals": tuple(meta["totals"]),
-            "reference": tuple(meta["reference"]),
         }
 
     def well_known(self) -> bool:
         """Whether the fields of `Known` fit together."""
         low, high = self.bounds
-        return len(self.reference) == 1 and (low is None or high is None or low < high)
+        return low is None or high is None or low < high
 
 
 MAX_HORIZON = 288  # as the setting has it
@@ -135,7 +122,6 @@ KNOWN: dict[str, Form] = {
     "metric": IS_METRIC,
     "habit": is_habit,
     "totals": listed(path),
-    "reference": is_reference,
 }
 """Forms of the fields of `Known`."""
 

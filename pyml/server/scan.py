@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge
 from pyml.detectors.runs import Run
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
-from pyml.forms import parsed
 from pyml.incidents.base import Clock
 from pyml.server import backend, incidents, outside, store
-from pyml.server.drifts import Drift
 from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.outside import Judged
@@ -26,9 +22,7 @@ from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
-from pyml.telemetry import drift
 from pyml.telemetry.day import first_hour
-from pyml.telemetry.drift import Index
 from pyml.telemetry.history import History, within
 from pyml.telemetry.readings import lookback
 from pyml.telemetry.series import columns_of
@@ -48,7 +42,6 @@ class Scan:
     history : History
     since, until : float
         The window that is looked at, in seconds since the Unix epoch.
-    drift : Drift
     findings : Findings
         The finders; what they fail at counts with `failures`.
     detectors : list of (Judge, Current)
@@ -69,7 +62,6 @@ class Scan:
     history: History
     since: float
     until: float
-    drift: Drift
     findings: Findings
     detectors: list[tuple[Judge[Any], Current]] = field(default_factory=list)
     forecasters: list[tuple[Forecaster[Any], str, Current]] = field(default_factory=list)
@@ -123,32 +115,27 @@ class Scan:
             since = self.since - back
             self.history = self.history.fetched(self.device, since, self.until, list(paths))
 
-    def detect(self) -> tuple[bool, int, dict[str, Index]]:
-        """Log what the detectors flag; whether none failed, readings scored, drift by metric."""
-        drifts: list[dict[str, Index]] = []
+    def detect(self) -> tuple[bool, int]:
+        """Log what the detectors flag; whether none failed, and how many readings were scored."""
         spoke, readings = bool(self.detectors), 0
         for detector, current in self.detectors:
             try:
-                count, drifts_of = self._detector(detector, current)
-                readings = max(readings, count)
-                drifts.append(drifts_of)
+                readings = max(readings, self._detector(detector, current))
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 spoke = False
                 self.failures.append(error)
-        return spoke, readings, drift.farthest(drifts)
+        return spoke, readings
 
-    def _detector(self, detector: Judge[Any], current: Current) -> tuple[int, dict[str, Index]]:
-        names = current.knows.names
-        times, seen = [np.empty(0)], [np.empty((0, len(names)))]
+    def _detector(self, detector: Judge[Any], current: Current) -> int:
+        readings = 0
         signals = self.signals if detector is self.detectors[0][0] else None
         window = (self.device, self.since, self.until)
         whole_hours = signals is not None
         for scored in score(detector, self.history, current, *window, whole_hours=whole_hours):
             if signals is not None:
                 signals.look(scored, self.until)
-            times.append(scored.found.times)
-            seen.append(scored.found.values)
+            readings += len(scored.found.times)
             flagged = scored.flagged()
             for first in range(0, len(flagged), ENTRIES):
                 some = scored.of(flagged[first : first + ENTRIES])
@@ -160,8 +147,7 @@ class Scan:
                     )
                 ]
                 self._log(detector.kind, False, entries, current.knows.interval)
-        at = np.concatenate(times)
-        return len(at), self.drift.look(current, names, at, np.concatenate(seen))
+        return readings
 
     def _log(
         self, tier: str, foretold: bool, entries: Sequence[tuple[Any, ...]], interval: float
@@ -186,15 +172,13 @@ class Scan:
             self.found += sorted(new)
             self.findings.put_runs(tier, found, interval, models[-1])
 
-    def forecast(self) -> dict[str, dict[str, Index]]:
-        """Log what lies outside the stored forecasts, store fresh ones; drift by kind and field."""
-        drifts: dict[str, dict[str, Index]] = {}
+    def forecast(self) -> None:
+        """Log what lies outside the stored forecasts, and store fresh ones."""
         apart: dict[str, dict[float, list[Judged]]] = {}
         for forecaster, name, current in self.forecasters:
             try:
                 judged = apart.setdefault(forecaster.kind, {})
-                if drifts_of := self._forecaster(forecaster, name, current, judged):
-                    drifts[forecaster.kind] = drifts.get(forecaster.kind, {}) | drifts_of
+                self._forecaster(forecaster, name, current, judged)
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
                 self.failures.append(error)
@@ -202,7 +186,6 @@ class Scan:
             if judged:
                 among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)
                 self._log(kind, True, outside.entries(kind, judged, among), self.interval)
-        return drifts
 
     def _forecaster(
         self,
@@ -210,19 +193,19 @@ class Scan:
         name: str,
         current: Current,
         judged: dict[float, list[Judged]],
-    ) -> dict[str, Index]:
+    ) -> None:
         settings, knows = self.history.settings, current.knows
         level = float(settings["forecast_level"])
         said = (self.device, forecaster.kind, name)
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
         ahead = ahead.at_least(knows.bounds)
-        readings = signal(
-            *(self.history, self.device, self.since, self.until),
-            *(knows.metric, knows.totals, knows.habit, knows.interval),
-        )
-        values = readings.values[:, 0]
         if points:
+            readings = signal(
+                *(self.history, self.device, self.since, self.until),
+                *(knows.metric, knows.totals, knows.habit, knows.interval),
+            )
+            values = readings.values[:, 0]
             outside.judge(points, name, readings.times, values, knows.interval, judged)
         columns = (ahead.times, ahead.predicted, ahead.lower, ahead.upper)
         backend.execute(
@@ -230,13 +213,12 @@ class Scan:
             *(*said, level, current.model_id, ahead.last_time),
             *(column.tolist() for column in columns),
         )
-        return self.drift.look(current, [name], readings.times, readings.values)
 
 
 def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
     """Log what the detectors flag where rows came late; whether none failed, readings scored.
 
-    Late readings are compared with no forecast, and do not count for drift.
+    Late readings are compared with no forecast.
     """
     if came.span is None or mark is None:
         return True, 0  # a first scan goes back scan_first_hours
@@ -244,10 +226,9 @@ def _scan_late(run: Scan, came: Late, mark: float | None) -> tuple[bool, int]:
     since, until = came.span[0] - 1, min(came.span[1], run.since)
     if until <= since:
         return True, 0
-    before = Drift(run.drift.threshold, run.until, run.drift.before)
-    behind = Scan(run.device, run.history, since, until, before, run.findings, run.detectors)
+    behind = Scan(run.device, run.history, since, until, run.findings, run.detectors)
     behind.fetch()
-    spoke, readings, _ = behind.detect()
+    spoke, readings = behind.detect()
     spoke &= run.findings.look(behind.history, since, until)
     run.failures += behind.failures
     run.found += behind.found
@@ -282,14 +263,12 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
                 incidents.bring_on(device, state, found.first, clock, found.interval, replayed)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
-    before = parsed(state["seen"] or "{}")
-    moved = Drift(float(settings["drift_threshold"]), until, before)
     signals = SignalState.of(state["signals"])
-    run = Scan(device, history, since, until, moved, found, signals=signals)
+    run = Scan(device, history, since, until, found, signals=signals)
     run.models(state)
     looked_back, behind = _scan_late(run, came, mark)
     run.fetch()
-    spoke, readings, metrics = run.detect()
+    spoke, readings = run.detect()
     spoke &= found.look(run.history, since, until)
     run.failures += found.failures
     readings += behind
@@ -298,7 +277,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         mark, late_rows = newest, int((arrived > newest - back).sum()) if len(arrived) else 0
         if counted and mark is not None:
             came.seen(history, device, arrived, mark - back, until)
-    fields = run.forecast()
+    run.forecast()
     if found.first is not None or state["troubled"]:
         clock, interval = Clock(until, mark), max(run.interval, found.interval)
         incidents.bring_on(device, state, found.first, clock, interval, as_of is not None)
@@ -309,10 +288,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     backend.execute(
         queries.SCAN_DONE,
         *(device, sqlstate, message, mark, late_rows, readings, len(run.found)),
-        backend.to_json(moved.seen),
-        # NULL where there is no index, as where there is no model.
-        *(backend.to_json(drifts) if drifts else None for drifts in (metrics, fields)),
-        *(moved.drifted, [model for model in unreadable if model is not None], newest),
+        *([model for model in unreadable if model is not None], newest),
         came.note if looked_back else None,
         came.counts and came.counts.rows.tolist(),
         came.counts and came.counts.until,

@@ -307,7 +307,7 @@ BEGIN
         silent := ARRAY(SELECT m.name FROM ml_metric m
             WHERE device IS NULL AND m.built_in AND m.enabled
               AND NOT EXISTS (SELECT FROM jsonb_array_elements(found_rows) AS r WHERE r ->> 'kind' <> 'text' AND (_ml_parts(r ->> 'path'))::text = (_ml_parts(m.path))::text)
-              AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.drift ? m.name AND s.retired_at IS NULL)
+              AND NOT EXISTS (SELECT FROM ml_signal_state s WHERE m.name = ANY (s.metrics))
               AND EXISTS (SELECT FROM jsonb_array_elements(found_rows) AS r WHERE (r ->> 'takes')::boolean AND (r ->> 'most')::float8 >= 0.01
                           OR r ->> 'kind' <> 'text' AND EXISTS (SELECT FROM ml_metric o WHERE o.name = r ->> 'metric' AND o.enabled))
             ORDER BY m.name COLLATE "C");

@@ -140,8 +140,8 @@ BEGIN
     -- The devices whose models use such a metric may not be in the sample. What they have not reported for a day counts as gone.
     EXECUTE format($query$
         SELECT ARRAY(SELECT m.name FROM ml_metric m WHERE m.name = ANY ($1) AND NOT EXISTS (
-            SELECT FROM (SELECT _ml_device_id(s.device_uuid)::%1$s AS device, s.last_reading FROM ml_scan_state s
-                WHERE s.drift ? m.name AND s.retired_at IS NULL ORDER BY s.last_reading DESC LIMIT 10) AS f
+            SELECT FROM (SELECT _ml_device_id(s.device_uuid)::%1$s AS device, s.last_reading FROM ml_signal_state g
+                JOIN ml_scan_state s ON s.device_uuid = g.device_uuid WHERE m.name = ANY (g.metrics) ORDER BY s.last_reading DESC LIMIT 10) AS f
             WHERE f.last_reading IS NULL OR %2$s) ORDER BY m.name)$query$, h.device_type,
         CASE WHEN newest.last_day IS NULL THEN 'true' ELSE format($part$EXISTS (
             SELECT FROM %s WHERE %s AND %s AND jsonb_typeof(_ml_at(%s, m.path)) = 'number')$part$,

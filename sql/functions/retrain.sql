@@ -60,8 +60,9 @@ BEGIN
                  WHEN m.model_id = ANY (state.unreadable) OR w.kind = 'forest' AND EXISTS ( -- or one that was trained with it
                     SELECT FROM ml_model f WHERE f.trained_with = m.model_id AND f.is_current AND f.model_id = ANY (state.unreadable)) THEN 'unreadable'
                  WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
-                 -- After a training that was no better than the current model, drift alone is no reason for another.
-                 WHEN done.outcome IS DISTINCT FROM 'kept' AND m.model_id = ANY (state.drifted) THEN 'drifted' END AS reason
+                 WHEN EXISTS (
+                    SELECT FROM ml_incident i WHERE i.device_uuid = w.device AND i.why = 'became usual'
+                      AND i.resolved_at > greatest(m.trained_at, done.started_at)) THEN 'became usual' END AS reason
         FROM wanted w
         LEFT JOIN ml_model m ON m.device_uuid = w.device AND m.kind = w.kind AND m.field = w.field AND m.is_current
         LEFT JOIN ml_scan_state state ON state.device_uuid = w.device
@@ -240,4 +241,4 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, drifted, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, an incident of the device became usual since, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';

@@ -209,34 +209,32 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric.';
 
-CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, seen jsonb, drift jsonb, forecast_drift jsonb, drifted bigint[], unreadable bigint[], last_reading float8, late_id bigint, hour_rows int[], counted_to float8, counted_at float8, silent_from float8, scanned_from float8) RETURNS void
+CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, unreadable bigint[], last_reading float8, late_id bigint, hour_rows int[], counted_to float8, counted_at float8, silent_from float8, scanned_from float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(seen) = 'object' AND jsonb_typeof(coalesce(drift, '{}')) = 'object'
-        AND jsonb_typeof(coalesce(forecast_drift, '{}')) = 'object' AND octet_length(concat(seen, drift, forecast_drift)) <= 10000000
+    PERFORM _ml_well_formed(device IS NOT NULL
         AND length(coalesce(error, '')) <= 100000 AND coalesce(sqlstate, '00000') ~ '^[0-9A-Z]{5}$'
         AND coalesce(watermark, 0) <> 'NaN' AND coalesce(last_reading, 0) <> 'NaN' AND coalesce(silent_from, 0) BETWEEN -2e11 AND 9e12 AND coalesce(scanned_from, 0) BETWEEN -2.2e11 AND 9e12
-        AND late_rows >= 0 AND readings >= 0 AND anomalies >= 0 AND cardinality(drifted) <= 1000 AND cardinality(unreadable) <= 1000
+        AND late_rows >= 0 AND readings >= 0 AND anomalies >= 0 AND cardinality(unreadable) <= 1000
         AND num_nulls(hour_rows, counted_to, counted_at) IN (0, 3) AND coalesce(counted_to + counted_at, 0) <> 'NaN'
         AND coalesce(cardinality(hour_rows), 48) = 48 AND array_position(coalesce(hour_rows, '{}'), NULL) IS NULL, 'scan');
     DELETE FROM ml_late l WHERE l.device_uuid = device AND l.late_id <= _ml_put_scan.late_id;
     INSERT INTO ml_scan_state AS s (device_uuid, scanned_at, outcome, sqlstate, error, watermark, late_rows, readings, anomalies,
-        seen, drift, forecast_drift, drifted, unreadable, last_reading, hour_rows, counted_to, counted_at, silent_from, scanned_from)
+        unreadable, last_reading, hour_rows, counted_to, counted_at, silent_from, scanned_from)
     VALUES (device, clock_timestamp(), CASE WHEN sqlstate IS NULL THEN 'scanned' ELSE 'failed' END, sqlstate, error, to_timestamp(watermark),
-        late_rows, readings, anomalies, seen, drift, forecast_drift, drifted, unreadable, to_timestamp(last_reading),
+        late_rows, readings, anomalies, unreadable, to_timestamp(last_reading),
         hour_rows, to_timestamp(counted_to), to_timestamp(counted_at), to_timestamp(silent_from), to_timestamp(scanned_from))
     ON CONFLICT (device_uuid) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, outcome = EXCLUDED.outcome, sqlstate = EXCLUDED.sqlstate,
         error = EXCLUDED.error, watermark = EXCLUDED.watermark, late_rows = EXCLUDED.late_rows, readings = EXCLUDED.readings,
-        anomalies = EXCLUDED.anomalies, seen = EXCLUDED.seen, drift = EXCLUDED.drift, forecast_drift = EXCLUDED.forecast_drift,
-        drifted = EXCLUDED.drifted, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading,
+        anomalies = EXCLUDED.anomalies, unreadable = EXCLUDED.unreadable, last_reading = EXCLUDED.last_reading,
         hour_rows = EXCLUDED.hour_rows, counted_to = EXCLUDED.counted_to, counted_at = EXCLUDED.counted_at, silent_from = EXCLUDED.silent_from,
         scanned_from = least(s.scanned_from, EXCLUDED.scanned_from), retired_at = NULL;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, jsonb, jsonb, jsonb, bigint[], bigint[], float8, bigint, int[], float8, float8, float8, float8) IS 'Writes where the scan of a device stands, and that it has looked at what came late, up to the note late_id.';
+COMMENT ON FUNCTION _ml_put_scan(uuid, text, text, float8, int, int, int, bigint[], float8, bigint, int[], float8, float8, float8, float8) IS 'Writes where the scan of a device stands, and that it has looked at what came late, up to the note late_id.';
 
 CREATE OR REPLACE FUNCTION _ml_put_counts(device uuid, hour_rows int[], counted_at float8, first_at float8, last_at float8) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -11,7 +11,6 @@ FROM (VALUES
     ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
     ('scan_late_minutes', 'integer', 0, 10080, '15', 'Minutes before the newest reading that each scan looks at again. Rows that come later than that are found by their id, or counted hourly.'),
     ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one finding.'),
-    ('drift_threshold', 'number', 0.01, 100, '0.25', 'Population stability index from which a metric has drifted, unless ordinary days of the training differ as much.'),
     ('anomaly_days', 'integer', 1, 36500, '90', 'Days that ml_anomaly and ml_finding keep.'),
     ('forecast_days', 'integer', 1, 3650, '3', 'Days that ml_forecast_point keeps.'),
     ('run_days', 'integer', 7, 36500, '90', 'Days that ml_run and ml_job keep.')
@@ -171,10 +170,6 @@ CREATE TABLE ml_scan_state (
     late_rows   integer NOT NULL DEFAULT 0,
     readings    integer NOT NULL DEFAULT 0,
     anomalies   integer NOT NULL DEFAULT 0,
-    seen        jsonb CHECK (octet_length(seen::text) <= 1048576),
-    drift       jsonb,
-    forecast_drift jsonb,
-    drifted     bigint[] NOT NULL DEFAULT '{}',
     unreadable  bigint[] NOT NULL DEFAULT '{}',
     retired_at  timestamptz,
     hour_rows   integer[] CHECK (cardinality(hour_rows) = 48 AND array_position(hour_rows, NULL) IS NULL),
@@ -194,10 +189,6 @@ COMMENT ON COLUMN ml_scan_state.watermark IS 'Time of the newest reading that wa
 COMMENT ON COLUMN ml_scan_state.late_rows IS 'Rows within the look-back before the watermark: one more of them came late.';
 COMMENT ON COLUMN ml_scan_state.readings IS 'Readings that the last scan scored, those in the look-back included.';
 COMMENT ON COLUMN ml_scan_state.anomalies IS 'New anomalies of the last scan.';
-COMMENT ON COLUMN ml_scan_state.seen IS 'For each model in force (its model_id) how often each metric lay in each bin of the training''s distribution, older readings counting less.';
-COMMENT ON COLUMN ml_scan_state.drift IS 'For each metric of the detectors its population stability index against the training, and the limit for it.';
-COMMENT ON COLUMN ml_scan_state.forecast_drift IS 'The same for each field with a forecast of its own, by the kind of its forecaster.';
-COMMENT ON COLUMN ml_scan_state.drifted IS 'Models (their model_id) one of whose metrics is beyond its limit.';
 COMMENT ON COLUMN ml_scan_state.unreadable IS 'Models (their model_id) that the last scan could not score (ML005): they are due for training.';
 COMMENT ON COLUMN ml_scan_state.retired_at IS 'Not NULL for a retired device: when ml_forget was called, or -infinity where the history no longer had it. It is left out until the history holds a later reading.';
 COMMENT ON COLUMN ml_scan_state.hour_rows IS 'Where late rows are found by counting: how many rows scans have looked at in each of 48 hours (in UTC), newest first, of which the first ends at counted_to. More of them now came late.';

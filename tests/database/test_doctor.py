@@ -88,8 +88,12 @@ def test_a_metric_that_a_model_of_some_other_device_has(db, ask, add_device):
     db.execute("INSERT INTO ml_metric (name, path) VALUES ('rare', 'sensors.rare')")
     assert ask("metrics")[0] is False
     db.execute(
-        "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, drift)"
-        " VALUES (gen_random_uuid(), now(), 'scanned', '{\"rare\": {}}')"
+        "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome)"
+        " VALUES (gen_random_uuid(), now(), 'scanned')"
+    )
+    db.execute(
+        "INSERT INTO ml_signal_state SELECT device_uuid, '{rare}', '{60}', '{1}', ARRAY[now()],"
+        " '{ok}', ARRAY[now()], '{0}', '{0}', '{0}', '{0}', '{1,0,0,0}', 0, '[]' FROM ml_scan_state"
     )
     assert ask("metrics")[0] is True
 

@@ -285,8 +285,8 @@ def test_many_metrics_serve_devices_that_report_few_of_them(db, one, add_device)
         assert found["model_info"]["features"] == expected
         assert "metric_002" in {reason["metric"] for reason in found["anomalies"][0]["reasons"]}
         assert set(found["anomalies"][0]) - ANOMALY == set(expected)
-        drift = one("SELECT drift FROM ml_device_status WHERE device_uuid = %s", device)
-        assert sorted(drift) == expected
+        measured = one("SELECT metrics FROM ml_signal_state WHERE device_uuid = %s", device)
+        assert measured == expected
     assert one("SELECT bool_and(ok) FROM ml_doctor() WHERE check_name = 'metrics'")
     # What it does not report leaves no trace in a device's model.
     db.execute("SELECT ml_train_forest(%s)", [few])

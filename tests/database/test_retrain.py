@@ -9,6 +9,13 @@ from pyml.workers import job
 
 RUNS = "SELECT outcome FROM ml_run WHERE device_uuid = %s ORDER BY run_id"
 DUE = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'"
+BECAME_USUAL = """
+INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
+    ended_at, resolved_at, why, summary, evidence, updated_at)
+SELECT %s, 'level', 'resolved', 'warning', 'temperature', t - interval '3 days', t, t, t, %s,
+    'temperature has been at 70 °C', '{}', t
+FROM clock_timestamp() AS t
+"""
 HOURS_PASS = "UPDATE ml_model SET trained_at = trained_at - make_interval(hours => %s)"
 
 
@@ -45,9 +52,10 @@ def test_why_a_device_is_due(db, one, device):
     assert one(DUE, device) == "changed"
     db.execute("UPDATE ml_metric SET enabled = true")
     assert db.execute(DUE, [device]).fetchone() is None
-    db.execute("CALL ml_scan()")
-    db.execute("UPDATE ml_scan_state SET drifted = ARRAY(SELECT model_id FROM ml_model)")
-    assert one(DUE, device) == "drifted"
+    db.execute(BECAME_USUAL, [device, "over"])
+    assert db.execute(DUE, [device]).fetchone() is None
+    db.execute(BECAME_USUAL, [device, "became usual"])
+    assert one(DUE, device) == "became usual"
     db.execute("CALL ml_retrain()")
     assert db.execute(DUE, [device]).fetchone() is None
     pass_hours(db, 25)
@@ -334,24 +342,47 @@ def test_a_forecast_model_is_trained_and_kept_ones_are_not_due_again(db, one, ad
 
 
 @pytest.mark.slow
-def test_a_forecast_model_is_due_when_its_field_has_drifted(db, one, add_device):
-    device = add_device(readings=3000)
+def test_a_move_that_became_usual_is_learned_once_and_then_no_trouble(db, one, add_device):
+    device = add_device(readings=14_400)
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
+        " '{system,temperature}',"
+        " to_jsonb(25 + (reported_state #>> '{system,temperature}')::float8))"
+        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '73 hours'"
+    )
+    ago = "SELECT now() - make_interval(hours => %s)"
+    db.execute("SELECT ml_train_forest(%s, as_of => %s)", [device, one(ago, 74)])
+    for hours in (60, 36, 12):
+        db.execute("CALL ml_scan(as_of => %s)", [one(ago, hours)])
+        assert db.execute(DUE, [device]).fetchone() is None
+    db.execute("CALL ml_scan()")
+    assert one("SELECT why FROM ml_incidents WHERE leading_metric = 'temperature'") == (
+        "became usual"
+    )
+    assert one(DUE, device) == "became usual"
+    db.execute("CALL ml_retrain()")
+    assert runs(db, device) == ["trained", "trained"]
+    assert db.execute(DUE, [device]).fetchone() is None
+    learned = "SELECT figures -> 'became_usual' FROM ml_model WHERE is_current AND kind = 'level'"
+    assert one(learned) == ["temperature"]
+    db.execute("UPDATE ml_scan_state SET watermark = watermark - interval '2 hours'")
+    db.execute("CALL ml_scan()")
+    assert one("SELECT count(*) FROM ml_incidents WHERE state <> 'resolved'") == 0
+    assert db.execute(DUE, [device]).fetchone() is None
+
+
+@pytest.mark.slow
+def test_a_forecast_model_is_due_once_after_an_incident_of_its_device_became_usual(
+    db, one, device, train
+):
+    """Whatever the incident's metric; also where the training then brings nothing better."""
     due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
     db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
-    db.execute("CALL ml_retrain()")
-    db.execute("CALL ml_scan(as_of => now() - interval '10 hours')")
+    train(device, "cpu_usage")
     assert db.execute(due, [device]).fetchone() is None
-    db.execute(
-        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
-        " '{system,cpuUsage}', to_jsonb(60 + (reported_state #>> '{system,cpuUsage}')::float8 / 3))"
-        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '10 hours'"
-    )
-    db.execute("CALL ml_scan()")
-    drift = one("SELECT forecast_drift -> 'lstm' -> 'cpu_usage' FROM ml_device_status")
-    assert drift["index"] > drift["limit"]
-    assert one(due, device) == "drifted"
-    # A training that brought nothing better is not repeated at once.
+    db.execute(BECAME_USUAL, [device, "became usual"])
+    assert one(due, device) == "became usual"
     db.execute(
         "INSERT INTO ml_run (device_uuid, kind, field, seconds, outcome)"
         " VALUES (%s, 'lstm', 'cpu_usage', 1, 'kept')",

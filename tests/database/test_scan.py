@@ -270,21 +270,6 @@ def test_retention(db, one, trained):
     assert one("SELECT count(*) FROM ml_anomaly") == kept
 
 
-def test_a_shift_is_drift(db, one, trained):
-    db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 600)])
-    assert one("SELECT drifted FROM ml_device_status") is False
-    db.execute(
-        "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state,"
-        " '{system,cpuUsage}', to_jsonb(60 + (reported_state #>> '{system,cpuUsage}')::float8 / 3))"
-        " WHERE \"timestamp\" > now() AT TIME ZONE 'UTC' - interval '600 minutes'"
-    )
-    db.execute("CALL ml_scan()")
-    drift, drifted = db.execute("SELECT drift, drifted FROM ml_device_status").fetchone()
-    assert drifted is True
-    assert drift["cpu_usage"]["index"] > drift["cpu_usage"]["limit"]
-    assert drift["memory_usage_percent"]["index"] < drift["memory_usage_percent"]["limit"]
-
-
 @pytest.mark.slow
 def test_forecasts_are_stored_and_what_falls_outside_is_an_anomaly(db, one, trained, train):
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
@@ -362,7 +347,7 @@ $$
 
 @pytest.mark.slow
 def test_a_scan_reads_a_devices_rows_once(db, one, trained, train):
-    """For its forest, for each of its forecasts, and for their drift."""
+    """For its forest and the finders, and for each of its forecasts."""
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     for field in ("system.cpuUsage", "temperature"):
         train(trained, field)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pyml.detectors.base import DETECTORS, Detector, Fitted, Signals
 from pyml.errors import NotEnoughData
 from pyml.forecasters.base import FORECASTERS
-from pyml.telemetry import drift
 from pyml.telemetry.habits import Habit, rhythm
 from pyml.telemetry.messages import received
 from pyml.telemetry.readings import Readings, assemble, learn
@@ -171,7 +170,5 @@ def train(
 ) -> tuple[Fitted[Any], Any]:
     """A training with all that is stored of it: its fitted numbers, and the model that knows."""
     fitted = detector.fit(signals, settings_of(detector), pulse)
-    used = [signals.names.index(name) for name in fitted.model.names]
     metrics = gauges(fitted.model.names)
-    reference = drift.reference(signals.times, signals.values[:, used])
-    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics), reference)
+    return fitted, fitted.model.knowing(metrics, [HABIT] * len(metrics))

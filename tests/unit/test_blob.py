@@ -18,7 +18,6 @@ from pyml.forest import Forest
 from pyml.lstm import LSTM
 from pyml.models import blob
 from pyml.models.blob import Runner
-from pyml.telemetry import drift
 
 from .contracts import HABIT, gauges, signals_of
 
@@ -38,8 +37,7 @@ def fitted() -> Fitted:
     signals = signals_of(*_telemetry(), ("a", "b"))
     made = FOREST.fit(signals, SETTINGS, lambda: None)
     metrics = gauges(("a", "b"))
-    reference = drift.reference(signals.times, signals.values)
-    return replace(made, model=made.model.knowing(metrics, [HABIT] * len(metrics), reference))
+    return replace(made, model=made.model.knowing(metrics, [HABIT] * len(metrics)))
 
 
 @pytest.fixture(scope="module")

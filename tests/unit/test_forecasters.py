@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.forecasters.base import FORECASTERS, Previous, is_figures
 from pyml.models import blob
-from pyml.telemetry import drift, series
+from pyml.telemetry import series
 from pyml.telemetry.series import Grid
 
 from .contracts import (
@@ -46,8 +46,7 @@ def telemetry(seed=0, n=600):
 def train(forecaster, grid, bounds=FREE, previous=None, pulse=nothing):
     """A training with all that is stored of it: its fitted numbers, and the model that knows."""
     fitted = forecaster.fit(grid, settings_of(forecaster), bounds, previous, pulse)
-    reference = drift.reference(grid.times, grid.values[:, None])
-    return fitted, fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"], reference)
+    return fitted, fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"])
 
 
 def packed(forecaster, grid):

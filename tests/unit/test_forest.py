@@ -16,7 +16,6 @@ from pyml.detectors.base import CRITICAL, NORMAL, WARNING
 from pyml.detectors.isolation import PARAMETERS, Spans
 from pyml.errors import NotEnoughData
 from pyml.models import blob
-from pyml.telemetry import drift
 
 from .contracts import HABIT, gauges, read, signals_of
 
@@ -500,7 +499,7 @@ def test_the_metadata_is_json():
     times, values = telemetry()
     fitted = train(times, values)
     metrics = gauges(fitted.model.names)
-    model = fitted.model.knowing(metrics, [HABIT] * len(metrics), drift.reference(times, values))
+    model = fitted.model.knowing(metrics, [HABIT] * len(metrics))
     stored = json.dumps(model.to_json())
     json.dumps(fitted.figures)
     restored = FOREST.of_json(json.loads(stored))

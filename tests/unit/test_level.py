@@ -14,7 +14,6 @@ from pyml.detectors.base import CRITICAL, DETECTORS, Signals
 from pyml.detectors.joining import joined
 from pyml.detectors.level import Level
 from pyml.models import blob
-from pyml.telemetry import drift
 from pyml.telemetry.series import Metric
 
 from .contracts import (
@@ -73,11 +72,9 @@ def trained(signals, plain=False, **known):
     """The model of a training with all that is stored of it."""
     detector = Level()
     model = detector.fit(signals, {}, nothing).model
-    used = [signals.names.index(name) for name in model.names]
     metrics = [Metric(name, name, None, 1.0, "gauge", **known) for name in model.names]
     metrics = gauges(model.names) if plain else metrics
-    reference = drift.reference(signals.times, signals.values[:, used])
-    return model.knowing(metrics, [HABIT] * len(used), reference)
+    return model.knowing(metrics, [HABIT] * len(metrics))
 
 
 def find(model, signals, since, moment):

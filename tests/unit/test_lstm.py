@@ -15,7 +15,6 @@ from pyml.forecasters.base import Previous
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.windows import ahead_of, behind_of, origins
 from pyml.models import blob
-from pyml.telemetry import drift
 from pyml.telemetry.series import Grid, Metric
 
 from .contracts import HABIT
@@ -113,8 +112,7 @@ def test_inputs_are_untouched(series):
 
 
 def test_meta_and_figures_are_json(series, fitted):
-    reference = drift.reference(series[0], series[1][:, None])
-    stored = fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"], reference)
+    stored = fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"])
     assert LSTM.of_json(json.loads(json.dumps(stored.to_json()))) == stored
     assert json.loads(json.dumps(fitted.figures)) == fitted.figures
 
@@ -462,7 +460,7 @@ def test_a_cancelled_training_leaves_the_next_one_as_it_would_be(series, fitted,
 
 
 def test_forecasting_needs_numpy_alone(tmp_path, series, fitted):
-    model = fitted.model.knowing(METRIC, HABIT, [], drift.reference(series[0], series[1][:, None]))
+    model = fitted.model.knowing(METRIC, HABIT, [])
     data = blob.pack(LSTM, fitted.numbers, model)
     (tmp_path / "model.onnx").write_bytes(data)
     np.savez(tmp_path / "s.npz", times=series[0], values=series[1])

@@ -25,7 +25,7 @@ def noise(times, names=("a", "b"), seed=0):
 def fitted(finder, signals, habits=HABIT, metrics=None):
     model = finder.fit(signals, {}, nothing).model
     count = len(signals.names)
-    return model.knowing(metrics or gauges(signals.names), [habits] * count, [None] * count)
+    return model.knowing(metrics or gauges(signals.names), [habits] * count)
 
 
 def silences(model, times, until, since=None):

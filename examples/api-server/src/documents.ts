@@ -213,8 +213,6 @@ export const Device = object({
   oldest_model_at: nullable(Time),
   forecast_models: Type.Integer(),
   silent: Type.Boolean({ description: "No reading for longer than it ever pauses." }),
-  drifted: Type.Boolean(),
-  drifted_metrics: Type.Array(Type.String()),
 });
 
 export const State = Type.Enum(["open", "acknowledged", "resolved"]);
@@ -286,7 +284,6 @@ export const FleetHealth = object({
   expected_7d: Type.Number({ description: "In a week in which nothing is wrong." }),
   anomalies_24h: Type.Integer(),
   critical_24h: Type.Integer(),
-  drifted: Type.Integer(),
   trainings_24h: Type.Integer(),
   failed_trainings_24h: Type.Integer(),
   oldest_scan_at: nullable(Time),

@@ -49,10 +49,7 @@ WITH ${one ? `${ASKED}, ` : ""}named AS (
   SELECT n.device_uuid, n.device_id, n.name, n.status, n.error, n.open_incidents,
          n.anomalies_24h, coalesce(b.breaches, 0) AS breaches,
          n.last_reading_at, n.last_anomaly_at, n.scanned_at, n.scanned_from, n.forest_trained_at, n.oldest_model_at,
-         n.forecast_models, n.silent, coalesce(n.drifted, false) AS drifted,
-         ARRAY(SELECT m.key FROM jsonb_each(n.drift) AS m
-               WHERE (m.value ->> 'index')::float8 > (m.value ->> 'limit')::float8
-               ORDER BY m.key) AS drifted_metrics
+         n.forecast_models, n.silent
   FROM named n
   LEFT JOIN (SELECT device_uuid, count(*) AS breaches FROM breach GROUP BY device_uuid) AS b USING (device_uuid)
 )`;
@@ -65,7 +62,7 @@ const HEALTH = `
       'critical', h.critical, 'healthyPercentage', coalesce(round(100.0 * h.ok / nullif(h.devices, 0)), 0)),
     'failing', h.failing, 'warning', h.warning, 'silent', h.silent, 'untrained', h.untrained,
     'open_incidents', h.open_incidents, 'incidents_7d', h.incidents_7d, 'expected_7d', h.expected_7d,
-    'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h, 'drifted', h.drifted,
+    'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h,
     'trainings_24h', h.trainings_24h, 'failed_trainings_24h', h.failed_trainings_24h,
     'oldest_scan_at', h.oldest_scan_at, 'last_reading_at', h.last_reading_at, 'timestamp', now())
   FROM ml_fleet_health h`;
@@ -158,10 +155,13 @@ export function history(id: string, field: string, hours: number): Statement {
 export function device(names: boolean, id: string, field: string | undefined, hours: number): Statement {
   return {
     // The same numbers may be asked for by a metric's name and by its path.
-    text: `${fleetOf(names, true)}, chosen AS (
-      -- Where none is asked for, what its forest looks at: the CPU, or else the first.
-      SELECT coalesce($2::text, (SELECT k FROM named n, jsonb_object_keys(n.drift) AS k WHERE n.device_uuid = (SELECT device FROM asked)
-                                 ORDER BY k = 'cpu_usage' DESC, k COLLATE "C" LIMIT 1), 'cpu_usage') AS field
+    text: `${fleetOf(names, true)}, used AS (
+      -- What its forest looks at.
+      SELECT g.metric FROM ml_signals g WHERE g.device_uuid = (SELECT device FROM asked) AND g.in_model
+    ), chosen AS (
+      -- Where none is asked for: the CPU, or else the first.
+      SELECT coalesce($2::text, (SELECT u.metric FROM used u
+                                 ORDER BY u.metric = 'cpu_usage' DESC, u.metric COLLATE "C" LIMIT 1), 'cpu_usage') AS field
     ), alias AS (
       SELECT q.field FROM chosen q UNION
       SELECT CASE WHEN m.name = q.field THEN m.path ELSE m.name END FROM ml_metric m, chosen q
@@ -170,9 +170,9 @@ export function device(names: boolean, id: string, field: string | undefined, ho
       SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = (SELECT device FROM asked) AND p.field IN (SELECT field FROM alias)
     )
     SELECT jsonb_build_object('device', to_jsonb(f), 'field', q.field,
-      -- What its forest looks at; every metric, while it has none.
+      -- Every metric, while it has no forest.
       'fields', (SELECT jsonb_agg(m.name ORDER BY m.name) FROM ml_metric m
-                 WHERE CASE WHEN s.drift IS NULL THEN m.enabled ELSE s.drift ? m.name END),
+                 WHERE CASE WHEN EXISTS (TABLE used) THEN m.name IN (TABLE used) ELSE m.enabled END),
       'unit', (SELECT m.unit FROM ml_metric m JOIN alias a ON a.field = m.name ORDER BY m.name = q.field DESC, m.name LIMIT 1),
       'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
                       'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
@@ -187,7 +187,7 @@ export function device(names: boolean, id: string, field: string | undefined, ho
       'forecast_level', (SELECT max(p.level) FROM forecast p),
       'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
       'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}, 'timestamp', now()) AS document
-    FROM fleet f JOIN named s USING (device_uuid) CROSS JOIN chosen q`,
+    FROM fleet f CROSS JOIN chosen q`,
     values: [id, field, hours],
   };
 }

@@ -11,7 +11,7 @@ from .conftest import newest, put_model
 from .test_blobs import memory
 
 FORECAST, DETECT = "SELECT ml_forecast('{}')", "SELECT ml_detect('{}', hours => 10)"
-SCAN = "SELECT outcome, sqlstate, error, seen::text FROM ml_scan_state"
+SCAN = "SELECT outcome, sqlstate, error FROM ml_scan_state"
 
 
 def nested(depth: int) -> str:
@@ -114,36 +114,28 @@ def test_a_model_is_ready_as_what_it_was_looked_up_as(db, dsn, device):
 
 
 @pytest.mark.parametrize(
-    "seen",
-    [
-        *("[1]", "1", '"x"', "null", "{}", nested(3000)),
-        *(f'{{"ID": {one}}}' for one in ("[1]", "null", '{"until": 1}', '{"counts": [[1]]}')),
-        '{"ID": {"until": 1, "counts": [[1]]}}',
-        '{"ID": {"until": 1e30, "counts": COUNTS}}',
-        '{"ID": {"until": "1", "counts": COUNTS}}',
-    ],
-    ids=lambda seen: seen[:40],
+    "hours",
+    ["[1]", "1", '"x"', "null", '[{"hour": 1e30}]', nested(3000)],
+    ids=lambda hours: hours[:40],
 )
-def test_what_scans_remember_is_theirs_or_forgotten(db, device, seen):
-    model = put_model(db, device, newest("lstm"))
+def test_what_scans_remember_is_theirs_or_forgotten(db, device, hours):
+    put_model(db, device, newest("forest"))
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    remembered = "SELECT hours FROM ml_signal_state"
     db.execute("CALL ml_scan()")
-    counts = json.dumps(json.loads(db.execute(SCAN).fetchone()[3])[str(model)]["counts"])
-    text = seen.replace("ID", str(model)).replace("COUNTS", counts)
-    db.execute("UPDATE ml_scan_state SET seen = %s, watermark = NULL", [text])
+    expected = db.execute(remembered).fetchone()
+    db.execute("UPDATE ml_signal_state SET hours = %s", [hours])
+    db.execute("UPDATE ml_scan_state SET watermark = NULL")
     db.execute("CALL ml_scan()")
-    outcome, sqlstate, error, found = db.execute(SCAN).fetchone()
-    assert (outcome, sqlstate) == ("failed", "ML002"), error  # it has no forest, and is told so
-    (kept,) = json.loads(found).values()
-    assert kept["until"] < 1e10
-    assert json.dumps(kept["counts"]) == counts
+    assert db.execute(SCAN).fetchone() == ("scanned", None, None)
+    assert db.execute(remembered).fetchone() == expected
 
 
 def test_what_scans_remember_is_bounded(db, device):
-    put_model(db, device, newest("lstm"))
+    put_model(db, device, newest("forest"))
     db.execute("CALL ml_scan()")
     with pytest.raises(psycopg.errors.CheckViolation):
-        db.execute("UPDATE ml_scan_state SET seen = %s", [json.dumps([[]] * (1 << 19))])
+        db.execute("UPDATE ml_signal_state SET hours = %s", [json.dumps([[]] * (1 << 19))])
 
 
 @pytest.mark.parametrize("column", ["predicted", "lower", "upper"])

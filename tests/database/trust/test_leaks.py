@@ -259,14 +259,12 @@ WRONG = {
     " '{1}', '{1}')",
     "a forecast of the past": "_ml_put_forecast(%(d)s, 'lstm', 'a', 0.9, 1, 5, '{1}', '{1}',"
     " '{1}', '{1}')",
-    "what was seen": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '[1]', NULL, NULL, '{}', '{}',"
-    " 0, NULL, NULL, NULL, NULL, NULL, NULL)",
-    "no watermark": "_ml_put_scan(%(d)s, NULL, NULL, 'NaN', 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
-    " 0, NULL, NULL, NULL, NULL, NULL, NULL)",
-    "hours of a scan": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}', '{}',"
-    " 0, NULL, '{1}', 0, 0, NULL, NULL)",
-    "no time of silence": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', NULL, NULL, '{}',"
-    " '{}', 0, NULL, NULL, NULL, NULL, 'NaN', NULL)",
+    "no watermark": "_ml_put_scan(%(d)s, NULL, NULL, 'NaN', 0, 0, 0, '{}', 0, NULL, NULL, NULL,"
+    " NULL, NULL, NULL)",
+    "hours of a scan": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', 0, NULL, '{1}', 0, 0,"
+    " NULL, NULL)",
+    "no time of silence": "_ml_put_scan(%(d)s, NULL, NULL, 0, 0, 0, 0, '{}', 0, NULL, NULL, NULL,"
+    " NULL, 'NaN', NULL)",
     "a finding that ends before it begins": "_ml_put_findings(%(d)s, 'stuck', false, 1, 0,"
     " '{stuck}', '{a}', '{2}', '{1}', '{warning}', '{1}', '{1}', '{\"{}\"}', '{it is}', 1)",
     "a finding without evidence": "_ml_put_findings(%(d)s, 'stuck', false, 1, 0, '{stuck}', '{a}',"

@@ -78,7 +78,7 @@ ADMINISTER = (
     "SELECT nextval('ml_model_model_id_seq')",
     "DELETE FROM ml_anomaly",
     "DELETE FROM ml_finding",
-    "UPDATE ml_scan_state SET seen = '[1]'",
+    "UPDATE ml_scan_state SET watermark = NULL",
     "DELETE FROM ml_job",
     "INSERT INTO ml_device_forecast VALUES ('{device}', '{{billing.pin}}')",
     "SELECT * FROM ml_lock FOR UPDATE",
