@@ -5,12 +5,12 @@
 
 makes a database ``pyml_scenarios`` on that server and empties it first. Each device reports
 for a week, is trained, and then has a fault while it is scanned every minute or every five
-minutes, as of that time; its twin is the same device without the fault. Told is the first finding
-of the right kind and metric. Beside it stand the time asked for; the first reading in the fault
-that ml_zscore calls anomalous, looked at once at the end, and how many a day it calls so of the
-twin; and what a test needs that knows the noise and the fault, but not when it begins, at one
-false alarm a week (Lorden 1971: the logarithm of the readings in a week over the information in
-each of them).
+minutes, as of that time; its twin is the same device without the fault. It is told when a finding
+of the right kind and metric is part of an incident. Beside it stand the time asked for; the first
+reading in the fault that ml_zscore calls anomalous, looked at once at the end; what a test needs
+that knows the noise and the fault, but not when it begins, at one false alarm a week (Lorden 1971:
+the logarithm of the readings in a week over the information in each of them); and of the twin all
+incidents, and how many readings ml_zscore calls anomalous, a day.
 """
 
 import argparse
@@ -45,10 +45,10 @@ ON CONFLICT DO NOTHING
 """
 FOUND = """
 SELECT extract(epoch FROM min(found_at) - %(since)s)::float8 FROM ml_finding
-WHERE device_uuid = %(device)s AND found_at > %(since)s AND last_at > %(since)s
+WHERE device_uuid = %(device)s AND last_at > %(since)s AND incident_id IS NOT NULL
   AND kind = ANY (%(kinds)s) AND (metric = ANY (%(metrics)s) OR metric = '')
 """
-ALL_FOUND = "SELECT count(*) FROM ml_finding WHERE device_uuid = %s AND found_at > %s"
+TOLD = "SELECT count(*) FROM ml_incident WHERE device_uuid = %s AND opened_at > %s"
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,16 @@ def shifted(fields: Fields, rows: NDArray[np.bool_], after: Floats) -> None:
 
 
 MOVED = ("level", "drift")
+SEEN = ("value", *MOVED)
 SCENARIOS = {
     "drift": Scenario(drift, ("temperature",), MOVED, "temperature", 4 * HOUR, 36 * HOUR),
     "sentinel": Scenario(
-        sentinel, ("temperature",), ("junk", "missing", *MOVED), "temperature", MINUTE, 2 * HOUR
+        sentinel, ("temperature",), ("junk", "missing", *SEEN), "temperature", MINUTE, 2 * HOUR
     ),
     "leak": Scenario(
         leak, ("memory_usage_percent",), MOVED, "memory_usage_percent", 2 * HOUR, 24 * HOUR
     ),
-    "loss": Scenario(loss, ("packet_loss",), MOVED, "packet_loss", 10 * MINUTE, 2 * HOUR),
+    "loss": Scenario(loss, ("packet_loss",), SEEN, "packet_loss", 10 * MINUTE, 2 * HOUR),
     "flat": Scenario(
         flat, ("temperature", "humidity"), ("stuck",), "temperature", 2 * MINUTE, 4 * HOUR
     ),
@@ -184,7 +185,7 @@ def load(conn: psycopg.Connection[Any], times: Floats, fields: Fields) -> str:
 def replay(
     conn: psycopg.Connection[Any], own: str, scenario: Scenario, since: float, every: float
 ) -> tuple[float | None, int]:
-    """Seconds until it is told, and all findings until then or to the end."""
+    """Seconds until it is told, and all incidents until then or to the end."""
     began = datetime.fromtimestamp(since, UTC)
     asked = {
         "device": own,
@@ -199,7 +200,7 @@ def replay(
         if row and row[0] is not None:
             told = after
             break
-    (count,) = conn.execute(ALL_FOUND, [own, began]).fetchone() or (0,)
+    (count,) = conn.execute(TOLD, [own, began]).fetchone() or (0,)
     return told, int(count)
 
 
@@ -235,7 +236,7 @@ def needed(scenario: Scenario, plain: Fields, faulty: Fields, case: Case) -> flo
 
 
 def measured(conn: psycopg.Connection[Any], scenario: Scenario, case: Case) -> list[float]:
-    """Told, z score, needed (seconds, NaN for never); findings and z scores of the twin a day."""
+    """Told, z score, needed (seconds, NaN for never); incidents and z scores of the twin a day."""
     end = float(np.floor(time.time() / MINUTE) * MINUTE) - MINUTE
     since = end - scenario.lasts
     times = np.arange(since - TRAINED, end + 1, case.interval)
@@ -285,7 +286,7 @@ def main() -> None:
         conn.execute(METRICS)
         print(
             f"{'fault':<10}{'reads':>6}{'scans':>6}{'asked':>9}{'told: median':>14}{'worst':>9}"
-            f"{'never':>9}{'z score':>9}{'needed':>9}{'twin: findings a day':>22}{'z a day':>9}"
+            f"{'never':>9}{'z score':>9}{'needed':>9}{'twin: incidents a day':>22}{'z a day':>9}"
         )
         for name, interval, every in product(asked.only, asked.interval, asked.scan):
             cases = [
