@@ -48,15 +48,21 @@ def connection(dsn: str) -> Connection:
     key = (os.getpid(), dsn)
     conn = _connections.get(key)
     if conn is None or conn.closed:
-        conn = _connections[key] = psycopg.connect(
-            dsn,
-            autocommit=True,
-            application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
-            row_factory=dict_row,
-            cursor_factory=psycopg.RawCursor,
-        )
-        # A claim is looked at after its lock was taken, and has to see what others committed.
-        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        conn = _connections[key] = connect(dsn, "pyml.fleet")
+    return conn
+
+
+def connect(dsn: str, name: str) -> Connection:
+    """A new connection of a worker, which goes by a name."""
+    conn = psycopg.connect(
+        dsn,
+        autocommit=True,
+        application_name=f"{name} {platform.node()} {os.getpid()}",
+        row_factory=dict_row,
+        cursor_factory=psycopg.RawCursor,
+    )
+    # A claim is looked at after its lock was taken, and has to see what others committed.
+    conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return conn
 
 
