@@ -100,11 +100,14 @@ def _connection(scheme: str, host: str, port: int | None) -> Iterator[http.clien
     timer = threading.Timer(SECONDS, cut)
     timer.daemon = True
     timer.start()
+    slow = f"it has not answered within {SECONDS:.0f} s"
     try:
         yield conn
+        if late.is_set():  # a head that is cut short looks like one that is over
+            raise NotSent(slow)
     except (OSError, http.client.HTTPException) as error:
         if late.is_set() or isinstance(error, TimeoutError):
-            raise NotSent(f"it has not answered within {SECONDS:.0f} s") from error
+            raise NotSent(slow) from error
         words = str(error) or type(error).__name__
         raise NotSent(f"{host}: {words}") from error
     finally:
@@ -130,8 +133,8 @@ class _Kept(logging.Handler):
 _KEPT = _Kept()
 
 
-def _instance(url: str) -> Any:
-    """What Apprise makes of an address; None where it can make nothing of it."""
+def _notifier(url: str) -> Any:
+    """Apprise with one address; with none where it can make nothing of it."""
     import apprise  # half a second, which webhooks need not wait for
 
     if _KEPT not in LOGGER.handlers:
@@ -147,28 +150,31 @@ def _instance(url: str) -> Any:
         storage_mode=apprise.PersistentStoreMode.MEMORY,
         pem_autogen=False,
         pgp_autogen=False,
+        async_mode=False,
     )
-    return apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
+    notifier = apprise.Apprise(asset=asset)
+    notifier.add(url)
+    return notifier
 
 
 def why_not(url: str) -> str | None:
     """Why Apprise cannot send to an address; None where it can."""
-    made = _instance(url)
-    if made is None:
-        return "Apprise cannot send to that url: see https://appriseit.com/services/"
-    if not made.verify_certificate:
+    made = list(_notifier(url))
+    if len(made) != 1:
+        return "Apprise cannot send to that url: https://appriseit.com/services/ has their forms"
+    if not made[0].verify_certificate:
         return "url turns off the check of certificates (verify=no)"
-    if made.redirects:
+    if made[0].redirects:
         return "url lets redirects be followed (redirect=yes)"
     return None
 
 
 def _apprise(target: "Target") -> Send:
-    instance = _instance(target.url)
+    notifier = _notifier(target.url)
 
     def send(message: "Message") -> None:
         _KEPT.said.words = ""
-        taken = instance.notify(
+        taken = notifier.notify(
             title=message.title, body=message.body, notify_type=_type(message), body_format="text"
         )
         if not taken:

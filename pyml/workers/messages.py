@@ -54,7 +54,6 @@ def message(target: Target, told: Mapping[str, Any]) -> Message:
     title, _, body = (
         _template(str(told["event"])).safe_substitute(_words(target, document)).partition("\n")
     )
-    # A name from outside may hold anything: a title is one line.
     return Message(
         number=str(told["event_id"]),
         document=document,
@@ -113,4 +112,5 @@ def _shown(name: str, value: Any) -> str:
         return ""
     if name.endswith("_at"):
         return f"{datetime.fromisoformat(value).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return lasting(value) if name == "scan_every" else str(value)
+    # A name from outside may hold anything, and stands in a line of its own.
+    return lasting(value) if name == "scan_every" else " ".join(str(value).split())
