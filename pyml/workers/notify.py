@@ -26,7 +26,7 @@ from pyml import queries
 from pyml.errors import PymlError
 from pyml.workers import channels, messages, targets
 from pyml.workers.channels import NotSent, Send
-from pyml.workers.job import LOST, Connection, at_home, connect
+from pyml.workers.database import LOST, Connection, at_home, connect
 from pyml.workers.targets import Target
 
 # Seconds: between looks at what is due where no notification comes; between notes that the
