@@ -31,7 +31,7 @@ from pyml.workers.targets import Target
 
 # Seconds: between looks at what is due where no notification comes; between notes that the
 # notifier is at work; before a lost server is tried again; most between two failed attempts.
-POLL, AT_WORK, LOST_FOR, PAUSE = 30.0, 60.0, 5.0, 60.0
+POLL, AT_WORK, LOST_FOR, PAUSE = 30.0, 60.0, 2.0, 60.0
 # Failures in a row after which a single run gives a target up.
 FRUITLESS = 3
 
