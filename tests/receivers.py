@@ -46,8 +46,8 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                document = verified(KEY, self.headers, body)
+                self.body = self.rfile.read(int(self.headers["content-length"]))
+                document = verified(KEY, self.headers, self.body)
                 status = outer.behave(self, document)
                 if status is not None:
                     if 200 <= status < 300:

@@ -24,7 +24,8 @@ BEGIN
                 SELECT FROM unnest(t.devices) AS d (pattern), unnest(ARRAY[device::text, k.device_id, k.device_name]) AS n (name)
                 WHERE n.name LIKE replace(replace(replace(replace(d.pattern, '!', '!!'), '%', '!%'), '_', '!_'), '*', '%') ESCAPE '!'))
             -- Who was told of an incident hears what becomes of it, though its kind may change.
-            OR EXISTS (SELECT FROM ml_event f JOIN ml_delivery d ON d.event_id = f.event_id WHERE f.incident_id = incident AND d.target = t.target) END;
+            OR EXISTS (SELECT FROM ml_event f JOIN ml_delivery d ON d.event_id = f.event_id WHERE f.incident_id = incident AND d.target = t.target) END
+    FOR KEY SHARE OF t; -- a target that is deleted just now is told no more, and no error
     -- Who is told has to find it after a crash.
     PERFORM set_config('synchronous_commit', s.reset_val, true) FROM pg_settings s WHERE s.name = 'synchronous_commit';
     PERFORM pg_notify('pyml', json_build_object('event_id', made)::text);

@@ -1,5 +1,7 @@
 """Sending, to real receivers that behave badly: what is sent, and what is said of what is not."""
 
+import base64
+import re
 import shutil
 import subprocess
 import time
@@ -10,7 +12,7 @@ from aiosmtpd.controller import Controller
 
 from pyml.workers import channels, messages, targets
 from pyml.workers.notify import attempt
-from tests.receivers import SECRET, free_port, notify, receiving, table, until
+from tests.receivers import ROOT, SECRET, free_port, notify, receiving, table, until
 
 from .test_targets import TOLD
 
@@ -34,9 +36,30 @@ def test_a_receiver_that_checks_the_signature_takes_it():
 
 
 def test_the_signature_is_that_of_standard_webhooks():
-    # The example of their specification's reference libraries.
-    key = b"\x31" * 24
-    assert channels.signature(key, "msg_1", "1614265330", b'{"test": 2432232314}').startswith("v1,")
+    # The example that the libraries of that standard are tested with.
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    number, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'
+    signature = channels.signature(key, number, "1614265330", body)
+    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_the_receiver_in_the_documents_knows_it_from_a_forged_one():
+    shown = (ROOT / "docs" / "alerting.md").read_text()
+    told: dict = {}
+    exec(re.search(r"```python\n(.*?)```", shown, re.S)[1], told)
+    known = []
+
+    def look(handler, document):
+        for body in (handler.body, handler.body.replace(b"critical", b"warning")):
+            known.append(told["is_from_pyml"](SECRET, handler.headers, body))
+        return 204
+
+    with receiving(look) as receiver:
+        assert send(receiver.table()) is None
+    assert known == [True, False]
+
+
+def test_a_receiver_that_refuses_it_is_quoted():
     with receiving(lambda handler, document: 401) as receiver:
         assert send(receiver.table()) == "it answers 401 Unauthorized"
 
