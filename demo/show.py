@@ -18,6 +18,9 @@ import psycopg
 import sample_fleet
 from sample_fleet import FLEET
 
+from pyml.workers.messages import message
+from pyml.workers.targets import Target
+
 FRESH = timedelta(hours=1)
 # A live fleet's last readings are not due yet: they appear one after the other, as
 # those of real devices do, and some faults are still going on.
@@ -28,6 +31,8 @@ NAMES = """SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 
 TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
 TOLD = """SELECT incident_id, state, severity, summary FROM ml_incidents
     WHERE device_uuid = %s ORDER BY started_at"""
+TELLING = "SELECT _ml_telling(event_id) FROM ml_event WHERE NOT replayed ORDER BY event_id"
+ON_CALL = Target("on-call", "mailto://on-call@example.com", link="https://fleet/{incident_id}")
 
 # One device has a forecast too: an LSTM takes seconds to train.
 AHEAD = FLEET[0]
@@ -117,6 +122,9 @@ def report(conn: psycopg.Connection[Any], now: datetime) -> None:
         for number, state, severity, summary in told:
             said = textwrap.wrap(f"{number} {state}, {severity}: {summary}", 100)
             print(*(f"    {line}" for line in said), sep="\n")
+    print("\nA notifier (docs/alerting.md) would have sent, each with the summary and a link:")
+    for (event,) in conn.execute(TELLING).fetchall():
+        print(f"    {message(ON_CALL, event).title}")
     [(ahead,)] = conn.execute("SELECT ml_forecast(%s, %s)", (AHEAD.uuid, FIELD)).fetchall()
     steps, model = ahead["predictions"], ahead["model_info"]
     print(f"\nThe CPU of {AHEAD.name} next, with {model['level']:.0%} intervals:")

@@ -39,6 +39,12 @@ def find_strace() -> None:
         apt_install(["strace"], "that nothing is reported is tested with strace, which is not here")
 
 
+def find_mosquitto() -> None:
+    """An MQTT broker, to which the notifier sends."""
+    if not shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin"):
+        apt_install(["mosquitto"], "MQTT is tested with mosquitto, which is not here")
+
+
 def leave(cluster: Cluster) -> None:
     """Stop the tests' server, and remove those of tests that were killed, if no run is going on."""
     with open(home() / "test-runs", "a") as handle, contextlib.suppress(BlockingIOError):
@@ -79,7 +85,10 @@ def command_test(options: argparse.Namespace) -> int:
     }
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PG"))}
     try:
-        needs = (find_node, find_browser, find_strace, lambda: find_plproxy(cluster.postgres))
+        needs = (
+            *(find_node, find_browser, find_strace, find_mosquitto),
+            lambda: find_plproxy(cluster.postgres),
+        )
         for need in needs:
             try:
                 need()

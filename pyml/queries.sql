@@ -279,3 +279,27 @@ SELECT r.devices, r.hours, r.heights, r.counts,
 FROM (VALUES ($1)) AS asked (detector)
 LEFT JOIN ml_rarity r ON r.detector = asked.detector
 LEFT JOIN ml_model m ON m.model_id = $2
+
+-- query: put_targets(jsonb)
+-- Makes a notifier's targets known, with what they are told of.
+SELECT _ml_put_targets($1)
+
+-- query: claim_delivery(text)
+-- The next message to a target, which no other notifier gets until the transaction ends.
+SELECT _ml_claim_delivery($1)::text AS claimed
+
+-- query: confirm_delivery(bigint[], text, bigint)
+-- A target has been told of events, alone or as a flood.
+SELECT _ml_confirm($1, $2, $3)
+
+-- query: postpone_delivery(bigint[], text, text)
+-- A target could not be told of events.
+SELECT _ml_postpone($1, $2, $3)
+
+-- query: watch_scans()
+-- Whether scans come, to be told where they do not.
+SELECT _ml_watch_scans()
+
+-- query: listen()
+-- Hears of events from now on.
+LISTEN pyml

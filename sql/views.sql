@@ -291,8 +291,7 @@ CREATE OR REPLACE VIEW ml_fleet_incidents WITH (security_invoker = true) AS
 SELECT w.kind, nullif(w.leading_metric, '') AS leading_metric, min(w.severity) AS severity, -- critical comes before warning
        CASE WHEN bool_or(w.state = 'open') THEN 'open' WHEN bool_or(w.state = 'acknowledged') THEN 'acknowledged' ELSE 'resolved' END AS state,
        count(DISTINCT w.device_uuid) AS devices, min(w.started_at) AS started_at, max(w.ended_at) AS ended_at,
-       format('%s of %s devices: %s since %s', count(DISTINCT w.device_uuid), max(f.devices), concat_ws(' ', nullif(w.leading_metric, ''), w.kind),
-           to_char(min(w.started_at), 'YYYY-MM-DD HH24:MI TZ')) AS summary,
+       _ml_flood_summary(count(DISTINCT w.device_uuid), max(f.devices), w.leading_metric, w.kind, min(w.started_at)) AS summary,
        array_agg(w.incident_id ORDER BY w.started_at, w.incident_id) AS incident_ids,
        array_agg(DISTINCT w.device_uuid) AS device_uuids
 FROM (
@@ -316,6 +315,31 @@ COMMENT ON COLUMN ml_fleet_incidents.ended_at IS 'When any was last seen.';
 COMMENT ON COLUMN ml_fleet_incidents.summary IS 'The trouble in words.';
 COMMENT ON COLUMN ml_fleet_incidents.incident_ids IS 'The incidents, as ml_incidents has them.';
 COMMENT ON COLUMN ml_fleet_incidents.device_uuids IS 'Their devices.';
+
+CREATE OR REPLACE VIEW ml_deliveries WITH (security_invoker = true) AS
+SELECT d.event_id, d.target, CASE WHEN d.confirmed_at IS NOT NULL THEN 'confirmed' WHEN d.next_at IS NOT NULL THEN 'waiting' ELSE 'dead' END AS state,
+       e.event, e.incident_id, e.device_uuid, coalesce(k.device_id, e.device_uuid::text) AS device_id,
+       coalesce(k.device_name, k.device_id, e.device_uuid::text) AS device_name, e.happened_at, d.attempts, d.waits_since, d.next_at, d.confirmed_at, d.flood, d.error
+FROM ml_delivery d
+JOIN ml_event e ON e.event_id = d.event_id
+LEFT JOIN ml_device k ON k.device_uuid = e.device_uuid
+ORDER BY d.event_id DESC, d.target;
+COMMENT ON VIEW ml_deliveries IS 'Which target is told of which event, one row each, the latest first: what waits, what was confirmed, and dead letters, which ml_resend lets go again.';
+COMMENT ON COLUMN ml_deliveries.event_id IS 'The event.';
+COMMENT ON COLUMN ml_deliveries.target IS 'Who is told: the target''s name in the notifier''s file.';
+COMMENT ON COLUMN ml_deliveries.state IS 'waiting, confirmed (the target took it) or dead (given up after a day of attempts).';
+COMMENT ON COLUMN ml_deliveries.event IS 'What happened: opened, escalated, acknowledged, resolved; of the fleet''s scans, stalled or resumed.';
+COMMENT ON COLUMN ml_deliveries.incident_id IS 'The incident; NULL where it is about scans.';
+COMMENT ON COLUMN ml_deliveries.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_deliveries.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_deliveries.device_name IS 'The device''s name; its id where it has none.';
+COMMENT ON COLUMN ml_deliveries.happened_at IS 'When it happened.';
+COMMENT ON COLUMN ml_deliveries.attempts IS 'How often a notifier has tried to tell it.';
+COMMENT ON COLUMN ml_deliveries.waits_since IS 'From when on it has waited to be told.';
+COMMENT ON COLUMN ml_deliveries.next_at IS 'When it is tried next.';
+COMMENT ON COLUMN ml_deliveries.confirmed_at IS 'When the target confirmed it.';
+COMMENT ON COLUMN ml_deliveries.flood IS 'The first event of the flood that was told as one message with this one in it; NULL where it was told alone.';
+COMMENT ON COLUMN ml_deliveries.error IS 'Why the last attempt failed.';
 
 CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,

@@ -25,7 +25,8 @@ from joblib import Parallel, delayed, parallel_config
 
 from pyml import queries
 from pyml.errors import BrokenEnvironment, PymlError
-from pyml.workers.job import LOST, Model, at_home, connection, disconnect, retrain_one
+from pyml.workers.database import LOST, at_home
+from pyml.workers.job import Model, connection, disconnect, retrain_one
 
 BACKENDS = ("loky", "dask", "spark")
 # Outcomes after which a model is not tried again in the same call.

@@ -13,29 +13,19 @@ vacuum keeps the rows that were deleted since it began, as with any transaction 
 import functools
 import json
 import os
-import platform
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
-import psycopg
-from psycopg.rows import DictRow, dict_row
-
-from pyml import __version__, in_force, queries, training
+from pyml import in_force, queries, training
 from pyml.errors import BrokenEnvironment, translated
 from pyml.following import LEADS, columns
-from pyml.queries import Query
 from pyml.telemetry.history import Execute, History
+from pyml.workers.database import LOST, Connection, at_home, connect, run
 
-Connection = psycopg.Connection[DictRow]
 Model = tuple[str, str, str]
 """Device, kind and field."""
-
-LOST = (psycopg.OperationalError, psycopg.InterfaceError)
-"""What a connection raises that is gone, or that the server cannot serve just now."""
 
 # One training at a time in a process, though Dask may run several threads in one: they
 # share its connections, and TensorFlow's seed.
@@ -48,15 +38,7 @@ def connection(dsn: str) -> Connection:
     key = (os.getpid(), dsn)
     conn = _connections.get(key)
     if conn is None or conn.closed:
-        conn = _connections[key] = psycopg.connect(
-            dsn,
-            autocommit=True,
-            application_name=f"pyml.fleet {platform.node()} {os.getpid()}",
-            row_factory=dict_row,
-            cursor_factory=psycopg.RawCursor,
-        )
-        # A claim is looked at after its lock was taken, and has to see what others committed.
-        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        conn = _connections[key] = connect(dsn, "pyml.fleet")
     return conn
 
 
@@ -66,58 +48,14 @@ def disconnect() -> None:
         _connections.popitem()[1].close()
 
 
-@functools.cache
-def _typed(query: Query) -> str:
-    """A statement whose parameters have the types that it says."""
-
-    def typed(found: re.Match[str]) -> str:
-        return f"{found[0]}::{query.types[int(found[1]) - 1]}" if found[1] else found[0]
-
-    # What stands in quotes is a name or a text, whatever it looks like.
-    return re.sub(r"""\$(\d+)|"[^"]*"|'[^']*'""", typed, query.text)
-
-
-def _execute(conn: Connection, query: Query, *args: Any) -> list[DictRow]:
-    cursor = conn.execute(_typed(query), args, binary=True)
-    return cursor.fetchall() if cursor.description else []
-
-
-@contextmanager
-def at_home(conn: Connection) -> Iterator[Execute]:
-    """A transaction that finds names as the extension's functions do.
-
-    Raises
-    ------
-    BrokenEnvironment
-        The extension is not there, or of another version than this package.
-    """
-    execute = functools.partial(_execute, conn)
-    with conn.transaction():
-        found = execute(queries.AT_HOME)
-        if not found:
-            raise BrokenEnvironment(
-                f"database {conn.info.dbname} has no extension pyml",
-                detail="Models are stored in its tables.",
-                hint="CREATE EXTENSION pyml CASCADE;",
-            )
-        if found[0]["version"] != __version__:
-            raise BrokenEnvironment(
-                f"this is pyml {__version__}, database {conn.info.dbname} has"
-                f" {found[0]['version']}",
-                detail="A model has to be trained by the version that scores with it.",
-                hint="Install that version of the package where the workers run.",
-            )
-        execute(queries.UNMOVED)
-        yield execute
-
-
 @contextmanager
 def _reading(dsn: str) -> Iterator[Execute]:
     """A transaction on a replica, on which the extension need not be."""
     conn = connection(dsn)
     with conn.transaction():
-        _execute(conn, queries.READ_ONLY)
-        yield functools.partial(_execute, conn)
+        execute = functools.partial(run, conn)
+        execute(queries.READ_ONLY)
+        yield execute
 
 
 def retrain_one(

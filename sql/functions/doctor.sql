@@ -235,7 +235,7 @@ BEGIN
 
     check_name := 'privileges';
     SELECT string_agg(d.name, ', ') INTO missing
-    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job')) AS d (name)
+    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job'), ('ml_delivery')) AS d (name)
     WHERE NOT has_table_privilege(format('%s.%I', '@extschema@', d.name), 'SELECT');
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
@@ -246,6 +246,7 @@ BEGIN
     IF ok THEN
         RETURN QUERY SELECT * FROM _ml_doctor_history();
         RETURN QUERY SELECT * FROM _ml_doctor_work();
+        RETURN QUERY SELECT * FROM _ml_doctor_deliveries();
     END IF;
     check_name := 'row security';
     SELECT string_agg(t.relation::text, ', ') INTO missing FROM _ml_device_tables() AS t
@@ -258,4 +259,4 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices and trainings. fix is the statement or command that helps. Of the history it reads a small sample.';
+COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices, trainings and messages that nobody takes. fix is the statement or command that helps. Of the history it reads a small sample.';

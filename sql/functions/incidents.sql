@@ -7,7 +7,7 @@ AS $$
 DECLARE
     c record;
     was ml_incident;
-    tells boolean := false;
+    event text;
 BEGIN
     @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND at BETWEEN -2e11 AND 9e12 AND replayed IS NOT NULL AND jsonb_typeof(changes) = 'array', 'list of incidents');
@@ -41,13 +41,10 @@ BEGIN
         UPDATE ml_finding f SET incident_id = NULL WHERE f.incident_id = was.incident_id AND f.finding_id <> ALL (c.members);
         UPDATE ml_finding f SET incident_id = was.incident_id
         WHERE f.device_uuid = device AND f.finding_id = ANY (c.members) AND f.incident_id IS DISTINCT FROM was.incident_id;
-        INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed)
-        SELECT was.incident_id, device, e.event, to_timestamp(at), _ml_put_incidents.replayed FROM unnest(c.events) WITH ORDINALITY AS e (event, place) ORDER BY e.place;
-        tells := tells OR cardinality(c.events) > 0;
+        FOREACH event IN ARRAY c.events LOOP
+            PERFORM _ml_put_event(was.incident_id, device, event, to_timestamp(at), replayed);
+        END LOOP;
     END LOOP;
-    IF tells AND NOT replayed THEN -- who is told has to find it after a crash
-        PERFORM set_config('synchronous_commit', s.reset_val, true) FROM pg_settings s WHERE s.name = 'synchronous_commit';
-    END IF;
 END
 $$;
 COMMENT ON FUNCTION _ml_put_incidents(uuid, float8, boolean, jsonb) IS 'Writes a scan''s incidents, as of a time (at), with the findings that each is made of and what happened to it.';
@@ -59,8 +56,7 @@ AS $$
     WITH over AS (
         UPDATE ml_incident i SET state = 'resolved', why = 'retired', resolved_at = now(), updated_at = now()
         WHERE i.device_uuid = ANY (devices) AND i.state <> 'resolved' RETURNING i.incident_id, i.device_uuid)
-    INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed)
-    SELECT o.incident_id, o.device_uuid, 'resolved', now(), false FROM over o ORDER BY o.incident_id
+    SELECT _ml_put_event(o.incident_id, o.device_uuid, 'resolved', now(), false) FROM over o ORDER BY o.incident_id
 $$;
 COMMENT ON FUNCTION _ml_resolve_retired(uuid[]) IS 'Ends the incidents of devices that are retired.';
 
@@ -95,7 +91,7 @@ BEGIN
             resolved_at = CASE wanted WHEN 'resolved' THEN now() END, why = CASE wanted WHEN 'resolved' THEN 'a person' END,
             resolved_by = CASE wanted WHEN 'resolved' THEN session_user END
         WHERE i.incident_id = seen RETURNING i.* INTO was;
-        INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed) VALUES (seen, was.device_uuid, wanted, now(), false);
+        PERFORM _ml_put_event(seen, was.device_uuid, wanted, now(), false);
     ELSIF note IS NOT NULL THEN
         UPDATE ml_incident i SET note = _ml_say.note, updated_at = now() WHERE i.incident_id = seen RETURNING i.* INTO was;
     END IF;

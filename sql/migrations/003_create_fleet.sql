@@ -291,13 +291,13 @@ CREATE INDEX ml_job_slot ON ml_job (kind, slot, started_at DESC);
 
 -- Advisory locks would not do: any role of the database may take those.
 CREATE TABLE ml_lock (
-    task text NOT NULL CHECK (task IN ('scan', 'scan slot', 'retrain', 'retrain slot', 'retain', 'retire', 'late', 'model')),
+    task text NOT NULL CHECK (task IN ('scan', 'scan slot', 'retrain', 'retrain slot', 'retain', 'retire', 'late', 'model', 'flood', 'watch')),
     what text NOT NULL CHECK (length(what) <= 1100),
     device_uuid uuid GENERATED ALWAYS AS (CASE WHEN task IN ('scan', 'retrain', 'model') THEN left(what, 36)::uuid END) STORED,
     PRIMARY KEY (task, what)
 );
-COMMENT ON TABLE ml_lock IS 'What scans and trainings take, one at a time: whoever is at a task holds its row locked until the transaction ends. Only functions that a role may call with ml_grant(role, ''train'') lock a row.';
-COMMENT ON COLUMN ml_lock.task IS 'scan: of a device; retrain: of a device, kind and field; model: who moves the is_current mark; scan slot, retrain slot: a scheduled worker; retain: who deletes what is too old; retire: who looks for devices that have left the history; late: who looks for rows that came late.';
+COMMENT ON TABLE ml_lock IS 'What scans, trainings and notifiers take, one at a time: whoever is at a task holds its row locked until the transaction ends. Only functions that a role may call with ml_grant(role, ''train'') or ml_grant(role, ''notify'') lock a row.';
+COMMENT ON COLUMN ml_lock.task IS 'scan: of a device; retrain: of a device, kind and field; model: who moves the is_current mark; scan slot, retrain slot: a scheduled worker; retain: who deletes what is too old; retire: who looks for devices that have left the history; late: who looks for rows that came late; flood: which notifier tells a target of many devices at once; watch: which notifier looks whether scans come.';
 COMMENT ON COLUMN ml_lock.what IS 'Which device, model or worker.';
 COMMENT ON COLUMN ml_lock.device_uuid IS 'The device; NULL where it is a worker''s place or the fleet''s.';
 

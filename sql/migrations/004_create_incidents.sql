@@ -56,18 +56,19 @@ CREATE INDEX ml_incident_ended ON ml_incident (ended_at DESC);
 
 CREATE TABLE ml_event (
     event_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    incident_id bigint NOT NULL,
-    device_uuid uuid NOT NULL,
-    event       text NOT NULL CHECK (event IN ('opened', 'escalated', 'acknowledged', 'resolved')),
+    incident_id bigint,
+    device_uuid uuid,
+    event       text NOT NULL CHECK (event IN ('opened', 'escalated', 'acknowledged', 'resolved', 'stalled', 'resumed')),
     happened_at timestamptz NOT NULL,
     replayed    boolean NOT NULL,
-    written_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    written_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (num_nulls(incident_id, device_uuid) = CASE WHEN event IN ('stalled', 'resumed') THEN 2 ELSE 0 END)
 );
-COMMENT ON TABLE ml_event IS 'What happened to incidents, in order: what is to be told.';
+COMMENT ON TABLE ml_event IS 'What happened to incidents, and to scans, in order: what is to be told.';
 COMMENT ON COLUMN ml_event.event_id IS 'The event''s number; events of one incident happened in the order of theirs.';
-COMMENT ON COLUMN ml_event.incident_id IS 'The incident.';
+COMMENT ON COLUMN ml_event.incident_id IS 'The incident; NULL where it is about scans.';
 COMMENT ON COLUMN ml_event.device_uuid IS 'Its device.';
-COMMENT ON COLUMN ml_event.event IS 'opened, escalated (from warning to critical), acknowledged or resolved.';
+COMMENT ON COLUMN ml_event.event IS 'Of an incident: opened, escalated (from warning to critical), acknowledged or resolved. Of the fleet''s scans: stalled (none came for three of their intervals) or resumed.';
 COMMENT ON COLUMN ml_event.happened_at IS 'When: now, or the time that is replayed.';
 COMMENT ON COLUMN ml_event.replayed IS 'Whether a replay (as_of) made it, of which nobody is to be told.';
 COMMENT ON COLUMN ml_event.written_at IS 'When it was written.';

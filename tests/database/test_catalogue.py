@@ -19,6 +19,8 @@ WRITING = {
     *("_ml_put_devices", "_ml_put_signals", "_ml_pool_peaks"),
     *("_ml_note_scan", "_ml_begin_job", "_ml_note_job", "_ml_lock", "_ml_try_lock"),
     *("_ml_put_retired", "_ml_put_unretired"),
+    *("_ml_put_targets", "_ml_claim_delivery", "_ml_confirm", "_ml_postpone", "_ml_watch_scans"),
+    "ml_resend",
     *("_ml_put_counts", "_ml_put_arrivals", "_ml_settle_arrivals"),
 }
 

@@ -16,7 +16,7 @@ from installer.cluster import Cluster, home
 from installer.postgres import find_postgres
 from installer.process import HERE
 
-LEVELS = ("nobody", "read", "act", "train")
+LEVELS = ("nobody", "read", "act", "train", "notify")
 FORMATS = Path(__file__).with_name("formats")
 PUT = """
 INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end, readings_used,

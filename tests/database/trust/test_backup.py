@@ -20,6 +20,7 @@ ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
     *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
+    *("ml_incident", "ml_event", "ml_target", "ml_delivery"),
 )
 
 
@@ -54,6 +55,8 @@ def primary(server):
         db.execute("INSERT INTO ml_metric (name, path, unit) VALUES ('own', 'system.own', 'bar')")
         db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
         db.execute("CALL ml_scan()")
+        db.execute("INSERT INTO ml_target (target, severity) VALUES ('ops', 'warning')")
+        db.execute("SELECT _ml_put_event(NULL, NULL, 'stalled', now(), false)")
         db.execute(f"CREATE ROLE {ROLE} LOGIN")
         db.execute("SELECT ml_grant(%s, 'train')", [ROLE])
     return dsn, device

@@ -50,6 +50,15 @@ READ = (
     "SELECT * FROM ml_runs",
     "SELECT * FROM ml_jobs",
     "SELECT * FROM ml_locks",
+    "SELECT * FROM ml_deliveries",
+)
+NOTIFY = (
+    """SELECT _ml_put_targets('[{{"target": "ops", "severity": "warning"}}]')""",
+    "SELECT _ml_claim_delivery('ops')",
+    "SELECT _ml_confirm('{{1}}', 'ops', NULL)",
+    "SELECT _ml_postpone('{{1}}', 'ops', 'it is down')",
+    "SELECT _ml_watch_scans()",
+    "SELECT ml_resend()",
 )
 TRAIN = (
     "SELECT ml_train_forest('{device}')",
@@ -61,6 +70,7 @@ TRAIN = (
     " 'figures', figures, 'versions', versions, 'seconds', 1)) FROM ml_model",
     "SELECT ml_rollback({model})",
     "SELECT ml_forget('{device}')",
+    *NOTIFY,
 )
 ADMINISTER = (
     "SELECT ml_grant(current_user, 'train')",
@@ -79,6 +89,9 @@ ADMINISTER = (
     "DELETE FROM ml_anomaly",
     "DELETE FROM ml_finding",
     "UPDATE ml_scan_state SET watermark = NULL",
+    "DELETE FROM ml_event",
+    "UPDATE ml_delivery SET confirmed_at = now()",
+    "DELETE FROM ml_target",
     "DELETE FROM ml_job",
     "INSERT INTO ml_device_forecast VALUES ('{device}', '{{billing.pin}}')",
     "SELECT * FROM ml_lock FOR UPDATE",
@@ -125,7 +138,8 @@ def test_a_level_replaces_the_one_before(db: psycopg.Connection, roles: dict[str
 def test_each_level_can_do_its_work_and_nothing_else(one, db, connect, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
-    for level, allowed in (("nobody", ()), ("read", READ), ("train", READ + TRAIN)):
+    levels = {"nobody": (), "notify": NOTIFY, "read": READ, "train": READ + TRAIN}
+    for level, allowed in levels.items():
         with connect(level) as session:
             for statement in READ + TRAIN + ADMINISTER:
                 model = one("SELECT min(model_id) FROM ml_model")

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 import pyml
+from tests.receivers import COMMAND, ROOT, environment, receiving, table, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -168,4 +169,51 @@ def test_a_worker_calls_the_database_and_writes_nothing_elsewhere(db, dsn, devic
     assert [line for line in calls if mine not in line] == []
     assert trace.outside(Path(pyml.__file__).parent, SHARED) == []
     assert trace.left(SHARED) == set()
+    assert list(home.iterdir()) == []
+
+
+OPENED = """
+INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
+    ended_at, summary, evidence, updated_at) SELECT gen_random_uuid(), 'silent', 'open', 'warning',
+    '', now(), now(), now(), 'it is silent', '{}'::jsonb, now();
+SELECT _ml_put_event(incident_id, device_uuid, 'opened', now(), false) FROM ml_incident;
+"""
+
+
+def test_a_notifier_calls_the_database_and_its_targets_and_writes_nothing(db, dsn, one, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    trace = Trace(tmp_path / "trace")
+    with receiving() as hook, receiving(lambda handler, document: 204) as other:
+        there = f"127.0.0.1:{other.port}"
+        mail = f"mailto://{there}?to=a@example.com&from=b@example.com&mode=insecure"
+        targets = hook.table("hook")
+        targets += table("page", url=f"json://{there}/") + table("mail", url=mail)
+        watch = ["strace", "-f", "-y", "-s", "4096", "-e", f"trace={CALLS}", "-o", trace.path]
+        process = subprocess.Popen(
+            [*watch, *COMMAND, "--dsn", dsn],
+            env=environment(targets, HOME=str(home), TMPDIR=str(home), PYTHONDONTWRITEBYTECODE="1"),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            until(lambda: one("SELECT count(*) FROM ml_target") == 3, 60)
+            db.execute(OPENED)
+            until(lambda: one("SELECT count(*) FROM ml_delivery WHERE attempts > 0") == 3, 60)
+            time.sleep(LATE)
+        finally:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            os.kill(int(children.split()[0]), signal.SIGTERM)  # strace itself does not hear it
+            said = process.communicate(timeout=60)[1]
+    assert len(hook.got) == 1, said
+    local = 'sin_port=htons({}), sin_addr=inet_addr("127.0.0.1")'
+    allowed = (
+        f'sun_path="{os.environ["PYML_TEST_HOST"]}/.s.PGSQL.',
+        *(local.format(port) for port in (hook.port, other.port)),
+    )
+    for place in allowed:
+        assert [line for line in trace.calls() if place in line]
+    assert [line for line in trace.calls() if not any(one in line for one in allowed)] == []
+    assert trace.outside() == []
     assert list(home.iterdir()) == []

@@ -10,12 +10,12 @@ from installer.postgres import find_postgres
 LEVELS = ("read", "train")
 VIEWS = (
     *("ml_models", "ml_anomalies", "ml_incidents", "ml_forecasts", "ml_breaches"),
-    *("ml_device_status", "ml_runs", "ml_signals"),
+    *("ml_device_status", "ml_runs", "ml_signals", "ml_deliveries"),
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
     *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state", "ml_finding"),
-    *("ml_incident", "ml_event"),
+    *("ml_incident", "ml_event", "ml_delivery"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -29,6 +29,9 @@ INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, sta
     'warning', '', now(), now(), now(), 'it is', '{}'::jsonb, now() FROM ml_model;
 INSERT INTO ml_event (incident_id, device_uuid, event, happened_at, replayed)
     SELECT incident_id, device_uuid, 'opened', now(), false FROM ml_incident;
+INSERT INTO ml_target (target, severity) VALUES ('ops', 'warning') ON CONFLICT DO NOTHING;
+INSERT INTO ml_delivery (event_id, target, device_uuid) SELECT event_id, 'ops', device_uuid
+    FROM ml_event ON CONFLICT DO NOTHING;
 INSERT INTO ml_finding (device_uuid, detector, brief, kind, metric, started_at, last_at, severity,
     score, evidence, sentence, model_id, found_at, updated_at) SELECT DISTINCT device_uuid,
     'presence', false, 'silent', '', now(), now(), 'critical', 1, '{}'::jsonb, 'it is', 1, now(),
