@@ -27,7 +27,7 @@ from recordings import KINDS
 from pyml.detectors.base import Finder
 from pyml.detectors.joining import joined
 from pyml.detectors.level import Level
-from pyml.detectors.rarity import HOUR, Curve, peaks
+from pyml.detectors.rarity import HOUR, Curve, Excursions
 from pyml.forest import Forest
 from pyml.telemetry.series import Metric
 
@@ -42,7 +42,7 @@ Judged = Callable[[Day, int, recordings.Floats], recordings.Floats]
 def ordinary_peaks(day: Day) -> recordings.Floats:
     """The peaks of a day that touch no labelled event."""
     quiet = np.where(day.label, -np.inf, day.score)
-    return np.array(peaks(day.times, quiet, day.interval), dtype=np.float64)
+    return Excursions.lasting(day.interval, day.times, quiet).peaks().heights
 
 
 def found_days(finder: Finder[Any], kind: str, path: Path, stride: int) -> Iterator[Day]:

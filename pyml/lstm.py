@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyml.background import Pulse
+from pyml.detectors.rarity import Excursions
 from pyml.detectors.rarity import figures as rarity
-from pyml.detectors.rarity import peaks
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
@@ -369,5 +369,5 @@ def _peaks(
     known = width > 0
     distance = np.where(known, np.abs(truth - predicted) / np.where(known, width, 1.0), 0.0)
     when = times[places[:, None] + np.arange(1, horizon + 1)]
-    heights = peaks(when.ravel(), distance.ravel(), model.interval)
-    return rarity(when.size * model.interval / HOUR, heights)
+    highest = Excursions.lasting(model.interval, when.ravel(), distance.ravel()).peaks()
+    return rarity(when.size * model.interval / HOUR, highest.heights.tolist())

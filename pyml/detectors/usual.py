@@ -283,7 +283,7 @@ def _held_out(
         limit = np.where(of_days > 0, of_days, np.inf)[order]
         ratio = mean / limit
         highest = np.fmax.reduceat(ratio, starts)
-        some = Excursions(times[starts], highest, np.full(len(starts), window)).peaks()
+        some = Excursions.lasting(window, times[starts], highest).peaks()
         # What is beyond its limit is as high, and lasts as long, as its finding would.
         for k in np.flatnonzero(some.heights > 1).tolist():
             turn = int(np.searchsorted(times[starts], some.times[k]))
