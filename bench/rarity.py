@@ -27,8 +27,9 @@ from recordings import KINDS
 from pyml.detectors.base import Finder
 from pyml.detectors.joining import joined
 from pyml.detectors.level import Level
-from pyml.detectors.rarity import HOUR, Curve, Excursions
+from pyml.detectors.rarity import Curve, Excursions
 from pyml.forest import Forest
+from pyml.seconds import HOUR
 from pyml.telemetry.series import Metric
 
 OFTEN = {"1 day": 24.0, "3 days": 72.0, "1 week": 168.0, "30 days": 720.0}

@@ -44,7 +44,7 @@ from pyml.detectors.features import (
     trailing_mean,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
-from pyml.detectors.rarity import HOUR, Excursions
+from pyml.detectors.rarity import Excursions
 from pyml.detectors.reasons import Cases
 from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
@@ -55,6 +55,7 @@ from pyml.models.blob import Run, Runner
 from pyml.models.trees import Remembering, Trees
 from pyml.models.wire import File, Graph, Numbers
 from pyml.queries import literal
+from pyml.seconds import HOUR
 
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.

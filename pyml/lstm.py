@@ -41,9 +41,9 @@ from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
 from pyml.models.blob import Run, Runner
 from pyml.models.wire import Graph, Numbers
 from pyml.queries import literal
+from pyml.seconds import HOUR
 from pyml.telemetry.series import Grid
 
-HOUR = 3_600.0
 # Share of the values that the intervals of scans cover, as the setting has it by default.
 LEVEL = 0.99
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.seconds import HOUR
+
 Floats = NDArray[np.float64]
 
-HOUR = 3600.0
 # Peaks nearer to each other than this are one; seconds.
 SILENCE = HOUR
 # Peaks that a training keeps: what comes more often than some four times a day is of no use.
