@@ -27,8 +27,9 @@ from recordings import KINDS
 from pyml.detectors.base import Finder
 from pyml.detectors.joining import joined
 from pyml.detectors.level import Level
-from pyml.detectors.rarity import HOUR, Curve, peaks
+from pyml.detectors.rarity import Curve, Excursions
 from pyml.forest import Forest
+from pyml.seconds import HOUR
 from pyml.telemetry.series import Metric
 
 OFTEN = {"1 day": 24.0, "3 days": 72.0, "1 week": 168.0, "30 days": 720.0}
@@ -42,7 +43,7 @@ Judged = Callable[[Day, int, recordings.Floats], recordings.Floats]
 def ordinary_peaks(day: Day) -> recordings.Floats:
     """The peaks of a day that touch no labelled event."""
     quiet = np.where(day.label, -np.inf, day.score)
-    return np.array(peaks(day.times, quiet, day.interval), dtype=np.float64)
+    return Excursions.lasting(day.interval, day.times, quiet).peaks().heights
 
 
 def found_days(finder: Finder[Any], kind: str, path: Path, stride: int) -> Iterator[Day]:

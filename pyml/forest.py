@@ -44,7 +44,7 @@ from pyml.detectors.features import (
     trailing_mean,
 )
 from pyml.detectors.isolation import PARAMETERS, Model, Parameters, Spans
-from pyml.detectors.rarity import HOUR, peaks
+from pyml.detectors.rarity import Excursions
 from pyml.detectors.reasons import Cases
 from pyml.detectors.tails import Tail
 from pyml.detectors.thresholds import Blocks, Thresholds
@@ -55,6 +55,7 @@ from pyml.models.blob import Run, Runner
 from pyml.models.trees import Remembering, Trees
 from pyml.models.wire import File, Graph, Numbers
 from pyml.queries import literal
+from pyml.seconds import HOUR
 
 # Numbers in one batch of the scores behind the reasons, and readings scored or explained at once:
 # some tenths of a second.
@@ -168,13 +169,14 @@ class Forest(Judge[Model]):
         limits = Thresholds.of(blocks, scores, settings["contamination"], p)
         pulse()
         ordinary = blocks.ordinary
-        highest = peaks(times[rows][ordinary], -scores[ordinary], spans.interval)
+        heights = -scores[ordinary]
+        highest = Excursions.lasting(spans.interval, times[rows][ordinary], heights).peaks().heights
         hours_seen = float(ordinary.sum() * spans.interval / HOUR)
         return Fitted(
             growing.numbers_of(grown, paths, blocks.rows, fill),
             replace(model, warning=limits.warning, critical=limits.critical),
             limits.figures
-            | {"features": cells.shape[1], "peaks": highest, "ordinary_hours": hours_seen},
+            | {"features": cells.shape[1], "peaks": highest.tolist(), "ordinary_hours": hours_seen},
         )
 
     def blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:

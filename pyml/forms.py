@@ -12,7 +12,6 @@ from pyml.paths import parts_of
 
 Form = Callable[[Any], bool]
 
-YEAR = 366 * 86_400.0
 SOME = 1e-12  # seconds: more than none
 MAX_METRICS = 200  # of a detector
 LONGEST_TEXT = 1000  # of a field, its path included

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyml.background import Pulse
+from pyml.detectors.rarity import Excursions
 from pyml.detectors.rarity import figures as rarity
-from pyml.detectors.rarity import peaks
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
@@ -41,9 +41,9 @@ from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
 from pyml.models.blob import Run, Runner
 from pyml.models.wire import Graph, Numbers
 from pyml.queries import literal
+from pyml.seconds import HOUR
 from pyml.telemetry.series import Grid
 
-HOUR = 3_600.0
 # Share of the values that the intervals of scans cover, as the setting has it by default.
 LEVEL = 0.99
 
@@ -369,5 +369,5 @@ def _peaks(
     known = width > 0
     distance = np.where(known, np.abs(truth - predicted) / np.where(known, width, 1.0), 0.0)
     when = times[places[:, None] + np.arange(1, horizon + 1)]
-    heights = peaks(when.ravel(), distance.ravel(), model.interval)
-    return rarity(when.size * model.interval / HOUR, heights)
+    highest = Excursions.lasting(model.interval, when.ravel(), distance.ravel()).peaks()
+    return rarity(when.size * model.interval / HOUR, highest.heights.tolist())

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.seconds import DAY, HOUR, WEEK
+
 Floats = NDArray[np.float64]
 
-DAY = 86_400.0
-WEEK = 7 * DAY
 # Within a slot the median over days is taken; between the middles of two, a straight line.
 SLOT = 1_800.0
 SLOTS_OF_DAY, SLOTS_OF_WEEK, DAYS = 48, 336, 7
@@ -29,7 +29,6 @@ OWN = 3.0
 # A metric only grows (or only falls) where all but this share of its changes do, in such a share
 # of its hours.
 AGAINST, MOVING = 0.02, 0.9
-HOUR = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)

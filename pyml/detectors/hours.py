@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
+from pyml.seconds import DAY, HOUR, WEEK
 
 Floats = NDArray[np.float64]
 Rows = list[list[float]]
 
-HOUR, DAY_HOURS = 3600.0, 24
-DAY = HOUR * DAY_HOURS
-WEEK = 7 * DAY
+DAY_HOURS = 24
 # Cycles that a training has to hold before they tell what is usual in one.
 CYCLES = 3
 # Slots of an hour that are told apart: none, those of a day, those of a week.

@@ -7,8 +7,9 @@ from pyml.detectors.base import KNOWN, Known
 from pyml.detectors.hours import SLOTS, Hours
 from pyml.detectors.tails import Tail, is_tail
 from pyml.detectors.together import Together
-from pyml.forms import MAX_METRICS, YEAR, listed, number, record, whole
+from pyml.forms import MAX_METRICS, listed, number, record, whole
 from pyml.parameters import parameter
+from pyml.seconds import YEAR
 
 Matrix = list[list[float]]
 """Rows of numbers, as JSON has them."""

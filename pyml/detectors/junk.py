@@ -26,8 +26,9 @@ from pyml.detectors.base import (
 )
 from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
 from pyml.detectors.wording import lasting, of
-from pyml.forms import YEAR, listed, maybe, number, record
+from pyml.forms import listed, maybe, number, record
 from pyml.parameters import parameter
+from pyml.seconds import YEAR
 
 
 @dataclass(frozen=True, slots=True)

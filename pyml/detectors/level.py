@@ -31,7 +31,6 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.baseline import HOUR
 from pyml.detectors.joining import joined
 from pyml.detectors.moved import Move, evidence, sentence
 from pyml.detectors.rarity import Excursions
@@ -49,6 +48,7 @@ from pyml.detectors.usual import (
 )
 from pyml.errors import NotEnoughData
 from pyml.forms import listed, number, record
+from pyml.seconds import HOUR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

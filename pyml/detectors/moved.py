@@ -7,8 +7,9 @@ from typing import Any, Self
 import numpy as np
 
 from pyml.detectors.base import Finding, Floats
-from pyml.detectors.baseline import DAY, HOUR, SETTLED
+from pyml.detectors.baseline import SETTLED
 from pyml.detectors.wording import day, figures, moment, of, step
+from pyml.seconds import DAY, HOUR
 
 # A move that began with less than this share of where it is now is a drift.
 AT_ONCE = 0.5

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.seconds import HOUR
+
 Floats = NDArray[np.float64]
 
-HOUR = 3600.0
-# Peaks nearer to each other than this are one; seconds, and not less than an interval.
+# Peaks nearer to each other than this are one; seconds.
 SILENCE = HOUR
 # Peaks that a training keeps: what comes more often than some four times a day is of no use.
 MOST_PEAKS = 30
@@ -28,22 +29,6 @@ FARTHEST, RAREST = 20.0, 87_600.0
 HIGHEST = 1000.0
 # Least mean excess of the tail: in powers of ten, or in limits of a finder.
 LEAST = 0.1
-
-
-def peaks(times: Floats, heights: Floats, interval: float) -> list[float]:
-    """The highest peaks of heights (n,), at increasing times, highest first; `MOST_PEAKS` at most.
-
-    All that is nearer to a higher one than `SILENCE` belongs to that.
-    """
-    found: list[float] = []
-    left, apart = heights.copy(), max(SILENCE, interval)
-    while len(found) < MOST_PEAKS and (left > -np.inf).any():
-        top = int(np.argmax(left))
-        found.append(float(left[top]))
-        near = slice(*np.searchsorted(times, [times[top] - apart, times[top] + apart]))
-        left[near] = -np.inf
-        left[top] = -np.inf
-    return found
 
 
 def figures(hours: float, heights: Iterable[float]) -> dict[str, Any]:
@@ -68,6 +53,11 @@ class Excursions:
     times: Floats
     heights: Floats
     spans: Floats
+
+    @classmethod
+    def lasting(cls, span: float, times: Floats, heights: Floats) -> "Excursions":
+        """Those of heights (k,) at times (k,), each of the same span: an interval, a window."""
+        return cls(times, heights, np.full(len(times), span))
 
     @classmethod
     def of(cls, several: Sequence["Excursions"]) -> "Excursions":

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.detectors.base import Floats
-from pyml.detectors.rarity import HOUR, figures
+from pyml.detectors.rarity import figures
 from pyml.parameters import parameter
+from pyml.seconds import HOUR
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pyml.detectors.moved import Move
 from pyml.detectors.rarity import Excursions
 from pyml.forms import listed, number, record, truth, whole
 from pyml.parameters import parameter
+from pyml.seconds import DAY, HOUR
 
 Floats = NDArray[np.float64]
 
@@ -244,7 +245,7 @@ def _known(learned: Learned) -> tuple[Floats, NDArray[np.intp], Floats]:
 def _distances(learned: Learned, window: float, most: float, interval: float) -> Floats:
     """How far the mean over the window up to each reading in ordinary days is; NaN for none."""
     times, _, residual = _known(learned)
-    length = baseline.DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
+    length = DAY if len(learned.baseline.day) > 1 else float(np.ptp(learned.times)) / 6
     if window > length or window < FEWEST * interval:
         return np.full(len(times), np.nan)
     residual = np.clip(residual, -most, most)
@@ -283,7 +284,7 @@ def _held_out(
         limit = np.where(of_days > 0, of_days, np.inf)[order]
         ratio = mean / limit
         highest = np.fmax.reduceat(ratio, starts)
-        some = Excursions(times[starts], highest, np.full(len(starts), window)).peaks()
+        some = Excursions.lasting(window, times[starts], highest).peaks()
         # What is beyond its limit is as high, and lasts as long, as its finding would.
         for k in np.flatnonzero(some.heights > 1).tolist():
             turn = int(np.searchsorted(times[starts], some.times[k]))
@@ -307,7 +308,7 @@ def _held_out(
                 some.heights[k] = -np.inf  # it is over, or was a burst
         found.append(some)
     covered = [times[days == day] for day in learned.ordinary]
-    hours = sum(float(np.ptp(day)) + interval for day in covered if len(day)) / baseline.HOUR
+    hours = sum(float(np.ptp(day)) + interval for day in covered if len(day)) / HOUR
     return HeldOut(hours, Excursions.of(found).peaks())
 
 

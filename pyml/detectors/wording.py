@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 
+from pyml.seconds import DAY, HOUR, MINUTE
+
 # Digits of a number in a sentence, or as many as tell it from what it is compared with.
 DIGITS, MOST_DIGITS = 3, 10
 WORDS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 LARGEST = 1e18  # what is larger has no word
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 # Units of a span of time in words, the longest first, in seconds.
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
-from pyml.forms import SOME, YEAR, Form, listed, maybe, number, path, record, text, truth
+from pyml.forms import SOME, Form, listed, maybe, number, path, record, text, truth
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
+from pyml.seconds import YEAR
 from pyml.telemetry.habits import Habit, is_habit
 from pyml.telemetry.series import IS_METRIC, Grid, Metric
 

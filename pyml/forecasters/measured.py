@@ -10,8 +10,7 @@ from pyml.forecasters.forecast import LEVELS, backtest
 from pyml.forecasters.recurrent import Model, Parameters
 from pyml.forecasters.windows import Floats, Places, ahead_of, origins
 from pyml.models.blob import Run
-
-DAY = 86_400.0
+from pyml.seconds import DAY
 
 
 def measured(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DAY = 86_400.0
+from pyml.seconds import DAY
 
 KINDS = (
     "combination",

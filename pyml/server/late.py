@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pyml import queries
+from pyml.seconds import HOUR
 from pyml.server import backend
 from pyml.telemetry import late
 from pyml.telemetry.history import Floats, History
@@ -43,7 +44,7 @@ class Late:
         rows = np.array(state["hour_rows"], np.int64)
         before = late.Counts(float(state["counted_to"]), rows)
         found.counts, found.counted_at = before, float(state["counted_at"])
-        if until - found.counted_at >= late.HOUR:
+        if until - found.counted_at >= HOUR:
             now = _counted(history, device, before.until)
             span = before.late(now)
             found.counts, found.counted_at = now, until

@@ -10,9 +10,10 @@ from typing import Any, TypedDict, TypeGuard
 import numpy as np
 
 from pyml.forms import MAX_METRICS, listed, record, whole
+from pyml.seconds import HOUR
 from pyml.telemetry.readings import OK, QUALITIES, Readings
 
-HOUR, HOURS = 3600.0, 24
+HOURS = 24
 
 
 class Hour(TypedDict):

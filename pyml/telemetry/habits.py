@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyml.forms import SOME, YEAR, listed, maybe, number, record
+from pyml.forms import SOME, listed, maybe, number, record
+from pyml.seconds import DAY, YEAR
 
 Floats = NDArray[np.float64]
 
-DAY = 86_400.0
 # A pause so many times as long as the usual gap, and as what comes between two of them, parts
 # bursts: a device that sleeps, wakes, sends several readings and sleeps again.
 PAUSE = 10.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.seconds import HOUR
 from pyml.telemetry.history import Floats
 
-HOUR = 3600.0
 # Hours that are counted, so that a day's outage is found when it ends a day later.
 HOURS = 48
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyml.telemetry.day import HOUR, Sight, counted, first_hour, is_hours, shares, sighted
+from pyml.seconds import HOUR
+from pyml.telemetry.day import Sight, counted, first_hour, is_hours, shares, sighted
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.messages import received
 from pyml.telemetry.readings import OK, QUALITIES, assemble

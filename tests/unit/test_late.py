@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pyml.telemetry.late import HOUR, HOURS, counted
+from pyml.seconds import HOUR
+from pyml.telemetry.late import HOURS, counted
 
 START = 1_790_000_000.0 - 1_790_000_000.0 % HOUR
 

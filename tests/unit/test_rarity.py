@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml.detectors.rarity import MOST_PEAKS, RAREST, SILENCE, Curve, Excursions, peaks
+from pyml.detectors.rarity import MOST_PEAKS, RAREST, SILENCE, Curve, Excursions
 
 HEIGHTS = st.lists(st.floats(0, 300), max_size=200)
 
@@ -13,7 +13,7 @@ HEIGHTS = st.lists(st.floats(0, 300), max_size=200)
 @given(HEIGHTS, st.floats(1, 1e5))
 def test_peaks_are_apart_and_the_highest_first(heights, interval):
     times = interval * np.arange(len(heights))
-    found = peaks(times, np.array(heights), interval)
+    found = Excursions.lasting(interval, times, np.array(heights)).peaks().heights.tolist()
     assert found == sorted(found, reverse=True)
     assert len(found) <= MOST_PEAKS
     assert set(found) <= set(heights)
@@ -28,7 +28,7 @@ def test_what_lasts_is_one_peak():
     heights = np.zeros(600)
     heights[100:130] = 5.0
     heights[400] = 3.0
-    found = peaks(times, heights, 60.0)
+    found = Excursions.lasting(60.0, times, heights).peaks().heights.tolist()
     assert found[:2] == [5.0, 3.0]
     assert set(found[2:]) == {0.0}
 
