@@ -8,6 +8,7 @@
 \ir functions/settings.sql
 \ir functions/writes.sql
 \ir functions/findings.sql
+\ir functions/rules.sql
 \ir functions/incidents.sql
 \ir functions/api.sql
 \ir functions/models.sql

@@ -102,7 +102,7 @@ COMMENT ON COLUMN ml_incidents.acknowledged_at IS 'When somebody acknowledged it
 COMMENT ON COLUMN ml_incidents.acknowledged_by IS 'Which role did.';
 COMMENT ON COLUMN ml_incidents.resolved_at IS 'When it was found to be over; NULL while it is not.';
 COMMENT ON COLUMN ml_incidents.resolved_by IS 'Which role resolved it; NULL where it is over by itself.';
-COMMENT ON COLUMN ml_incidents.why IS 'Why it is resolved: over, became usual (it lasted for three days), a person, retired (the device).';
+COMMENT ON COLUMN ml_incidents.why IS 'Why it is resolved: over, became usual (it lasted for three days), a person, a rule (or a quiet window, which says that it is no trouble), retired (the device).';
 COMMENT ON COLUMN ml_incidents.note IS 'What somebody said of it.';
 COMMENT ON COLUMN ml_incidents.rarity IS 'Hours between two such on ordinary days; NULL where not known.';
 COMMENT ON COLUMN ml_incidents.worst_score IS 'The lowest score of its anomalies, of the forest where that spoke; NULL where it has none.';

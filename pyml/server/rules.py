@@ -1,0 +1,74 @@
+"""What people say of a device, as rules and quiet windows are stored."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyml import queries
+from pyml.forms import parsed
+from pyml.incidents.base import Found
+from pyml.incidents.grouping import is_rare
+from pyml.incidents.rules import Kept, Rule, Said, Window
+from pyml.server import backend
+
+
+def rules_of(document: str | None) -> tuple[Rule, ...]:
+    """The rules of the part ``rules`` of `queries`; None where there is none."""
+    return tuple(
+        Rule(
+            rule_id=row["rule_id"],
+            names=_names(row["names"]),
+            direction=row["direction"],
+            least=row["least"],
+            mute=row["mute"],
+            until=math.inf if row["until"] is None else float(row["until"]),
+        )
+        for row in parsed(document or "[]")
+    )
+
+
+def said_of(device: str, rules: str | None, found: Sequence[Found], now: float) -> Said:
+    """What people say of some findings of a device, and of the moment `now`."""
+    since = min((one.started_at for one in found), default=now)
+    until = max((one.last_at for one in found), default=now)
+    rows = backend.execute(queries.QUIET_SPANS, device, since, max(until, now))
+    windows = (
+        Window(int(row["quiet_id"]), _names(row["names"]), float(row["since"]), float(row["until"]))
+        for row in rows
+    )
+    return Said(rules_of(rules), tuple(windows))
+
+
+def put_kept(
+    device: str,
+    rows: Sequence[Any],
+    found: Sequence[Found],
+    quiet: Mapping[int, Kept],
+    rare: float,
+) -> None:
+    """Write what keeps findings quiet that else were told, where that has changed.
+
+    Parameters
+    ----------
+    device : str
+    rows : sequence of mapping
+        Of `queries.INCIDENT_FINDINGS`.
+    found : sequence of Found
+        The same.
+    quiet : mapping of Kept
+        By the finding's number.
+    rare : float
+        As of `Terms`.
+    """
+    told = Kept()
+    changed = []
+    for row, one in zip(rows, found, strict=True):
+        kept = quiet.get(one.finding_id, told) if is_rare(one, rare) else told
+        if kept != Kept(row["rule_id"], row["quiet_id"]):
+            changed.append((one.finding_id, kept.rule_id, kept.quiet_id))
+    if changed:
+        backend.execute(queries.PUT_KEPT, device, *map(list, zip(*changed, strict=True)))
+
+
+def _names(names: Sequence[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
