@@ -24,6 +24,10 @@ jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',
      'least', r.least_deviation, 'mute', r.mute, 'until', date_part('epoch', r.until)))::text
  FROM _ml_rules_of($1) AS r)
 
+-- part: false_alarms
+coalesce((SELECT d.false_alarms_per_week FROM ml_device d WHERE d.device_uuid = $1),
+         (SELECT t.value::float8 FROM ml_setting t WHERE t.name = 'false_alarms_per_week'))
+
 -- query: context()
 -- The context of a call that needs no model.
 SELECT c.* FROM @context@
@@ -177,8 +181,7 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
        date_part('epoch', s.counted_at) AS counted_at, l.late_id,
        date_part('epoch', s.silent_from) AS silent_from,
-       coalesce((SELECT d.false_alarms_per_week FROM ml_device d WHERE d.device_uuid = $1),
-                (SELECT t.value::float8 FROM ml_setting t WHERE t.name = 'false_alarms_per_week')) AS false_alarms,
+       @false_alarms@ AS false_alarms,
        EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
        @rules@ AS rules,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
@@ -237,6 +240,13 @@ SELECT f.finding_id, f.incident_id, f.detector, f.kind, f.metric, f.brief,
        date_part('epoch', f.started_at) AS started_at, date_part('epoch', f.last_at) AS last_at,
        f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence, f.rule_id, f.quiet_id
 FROM ml_finding f WHERE f.device_uuid = $1 AND (f.last_at >= to_timestamp($2) OR f.incident_id = ANY ($3))
+
+-- query: incident(uuid, bigint)
+-- An incident of a device, what people say of that, and the moment and the zone of the session.
+SELECT i.incident_id, date_part('epoch', i.started_at) AS started_at, @rules@ AS rules,
+       @false_alarms@ AS false_alarms, date_part('epoch', now()) AS now,
+       current_setting('TimeZone') AS zone
+FROM ml_incident i WHERE i.device_uuid = $1 AND i.incident_id = $2
 
 -- query: scanned_from(uuid)
 -- From when on a device has been scanned.

@@ -21,6 +21,7 @@ from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.telemetry.drift import Histogram, is_reference
 from pyml.telemetry.habits import Habit, is_habit
+from pyml.telemetry.quiet import NOTHING, Quiet
 from pyml.telemetry.readings import Readings
 from pyml.telemetry.series import IS_METRIC, Metric
 
@@ -75,6 +76,8 @@ class Signals:
     held : ndarray of bool, shape (n,)
         Moments at which nothing came and the values before hold: to look back on, and to learn
         from, but not to judge.
+    quiet : Quiet
+        Windows of which nothing is to be learned: what came in them has been left out.
     """
 
     times: Floats
@@ -82,11 +85,14 @@ class Signals:
     names: tuple[str, ...]
     interval: float
     held: NDArray[np.bool_]
+    quiet: Quiet = NOTHING
 
     @classmethod
-    def of(cls, readings: Readings, names: Sequence[str], interval: float) -> Self:
+    def of(
+        cls, readings: Readings, names: Sequence[str], interval: float, quiet: Quiet = NOTHING
+    ) -> Self:
         """Those of readings whose columns have these names."""
-        return cls(readings.times, readings.values, tuple(names), interval, readings.held)
+        return cls(readings.times, readings.values, tuple(names), interval, readings.held, quiet)
 
     def of_metrics(self, names: Sequence[str]) -> Self:
         """Those of some of the metrics, in the order of `names`."""

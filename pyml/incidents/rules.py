@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pyml.incidents.base import Found, Incident, Terms
+from pyml.telemetry.quiet import Window
 from pyml.telemetry.series import Metric
 
 UP, DOWN = "up", "down"
@@ -49,29 +50,6 @@ class Rule:
     direction: str | None
     least: float | None
     mute: bool
-    until: float
-
-    def covers(self, name: str) -> bool:
-        """Whether it is about a metric."""
-        return self.names is None or name in self.names
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A span of time in which nothing is told.
-
-    Attributes
-    ----------
-    quiet_id : int
-    names : frozenset of str or None
-        As of a `Rule`.
-    since, until : float
-        Seconds since the Unix epoch; it ends before `until`.
-    """
-
-    quiet_id: int
-    names: frozenset[str] | None
-    since: float
     until: float
 
     def covers(self, name: str) -> bool:

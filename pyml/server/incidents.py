@@ -20,7 +20,7 @@ QUIET_SECONDS, QUIET_READINGS = 1800.0, 10.0
 OFTEN = 0.1
 
 
-def _terms(state: Any, interval: float, memory: float) -> Terms:
+def terms_of(state: Any, interval: float = 0.0, memory: float = 0.0) -> Terms:
     """When to speak of a device, and when trouble of it is over.
 
     Each detector may speak as often as the device may be spoken of: what they say is joined, and
@@ -57,14 +57,14 @@ def bring_on(
     replayed : bool
         Whether the scan is of the past: nobody is told.
     """
-    terms = _terms(state, interval, memory)
+    terms = terms_of(state, interval, memory)
     since = None if first is None else first - terms.gap
     incidents = [_incident(row) for row in backend.execute(queries.INCIDENTS, device, since)]
     if first is None and not incidents:
         return
     ids = [one.incident_id for one in incidents]
     rows = backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)
-    found = [_found(row) for row in rows]
+    found = [found_of(row) for row in rows]
     said = said_of(device, state["rules"], found, clock.now)
     quiet = kept_quiet(found, incidents, said, terms)
     put_kept(device, rows, found, quiet, terms.rare)
@@ -94,7 +94,8 @@ def _incident(row: Any) -> Incident:
     )
 
 
-def _found(row: Any) -> Found:
+def found_of(row: Any) -> Found:
+    """A row of `queries.INCIDENT_FINDINGS`."""
     said = parsed(row["evidence"])
     evidence = said if isinstance(said, dict) else {}
     finder = DETECTORS.get(row["detector"])

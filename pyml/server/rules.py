@@ -8,8 +8,9 @@ from pyml import queries
 from pyml.forms import parsed
 from pyml.incidents.base import Found
 from pyml.incidents.grouping import is_rare
-from pyml.incidents.rules import Kept, Rule, Said, Window
+from pyml.incidents.rules import Kept, Rule, Said
 from pyml.server import backend
+from pyml.telemetry.quiet import Window
 
 
 def rules_of(document: str | None) -> tuple[Rule, ...]:
@@ -17,7 +18,7 @@ def rules_of(document: str | None) -> tuple[Rule, ...]:
     return tuple(
         Rule(
             rule_id=row["rule_id"],
-            names=_names(row["names"]),
+            names=row["names"] and frozenset(row["names"]),
             direction=row["direction"],
             least=row["least"],
             mute=row["mute"],
@@ -32,11 +33,7 @@ def said_of(device: str, rules: str | None, found: Sequence[Found], now: float) 
     since = min((one.started_at for one in found), default=now)
     until = max((one.last_at for one in found), default=now)
     rows = backend.execute(queries.QUIET_SPANS, device, since, max(until, now))
-    windows = (
-        Window(int(row["quiet_id"]), _names(row["names"]), float(row["since"]), float(row["until"]))
-        for row in rows
-    )
-    return Said(rules_of(rules), tuple(windows))
+    return Said(rules_of(rules), tuple(map(Window.of_row, rows)))
 
 
 def put_kept(
@@ -68,7 +65,3 @@ def put_kept(
             changed.append((one.finding_id, kept.rule_id, kept.quiet_id))
     if changed:
         backend.execute(queries.PUT_KEPT, device, *map(list, zip(*changed, strict=True)))
-
-
-def _names(names: Sequence[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)

@@ -126,6 +126,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_quiet_spans(uuid, timestamptz, timestamptz) IS 'The quiet windows of a device that have a part in a span of time, each as often as it comes in it, whole. names as _ml_names_of has them; NULL: of all metrics.';
 
+CREATE OR REPLACE FUNCTION _ml_limits_of(device uuid, field text, OUT limit_low float8, OUT limit_high float8)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT CASE WHEN NOT r.muted THEN coalesce(r.low, k.limit_low) END, CASE WHEN NOT r.muted THEN coalesce(r.high, k.limit_high) END
+    FROM (SELECT coalesce(bool_or(n.mute), false) AS muted,
+                 (array_agg(n.limit_low ORDER BY n.place DESC) FILTER (WHERE n.limit_low IS NOT NULL))[1] AS low,
+                 (array_agg(n.limit_high ORDER BY n.place DESC) FILTER (WHERE n.limit_high IS NOT NULL))[1] AS high
+          FROM _ml_rules_of(device) WITH ORDINALITY AS n (rule_id, names, direction, least_deviation, limit_low, limit_high, mute, until, place)
+          WHERE (n.names IS NULL OR field = ANY (n.names)) AND coalesce(n.until > now(), true)) AS r
+    LEFT JOIN _ml_metric_of(field) AS k ON true
+$$;
+COMMENT ON FUNCTION _ml_limits_of(uuid, text) IS 'The limits of a field of a device: those of the narrowest rule in force that has one, else of the metric; none where it is muted.';
+
 CREATE OR REPLACE FUNCTION _ml_put_kept(device uuid, findings bigint[], rules bigint[], windows bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -139,3 +153,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_put_kept(uuid, bigint[], bigint[], bigint[]) IS 'Writes which rule, or which quiet window, keeps each of some findings from being told; NULL where none does.';
+
+CREATE OR REPLACE FUNCTION _ml_doctor_rules() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    SELECT 'rules', count(*) FILTER (WHERE r.deaf) = 0,
+        CASE WHEN count(*) FILTER (WHERE r.deaf) = 0 THEN format('%s rules in force; none mutes all devices without an end', count(*))
+            ELSE format('rule %s mutes everything of all devices without an end: nothing is told', min(r.rule_id) FILTER (WHERE r.deaf)) END,
+        'UPDATE @extschema@.ml_rule SET until = now() + interval ''1 day'' WHERE rule_id = ' || min(r.rule_id) FILTER (WHERE r.deaf) || ';'
+    FROM (SELECT l.rule_id, l.mute AND num_nonnulls(l.device_uuid, l.metric, l.until) = 0 AS deaf FROM ml_rule l WHERE coalesce(l.until > now(), true)) AS r
+$$;
+COMMENT ON FUNCTION _ml_doctor_rules() IS 'The doctor''s row on rules: whether one mutes everything for ever.';

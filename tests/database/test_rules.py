@@ -44,3 +44,27 @@ def test_a_muted_metric_makes_no_incident_and_its_findings_are_recorded(db, one,
     rule = one("SELECT rule_id FROM ml_rule")
     kept = db.execute("SELECT detector FROM ml_finding WHERE rule_id = %s", [rule]).fetchall()
     assert ("level",) in kept
+
+
+def test_the_same_without_a_rule_is_an_incident_and_what_is_proposed_keeps_it_quiet(
+    db, one, trained, scan
+):
+    db.execute(HOT, [trained, -1, 120])
+    scan(*range(150, 0, -10))
+    number = one("SELECT incident_id FROM ml_incidents")
+    said = one("SELECT ml_not_a_fault(%s)", number)
+    print(said)
+    assert said["state"] == "open"
+    assert not said["applied"]
+    assert one("SELECT count(*) FROM ml_rule") == 0
+    db.execute(said["statement"])
+    print(db.execute("SELECT * FROM ml_rules").fetchall())
+    again = one("SELECT ml_not_a_fault(%s)", number)
+    assert again["statement"] is None
+    scan(0)
+    assert one("SELECT state || ', ' || why FROM ml_incidents") == "resolved, a rule"
+    for table in ("ml_incident", "ml_event", "ml_finding", "ml_anomaly", "ml_scan_state"):
+        db.execute(f"DELETE FROM {table}")
+    scan(*range(150, 0, -10))
+    assert one("SELECT count(*) FROM ml_incident") == 0
+    assert one("SELECT kept_quiet_7d FROM ml_rules") > 0
