@@ -209,15 +209,15 @@ def _at_hours(case: Case, known: Sequence[About]) -> Iterator[Proposal]:
                 dates.add(apart)
     daily = sum(abs(apart) <= WEEK for apart in dates) >= OTHER_DAYS
     weekly = len(dates) >= OTHER_DAYS and all(apart % WEEK == 0 for apart in dates)
-    since, until = (since // CUT - 1) * CUT, (until // CUT + 2) * CUT
+    since, until = (math.floor(since / CUT) - 1) * CUT, (math.ceil(until / CUT) + 1) * CUT
     if not (daily or weekly) or until - since > LONGEST:
         return
     repeat = "weekly" if weekly else "daily"
     first, last = (datetime.fromtimestamp(at, zone) for at in (since, until))
-    each = f"each {first:%A}" if weekly else "each day"
+    each = f"Each {first:%A}" if weekly else "Each day"
     what = _listed(known) if known else "the device, its silence included,"
     words = (
-        f"{each.capitalize()} from {first:%H:%M} to {last:%H:%M} ({case.zone}) nothing is told of"
+        f"{each} from {first:%H:%M} to {last:%H:%M} ({case.zone}) nothing is told of"
         f" {what} and no training learns from it. The like came on {len(dates)} other days."
     )
     given = {
