@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from pyml.detectors.wording import figures, of, step
 from pyml.incidents.base import DAY, Found, Terms
 from pyml.incidents.grouping import is_rare
-from pyml.incidents.rules import BOTH, DOWN, UP, Rule, Said, deviations, kept_quiet
+from pyml.incidents.rules import BOTH, DOWN, UP, Rule, Said, deviations, left_of
 from pyml.telemetry.quiet import Window
 
 # A floor lies so much above what was seen.
@@ -74,7 +74,8 @@ class Case:
     Attributes
     ----------
     told : list of Found
-        Those that are told by themselves, and not kept quiet yet.
+        Those that are told by themselves, and not kept quiet yet; each of one metric
+        (`pyml.incidents.rules.parts`), or of the device.
     others : sequence of Found
         Of the same device, at other times.
     about : mapping of About
@@ -106,7 +107,7 @@ def propose(case: Case) -> Proposal | None:
         said = Said(
             (*case.said.rules, *proposal.said.rules), (*case.said.windows, *proposal.said.windows)
         )
-        if len(kept_quiet(case.told, (), said, case.terms)) == len(case.told):
+        if all(one.is_quiet for one in left_of(case.told, (), said, case.terms)):
             return proposal
     return None
 

@@ -80,25 +80,78 @@ class Kept:
     quiet_id: int | None = None
 
 
-def kept_quiet(
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of a finding.
+
+    Attributes
+    ----------
+    found : Found
+        What is told of it; as it was, where all of it is quiet.
+    kept : Kept or None
+        What keeps the rest quiet; None where nothing does.
+    is_quiet : bool
+        Whether nothing is left.
+    """
+
+    found: Found
+    kept: Kept | None = None
+    is_quiet: bool = False
+
+
+def parts(one: Found) -> list[Found]:
+    """A run of anomalous readings as one finding for each metric that leads some of them.
+
+    Each has the worst reading that its metric leads. Other findings are of one metric, or of the
+    device.
+    """
+    worst = one.evidence.get("worst") if one.brief else None
+    if not isinstance(worst, Mapping) or not worst:
+        return [one]
+    return [
+        replace(
+            one,
+            metric=name,
+            metrics=frozenset({name}),
+            severe=bool(own["critical"]),
+            score=float(own["score"]),
+            rarity=own["rarity"],
+            evidence={"readings": one.evidence.get("readings", 1), "reason": own["reason"]},
+            sentence=str(own["reason"].get("sentence", "")),
+        )
+        for name, own in worst.items()
+    ]
+
+
+def left_of(
     found: Iterable[Found], incidents: Iterable[Incident], said: Said, terms: Terms
-) -> dict[int, Kept]:
-    """The findings that are not told, by their number, each with what keeps it quiet.
+) -> list[Left]:
+    """What is told of each of some findings.
 
-    One that names several metrics is quiet only where each of them is. Which way and how far is
-    known of the metric that leads it; the others have to be muted, or in a window.
-
+    - A run that several metrics lead is told by those of them that are not quiet.
     - A rule with an end is about what is no longer seen after it.
     - A window is about what began and ended in it. Where an incident had been opened before the
       window began, it goes on.
     """
     opened = {one.incident_id: one.opened_at for one in incidents}
-    found_quiet = {}
-    for one in found:
-        kept = _kept(one, said, terms, opened.get(one.incident_id))
-        if kept is not None:
-            found_quiet[one.finding_id] = kept
-    return found_quiet
+    return [_left(one, said, terms, opened.get(one.incident_id)) for one in found]
+
+
+def _left(one: Found, said: Said, terms: Terms, opened: float | None) -> Left:
+    every = [(part, _kept(part, said, terms, opened)) for part in parts(one)]
+    told = [part for part, kept in every if kept is None]
+    if len(told) == len(every):
+        return Left(one)
+    leads = [kept for part, kept in every if kept is not None and part.metric == one.metric]
+    kept = [*leads, *(kept for _, kept in every if kept is not None)][0]
+    if not told:
+        return Left(one, kept, is_quiet=True)
+    names = {part.metric for part in told}
+    lead = one
+    if leads:
+        worst = max(told, key=lambda part: (part.rarity or -1.0, part.score, part.metric))
+        lead = replace(worst, evidence={**one.evidence, **worst.evidence})
+    return Left(replace(lead, metrics=one.metrics & names | {lead.metric}), kept)
 
 
 def hushed(found: Iterable[Found], said: Said, now: float) -> set[int]:
@@ -112,25 +165,19 @@ def hushed(found: Iterable[Found], said: Said, now: float) -> set[int]:
 
 
 def _kept(one: Found, said: Said, terms: Terms, opened: float | None) -> Kept | None:
-    """What keeps a finding quiet, of the metric that leads it; None where it is told."""
-    leads = None
-    for name in sorted(one.metrics, key=lambda name: (name != one.metric, name)):
-        kept = _by_window(one, name, said.windows, terms, opened) or _by_rule(one, name, said.rules)
-        if kept is None:
-            return None
-        leads = leads or kept
-    return leads
+    """What keeps quiet a finding of one metric, or of the device."""
+    return _by_window(one, said.windows, terms, opened) or _by_rule(one, said.rules)
 
 
 def _by_window(
-    one: Found, name: str, windows: Sequence[Window], terms: Terms, opened: float | None
+    one: Found, windows: Sequence[Window], terms: Terms, opened: float | None
 ) -> Kept | None:
     # Single readings are judged by those before them: after a window, by those of the window. When
     # something began is known no better than what belongs together, and when it ended by the next
     # reading.
     began = one.started_at + (0.0 if one.brief else terms.gap)
     ended = one.ended_at - (terms.memory if one.brief else terms.gap / 10)
-    for window in _joined(window for window in windows if window.covers(name)):
+    for window in _joined(window for window in windows if window.covers(one.metric)):
         was_there = opened is not None and opened < window.since
         if window.since <= began and ended <= window.until and not was_there:
             return Kept(quiet_id=window.quiet_id)
@@ -149,12 +196,12 @@ def _joined(windows: Iterable[Window]) -> list[Window]:
     return made
 
 
-def _by_rule(one: Found, name: str, rules: Iterable[Rule]) -> Kept | None:
-    mine = [rule for rule in rules if rule.covers(name) and one.last_at <= rule.until]
+def _by_rule(one: Found, rules: Iterable[Rule]) -> Kept | None:
+    mine = [rule for rule in rules if rule.covers(one.metric) and one.last_at <= rule.until]
     muted = [rule for rule in mine if rule.mute]
     if muted:
         return Kept(muted[-1].rule_id)
-    sizes = deviations(one) if name == one.metric else {}
+    sizes = deviations(one)
     ways = [rule for rule in mine if rule.direction is not None]
     if ways:
         way = ways[-1].direction
@@ -169,7 +216,7 @@ def _by_rule(one: Found, name: str, rules: Iterable[Rule]) -> Kept | None:
 
 
 def deviations(one: Found) -> dict[str, float]:
-    """How far the metric that leads a finding has been from the usual at most, either way.
+    """How far the metric of a finding has been from the usual at most, either way.
 
     Infinite where the way is known and not how far; empty where neither is: of what stands still,
     is gone, or is unusual only beside other metrics.

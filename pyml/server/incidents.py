@@ -7,7 +7,7 @@ from pyml.detectors.base import DETECTORS, Finder
 from pyml.forms import parsed
 from pyml.incidents.base import Change, Clock, Found, Incident, Terms
 from pyml.incidents.lifecycle import step
-from pyml.incidents.rules import hushed, kept_quiet
+from pyml.incidents.rules import hushed, left_of
 from pyml.server import backend
 from pyml.server.rules import put_kept, said_of
 
@@ -66,10 +66,13 @@ def bring_on(
     rows = backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)
     found = [found_of(row) for row in rows]
     said = said_of(device, state["rules"], found, clock.now)
-    quiet = kept_quiet(found, incidents, said, terms)
-    put_kept(device, rows, found, quiet, terms.rare)
-    hush = hushed(found, said, clock.now)
-    changes = step(incidents, found, clock, terms, quiet.keys(), hush)
+    left = left_of(found, incidents, said, terms)
+    put_kept(device, rows, found, left, terms.rare)
+    told, quiet = (
+        [one.found for one in left],
+        [one.found.finding_id for one in left if one.is_quiet],
+    )
+    changes = step(incidents, told, clock, terms, quiet, hushed(told, said, clock.now))
     if changes:
         documents = backend.to_json([_stored(one) for one in changes])
         backend.execute(queries.PUT_INCIDENTS, device, clock.now, replayed, documents)

@@ -1,5 +1,6 @@
 """What ``ml_not_a_fault`` proposes."""
 
+from collections.abc import Sequence
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -8,7 +9,7 @@ from pyml.errors import NotEnoughData
 from pyml.incidents.base import DAY
 from pyml.incidents.grouping import is_rare
 from pyml.incidents.proposals import WEEKS, About, Case, propose
-from pyml.incidents.rules import Kept, kept_quiet
+from pyml.incidents.rules import Kept, left_of, parts
 from pyml.server import backend, fields
 from pyml.server.incidents import found_of, terms_of
 from pyml.server.rules import said_of
@@ -36,13 +37,14 @@ def proposal(device: str, incident_id: int) -> dict[str, Any]:
         )
     terms = terms_of(row)
     said = said_of(device, row["rules"], own, now)
-    quiet = kept_quiet(own, (), said, terms)
-    told = [one for one in own if is_rare(one, terms.rare) and one.finding_id not in quiet]
+    every = [each for one in own for each in parts(one) if is_rare(each, terms.rare)]
+    left = left_of(every, (), said, terms)
+    told = [one.found for one in left if not one.is_quiet]
     others = [one for one in found if one.incident_id != incident_id]
     zone = row["zone"] if row["zone"] in available_timezones() else "UTC"
     best = propose(Case(told, others, _about(), said, terms, now, zone))
     if best is None:
-        return {"words": _needless(*quiet.values())}
+        return {"words": _needless([one.kept for one in left if one.kept])}
     return {"table": best.table, "rows": best.rows, "words": best.words}
 
 
@@ -59,7 +61,7 @@ def _about() -> dict[str, About]:
     return about | {one.path: about[one.name] for one in plain}
 
 
-def _needless(*kept: Kept) -> str:
+def _needless(kept: Sequence[Kept]) -> str:
     """Why nothing is proposed."""
     if not kept:
         return "Nothing is needed: such findings come too often to be told."

@@ -1,14 +1,14 @@
 """What people say of a device, as rules and quiet windows are stored."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pyml import queries
 from pyml.forms import parsed
 from pyml.incidents.base import Found
 from pyml.incidents.grouping import is_rare
-from pyml.incidents.rules import Kept, Rule, Said
+from pyml.incidents.rules import Kept, Left, Rule, Said
 from pyml.server import backend
 from pyml.telemetry.quiet import Window
 
@@ -40,7 +40,7 @@ def put_kept(
     device: str,
     rows: Sequence[Any],
     found: Sequence[Found],
-    quiet: Mapping[int, Kept],
+    left: Sequence[Left],
     rare: float,
 ) -> None:
     """Write what keeps findings quiet that else were told, where that has changed.
@@ -52,15 +52,15 @@ def put_kept(
         Of `queries.INCIDENT_FINDINGS`.
     found : sequence of Found
         The same.
-    quiet : mapping of Kept
-        By the finding's number.
+    left : sequence of Left
+        What is told of each.
     rare : float
         As of `Terms`.
     """
-    told = Kept()
     changed = []
-    for row, one in zip(rows, found, strict=True):
-        kept = quiet.get(one.finding_id, told) if is_rare(one, rare) else told
+    for row, one, rest in zip(rows, found, left, strict=True):
+        told = not is_rare(one, rare) or (is_rare(rest.found, rare) and not rest.is_quiet)
+        kept = Kept() if told or rest.kept is None else rest.kept
         if kept != Kept(row["rule_id"], row["quiet_id"]):
             changed.append((one.finding_id, kept.rule_id, kept.quiet_id))
     if changed:

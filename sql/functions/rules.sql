@@ -35,7 +35,7 @@ BEGIN
         ELSIF coalesce(said ->> 'repeat', 'daily') NOT IN ('daily', 'weekly') THEN
             wanted := 'repeat is daily, weekly or NULL';
         ELSIF (said ->> 'ends_at')::timestamptz AT TIME ZONE zone - (said ->> 'starts_at')::timestamptz AT TIME ZONE zone
-              >= CASE said ->> 'repeat' WHEN 'daily' THEN interval '1 day' WHEN 'weekly' THEN interval '7 days' END THEN
+              >= (CASE said ->> 'repeat' WHEN 'daily' THEN interval '1 day' WHEN 'weekly' THEN interval '7 days' END) THEN
             wanted := format('a window that is over before it comes again, %s', said ->> 'repeat');
         ELSE
             NEW := jsonb_populate_record(NEW, jsonb_build_object('zone', zone));

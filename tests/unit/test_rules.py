@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyml.incidents.base import Clock, Incident
 from pyml.incidents.lifecycle import step
 from pyml.incidents.proposals import About, Case, propose
-from pyml.incidents.rules import Kept, Rule, Said, hushed, kept_quiet
+from pyml.incidents.rules import Kept, Rule, Said, hushed, left_of, parts
 from pyml.telemetry.quiet import Window
 
 from .test_incidents import MINUTE, TERMS, Device, finding, spans
@@ -31,17 +31,42 @@ def level(number, start, end, above=0.0, below=0.0, metric="cpu", **more):
     return finding(number, start, end, metric, evidence={"above": above, "below": below}, **more)
 
 
-def reading(number, at, kind, value, low=10.0, high=20.0, metrics=("cpu",), **more):
+def reading(number, at, kind, value, low=10.0, high=20.0, metrics=("cpu",), rarity=500.0):
+    """A run that metrics lead, each as the first of them does, and half as rarely."""
     reason = {"kind": kind, "value": value, "usual_low": low, "usual_high": high}
-    given_ = {"evidence": {"reason": reason}, "metrics": frozenset(metrics)}
-    return finding(number, at, at, metrics[0], "value", **given_ | more)
+    worst = {
+        name: {
+            "at": at,
+            "reason": reason | {"metric": name, "sentence": f"{name} is {kind}"},
+            "score": 1.0,
+            "rarity": rarity / 2**i,
+            "critical": False,
+        }
+        for i, name in enumerate(metrics)
+    }
+    evidence = {"reason": reason, "worst": worst}
+    named = frozenset(metrics)
+    return finding(number, at, at, metrics[0], "value", rarity, evidence=evidence, metrics=named)
+
+
+def left(one, *said, incidents=()):
+    """What is left of a finding, of which rules and windows say something."""
+    rules = tuple(each for each in said if isinstance(each, Rule))
+    windows = tuple(each for each in said if isinstance(each, Window))
+    [found] = left_of([one], incidents, Said(rules, windows), TERMS)
+    return found
 
 
 def kept(one, *said, incidents=()):
-    """What keeps one finding quiet, of rules and windows."""
-    rules = tuple(each for each in said if isinstance(each, Rule))
-    windows = tuple(each for each in said if isinstance(each, Window))
-    return kept_quiet([one], incidents, Said(rules, windows), TERMS).get(one.finding_id)
+    """What keeps all of a finding quiet."""
+    found = left(one, *said, incidents=incidents)
+    assert found.is_quiet == (found.kept is not None)
+    return found.kept
+
+
+def quiet_of(found, said, terms=TERMS):
+    """The numbers of those that are quiet."""
+    return {one.found.finding_id for one in left_of(found, (), said, terms) if one.is_quiet}
 
 
 def test_a_mute_is_of_its_metric_and_until_its_end():
@@ -59,12 +84,18 @@ def test_a_device_s_silence_is_muted_by_a_rule_of_all_metrics_alone():
     assert kept(silent, rule(1, mute=True)) == Kept(rule_id=1)
 
 
-def test_a_finding_that_names_several_metrics_is_quiet_only_where_each_is():
-    one = finding(1, 0, 60, kind="value", metrics=frozenset({"cpu", "memory"}))
-    assert kept(one, rule(1, "memory", mute=True)) is None
-    both = rule(1, "memory", mute=True), rule(2, "cpu", mute=True)
-    assert kept(one, *both) == Kept(rule_id=2)  # of the metric that leads it
-    assert kept(one, rule(1, "memory", mute=True), window(0, 70, "cpu")) == Kept(quiet_id=1)
+def test_a_run_that_several_metrics_lead_is_told_by_those_that_are_not_quiet():
+    one = reading(1, 0, "high", 24.0, metrics=("cpu", "memory", "disk"))
+    assert left(one).found == one
+    rest = left(one, rule(1, "memory", mute=True))
+    assert (rest.kept, rest.is_quiet) == (Kept(rule_id=1), False)
+    assert rest.found.metrics == {"cpu", "disk"}
+    assert (rest.found.metric, rest.found.rarity) == ("cpu", 500.0)
+    rest = left(one, rule(1, "memory", mute=True), rule(2, "cpu", mute=True)).found
+    assert (rest.metric, rest.rarity, rest.sentence) == ("disk", 125.0, "disk is high")
+    assert rest.metrics == {"disk"}
+    every = rule(1, "memory", mute=True), rule(2, "cpu", least=5.0), window(0, 70, "disk")
+    assert kept(one, *every) == Kept(rule_id=2)  # of the metric that leads it
 
 
 def test_a_direction_is_the_way_that_is_trouble():
@@ -119,7 +150,7 @@ def test_single_readings_after_a_window_are_judged_by_those_in_it():
     said = Said((), (window(0, 60),))
 
     def quiet(start, end):
-        return bool(kept_quiet([finding(1, start, end, kind="value")], (), said, terms))
+        return bool(quiet_of([finding(1, start, end, kind="value")], said, terms))
 
     assert quiet(0, 60)
     assert quiet(61, 110)
@@ -150,9 +181,11 @@ class Told(Device):
             was = self.found.get(one.finding_id)
             self.found[one.finding_id] = replace(one, incident_id=was and was.incident_id)
         every, clock = list(self.found.values()), Clock(minute * MINUTE, minute * MINUTE)
-        quiet = kept_quiet(every, self.real, self.said, self.terms)
-        hush = hushed(every, self.said, clock.now)
-        changes = step(self.real, every, clock, self.terms, quiet.keys(), hush)
+        rest = left_of(every, self.real, self.said, self.terms)
+        told = [one.found for one in rest]
+        quiet = [one.found.finding_id for one in rest if one.is_quiet]
+        hush = hushed(told, self.said, clock.now)
+        changes = step(self.real, told, clock, self.terms, quiet, hush)
         for change in changes:
             one: Incident = change.incident
             if one.incident_id is None:
@@ -257,9 +290,9 @@ def test_no_quiet_finding_is_in_an_incident_that_is_told_and_a_second_look_chang
     device.said = said
     every = [finding(i, *one) for i, one in enumerate(found)]
     device.scan(every, 3000)
-    quiet = kept_quiet(every, (), said, TERMS)
+    quiet = quiet_of(every, said)
     members = {number for one in device.real for number in one.members}
-    assert not members & quiet.keys()
+    assert not members & quiet
     assert device.scan(every, 3000) == []
 
 
@@ -267,8 +300,7 @@ def test_no_quiet_finding_is_in_an_incident_that_is_told_and_a_second_look_chang
 def test_more_that_is_said_keeps_more_quiet(found, one, other):
     every = [finding(i, *each) for i, each in enumerate(found)]
     both = Said(one.rules + other.rules, one.windows + other.windows)
-    less = kept_quiet(every, (), one, TERMS).keys()
-    assert less <= kept_quiet(every, (), both, TERMS).keys()
+    assert quiet_of(every, one) <= quiet_of(every, both)
 
 
 # ---- what is proposed ------------------------------------------------------------
@@ -279,7 +311,8 @@ DAY = 24 * HOUR
 
 def case(*told, others=(), now=3000, about=ABOUT, **more):
     given_ = {"said": Said(), "terms": TERMS, "now": now * MINUTE, "zone": "UTC"}
-    return Case(list(told), list(others), about, **given_ | more)
+    every = [part for one in told for part in parts(one)]
+    return Case(every, list(others), about, **given_ | more)
 
 
 def test_a_small_move_wants_a_least_deviation_and_a_large_one_a_direction():
@@ -313,7 +346,7 @@ def test_what_has_no_direction_and_no_distance_is_muted_for_a_time():
 
 
 def test_a_run_of_several_metrics_mutes_each_of_them():
-    run = reading(1, 60, "high", 24.0, metrics=("cpu", "memory"))
+    run = reading(1, 60, "together", 15.0, metrics=("cpu", "memory"))
     assert {row["metric"] for row in propose(case(run)).rows} == {"cpu", "memory"}
 
 
@@ -368,7 +401,7 @@ kinds = st.one_of(
         st.integers(0, 2000),
         st.sampled_from(["high", "rose", "fell", "together", "restless", "missing", "forecast"]),
         st.one_of(st.none(), st.floats(-1e9, 1e9)),
-        st.lists(st.sampled_from([*ABOUT, "unknown"]), min_size=1, max_size=3),
+        st.lists(st.sampled_from([*ABOUT, "unknown"]), min_size=1, max_size=3, unique=True),
     ),
 )
 
@@ -378,7 +411,7 @@ kinds = st.one_of(
 def test_whatever_is_found_something_is_proposed_that_keeps_it_quiet(told, others):
     told = [replace(one, finding_id=i) for i, one in enumerate(told)]
     proposal = propose(case(*told, others=others))
-    assert len(kept_quiet(told, (), proposal.said, TERMS)) == len(told)
+    assert len(quiet_of(told, proposal.said)) == len(told)
     assert len({tuple(row) for row in proposal.rows}) == 1
     assert proposal.words.endswith(".")
 
