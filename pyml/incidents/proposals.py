@@ -113,8 +113,8 @@ def propose(case: Case) -> Proposal | None:
 
 
 def _candidates(case: Case) -> Iterator[Proposal]:
-    known = [case.about[name] for name in case.names if name in case.about]
-    if len(known) == len(case.names):
+    known = list(dict.fromkeys(case.about[name] for name in case.names if name in case.about))
+    if all(name in case.about for name in case.names):
         yield from _at_hours(case, known)
         # A floor far beyond all limits would hide much, both ways.
         far = any(one.severe for one in case.told)
@@ -151,8 +151,8 @@ def _ways(case: Case) -> Iterator[Proposal]:
         if one_way and not said_before and all(one.direction == BOTH for one in mine):
             known = sorted(set(mine), key=lambda one: one.name)
             words = (
-                f"{_listed(known)} is told only where it is {told} than usual; that it is"
-                f" {not_told}, by however much, is no longer told."
+                f"Of {_listed(known)} only what is {told} than usual is told; what is {not_told},"
+                " by however much, no longer."
             )
             rule = Rule(0, None, other, None, False, math.inf)
             yield _rules(case, known, {"direction": other}, rule, words)

@@ -116,7 +116,7 @@ def parts(one: Found) -> list[Found]:
             severe=bool(own["critical"]),
             score=float(own["score"]),
             rarity=own["rarity"],
-            evidence={"readings": one.evidence.get("readings", 1), "reason": own["reason"]},
+            evidence={"readings": one.evidence.get("readings", 1), **own},
             sentence=str(own["reason"].get("sentence", "")),
         )
         for name, own in worst.items()
@@ -130,8 +130,8 @@ def left_of(
 
     - A run that several metrics lead is told by those of them that are not quiet.
     - A rule with an end is about what is no longer seen after it.
-    - A window is about what began and ended in it. Where an incident had been opened before the
-      window began, it goes on.
+    - A window is about what began and ended in it, and about runs whose worst reading is in it and
+      which ended. Where an incident had been opened before the window began, it goes on.
     """
     opened = {one.incident_id: one.opened_at for one in incidents}
     return [_left(one, said, terms, opened.get(one.incident_id)) for one in found]
@@ -172,11 +172,12 @@ def _kept(one: Found, said: Said, terms: Terms, opened: float | None) -> Kept | 
 def _by_window(
     one: Found, windows: Sequence[Window], terms: Terms, opened: float | None
 ) -> Kept | None:
-    # Single readings are judged by those before them: after a window, by those of the window. When
-    # something began is known no better than what belongs together, and when it ended by the next
-    # reading.
-    began = one.started_at + (0.0 if one.brief else terms.gap)
-    ended = one.ended_at - (terms.memory if one.brief else terms.gap / 10)
+    # When something began is known no better than what belongs together, and when it ended by the
+    # next reading. Of a run the worst reading is told; those after a window are judged by those in
+    # it.
+    began, ended = one.started_at + terms.gap, one.ended_at - terms.gap / 10
+    if one.brief:
+        began, ended = float(one.evidence.get("at", one.started_at)), one.last_at - terms.memory
     for window in _joined(window for window in windows if window.covers(one.metric)):
         was_there = opened is not None and opened < window.since
         if window.since <= began and ended <= window.until and not was_there:

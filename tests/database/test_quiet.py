@@ -249,6 +249,13 @@ def test_a_model_does_not_know_the_values_of_a_metric_s_quiet_window(db, one, me
     assert models() != quiet
 
 
+def test_a_worker_leaves_out_what_is_quiet_as_a_backend_does(db, one, met, train):
+    one(WINDOW, met, None, 1000, 700)
+    train(met)
+    parameters = "SELECT parameters -> 'quiet' FROM ml_model WHERE kind = 'forest'"
+    assert one(parameters) == {"rows": 300, "values": {}}
+
+
 def test_a_training_with_too_little_outside_of_windows_says_so(db, met, refused):
     db.execute(WINDOW, [met, None, 10_000, 50])
     said = refused("SELECT ml_train_forest(%s)", met, sqlstate="ML001")

@@ -28,11 +28,11 @@ def test_what_is_proposed_runs_as_printed_and_keeps_the_like_quiet(db, one, trai
     number = one("SELECT incident_id FROM ml_incidents")
     said = one("SELECT ml_not_a_fault(%s, 'it is %%s sunny''s')", number)
     assert (said["state"], said["applied"], said["changed"]) == ("open", False, False)
-    assert "is told only where it is lower than usual" in said["words"]
+    assert "only what is lower than usual is told" in said["words"]
     assert one("SELECT count(*) FROM ml_rule") == 0
     db.execute(said["statement"].encode())
     assert one("SELECT reason FROM ml_rules") == "it is %s sunny's"
-    assert one("SELECT says FROM ml_rules") == "trouble is down"
+    assert one("SELECT says FROM ml_rules") == "trouble only below the usual"
     again = one("SELECT ml_not_a_fault(%s)", number)
     assert again["statement"] is None
     rule = one("SELECT rule_id FROM ml_rule")

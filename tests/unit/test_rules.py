@@ -156,6 +156,10 @@ def test_single_readings_after_a_window_are_judged_by_those_in_it():
     assert quiet(61, 110)
     assert not quiet(-1, 30)
     assert not quiet(61, 121)
+    # A run is told for its worst reading, wherever it began.
+    for at, told in ((-3, True), (3, False)):
+        run = finding(1, -5, 30, kind="value", evidence={"at": at * MINUTE})
+        assert (quiet_of([run], said, terms) == set()) == told
 
 
 def opened(minute):
@@ -323,7 +327,7 @@ def test_a_small_move_wants_a_least_deviation_and_a_large_one_a_direction():
     )
     large = propose(case(level(1, 0, 60, above=48.0, severe=True)))
     assert large.rows == [{"metric": "cpu", "direction": "down"}]
-    assert "only where it is lower than usual" in large.words
+    assert "Of cpu only what is lower than usual is told" in large.words
 
 
 def test_where_one_way_is_told_already_the_other_is_not_proposed():
