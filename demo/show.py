@@ -47,6 +47,7 @@ NEXT = """
 Try next:
   SELECT incident_id, device_name, state, severity, summary FROM ml_incidents;
   SELECT ml_acknowledge(1, 'on my way');
+  SELECT ml_not_a_fault(1); -- what would have kept it quiet
   SELECT jsonb_pretty(ml_detect('{device}'));
   SELECT * FROM ml_score('{device}', now() - interval '1 hour', now());
   SELECT * FROM ml_predict('{ahead}', '{field}', level => 0.8);

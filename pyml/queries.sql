@@ -18,6 +18,16 @@
 jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',
     'beats_naive', m.figures -> 'beats_naive', 'coverage', m.figures -> 'coverage')::text
 
+-- part: rules
+-- The rules that are about a device, the broadest first.
+(SELECT json_agg(json_build_object('rule_id', r.rule_id, 'names', r.names, 'direction', r.direction,
+     'least', r.least_deviation, 'mute', r.mute, 'until', date_part('epoch', r.until)))::text
+ FROM _ml_rules_of($1) AS r)
+
+-- part: false_alarms
+coalesce(_ml_device_settings($1) ->> 'false_alarms_per_week',
+         (SELECT t.value FROM ml_setting t WHERE t.name = 'false_alarms_per_week'))::float8
+
 -- query: context()
 -- The context of a call that needs no model.
 SELECT c.* FROM @context@
@@ -175,9 +185,9 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        s.hour_rows, date_part('epoch', s.counted_to) AS counted_to,
        date_part('epoch', s.counted_at) AS counted_at, l.late_id,
        date_part('epoch', s.silent_from) AS silent_from,
-       coalesce(_ml_device_settings($1) ->> 'false_alarms_per_week',
-                (SELECT t.value FROM ml_setting t WHERE t.name = 'false_alarms_per_week'))::float8 AS false_alarms,
+       @false_alarms@ AS false_alarms,
        EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
+       @rules@ AS rules,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
@@ -232,8 +242,15 @@ ORDER BY i.incident_id
 -- A device's findings that were still seen after a time, and those of some incidents.
 SELECT f.finding_id, f.incident_id, f.detector, f.kind, f.metric, f.brief,
        date_part('epoch', f.started_at) AS started_at, date_part('epoch', f.last_at) AS last_at,
-       f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence
+       f.severity, f.score, f.rarity, f.evidence::text AS evidence, f.sentence, f.rule_id, f.quiet_id
 FROM ml_finding f WHERE f.device_uuid = $1 AND (f.last_at >= to_timestamp($2) OR f.incident_id = ANY ($3))
+
+-- query: incident(uuid, bigint)
+-- An incident of a device, what people say of that, and the moment and the zone of the session.
+SELECT i.incident_id, date_part('epoch', i.started_at) AS started_at, @rules@ AS rules,
+       @false_alarms@ AS false_alarms, date_part('epoch', now()) AS now,
+       current_setting('TimeZone') AS zone
+FROM ml_incident i WHERE i.device_uuid = $1 AND i.incident_id = $2
 
 -- query: scanned_from(uuid)
 -- From when on a device has been scanned.
@@ -245,6 +262,16 @@ SELECT date_part('epoch', i.started_at) AS started_at, date_part('epoch', i.ende
        i.severity, i.summary
 FROM ml_incident i WHERE i.device_uuid = $1 AND i.why IS DISTINCT FROM 'joined'
 AND i.ended_at >= to_timestamp($2) AND i.started_at <= to_timestamp($3) ORDER BY i.started_at
+
+-- query: quiet_spans(uuid, float8, float8)
+-- The quiet windows of a device that have a part in a span of time, in order.
+SELECT q.quiet_id, q.names, date_part('epoch', q.starts_at) AS since,
+       date_part('epoch', q.ends_at) AS until
+FROM _ml_quiet_spans($1, to_timestamp($2), to_timestamp($3)) AS q
+
+-- query: put_kept(uuid, bigint[], bigint[], bigint[])
+-- Writes which rule, or which window, keeps each of some findings from being told.
+SELECT _ml_put_kept($1, $2, $3, $4)
 
 -- query: put_incidents(uuid, float8, boolean, jsonb)
 -- Writes incidents that have changed, and what happened to them.

@@ -199,14 +199,16 @@ def train_detector(
     hours = settings["hours"]
     since = until - hours * 3600
     reported = history.present(device, since, until, metrics) or metrics
-    found = learned(history, device, since, until, reported, MOST_READINGS)
+    quiet = history.quiet(device, since, until)
+    found = learned(history, device, since, until, reported, quiet, MOST_READINGS)
     readings, ledger = found.readings, found.readings.ledger()
     usable = int(np.isfinite(readings.came().values).any(axis=1).sum())
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
-        raise _too_few(detector, history, device, usable, needed, hours, ledger.rejected)
+        of_no_use = ledger.rejected, found.left_out.rows
+        raise _too_few(detector, history, device, usable, needed, hours, *of_no_use)
     names = tuple(metric.name for metric in reported)
-    signals = Signals.of(readings, names, found.interval)
+    signals = Signals.of(readings, names, found.interval, quiet)
     following = Following([], {})
 
     def fit(pulse: background.Pulse) -> Fitted[Any]:
@@ -234,12 +236,14 @@ def train_detector(
             "given": dict(given),
             "metrics": [asdict(metric) for metric in metrics],
             "signals": why_not,
+            "quiet": found.left_out._asdict(),
         },
         fitted.figures,
         {
             "training_samples": ledger.used,
             "rejected_samples": ledger.rejected,
             "repeated_samples": ledger.merged,
+            "quiet_samples": found.left_out.rows,
             "features": list(model.names),
             "left_out": left_out,
             "finders": [one.kind for one in followers],
@@ -288,11 +292,13 @@ def _too_few(
     needed: int,
     hours: int,
     rejected: int,
+    quiet: int,
 ) -> NotEnoughData:
+    in_windows = f", and {quiet} were in quiet windows" * (quiet > 0)
     return NotEnoughData(
         f"device {history.id(device)} has {usable} usable readings, {needed} are needed",
         detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
-        f"{rejected} more rows there held no usable number.",
+        f"{rejected} more rows there held no usable number{in_windows}.",
         hint=detector.training_call(history.id(device), hours=_wider(hours))
         if usable
         else history.parts.newest_state(history.id(device)),
@@ -331,8 +337,10 @@ def train_forecaster(
     """
     settings = _taken(forecaster, history.settings_of(device), given)
     hours = settings["hours"]
+    since = until - hours * 3600
+    quiet = history.quiet(device, since, until)
     metric, totals, found = window(
-        history, device, until - hours * 3600, until, field, known, MOST_READINGS
+        history, device, since, until, field, known, quiet, MOST_READINGS
     )
     readings, (habit,) = found.readings, found.habits
     ledger = readings.ledger()
@@ -367,12 +375,18 @@ def train_forecaster(
         blob.pack(forecaster, fitted.numbers, model) if accepted else None,
         grid.times,
         rejected,
-        {**settings, "metric": asdict(metric), "given": dict(given)},
+        {
+            **settings,
+            "given": dict(given),
+            "metric": asdict(metric),
+            "quiet": found.left_out._asdict(),
+        },
         fitted.figures,
         {
             "accepted": accepted,
             "training_samples": usable,
             "rejected_samples": rejected,
+            "quiet_samples": sum([found.left_out.rows, *found.left_out.values.values()]),
             "forecast_horizon": model.horizon,
             "interval_seconds": grid.interval,
         },

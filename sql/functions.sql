@@ -9,6 +9,7 @@
 \ir functions/writes.sql
 \ir functions/findings.sql
 \ir functions/deliveries.sql
+\ir functions/rules.sql
 \ir functions/incidents.sql
 \ir functions/api.sql
 \ir functions/models.sql

@@ -86,7 +86,7 @@ FROM ml_incident i
 WHERE i.why IS DISTINCT FROM 'joined'
 ORDER BY i.started_at DESC, i.device_uuid;
 COMMENT ON VIEW ml_incidents IS 'Trouble of devices, one row a trouble, the latest first: what it is in words, since when, how bad, and whether it is over. What turned out to be part of another incident is left out.';
-COMMENT ON COLUMN ml_incidents.incident_id IS 'The incident''s number, as ml_acknowledge and ml_resolve take it.';
+COMMENT ON COLUMN ml_incidents.incident_id IS 'The incident''s number, as ml_acknowledge, ml_resolve and ml_not_a_fault take it.';
 COMMENT ON COLUMN ml_incidents.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_incidents.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_incidents.device_name IS 'The device''s name; its id where it has none.';
@@ -102,13 +102,54 @@ COMMENT ON COLUMN ml_incidents.acknowledged_at IS 'When somebody acknowledged it
 COMMENT ON COLUMN ml_incidents.acknowledged_by IS 'Which role did.';
 COMMENT ON COLUMN ml_incidents.resolved_at IS 'When it was found to be over; NULL while it is not.';
 COMMENT ON COLUMN ml_incidents.resolved_by IS 'Which role resolved it; NULL where it is over by itself.';
-COMMENT ON COLUMN ml_incidents.why IS 'Why it is resolved: over, became usual (it lasted for three days), a person, retired (the device).';
+COMMENT ON COLUMN ml_incidents.why IS 'Why it is resolved: over, became usual (it lasted for three days), a person, a rule (or a quiet window, which says that it is no trouble), retired (the device).';
 COMMENT ON COLUMN ml_incidents.note IS 'What somebody said of it.';
 COMMENT ON COLUMN ml_incidents.rarity IS 'Hours between two such on ordinary days; NULL where not known.';
 COMMENT ON COLUMN ml_incidents.worst_score IS 'The lowest score of its anomalies, of the forest where that spoke; NULL where it has none.';
 COMMENT ON COLUMN ml_incidents.readings IS 'How many readings were anomalous.';
 COMMENT ON COLUMN ml_incidents.tiers IS 'Who spoke: forest, lstm, level, stuck, presence or another detector.';
 COMMENT ON COLUMN ml_incidents.evidence IS 'What makes the case, for pages: detector and evidence of the leading finding, metrics, and the findings.';
+
+CREATE OR REPLACE VIEW ml_rules WITH (security_invoker = true) AS
+SELECT r.rule_id, NULL::bigint AS quiet_id, r.device_uuid, r.metric,
+       CASE WHEN r.mute THEN 'nothing is told' ELSE concat_ws('; ',
+           CASE r.direction WHEN 'up' THEN 'trouble only above the usual' WHEN 'down' THEN 'trouble only below the usual' WHEN 'both' THEN 'trouble above and below the usual' END,
+           'no trouble within ' || r.least_deviation || coalesce(' ' || m.unit, '') || ' of the usual',
+           'limit_low is ' || r.limit_low || coalesce(' ' || m.unit, ''), 'limit_high is ' || r.limit_high || coalesce(' ' || m.unit, '')) END AS says,
+       r.reason, NULL::timestamptz AS starts_at, r.until AS ends_at, r.created_at, r.created_by, k.kept_quiet_7d, k.last_kept_quiet_at,
+       d.device_id, coalesce(d.device_name, d.device_id) AS device_name
+FROM ml_rule r
+LEFT JOIN ml_device d ON d.device_uuid = r.device_uuid
+LEFT JOIN ml_metric m ON m.name = r.metric
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE f.last_at > now() - interval '7 days') AS kept_quiet_7d, max(f.last_at) AS last_kept_quiet_at
+    FROM ml_finding f WHERE f.rule_id = r.rule_id) AS k
+WHERE coalesce(r.until > now(), true)
+UNION ALL
+SELECT NULL, q.quiet_id, q.device_uuid, q.metric,
+       concat_ws(', ', 'nothing is told and nothing is learned', CASE q.repeat WHEN 'daily' THEN to_char(q.starts_at AT TIME ZONE q.zone, 'HH24:MI') || to_char(q.ends_at AT TIME ZONE q.zone, ' "to" HH24:MI ')
+           || q.zone || ' each day' WHEN 'weekly' THEN to_char(q.starts_at AT TIME ZONE q.zone, 'FMDay HH24:MI') || to_char(q.ends_at AT TIME ZONE q.zone, ' "to" FMDay HH24:MI ') || q.zone || ' each week' END),
+       q.reason, q.starts_at, CASE WHEN q.repeat IS NULL THEN q.ends_at END, q.created_at, q.created_by, k.kept_quiet_7d, k.last_kept_quiet_at,
+       d.device_id, coalesce(d.device_name, d.device_id)
+FROM ml_quiet q
+LEFT JOIN ml_device d ON d.device_uuid = q.device_uuid
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE f.last_at > now() - interval '7 days') AS kept_quiet_7d, max(f.last_at) AS last_kept_quiet_at
+    FROM ml_finding f WHERE f.quiet_id = q.quiet_id) AS k
+WHERE q.ends_at > now() OR q.repeat IS NOT NULL;
+COMMENT ON VIEW ml_rules IS 'What people have said and what still holds, rules and quiet windows, one row each, and how much it kept from being told lately. What has ended is left out.';
+COMMENT ON COLUMN ml_rules.rule_id IS 'The rule''s number in ml_rule; NULL of a window.';
+COMMENT ON COLUMN ml_rules.quiet_id IS 'The window''s number in ml_quiet; NULL of a rule.';
+COMMENT ON COLUMN ml_rules.device_uuid IS 'The device, by the uuid that pyml''s tables have; NULL: all.';
+COMMENT ON COLUMN ml_rules.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_rules.device_name IS 'The device''s name; its id where it has none.';
+COMMENT ON COLUMN ml_rules.metric IS 'The metric; NULL: all.';
+COMMENT ON COLUMN ml_rules.says IS 'What it says, in words.';
+COMMENT ON COLUMN ml_rules.reason IS 'Why, as whoever made it says.';
+COMMENT ON COLUMN ml_rules.starts_at IS 'When a window begins, the first time; NULL of a rule.';
+COMMENT ON COLUMN ml_rules.ends_at IS 'When it ends; NULL: never.';
+COMMENT ON COLUMN ml_rules.created_at IS 'When it was made.';
+COMMENT ON COLUMN ml_rules.created_by IS 'Which role made it.';
+COMMENT ON COLUMN ml_rules.kept_quiet_7d IS 'Findings of the last seven days that it kept from being told.';
+COMMENT ON COLUMN ml_rules.last_kept_quiet_at IS 'When the last of all these was last seen; NULL where it has kept none.';
 
 CREATE OR REPLACE VIEW ml_forecasts WITH (security_invoker = true) AS
 SELECT p.device_uuid, p.field, p."timestamp", p.predicted AS predicted_value, p.lower AS confidence_lower,

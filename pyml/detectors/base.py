@@ -21,6 +21,7 @@ from pyml.models.wire import Numbers
 from pyml.registry import Registry
 from pyml.seconds import YEAR
 from pyml.telemetry.habits import Habit, is_habit
+from pyml.telemetry.quiet import NOTHING, Quiet
 from pyml.telemetry.readings import Readings
 from pyml.telemetry.series import IS_METRIC, Metric
 
@@ -77,6 +78,8 @@ class Signals:
         from, but not to judge.
     unfit : ndarray of float64, shape (n, m)
         What a metric has said last, where that is no measurement; NaN elsewhere.
+    quiet : Quiet
+        Windows of which nothing is to be learned: what came in them has been left out.
     """
 
     times: Floats
@@ -85,12 +88,15 @@ class Signals:
     interval: float
     held: NDArray[np.bool_]
     unfit: Floats
+    quiet: Quiet = NOTHING
 
     @classmethod
-    def of(cls, readings: Readings, names: Sequence[str], interval: float) -> Self:
+    def of(
+        cls, readings: Readings, names: Sequence[str], interval: float, quiet: Quiet = NOTHING
+    ) -> Self:
         """Those of readings whose columns have these names."""
         r = readings
-        return cls(r.times, r.values, tuple(names), interval, r.held, r.unfit)
+        return cls(r.times, r.values, tuple(names), interval, r.held, r.unfit, quiet)
 
     def of_metrics(self, names: Sequence[str]) -> Self:
         """Those of some of the metrics, in the order of `names`."""

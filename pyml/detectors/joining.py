@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pyml.detectors.base import Finding
+
+# Numbers of the evidence that are of all that was found, and not of the newest.
+FARTHEST = ("above", "below")
 
 
 def joined(
@@ -53,11 +57,15 @@ def _one_of(group: Sequence[tuple[Finding, bool]], kinds: Sequence[str]) -> Find
     seen = [pair for pair in group if pair[0].evidence.get("began_at") is not None]
     told = max(seen, key=lambda pair: (pair[0].last_at, pair[1]), default=None)
     began = None if told is None else told[0].evidence["began_at"]
+    known: dict[str, Any] = {} if began is None else {"began_at": began}
+    for side in FARTHEST:
+        if side in newest.evidence:
+            known[side] = max(one.evidence.get(side, 0.0) for one, _ in group)
     return replace(
         newest,
         kind=max((one.kind for one, _ in group), key=kinds.index),
         started_at=min(one.started_at for one, _ in group) if began is None else began,
         severity=max(one.severity for one, _ in group),
         score=max(one.score for one, _ in group),
-        evidence=newest.evidence if began is None else newest.evidence | {"began_at": began},
+        evidence=newest.evidence | known,
     )

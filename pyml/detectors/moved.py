@@ -188,6 +188,8 @@ def evidence(move: Move, grows: int, score: float) -> dict[str, Any]:
         "usual_low": move.low,
         "usual_high": move.high,
         "beyond": move.beyond,
+        "above": score * move.limit * (move.beyond > 0),
+        "below": score * move.limit * (move.beyond < 0),
         "widths": move.size / width if width > 0 else None,
         "window_seconds": move.window,
         "limit": move.limit,

@@ -126,17 +126,19 @@ class Presence(Finder[Model]):
                 detail=f"{len(times)} readings, more than {self.habits.blocks} are needed.",
                 hint="SELECT * FROM ml_signals;",
             )
-        quiet = self.habits.ordinary(times[1:], np.diff(times))
+        # What a quiet window has left out has not stayed away.
+        gaps = np.where(signals.quiet.across(times), 0.0, np.diff(times))
+        quiet = self.habits.ordinary(times[1:], gaps)
         silence = max(p.least_seconds, p.silent_readings * interval, self.habits.times * quiet)
         least = max(p.least_seconds, p.least_readings * interval)
         parted = self.habits.parted(times, interval)
         away: list[float] = []
         allowed: list[float | None] = []
         least_quiet = max(p.least_seconds, p.silent_readings * interval)
-        gaps = np.diff(times)
         heights = [self.habits.heights(times[1:], gaps, gaps, least_quiet)]
-        for column in signals.values[came].T:
+        for name, column in zip(signals.names, signals.values[came].T, strict=True):
             pulse()
+            column = np.where(signals.quiet.inside(times, name), 0.0, column)
             lasted = times - times[_gone(column, parted)]
             own = self.habits.ordinary(times, lasted)
             after = max(least, self.habits.times * own)

@@ -1,7 +1,7 @@
 """Anomalous readings, one after the other -> findings: a run of them is one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,9 @@ class Run:
     finding : Finding
         Of kind `value` (one metric is where it never is), `combination` (each is as usual, not so
         together) or `forecast`, as the worst reading is. Evidence: how many ``readings``, how many
-        ``critical`` ones, ``metrics`` (how many readings each leads), and of the worst one ``at``
-        and its first ``reason``.
+        ``critical`` ones, ``metrics`` (how many readings each leads), of the worst one ``at`` and
+        its first ``reason``, and ``worst``: of each of these metrics the worst reading that it
+        leads, with its ``at``, ``reason``, ``score``, ``rarity``, and whether it is ``critical``.
     rarity : float or None
         Hours between two readings like the worst.
     """
@@ -40,13 +41,15 @@ class Run:
     ) -> "Run":
         """That of one reading, whose score is lower the more anomalous it is."""
         first: Any = reasons[0] if reasons else {}
-        metric = str(first.get("metric", ""))
+        metric, critical = str(first.get("metric", "")), severity == CRITICAL
+        own = {"at": at, "reason": first}
+        worst = own | {"score": -score, "rarity": rarity, "critical": critical}
         evidence = {
             "readings": 1,
-            "critical": int(severity == CRITICAL),
+            "critical": int(critical),
             "metrics": {metric: 1} if metric else {},
-            "at": at,
-            "reason": first,
+            "worst": {metric: worst} if metric else {},
+            **own,
         }
         kind = {"together": "combination", "forecast": "forecast"}.get(first.get("kind"), "value")
         sentence = str(first.get("sentence", ""))
@@ -62,7 +65,13 @@ class Run:
             name: a.evidence.get(name, 0) + b.evidence.get(name, 0)
             for name in ("readings", "critical")
         }
-        kept = sorted(metrics.items(), key=lambda one: (-one[1], one[0]))[:MOST_METRICS]
+        kept = dict(sorted(metrics.items(), key=lambda one: (-one[1], one[0]))[:MOST_METRICS])
+        ends = [one.evidence.get("worst", {}) for one in (a, b)]
+        of_each = {
+            name: max((end[name] for end in ends if name in end), key=_bad)
+            for name in kept
+            if any(name in end for end in ends)
+        }
         return Run(
             replace(
                 a,
@@ -70,15 +79,20 @@ class Run:
                 last_at=max(a.last_at, b.last_at),
                 severity=max(a.severity, b.severity),
                 score=max(a.score, b.score),
-                evidence=a.evidence | counts | {"metrics": dict(kept)},
+                evidence=a.evidence | counts | {"metrics": kept, "worst": of_each},
             ),
             worst.rarity,
         )
 
     def _bad(self) -> tuple[float, float, float]:
         one = self.finding
-        at = one.evidence.get("at", one.started_at)  # of several that are alike, the first
-        return -1.0 if self.rarity is None else self.rarity, one.score, -at
+        at = one.evidence.get("at", one.started_at)
+        return _bad({"rarity": self.rarity, "score": one.score, "at": at})
+
+
+def _bad(one: Mapping[str, Any]) -> tuple[float, float, float]:
+    """How bad a reading is, beside others; of several that are alike, the first."""
+    return -1.0 if one["rarity"] is None else one["rarity"], one["score"], -one["at"]
 
 
 def runs(every: Iterable[Run], gap: float) -> list[Run]:

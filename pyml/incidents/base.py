@@ -25,7 +25,7 @@ OPEN, RESOLVED = "open", "resolved"
 OPENED, ESCALATED = "opened", "escalated"
 """Events, beside `RESOLVED` and what a person says."""
 
-OVER, USUAL, JOINED = "over", "became usual", "joined"
+OVER, USUAL, JOINED, RULED = "over", "became usual", "joined", "a rule"
 """Why an incident is resolved; also by a person, and as its device is retired."""
 
 
@@ -80,6 +80,11 @@ class Found:
         """Its place among others; the same whatever the order in which they came."""
         return self.started_at, self.detector, self.metric, self.last_at
 
+    @property
+    def ended_at(self) -> float:
+        """When it was last there; a window goes on showing for a while what has gone from it."""
+        return min(float(self.evidence.get("seen_at") or self.last_at), self.last_at)
+
 
 @dataclass(frozen=True, slots=True)
 class Incident:
@@ -126,7 +131,7 @@ class Incident:
     @property
     def is_closed(self) -> bool:
         """Whether it stays resolved, whatever is found of it."""
-        return self.state == RESOLVED and self.why != OVER
+        return self.state == RESOLVED and self.why not in (OVER, RULED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,8 @@ class Terms:
         Hours from which on they are critical.
     gap : float
         Seconds for which all has to be well before trouble is over. What is nearer is one trouble.
+    memory : float
+        Seconds before it by which a single reading is judged.
     usual_after : float
         Seconds after which trouble that lasts is how things are.
     """
@@ -163,6 +170,7 @@ class Terms:
     rare: float
     critical: float
     gap: float
+    memory: float = 0.0
     usual_after: float = 3 * DAY
 
 

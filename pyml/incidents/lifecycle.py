@@ -15,6 +15,7 @@ from pyml.incidents.base import (
     OPENED,
     OVER,
     RESOLVED,
+    RULED,
     USUAL,
     Change,
     Clock,
@@ -29,7 +30,12 @@ NEVER_USUAL = ("stuck", "missing", "junk", "silent")
 
 
 def step(
-    incidents: Sequence[Incident], found: Sequence[Found], clock: Clock, terms: Terms
+    incidents: Sequence[Incident],
+    found: Sequence[Found],
+    clock: Clock,
+    terms: Terms,
+    quiet: Collection[int] = (),
+    hushed: Collection[int] = (),
 ) -> list[Change]:
     """The incidents of a device that have changed.
 
@@ -42,6 +48,10 @@ def step(
         All findings of these, and those that may belong to them or make new ones.
     clock : Clock
     terms : Terms
+    quiet : collection of int
+        Findings that are not told, since people say so (`pyml.incidents.rules`).
+    hushed : collection of int
+        Findings of which nothing is told just now. An incident of theirs goes on, and that is all.
 
     Returns
     -------
@@ -59,13 +69,16 @@ def step(
         for one in incidents
         if one.incident_id is not None and not one.is_closed
     }
+    ruled, free = _ruled(known, free, quiet, terms.rare)
+    changes += [_resolved(known.pop(each), RULED, clock) for each in ruled]
     every = groups(free, terms.rare, terms.gap)
     every += _kept(known, every, free)
     left = dict(known)
     for group in sorted(every, key=lambda group: group.started_at):
         theirs = sorted({one.incident_id for one in group.members if one.incident_id in left})
         was = [left.pop(each) for each in theirs]
-        changes.append(_told(was[0] if was else None, group, clock, terms))
+        hush = all(one.finding_id in hushed for one in group.members)
+        changes.append(_told(was[0] if was else None, group, clock, terms, hush))
         changes += [_joined(one, was[0].incident_id, clock) for one in was[1:]]
     owners = {one.incident_id for one in free}
     changes += [_joined(one, None, clock) for key, one in left.items() if key in owners]
@@ -75,6 +88,32 @@ def step(
         for one in sorted(changes, key=lambda one: one.incident.started_at)
         if one.events or one.incident != before.get(one.incident.incident_id)
     ]
+
+
+def _ruled(
+    known: Collection[int], found: Sequence[Found], quiet: Collection[int], rare: float
+) -> tuple[list[int], list[Found]]:
+    """Incidents of which nothing is left that would be told, and the findings that are not quiet.
+
+    What is not rare prolongs an incident, and goes with what it prolonged.
+    """
+    ruled = []
+    for each in known:
+        own = [one for one in found if one.incident_id == each]
+        left = [one for one in own if one.finding_id not in quiet]
+        if len(left) < len(own) and not any(is_rare(one, rare) for one in left):
+            ruled.append(each)
+    return ruled, [
+        one for one in found if one.finding_id not in quiet and one.incident_id not in ruled
+    ]
+
+
+def _resolved(incident: Incident, why: str, clock: Clock) -> Change:
+    """An incident that ends; nothing happens to one that has ended."""
+    if incident.state == RESOLVED:
+        return Change(incident)
+    ended = replace(incident, state=RESOLVED, why=why, resolved_at=clock.now)
+    return Change(ended, (RESOLVED,))
 
 
 def _belated(incident: Incident, found: Iterable[Found], gap: float) -> list[Found]:
@@ -116,8 +155,8 @@ def _kept(known: Collection[int], every: Sequence[Group], found: Sequence[Found]
     return made
 
 
-def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms) -> Change:
-    """An incident as its findings make it now."""
+def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms, hushed: bool) -> Change:
+    """An incident as its findings make it now; nothing happens to one that is `hushed`."""
     began, ended = group.started_at, group.last_at
     lead = words.leading(group.members)
     over = all(_is_over(one, clock, terms.gap) for one in group.members)
@@ -148,6 +187,9 @@ def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms) -> Cha
         why = USUAL if ended - began >= terms.usual_after else OVER
         now = replace(now, state=RESOLVED, why=why, resolved_at=closes)
         events = [] if was and was.state == RESOLVED else [*events, RESOLVED]
+    if was and hushed:
+        now = replace(now, critical=was.critical, state=was.state)
+        now, events = replace(now, why=was.why, resolved_at=was.resolved_at), []
     summary = words.summary(lead, group.members, began, ended, over)
     return Change(replace(now, summary=summary), tuple(events))
 

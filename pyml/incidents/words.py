@@ -48,8 +48,7 @@ def summary(lead: Found, members: Sequence[Found], began: float, ended: float, o
         names = ", ".join(also[:NAMED]) + (f" and {more} more" if more > 0 else "")
         said += f". Also unusual: {names}"
     if over and not lead.brief:
-        # A window goes on showing for a while what has gone from it.
-        last = min(float(lead.evidence.get("seen_at") or ended), lead.last_at)
+        last = lead.ended_at
         said += f". Over since {moment(last, ended)}, after {lasting(last - lead.started_at)}"
     return said
 

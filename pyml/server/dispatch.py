@@ -36,6 +36,7 @@ class Functions:
     draw: Callable[..., str]
     scan: Callable[..., str]
     train: Callable[..., str]
+    propose: Callable[..., str]
     kinds: Callable[..., Iterable[tuple[Any, ...]]]
     environment: Callable[..., str]
 
@@ -67,7 +68,7 @@ def enter(version: str, site: str) -> Functions:
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
         np.ones((LARGE, LARGE)) @ np.ones((LARGE, LARGE))
-        from pyml.server import api, scan
+        from pyml.server import api, proposals, scan
     except MemoryError:
         raise
     except Exception as error:  # whatever a library that is not whole may raise
@@ -88,6 +89,7 @@ def enter(version: str, site: str) -> Functions:
         api.draw,
         scan.scan,
         api.train,
+        proposals.proposal,
         api.kinds,
         api.environment,
     )
@@ -114,6 +116,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         draw=document,
         scan=document,
         train=document,
+        propose=document,
         kinds=rows(3),
         environment=document,
     )

@@ -14,6 +14,7 @@ from pyml.detectors.joining import joined
 from pyml.detectors.runs import Run, runs
 from pyml.errors import PymlError
 from pyml.forms import parsed
+from pyml.incidents.rules import Rule, overruled
 from pyml.server import backend, fields, store
 from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE
@@ -44,6 +45,7 @@ class Findings:
     device: str
     at: float
     gap: float
+    rules: tuple[Rule, ...] = ()
     finders: list[tuple[Finder[Any], Current]] = field(default_factory=list)
     failures: list[PymlError] = field(default_factory=list)
     first: float | None = None
@@ -131,8 +133,9 @@ class Findings:
         knows = current.knows
         seen = readings.after(since - finder.reach(knows, since, until))
         signals = Signals.of(seen, knows.names, knows.interval)
+        ruled = replace(knows, metrics=overruled(knows.metrics, self.rules))
         with current.in_use():
-            found = finder.find(knows, signals, since, until, backend.pulse)
+            found = finder.find(ruled, signals, since, until, backend.pulse)
         if not found:
             return
         gap = self._gap(knows.interval)

@@ -7,7 +7,9 @@ from pyml.detectors.base import DETECTORS, Finder
 from pyml.forms import parsed
 from pyml.incidents.base import Change, Clock, Found, Incident, Terms
 from pyml.incidents.lifecycle import step
+from pyml.incidents.rules import hushed, left_of
 from pyml.server import backend
+from pyml.server.rules import put_kept, said_of
 
 WEEK_HOURS = 168.0
 # Critical is what comes once in a quarter of a year.
@@ -18,7 +20,7 @@ QUIET_SECONDS, QUIET_READINGS = 1800.0, 10.0
 OFTEN = 0.1
 
 
-def _terms(state: Any, interval: float) -> Terms:
+def terms_of(state: Any, interval: float = 0.0, memory: float = 0.0) -> Terms:
     """When to speak of a device, and when trouble of it is over.
 
     Each detector may speak as often as the device may be spoken of: what they say is joined, and
@@ -26,11 +28,17 @@ def _terms(state: Any, interval: float) -> Terms:
     """
     rare = WEEK_HOURS / float(state["false_alarms"])
     gap = max(QUIET_SECONDS, QUIET_READINGS * interval)
-    return Terms(rare=rare, critical=max(QUARTER_HOURS, rare), gap=gap)
+    return Terms(rare=rare, critical=max(QUARTER_HOURS, rare), gap=gap, memory=memory)
 
 
 def bring_on(
-    device: str, state: Any, first: float | None, clock: Clock, interval: float, replayed: bool
+    device: str,
+    state: Any,
+    first: float | None,
+    clock: Clock,
+    interval: float,
+    memory: float,
+    replayed: bool,
 ) -> None:
     """Write what a device's findings make of its incidents.
 
@@ -44,18 +52,27 @@ def bring_on(
     clock : Clock
     interval : float
         Seconds between the device's readings, usually.
+    memory : float
+        Seconds before it by which a single reading is judged.
     replayed : bool
         Whether the scan is of the past: nobody is told.
     """
-    terms = _terms(state, interval)
+    terms = terms_of(state, interval, memory)
     since = None if first is None else first - terms.gap
-    rows = backend.execute(queries.INCIDENTS, device, since)
-    incidents = [_incident(row) for row in rows]
+    incidents = [_incident(row) for row in backend.execute(queries.INCIDENTS, device, since)]
     if first is None and not incidents:
         return
     ids = [one.incident_id for one in incidents]
-    found = [_found(row) for row in backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)]
-    changes = step(incidents, found, clock, terms)
+    rows = backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)
+    found = [found_of(row) for row in rows]
+    said = said_of(device, state["rules"], found, clock.now)
+    left = left_of(found, incidents, said, terms)
+    put_kept(device, rows, found, left, terms.rare)
+    told, quiet = (
+        [one.found for one in left],
+        [one.found.finding_id for one in left if one.is_quiet],
+    )
+    changes = step(incidents, told, clock, terms, quiet, hushed(told, said, clock.now))
     if changes:
         documents = backend.to_json([_stored(one) for one in changes])
         backend.execute(queries.PUT_INCIDENTS, device, clock.now, replayed, documents)
@@ -80,7 +97,8 @@ def _incident(row: Any) -> Incident:
     )
 
 
-def _found(row: Any) -> Found:
+def found_of(row: Any) -> Found:
+    """A row of `queries.INCIDENT_FINDINGS`."""
     said = parsed(row["evidence"])
     evidence = said if isinstance(said, dict) else {}
     finder = DETECTORS.get(row["detector"])

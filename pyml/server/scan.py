@@ -19,6 +19,7 @@ from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.outside import Judged
 from pyml.server.rarity import Rarity
+from pyml.server.rules import rules_of
 from pyml.server.scoring import PIECE, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
@@ -114,6 +115,11 @@ class Scan:
         if paths and self.until - self.since <= longest:
             since = self.since - back
             self.history = self.history.fetched(self.device, since, self.until, list(paths))
+
+    def memory(self) -> float:
+        """Seconds before it by which a single reading is judged."""
+        found = (detector.lookback(current.knows) for detector, current in self.detectors)
+        return max(found, default=0.0)
 
     def detect(self) -> tuple[bool, int]:
         """Log what the detectors flag; whether none failed, and how many readings were scored."""
@@ -252,7 +258,8 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     came = Late.of(state, history, device, until, counted)
     arrived = history.arrivals(device, since, until)
     newest = float(arrived.max()) if len(arrived) else mark
-    found = Findings(device, until, 60.0 * int(settings["incident_gap_minutes"]))
+    gap = 60.0 * int(settings["incident_gap_minutes"])
+    found = Findings(device, until, gap, rules_of(state["rules"]))
     same = newest == mark and len(arrived) == state["late_rows"]
     # What failed is tried again: it may be well by now, and may not.
     if mark is not None and same and state["outcome"] != "failed" and came.note is None:
@@ -260,7 +267,8 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
             found.silence(state, history, mark, until)
             if found.first is not None:
                 clock, replayed = Clock(until, mark), as_of is not None
-                incidents.bring_on(device, state, found.first, clock, found.interval, replayed)
+                spans = found.interval, 0.0
+                incidents.bring_on(device, state, found.first, clock, *spans, replayed)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     signals = SignalState.of(state["signals"])
@@ -279,8 +287,9 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
             came.seen(history, device, arrived, mark - back, until)
     run.forecast()
     if found.first is not None or state["troubled"]:
-        clock, interval = Clock(until, mark), max(run.interval, found.interval)
-        incidents.bring_on(device, state, found.first, clock, interval, as_of is not None)
+        clock, replayed = Clock(until, mark), as_of is not None
+        spans = max(run.interval, found.interval), run.memory()
+        incidents.bring_on(device, state, found.first, clock, *spans, replayed)
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)

@@ -97,9 +97,8 @@ def rhythm(times: Floats) -> float:
     return usual
 
 
-def hold(times: Floats) -> float:
-    """How long a value stands, of samples at increasing `times`, in seconds."""
-    gaps = np.diff(times)
+def hold(gaps: Floats) -> float:
+    """How long a value stands, of samples that come so many seconds after each other."""
     if not len(gaps):
         return LONGEST_HOLD
     longest = float(np.quantile(gaps, 1 - RARE_GAP, method="higher"))

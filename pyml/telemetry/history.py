@@ -17,6 +17,7 @@ from pyml import queries
 from pyml.errors import BrokenEnvironment, ModelNotFound
 from pyml.paths import parts_of
 from pyml.telemetry import series
+from pyml.telemetry.quiet import Quiet, quiet_of
 
 Floats = NDArray[np.float64]
 # The least number that a float64 distinguishes from 0.
@@ -197,6 +198,10 @@ class History:
         there = {path for i, path in enumerate(paths) if row[f"c{i}"]}
         # A total shows a failed collection, also where nothing is divided by it.
         return [metric for metric in metrics if there & {metric.path, metric.divisor_path}]
+
+    def quiet(self, device: str, since: float, until: float) -> Quiet:
+        """The quiet windows that have a part in a span of time."""
+        return quiet_of(self.extension(queries.QUIET_SPANS, device, within(since), within(until)))
 
     def fetched(self, device: str, since: float, until: float, paths: Sequence[str]) -> "Fetched":
         """The same history with one window of it read, once for all who look into it."""

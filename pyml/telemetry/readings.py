@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyml.telemetry.counters import MAX_GAP, rates
 from pyml.telemetry.habits import IMPOSSIBLE, Habit, hold, rhythm, sentinels, usual
 from pyml.telemetry.messages import ABSURD, Messages, Places, Received, fresh, latest
+from pyml.telemetry.quiet import Quiet
 from pyml.telemetry.series import Metric, columns_of
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,25 @@ class Readings:
             quality=self.quality[rows],
             unfit=self.unfit[rows],
             held=self.held[rows],
+        )
+
+    def without(self, quiet: Quiet, metrics: Sequence[Metric]) -> "Readings":
+        """The same without what holds within a quiet window; of the messages nothing is left out.
+
+        Parameters
+        ----------
+        quiet : Quiet
+        metrics : sequence of Metric, length m
+        """
+        if not quiet.windows:
+            return self
+        left = self._of(~quiet.inside(self.times))
+        hidden = np.stack([quiet.inside(left.times, metric.name) for metric in metrics], axis=1)
+        return replace(
+            left,
+            values=np.where(hidden, np.nan, left.values),
+            quality=np.where(hidden, MISSING, left.quality).astype(np.int8),
+            unfit=np.where(hidden, np.nan, left.unfit),
         )
 
     def samples(self, since: float = -np.inf, until: float = np.inf) -> NDArray[np.int64]:
@@ -235,7 +255,9 @@ def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -
     )
 
 
-def learn(found: Received, metrics: Sequence[Metric]) -> tuple[tuple[Habit, ...], float]:
+def learn(
+    found: Received, metrics: Sequence[Metric], quiet: Quiet
+) -> tuple[tuple[Habit, ...], float]:
     """How each metric comes, and the usual seconds between two readings.
 
     The latter are the rhythm of the metric that comes most often.
@@ -244,6 +266,8 @@ def learn(found: Received, metrics: Sequence[Metric]) -> tuple[tuple[Habit, ...]
     ----------
     found, metrics
         As `assemble` takes them.
+    quiet : Quiet
+        Of what is in its windows nothing has been left.
     """
     paths, _ = columns_of(metrics)
     came = ~np.isnan(found.columns)
@@ -251,12 +275,16 @@ def learn(found: Received, metrics: Sequence[Metric]) -> tuple[tuple[Habit, ...]
     def moments(path: str) -> Floats:
         return found.times[came[:, paths.index(path)]]
 
-    total_holds = [hold(moments(m.divisor_path)) if m.divisor_path else 0.0 for m in metrics]
+    def holds(path: str, metric: Metric) -> float:
+        times = moments(path)
+        return hold(np.diff(times)[~quiet.across(times, metric.name)])
+
+    total_holds = [holds(m.divisor_path, m) if m.divisor_path else 0.0 for m in metrics]
     level = samples(found, metrics, total_holds)
     habits = []
     for j, metric in enumerate(metrics):
-        own = moments(metric.path)
-        habit = Habit(rhythm(own), hold(own), total_holds[j])
+        own = holds(metric.path, metric)
+        habit = Habit(rhythm(moments(metric.path)), own, total_holds[j])
         if metric.kind == "gauge" and (metric.lower is None or metric.upper is None):
             said = level[:, j][~np.isnan(level[:, j])]
             habit = replace(habit, usual=usual(said))

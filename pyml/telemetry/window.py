@@ -11,6 +11,7 @@ from pyml.errors import NotEnoughData, PymlError, UnknownField
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Execute, History, iso
 from pyml.telemetry.messages import Received, received
+from pyml.telemetry.quiet import NOTHING, LeftOut, Quiet
 from pyml.telemetry.readings import Readings, assemble, learn, lookback
 from pyml.telemetry.series import Metric, columns_of
 
@@ -25,11 +26,14 @@ class Learned:
     habits : tuple of Habit, length m
     interval : float
         Seconds between two readings.
+    left_out : LeftOut
+        By quiet windows.
     """
 
     readings: Readings
     habits: tuple[Habit, ...]
     interval: float
+    left_out: LeftOut
 
 
 def learned(
@@ -38,20 +42,28 @@ def learned(
     since: float,
     until: float,
     metrics: Sequence[Metric],
+    quiet: Quiet,
     most: int | None = None,
 ) -> Learned:
     """About `most` readings of a window, from which the metrics' habits are learned too."""
     paths, totals = columns_of(metrics)
     times, columns = history.read(device, since, until, paths)
-    return _learned(received(times, columns, totals), len(times), metrics, most)
+    times, columns, left_out = quiet.left_out(times, columns, metrics, paths)
+    return _learned(received(times, columns, totals), len(times), metrics, quiet, left_out, most)
 
 
 def _learned(
-    found: Received, messages: int, metrics: Sequence[Metric], most: int | None
+    found: Received,
+    messages: int,
+    metrics: Sequence[Metric],
+    quiet: Quiet,
+    left_out: LeftOut,
+    most: int | None,
 ) -> Learned:
-    habits, interval = learn(found, metrics)
+    habits, interval = learn(found, metrics, quiet)
     interval *= math.ceil(messages / most) if most and messages else 1
-    return Learned(assemble(found, metrics, habits, interval), habits, interval)
+    readings = assemble(found, metrics, habits, interval).without(quiet, metrics)
+    return Learned(readings, habits, interval, left_out)
 
 
 def measured(
@@ -84,7 +96,7 @@ def signal(
 ) -> Readings:
     """The readings of one metric in a window."""
     first = since - lookback([metric], [habit], interval)
-    found, _ = _signal(history, device, first, until, metric, totals)
+    found, _, _ = _signal(history, device, first, until, metric, totals, NOTHING)
     return assemble(found, [metric], [habit], interval).after(since)
 
 
@@ -95,8 +107,9 @@ def _signal(
     until: float,
     metric: Metric,
     totals: Sequence[str],
-) -> tuple[Received, int]:
-    """What the messages of a window say of one metric, and their number."""
+    quiet: Quiet,
+) -> tuple[Received, int, LeftOut]:
+    """What the messages of a window say of one metric, their number, and what is left out."""
     paths, own = columns_of([metric])
     others = [path for path in totals if path not in paths]
     times, columns = history.read(device, since, until, paths)
@@ -105,7 +118,8 @@ def _signal(
         times, columns = history.read(device, since, until, paths + others)
         columns[columns[:, 0] != 0, len(paths) :] = np.nan
         own = [*own, *range(len(paths), len(paths) + len(others))]
-    return received(times, columns, own), len(times)
+    times, columns, left_out = quiet.left_out(times, columns, [metric], paths)
+    return received(times, columns, own), len(times), left_out
 
 
 def metrics_of(execute: Execute, *, enabled: bool = False) -> list[Metric]:
@@ -159,6 +173,7 @@ def window(
     until: float,
     field: str,
     known: Sequence[Metric],
+    quiet: Quiet = NOTHING,
     most: int | None = None,
 ) -> tuple[Metric, list[str], Learned]:
     """What a field means, the paths of totals, and the readings of a window, about `most` of them.
@@ -171,8 +186,8 @@ def window(
     metric = metric_of(field, known)
     paths, places = columns_of(known)
     totals = [paths[place] for place in places]
-    came, messages = _signal(history, device, since, until, metric, totals)
-    found = _learned(came, messages, [metric], most)
+    came, messages, left_out = _signal(history, device, since, until, metric, totals, quiet)
+    found = _learned(came, messages, [metric], quiet, left_out, most)
     if not np.isfinite(found.readings.values).any():
         raise no_numbers(history, device, metric, since, until)
     return metric, totals, found

@@ -235,7 +235,7 @@ BEGIN
 
     check_name := 'privileges';
     SELECT string_agg(d.name, ', ') INTO missing
-    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job'), ('ml_delivery')) AS d (name)
+    FROM (VALUES ('ml_model'), ('ml_setting'), ('ml_metric'), ('ml_run'), ('ml_scan_state'), ('ml_job'), ('ml_delivery'), ('ml_rule')) AS d (name)
     WHERE NOT has_table_privilege(format('%s.%I', '@extschema@', d.name), 'SELECT');
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
@@ -247,6 +247,7 @@ BEGIN
         RETURN QUERY SELECT * FROM _ml_doctor_history();
         RETURN QUERY SELECT * FROM _ml_doctor_work();
         RETURN QUERY SELECT * FROM _ml_doctor_deliveries();
+        RETURN QUERY SELECT * FROM _ml_doctor_rules();
     END IF;
     check_name := 'row security';
     SELECT string_agg(t.relation::text, ', ') INTO missing FROM _ml_device_tables() AS t

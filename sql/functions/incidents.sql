@@ -60,6 +60,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_resolve_retired(uuid[]) IS 'Ends the incidents of devices that are retired.';
 
+CREATE OR REPLACE FUNCTION _ml_refuse_incident(incident_id bigint) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no incident %s', coalesce(incident_id::text, 'NULL')),
+        DETAIL = 'Either there never was one, or it is older than incident_days.',
+        HINT = 'SELECT incident_id, device_name, state, summary FROM ml_incidents ORDER BY incident_id DESC LIMIT 20;';
+END
+$$;
+COMMENT ON FUNCTION _ml_refuse_incident(bigint) IS 'Refuses an incident that there is not (ML002).';
+
+CREATE OR REPLACE FUNCTION _ml_check_note(note text, call text, incident_id bigint) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF length(note) > 4000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'note is too long', DETAIL = format('It has %s characters; 4000 are allowed.', length(note)),
+            HINT = format('SELECT %s(%s, ''a short note'');', call, incident_id);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _ml_check_note(text, text, bigint) IS 'Refuses a note that is too long (ML004).';
+
 CREATE OR REPLACE FUNCTION _ml_say(seen bigint, incident_id bigint, wanted text, note text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -70,15 +95,10 @@ DECLARE
     changed boolean;
 BEGIN
     @PYML_AT_HOME@
-    IF length(note) > 4000 THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'note is too long', DETAIL = format('It has %s characters; 4000 are allowed.', length(note)),
-            HINT = format('SELECT ml_%s(%s, ''a short note'');', CASE wanted WHEN 'acknowledged' THEN 'acknowledge' ELSE 'resolve' END, incident_id);
-    END IF;
+    PERFORM _ml_check_note(note, CASE wanted WHEN 'acknowledged' THEN 'ml_acknowledge' ELSE 'ml_resolve' END, incident_id);
     SELECT * INTO was FROM ml_incident i WHERE i.incident_id = seen FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no incident %s', coalesce(incident_id::text, 'NULL')),
-            DETAIL = 'Either there never was one, or it is older than incident_days.',
-            HINT = 'SELECT incident_id, device_name, state, summary FROM ml_incidents ORDER BY incident_id DESC LIMIT 20;';
+        PERFORM _ml_refuse_incident(incident_id);
     END IF;
     changed := was.state <> 'resolved' AND was.state <> wanted;
     told := CASE was.state
@@ -122,3 +142,50 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION ml_resolve(bigint, text) IS 'Ends an incident. What goes on of it is not told again; what begins later is. Gives its state and whether that has changed (changed); of one that is resolved already, why and when (told). A note replaces an earlier one. Unknown incident: ML002.';
+
+CREATE OR REPLACE FUNCTION _ml_propose(device uuid, incident_id bigint) RETURNS jsonb
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp SET datestyle = 'ISO'
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].propose(device, incident_id)
+$$;
+COMMENT ON FUNCTION _ml_propose(uuid, bigint) IS 'The Python side of ml_not_a_fault: the rows that would have kept a device''s incident quiet, and what they say in words.';
+
+CREATE OR REPLACE FUNCTION ml_not_a_fault(incident_id bigint, note text DEFAULT NULL, apply boolean DEFAULT false) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    seen ml_incident;
+    best jsonb;
+    statement text;
+    answer jsonb;
+BEGIN
+    @PYML_AT_HOME@
+    SELECT * INTO seen FROM ml_incident i WHERE i.incident_id = ml_not_a_fault.incident_id;
+    IF NOT FOUND THEN
+        PERFORM _ml_refuse_incident(incident_id);
+    END IF;
+    PERFORM _ml_check_note(note, 'ml_not_a_fault', incident_id);
+    best := _ml_answer(_ml_propose(seen.device_uuid, incident_id));
+    IF best ? 'table' THEN
+        SELECT format('INSERT INTO %s.%I (device_uuid, reason, %s) VALUES %s;', '@extschema@', best ->> 'table', min(r.columns),
+            string_agg(format('(%L, %L, %s)', seen.device_uuid, coalesce(note, format('incident %s is not a fault', incident_id)), r.cells), ', ' ORDER BY r.place))
+        INTO statement
+        FROM (SELECT n.place, string_agg(quote_ident(c.key), ', ' ORDER BY c.key) AS columns,
+                     string_agg(CASE jsonb_typeof(c.value) WHEN 'string' THEN quote_literal(c.value #>> '{}') WHEN 'null' THEN 'NULL' ELSE c.value::text END, ', ' ORDER BY c.key) AS cells
+              FROM jsonb_array_elements(best -> 'rows') WITH ORDINALITY AS n (entry, place), jsonb_each(n.entry) AS c GROUP BY n.place) AS r;
+    END IF;
+    IF apply THEN
+        IF statement IS NOT NULL THEN
+            EXECUTE statement;
+        END IF;
+        answer := _ml_say(seen.incident_id, incident_id, 'resolved', note);
+    ELSE
+        answer := jsonb_build_object('incident_id', incident_id, 'state', seen.state, 'changed', false, 'note', seen.note, 'told', NULL);
+    END IF;
+    RETURN answer || jsonb_build_object('statement', statement, 'words', best ->> 'words', 'applied', coalesce(apply, false) AND statement IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION ml_not_a_fault(bigint, text, boolean) IS 'Says what would have kept an incident and its like quiet: the smallest rule or quiet window, as a statement, and in words what is then no longer told. With apply it makes it (applied), and resolves the incident as ml_resolve does. The note is the reason. Where something keeps it quiet already, statement is NULL. Unknown incident: ML002; its findings are no longer kept: ML001.';

@@ -31,7 +31,7 @@ BEGIN
     END IF;
     IF level IS NULL OR level NOT IN ('read', 'act', 'train', 'notify') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
-            DETAIL = 'The levels are read (score, forecast, look), act (the same, and acknowledge and resolve incidents) train (the same, and train, scan, roll back, forget) and notify (what a notifier needs, and no more).',
+            DETAIL = 'The levels are read (score, forecast, look), act (the same, and acknowledge and resolve incidents, and make rules and quiet windows), train (the same, and train, scan, roll back, forget) and notify (what a notifier needs, and no more).',
             HINT = format('SELECT ml_grant(%L, ''read'');', role);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
@@ -45,13 +45,16 @@ BEGIN
                      AND p.proname NOT IN ('ml_grant', 'ml_row_security', 'ml_schedule', 'ml_unschedule', '_ml_jobs', '_ml_require_cron')
                      AND CASE WHEN notifies
                          THEN p.proname IN ('_ml_at_home', '_ml_put_targets', '_ml_claim_delivery', '_ml_confirm', '_ml_postpone', '_ml_watch_scans', 'ml_resend')
-                         ELSE trains OR acts AND p.proname IN ('ml_acknowledge', 'ml_resolve', '_ml_say') OR p.proname = 'ml_discover' OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_fleet', '_ml_due') END
+                         ELSE trains OR acts AND p.proname IN ('ml_acknowledge', 'ml_resolve', 'ml_not_a_fault', '_ml_say') OR p.proname = 'ml_discover' OR p.provolatile <> 'v' AND p.prokind = 'f' AND p.proname NOT IN ('_ml_fleet', '_ml_due') END
                     THEN 'EXECUTE' END AS needed
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
           AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
         UNION ALL
-        SELECT c.oid::regclass::text, 'TABLE', CASE WHEN NOT notifies THEN 'SELECT' END -- what is written goes through functions
+        SELECT c.oid::regclass::text, 'TABLE', CASE WHEN acts AND c.relname IN ('ml_rule', 'ml_quiet') THEN
+            (SELECT format('SELECT, DELETE, INSERT (%1$s), UPDATE (%1$s)', string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum))
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attidentity = '' AND a.attname NOT IN ('created_at', 'created_by'))
+            ELSE 'SELECT' END -- what a training writes goes through functions
         FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND c.relkind IN ('r', 'v')
           AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
@@ -64,7 +67,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views), to act (that, and acknowledge and resolve incidents) or to train (that, and train, scan, roll back, forget), or what a notifier needs (notify: to learn what is to be told, and to write what became of it), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
+COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views), to act (that, and acknowledge and resolve incidents, and make rules and quiet windows) or to train (that, and train, scan, roll back, forget), or what a notifier needs (notify: to learn what is to be told, and to write what became of it), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
 
 CREATE OR REPLACE FUNCTION ml_row_security(condition text DEFAULT NULL) RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER

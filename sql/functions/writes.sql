@@ -199,15 +199,20 @@ BEGIN
     DELETE FROM ml_forecast_point p WHERE p.device_uuid = device AND p.kind = _ml_put_forecast.kind AND p.field = _ml_put_forecast.field
       AND (p."timestamp" > to_timestamp(last_reading)
            OR p."timestamp" < now() - make_interval(days => (SELECT s.value::int FROM ml_setting s WHERE s.name = 'forecast_days')));
+    WITH quiet AS MATERIALIZED (
+        SELECT q.starts_at, q.ends_at FROM _ml_quiet_spans(device, to_timestamp(last_reading), (SELECT max(to_timestamp(t)) FROM unnest(times) AS t)) AS q
+        WHERE q.names IS NULL OR _ml_put_forecast.field = ANY (q.names)
+    )
     INSERT INTO ml_forecast_point (device_uuid, kind, field, "timestamp", predicted, lower, upper, level, breach, model_id, made_at)
     SELECT device, _ml_put_forecast.kind, _ml_put_forecast.field, to_timestamp(f.epoch), f.predicted, f.lower, f.upper, _ml_put_forecast.level,
-        CASE WHEN f.predicted >= k.limit_high THEN k.limit_high WHEN f.predicted <= k.limit_low THEN k.limit_low END,
+        CASE WHEN EXISTS (SELECT FROM quiet q WHERE to_timestamp(f.epoch) >= q.starts_at AND to_timestamp(f.epoch) < q.ends_at) THEN NULL
+            WHEN f.predicted >= k.limit_high THEN k.limit_high WHEN f.predicted <= k.limit_low THEN k.limit_low END,
         _ml_put_forecast.model_id, now()
     FROM unnest(times, predicted, lower, upper) AS f (epoch, predicted, lower, upper)
-    LEFT JOIN _ml_metric_of(_ml_put_forecast.field) AS k ON true;
+    CROSS JOIN _ml_limits_of(device, _ml_put_forecast.field) AS k;
 END
 $$;
-COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric.';
+COMMENT ON FUNCTION _ml_put_forecast(uuid, text, text, float8, bigint, float8, float8[], float8[], float8[], float8[]) IS 'Replaces what a forecaster said of a field after its device''s last reading, and marks what reaches a limit of its metric, or of a rule, outside of quiet windows.';
 
 CREATE OR REPLACE FUNCTION _ml_put_scan(device uuid, sqlstate text, error text, watermark float8, late_rows int, readings int, anomalies int, unreadable bigint[], last_reading float8, late_id bigint, hour_rows int[], counted_to float8, counted_at float8, silent_from float8, scanned_from float8) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -82,6 +82,8 @@ CREATE TABLE ml_finding (
     rarity      float8,
     brief       boolean NOT NULL,
     incident_id bigint,
+    rule_id     bigint,
+    quiet_id    bigint,
     evidence    jsonb NOT NULL CHECK (octet_length(evidence::text) <= 65536),
     sentence    text NOT NULL CHECK (length(sentence) <= 4000),
     model_id    bigint NOT NULL,
@@ -101,6 +103,8 @@ COMMENT ON COLUMN ml_finding.severity IS 'warning or critical: the worst so far.
 COMMENT ON COLUMN ml_finding.score IS 'How far beyond what is ordinary it is, in what the detector allows: 1 is just beyond; of a run of anomalies, minus the lowest score. The greatest so far.';
 COMMENT ON COLUMN ml_finding.brief IS 'Whether it is made of single readings that are anomalies (rows of ml_anomaly), one after the other.';
 COMMENT ON COLUMN ml_finding.incident_id IS 'The incident that it belongs to; NULL where it makes none.';
+COMMENT ON COLUMN ml_finding.rule_id IS 'The rule (ml_rule) that keeps it from being told; NULL where none does, or where it is not rare enough to be told.';
+COMMENT ON COLUMN ml_finding.quiet_id IS 'The quiet window (ml_quiet) that keeps it from being told; likewise.';
 COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known. By this device or by all together, whichever is less.';
 COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
 COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
@@ -111,6 +115,8 @@ COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed
 CREATE INDEX ml_finding_incident ON ml_finding (incident_id) WHERE incident_id IS NOT NULL;
 CREATE INDEX ml_finding_device ON ml_finding (device_uuid, last_at DESC);
 CREATE INDEX ml_finding_recent ON ml_finding (last_at DESC, device_uuid);
+CREATE INDEX ml_finding_rule ON ml_finding (rule_id) WHERE rule_id IS NOT NULL;
+CREATE INDEX ml_finding_quiet ON ml_finding (quiet_id) WHERE quiet_id IS NOT NULL;
 
 CREATE TABLE ml_rarity (
     detector  text PRIMARY KEY,

@@ -19,7 +19,7 @@ CREATE TABLE ml_incident (
     acknowledged_by text,
     resolved_at     timestamptz,
     resolved_by     text,
-    why             text CHECK (why IN ('over', 'became usual', 'joined', 'a person', 'retired')),
+    why             text CHECK (why IN ('over', 'became usual', 'joined', 'a person', 'a rule', 'retired')),
     note            text CHECK (length(note) <= 4000),
     rarity          float8,
     summary         text NOT NULL CHECK (length(summary) <= 8000),
@@ -42,7 +42,7 @@ COMMENT ON COLUMN ml_incident.acknowledged_at IS 'When somebody acknowledged it;
 COMMENT ON COLUMN ml_incident.acknowledged_by IS 'Which role did.';
 COMMENT ON COLUMN ml_incident.resolved_at IS 'When it was found to be over; NULL while it is not.';
 COMMENT ON COLUMN ml_incident.resolved_by IS 'Which role resolved it; NULL where it is over by itself.';
-COMMENT ON COLUMN ml_incident.why IS 'Why it is resolved: over, became usual (it lasted for three days), joined (it turned out to be part of another incident), a person, retired (the device).';
+COMMENT ON COLUMN ml_incident.why IS 'Why it is resolved: over, became usual (it lasted for three days), joined (it turned out to be part of another incident), a person, a rule (or a quiet window, which says that it is no trouble), retired (the device).';
 COMMENT ON COLUMN ml_incident.note IS 'What somebody said of it.';
 COMMENT ON COLUMN ml_incident.rarity IS 'Hours between two such findings on ordinary days: of its rarest one; NULL where not known.';
 COMMENT ON COLUMN ml_incident.summary IS 'The trouble in words.';

@@ -18,6 +18,7 @@ Device = str
 TRAINED = ["forest", *(finder.kind for finder in finders())]
 HISTORY = Path(__file__).parents[2] / "demo" / "history.sql"
 _numbers = itertools.count()
+AGO = "SELECT now() - make_interval(mins => %s)"
 
 # A day's rhythm with noise that depends on the row's number alone, so that a test is repeatable.
 ROWS = """
@@ -99,6 +100,36 @@ def one(db: psycopg.Connection) -> Callable[..., object]:
         return db.execute(statement, args).fetchone()[0]
 
     return value
+
+
+@pytest.fixture
+def forests_only(db: psycopg.Connection) -> None:
+    """Small forests, and no forecasts."""
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    db.execute("UPDATE ml_setting SET value = '30' WHERE name = 'n_estimators'")
+
+
+@pytest.fixture
+def trained(
+    db: psycopg.Connection, one: Callable[..., object], add_device: Callable[..., Device]
+) -> Device:
+    """A device of eighty hours, trained as of five hours ago."""
+    device = add_device(readings=4800)
+    db.execute("SELECT ml_train_forest(%s, as_of => %s)", [device, one(AGO, 300)])
+    return device
+
+
+@pytest.fixture
+def scan(db: psycopg.Connection, one: Callable[..., object]) -> Callable[..., None]:
+    """Scans of the past, at so many minutes before now."""
+
+    def scans(*minutes: int) -> None:
+        for ago in minutes:
+            db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
+            failed = db.execute("SELECT error FROM ml_scan_state WHERE outcome = 'failed'")
+            assert failed.fetchall() == []
+
+    return scans
 
 
 @pytest.fixture

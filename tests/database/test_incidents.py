@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-AGO = "SELECT now() - make_interval(mins => %s)"
+from .conftest import AGO
+
+pytestmark = pytest.mark.usefixtures("forests_only")
 HOT = """
 UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state, '{system,temperature}',
     to_jsonb((reported_state #>> '{system,temperature}')::float8 + 25))
@@ -23,33 +25,6 @@ FROM unnest(%(devices)s::uuid[]) WITH ORDINALITY AS u (d, place),
     LATERAL (SELECT now() - (%(minutes)s - place) * interval '1 minute') AS x (t)
 RETURNING incident_id
 """
-
-
-@pytest.fixture(autouse=True)
-def _forests_only(db):
-    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
-    db.execute("UPDATE ml_setting SET value = '30' WHERE name = 'n_estimators'")
-
-
-@pytest.fixture
-def trained(db, one, add_device):
-    """A device of eighty hours, trained as of five hours ago."""
-    device = add_device(readings=4800)
-    db.execute("SELECT ml_train_forest(%s, as_of => %s)", [device, one(AGO, 300)])
-    return device
-
-
-@pytest.fixture
-def scan(db, one):
-    """Scans of the past, at so many minutes before now."""
-
-    def scans(*minutes):
-        for ago in minutes:
-            db.execute("CALL ml_scan(as_of => %s)", [one(AGO, ago)])
-            failed = db.execute("SELECT error FROM ml_scan_state WHERE outcome = 'failed'")
-            assert failed.fetchall() == []
-
-    return scans
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ const incident = {
   acknowledged_by: nullable(Type.String({ description: "A role." })),
   resolved_at: nullable(Time),
   resolved_by: nullable(Type.String({ description: "A role; null where it is over by itself." })),
-  why: nullable(Type.String({ description: "Why it is resolved: over, became usual, a person, retired." })),
+  why: nullable(Type.String({ description: "Why it is resolved: over, became usual, a person, a rule, retired." })),
   note: nullable(Type.String()),
   rarity: nullable(Type.Number({ description: "Hours between two such, on ordinary days." })),
   worst_score: nullable(Type.Number()),

@@ -20,7 +20,7 @@ ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
     *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
-    *("ml_incident", "ml_event", "ml_target", "ml_delivery"),
+    *("ml_incident", "ml_event", "ml_target", "ml_delivery", "ml_rule", "ml_quiet"),
 )
 
 
@@ -54,6 +54,17 @@ def primary(server):
         )
         db.execute("INSERT INTO ml_metric (name, path, unit) VALUES ('own', 'system.own', 'bar')")
         db.execute("INSERT INTO ml_device_forecast VALUES (%s, '{cpu_usage}')", [device])
+        db.execute(
+            "INSERT INTO ml_rule (device_uuid, metric, least_deviation, until)"
+            " VALUES (%s, 'own', 2.5, now() + interval '1 day')",
+            [device],
+        )
+        db.execute(
+            "INSERT INTO ml_quiet (device_uuid, metric, starts_at, ends_at, repeat, zone,"
+            " created_by) VALUES (%s, 'cpu_usage', now(), now() + interval '1 h', 'daily',"
+            " 'Europe/Berlin', 'somebody')",
+            [device],
+        )
         db.execute("CALL ml_scan()")
         db.execute("INSERT INTO ml_target (target, severity) VALUES ('ops', 'warning')")
         db.execute("SELECT _ml_put_event(NULL, NULL, 'stalled', now(), false)")

@@ -51,6 +51,7 @@ READ = (
     "SELECT * FROM ml_jobs",
     "SELECT * FROM ml_locks",
     "SELECT * FROM ml_deliveries",
+    "SELECT * FROM ml_rules",
 )
 NOTIFY = (
     """SELECT _ml_put_targets('[{{"target": "ops", "severity": "warning"}}]')""",
@@ -60,7 +61,16 @@ NOTIFY = (
     "SELECT _ml_watch_scans()",
     "SELECT ml_resend()",
 )
+ACT = (
+    "INSERT INTO ml_rule (device_uuid, metric, mute) VALUES ('{device}', 'cpu_usage', true)",
+    "INSERT INTO ml_quiet (starts_at, ends_at) VALUES (now(), now() + interval '1 hour')",
+    "UPDATE ml_rule SET until = now()",
+    "UPDATE ml_quiet SET ends_at = now() + interval '2 hours'",
+    "DELETE FROM ml_rule",
+    "DELETE FROM ml_quiet",
+)
 TRAIN = (
+    *ACT,
     "SELECT ml_train_forest('{device}')",
     "SELECT ml_train_lstm('{device}')",
     "CALL ml_scan()",
@@ -98,6 +108,8 @@ ADMINISTER = (
     "INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)"
     " VALUES ('{device}', '{{}}', now())",
     "CREATE FUNCTION mine() RETURNS int LANGUAGE plpython3u AS 'return 1'",
+    "INSERT INTO ml_rule (mute, created_by) VALUES (true, 'somebody else')",
+    "UPDATE ml_quiet SET created_at = now()",
     "ALTER EXTENSION pyml UPDATE",
     "DROP EXTENSION pyml",
 )
@@ -137,8 +149,15 @@ def test_a_level_replaces_the_one_before(db: psycopg.Connection, roles: dict[str
 @pytest.mark.slow
 def test_each_level_can_do_its_work_and_nothing_else(one, db, connect, add_modelled):
     device = add_modelled()
+    db.execute("SELECT _ml_meet(ARRAY[%s::uuid])", [device])
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
-    levels = {"nobody": (), "notify": NOTIFY, "read": READ, "train": READ + TRAIN}
+    levels = {
+        "nobody": (),
+        "notify": NOTIFY,
+        "read": READ,
+        "act": READ + ACT,
+        "train": READ + TRAIN,
+    }
     for level, allowed in levels.items():
         with connect(level) as session:
             for statement in READ + TRAIN + ADMINISTER:

@@ -10,12 +10,12 @@ from installer.postgres import find_postgres
 LEVELS = ("read", "train")
 VIEWS = (
     *("ml_models", "ml_anomalies", "ml_incidents", "ml_forecasts", "ml_breaches"),
-    *("ml_device_status", "ml_runs", "ml_signals", "ml_deliveries"),
+    *("ml_device_status", "ml_runs", "ml_signals", "ml_deliveries", "ml_rules"),
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
     *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state", "ml_finding"),
-    *("ml_incident", "ml_event", "ml_delivery"),
+    *("ml_incident", "ml_event", "ml_delivery", "ml_rule", "ml_quiet"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -44,6 +44,9 @@ INSERT INTO ml_forecast_point (device_uuid, timestamp, field, kind, predicted, l
 INSERT INTO ml_lock (task, what) SELECT DISTINCT 'scan', device_uuid::text FROM ml_model;
 INSERT INTO ml_device SELECT DISTINCT device_uuid, device_uuid::text FROM ml_model
     ON CONFLICT DO NOTHING;
+INSERT INTO ml_rule (device_uuid, mute) SELECT DISTINCT device_uuid, true FROM ml_model;
+INSERT INTO ml_quiet (device_uuid, starts_at, ends_at) SELECT DISTINCT device_uuid, now(),
+    now() + interval '1 hour' FROM ml_model;
 INSERT INTO ml_device_forecast SELECT DISTINCT device_uuid, '{x}'::text[] FROM ml_model;
 INSERT INTO ml_late (device_uuid, first_at, last_at) SELECT DISTINCT device_uuid, now(), now()
     FROM ml_model;
@@ -181,3 +184,20 @@ def test_after_a_restore_the_doctor_says_to_apply_it_again(db, dsn, connect, rol
                 assert seen(session, relation) == {tenants["read"]}
     finally:
         db.execute(f"DROP DATABASE {copy} WITH (FORCE)")
+
+
+def test_a_tenant_says_what_it_knows_of_its_own_devices_alone(db, connect, roles, tenants):
+    db.execute("SELECT ml_row_security(%s)", [CONDITION])
+    db.execute("SELECT ml_grant(%s, 'act')", [roles["read"]])
+    say = "INSERT INTO ml_rule (device_uuid, metric, mute) VALUES (%s, 'cpu_usage', true)"
+    with connect("read") as session:
+        session.execute(say, [tenants["read"]])
+        for other in (tenants["train"], None):
+            with pytest.raises(psycopg.Error) as caught:
+                session.execute(say, [other])
+            assert caught.value.sqlstate in ("ML002", "42501")
+        session.execute("DELETE FROM ml_rule")
+        session.execute("UPDATE ml_quiet SET reason = 'mine'")
+    assert seen(db, "ml_rule") == {tenants["train"]}
+    reasons = "SELECT device_uuid::text FROM ml_quiet WHERE reason = 'mine'"
+    assert db.execute(reasons).fetchall() == [(tenants["read"],)]
