@@ -4,7 +4,7 @@
 
 CREATE OR REPLACE FUNCTION _ml_put_event(incident bigint, device uuid, event text, at timestamptz, replayed boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
-SET search_path = pg_catalog, @extschema@, pg_temp
+SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- whose compiling takes longer than the statements
 AS $$
 DECLARE
     made bigint;
@@ -102,9 +102,18 @@ AS $$
 DECLARE
     first ml_event;
     members bigint[];
+    alone boolean;
 BEGIN
     SELECT * INTO first FROM ml_event e WHERE e.event_id = head;
     IF first.event = 'opened' THEN
+        -- The view looks at every incident: only where four more like it began within an hour is there a flood.
+        SELECT count(*) < 4 INTO alone FROM (
+            SELECT FROM ml_incident i JOIN ml_incident o ON o.kind = i.kind AND o.leading_metric = i.leading_metric AND o.incident_id <> i.incident_id
+                AND o.started_at BETWEEN i.started_at - interval '1 hour' AND i.started_at + interval '1 hour'
+            WHERE i.incident_id = first.incident_id LIMIT 4) AS near;
+        IF alone THEN
+            RETURN;
+        END IF;
         SELECT max(d.flood), array_agg(e.incident_id), count(DISTINCT e.device_uuid) >= 5 INTO flood, members, speaks
         FROM ml_event e JOIN ml_delivery d ON d.event_id = e.event_id AND d.target = _ml_many.target
         WHERE e.event = 'opened' AND e.incident_id = ANY (
@@ -146,7 +155,7 @@ COMMENT ON FUNCTION _ml_many(bigint, text) IS 'Whether an event that is to be to
 
 CREATE OR REPLACE FUNCTION _ml_claim_delivery(target text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp
+SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- whose compiling takes longer than the statements
 AS $$
 DECLARE
     head record;
@@ -161,7 +170,7 @@ BEGIN
           AND NOT EXISTS (SELECT FROM ml_event f JOIN ml_delivery w ON w.event_id = f.event_id AND w.target = d.target
               WHERE (f.incident_id = e.incident_id OR f.incident_id IS NULL AND e.incident_id IS NULL) AND f.event_id < e.event_id AND w.next_at IS NOT NULL)
           -- While a scan goes on, what it opens may turn out to be a flood.
-          AND (e.event <> 'opened' OR e.written_at < clock_timestamp() - interval '15 seconds' OR NOT EXISTS (
+          AND (e.event <> 'opened' OR e.written_at < clock_timestamp() - interval '25 seconds' OR NOT EXISTS (
               SELECT FROM ml_job j WHERE j.kind = 'scan' AND j.finished_at IS NULL AND j.started_at <= e.written_at AND j.updated_at > clock_timestamp() - interval '1 minute'))
         ORDER BY d.next_at, d.event_id LIMIT 1 FOR UPDATE OF d SKIP LOCKED;
         IF NOT FOUND THEN
@@ -208,7 +217,7 @@ COMMENT ON FUNCTION _ml_postpone(bigint[], text, text) IS 'Notes that a target c
 
 CREATE OR REPLACE FUNCTION _ml_watch_scans() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, @extschema@, pg_temp
+SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- whose compiling takes longer than the statements
 AS $$
 DECLARE
     stalled_at timestamptz;

@@ -314,7 +314,7 @@ def test_while_a_scan_goes_on_what_it_opens_waits(db, dsn, one, receiver, opened
     assert [told["devices"] for told in receiver.got] == [6]
     db.execute("UPDATE ml_job SET finished_at = NULL")
     opened(kind="stuck")
-    db.execute("UPDATE ml_event SET written_at = written_at - interval '16 seconds'")
+    db.execute("UPDATE ml_event SET written_at = written_at - interval '26 seconds'")
     registered(receiver.table(), dsn)  # but not for long
     assert len(receiver.got) == 2
 
@@ -458,3 +458,49 @@ def test_deliveries_go_with_their_events(db, dsn, one, receiver, opened):
     assert one("SELECT count(*) FROM ml_delivery") == 2
     db.execute("CALL ml_scan()")
     assert one("SELECT count(*) FROM ml_delivery") == 0
+
+
+# A device's model and its last six hours, for so many devices more.
+TWINS = """
+CREATE TEMP TABLE twin AS SELECT gen_random_uuid() AS uuid FROM generate_series(1, %(count)s);
+INSERT INTO devices (uuid, name) SELECT uuid, 'twin' FROM twin;
+INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
+    SELECT t.uuid, h.reported_state, h."timestamp" FROM twin t, device_shadow_history h
+    WHERE h.device_uuid = %(device)s
+      AND h."timestamp" > (now() AT TIME ZONE 'UTC') - interval '6 hours';
+INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end,
+    readings_used, readings_rejected, parameters, figures, versions, seconds, sha256, blob)
+    SELECT t.uuid, m.kind, m.field, true, m.window_start, m.window_end, m.readings_used,
+    m.readings_rejected, m.parameters, m.figures, m.versions, m.seconds, m.sha256, m.blob
+    FROM twin t, ml_model m WHERE m.device_uuid = %(device)s;
+UPDATE ml_model m SET trained_with = f.model_id FROM ml_model f
+    WHERE f.device_uuid = m.device_uuid AND f.kind = 'forest' AND m.kind <> 'forest';
+"""
+HEAT = """
+UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state, '{system,temperature}',
+    to_jsonb((reported_state #>> '{system,temperature}')::float8 + 25))
+WHERE "timestamp" > (now() AT TIME ZONE 'UTC') - interval '14 minutes'
+"""
+
+
+@pytest.mark.slow
+def test_a_scan_in_which_a_fleet_fails_is_one_message(db, dsn, one, receiver, train, device, long):
+    count = 500 if long else 60
+    db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
+    db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'scan_first_hours'")
+    train(device)
+    db.execute(TWINS % {"count": count - 1, "device": f"'{device}'"})
+    db.execute(HEAT)
+    with notifying(receiver.table(), "--dsn", dsn):
+        until(lambda: one("SELECT count(*) FROM ml_target") == 1)
+        began = time.monotonic()
+        db.execute("CALL ml_scan()")
+        scanned = time.monotonic()
+        until(lambda: one("SELECT count(*) FROM ml_deliveries WHERE state = 'waiting'") == 0, 60)
+        told = time.monotonic()
+    opened = [message for message in receiver.got if message["event"] == "opened"]
+    incidents = one("SELECT count(*) FROM ml_incident")
+    print(f"scanned in {scanned - began:.1f} s, told {told - scanned:.1f} s later")
+    assert incidents >= count
+    assert len(opened) == 1
+    assert told - scanned < 30
