@@ -36,6 +36,7 @@ export const TrainedForest = object({
   training_samples: Type.Integer(),
   rejected_samples: Type.Integer(),
   repeated_samples: Type.Integer(),
+  quiet_samples: Type.Integer({ description: "Left out, since they were in quiet windows." }),
   features: Type.Array(Type.String()),
   left_out: Type.Record(Type.String(), Type.String(), {
     description: "Enabled metrics that are not in the model, each with the reason.",
@@ -100,6 +101,7 @@ export const TrainedForecast = object({
   accepted: Type.Boolean({ description: "Whether it replaced the model in force." }),
   training_samples: Type.Integer(),
   rejected_samples: Type.Integer(),
+  quiet_samples: Type.Integer({ description: "Left out, since they were in quiet windows." }),
   sequence_length: Type.Integer(),
   forecast_horizon: Type.Integer(),
   interval_seconds: Type.Number(),
