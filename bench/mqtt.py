@@ -40,6 +40,11 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "mqtt"
 WINDOW = 2000  # messages that the publisher has sent and the broker has not acknowledged
 
 
+def find_mosquitto() -> str | None:
+    """The broker's program, which Debian keeps where only root looks."""
+    return shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
 class Mosquitto:
     """A broker of our own, configured as the example is, on a port of its own.
 
@@ -64,7 +69,7 @@ class Mosquitto:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        program = find_mosquitto()
         if not program:
             sys.exit("there is no mosquitto: apt-get install mosquitto")
         with open(self.log, "ab") as log:

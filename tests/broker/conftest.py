@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mqtt import EXAMPLE, Mosquitto
-from paho.mqtt.client import Client
+from mqtt import EXAMPLE, Mosquitto, find_mosquitto
+from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion
 
 TABLES = EXAMPLE / "tables.sql"
@@ -32,7 +32,7 @@ def toml(value: object) -> str:
 class Intake:
     """The service: a process, and what it is configured with."""
 
-    def __init__(self, place: Path, broker: Mosquitto, dsn: str, **more: Any) -> None:
+    def __init__(self, place: Path, broker: Mosquitto, dsn: str, /, **more: Any) -> None:
         self.file, self.log = place / "intake.toml", place / "intake.log"
         sections: dict[str, dict[str, object]] = {
             "broker": {"url": broker.url},
@@ -81,17 +81,21 @@ class Intake:
 
 
 class Device:
-    """Somebody who publishes, at QoS 1, and waits until the broker has taken it."""
+    """Somebody who publishes, at QoS 1."""
 
     def __init__(self, broker: Mosquitto) -> None:
         self.client = Client(CallbackAPIVersion.VERSION2)
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
 
-    def say(self, topic: str, payload: object, qos: int = 1, retain: bool = False) -> None:
-        """Publish bytes as they are, and all else as JSON."""
+    def tell(self, topic: str, payload: object, **options: Any) -> MQTTMessageInfo:
+        """Publish bytes as they are, and all else as JSON, and wait for nothing."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.client.publish(topic, body, qos=qos, retain=retain).wait_for_publish(30)
+        return self.client.publish(topic, body, **{"qos": 1, **options})
+
+    def say(self, topic: str, payload: object, **options: Any) -> None:
+        """Publish, and wait until the broker has it."""
+        self.tell(topic, payload, **options).wait_for_publish(30)
 
     def end(self) -> None:
         """Disconnect."""
@@ -102,6 +106,8 @@ class Device:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     """A broker, running."""
+    if not find_mosquitto():
+        pytest.skip("there is no mosquitto")
     place = tmp_path / "broker"
     place.mkdir()
     broker = Mosquitto(place)
@@ -118,11 +124,17 @@ def history(db):
 
 
 @pytest.fixture
-def start(tmp_path, broker, history, dsn) -> Iterator[Callable[..., Intake]]:
+def database(history, dsn) -> str:
+    """How the service connects to a database that has the tables."""
+    return dsn
+
+
+@pytest.fixture
+def start(tmp_path, broker, database) -> Iterator[Callable[..., Intake]]:
     """Start the service; what is still running at the end is killed."""
     started = []
 
-    def start(**more: Any) -> Intake:
+    def start(dsn: str = database, **more: Any) -> Intake:
         started.append(Intake(tmp_path, broker, dsn, **more).start())
         return started[-1]
 

@@ -286,7 +286,7 @@ def test_a_retained_message_comes_once(history, start, device):
 def test_what_comes_while_the_service_is_away_is_kept(history, start, device):
     start().end()
     for n in range(3000):
-        device.client.publish(STATE, f'{{"n": {n}}}', qos=1)
+        device.tell(STATE, {"n": n})
     device.say(STATE, {"n": 3000})
     start()
     until(lambda: len(rows(history)) == 3001)

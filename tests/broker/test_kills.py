@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from mqtt import Mosquitto, memory
 
 from tests.database.trust.conftest import Server
 
-from .conftest import TABLES, Intake, until
+from .conftest import TABLES, until
 
 pytestmark = pytest.mark.server
 
@@ -45,16 +47,14 @@ def database(server):
 
 
 def kill_all(server: Server) -> None:
-    """Kill a database server: its first process, and then all that are left of it."""
+    """Kill a database server: its first process, and all that it has started."""
     first = int((server.cluster.data / "postmaster.pid").read_text().splitlines()[0])
-    children = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if path.read_text().rpartition(")")[2].split()[1] == str(first)
-    ]
-    for pid in (first, *children):
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in (first, *children)))
+    found = subprocess.run(["pgrep", "-P", str(first)], capture_output=True, text=True)
+    every = [first, *map(int, found.stdout.split())]
+    for pid in every:
+        with suppress(ProcessLookupError):  # some end with the first
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in every))
 
 
 class Talker(threading.Thread):
@@ -80,11 +80,8 @@ class Talker(threading.Thread):
         self.outbox.way.close()
 
 
-def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(
-    server, database, broker, tmp_path, long
-):
-    intake = Intake(tmp_path, broker, database, messages={"batch": 50, "seconds": 0.2})
-    intake.start()
+def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(server, broker, start, long):
+    intake = start(messages={"batch": 200, "seconds": 0.2})
     broker.end()  # its session is on disk
     broker.start()
     chance = random.Random(31)
@@ -122,9 +119,9 @@ def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(
 
 
 def test_while_the_database_is_away_the_broker_keeps_and_the_service_does_not_grow(
-    server, database, broker, device, tmp_path
+    server, broker, device, start
 ):
-    intake = Intake(tmp_path, broker, database, messages={"batch": 50, "seconds": 0.05}).start()
+    intake = start(messages={"batch": 50, "seconds": 0.05})
     device.say(TOPIC, {"n": 0})
     with server.connect("kills") as conn:
         until(lambda: conn.execute(SAID).fetchone() == (1, 1))
@@ -134,7 +131,7 @@ def test_while_the_database_is_away_the_broker_keeps_and_the_service_does_not_gr
     before = memory(intake.process.pid)
     filling = "x" * 4000
     for n in range(2, 5001):
-        device.client.publish(TOPIC, f'{{"n": {n}, "filling": "{filling}"}}', qos=1)
+        device.tell(TOPIC, {"n": n, "filling": filling})
     device.say(TOPIC, {"n": 5001})
     broker.end()  # what it sends again over the next connection is bounded too
     broker.start()
@@ -148,9 +145,9 @@ def test_while_the_database_is_away_the_broker_keeps_and_the_service_does_not_gr
 
 
 def test_it_ends_at_once_while_the_database_is_away_and_what_it_had_comes_again(
-    server, database, broker, device, tmp_path
+    server, device, start
 ):
-    intake = Intake(tmp_path, broker, database).start()
+    intake = start()
     kill_all(server)
     for n in range(100):
         device.say(TOPIC, {"n": n})

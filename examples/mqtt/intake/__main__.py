@@ -50,10 +50,12 @@ class Service:
         psycopg.Error
             If the database does.
         """
+        self.stored([])  # tells now what the tables or the privileges lack
         self.session.start()
         while not self.stop.is_set():
             taken = self.session.take(self.batch, self.seconds, self.stop)
-            if taken and self.stored(self.read(taken)):
+            messages = self.read(taken)
+            if not messages or self.stored(messages):
                 self.session.acknowledge(taken)
             self.ledger.tell()
         self.session.end()
@@ -80,8 +82,7 @@ class Service:
         wait = 0.0
         while True:
             try:
-                if messages:
-                    self.history.store(messages)
+                self.history.store(messages)
             except PASSING as problem:
                 if not wait:
                     log.warning("not stored, the broker keeps what comes: %s", problem)
@@ -113,6 +114,8 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         Service(read(options.configuration), stop).run()
+    except psycopg.errors.UndefinedTable as refusal:
+        sys.exit(f"intake: {refusal.diag.message_primary}; tables.sql and demo/history.sql make it")
     except (Mistake, psycopg.Error) as refusal:
         sys.exit(f"intake: {refusal}")
 

@@ -6,10 +6,11 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from .topics import Topic
 
+PASSWORD = "MQTT_PASSWORD"  # noqa: S105 - the variable's name
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 # A batch and the one that is read meanwhile are unacknowledged; the protocol counts to 65,535.
 MOST_IN_BATCH = 32_767
@@ -30,8 +31,6 @@ class Broker:
     certificate_file: str = ""
     key_file: str = ""
 
-    PASSWORD: ClassVar = "MQTT_PASSWORD"  # noqa: S105 - the variable's name
-
     def __post_init__(self) -> None:
         try:
             known = self.address.scheme in PORTS and self.address.hostname and self.port
@@ -40,9 +39,7 @@ class Broker:
         if not known:
             raise Mistake(f"broker.url is {self.url!r}; write mqtt://user@host:1883, or mqtts://…")
         if self.address.password:
-            raise Mistake(
-                f"broker.url holds a password; put it in password_file or {self.PASSWORD}"
-            )
+            raise Mistake(f"broker.url holds a password; put it in password_file or {PASSWORD}")
         if not self.client_id:
             raise Mistake("broker.client_id is empty; the broker keeps messages under it")
         if bool(self.certificate_file) != bool(self.key_file):
@@ -67,7 +64,7 @@ class Broker:
             If the file is not there.
         """
         if not self.password_file:
-            return os.environ.get(self.PASSWORD)
+            return os.environ.get(PASSWORD)
         try:
             return Path(self.password_file).read_text().rstrip("\n")
         except OSError as error:
