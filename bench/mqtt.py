@@ -112,7 +112,7 @@ class Publisher:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         name = b"bench"
-        hello = b"\x00\x04MQTT\x04\x02\x00\x3c" + struct.pack("!H", len(name)) + name
+        hello = b"\x00\x04MQTT\x04\x02\x00\x00" + struct.pack("!H", len(name)) + name
         self.socket.sendall(_packet(0x10, hello))
         if self.socket.recv(4)[3]:
             raise RuntimeError("the broker refuses the publisher")

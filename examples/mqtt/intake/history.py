@@ -145,7 +145,7 @@ def _put(cursor: Cursor, shadows: Shadows) -> None:
     given = {
         "devices": [device for device, _ in shadows],
         "shadows": [name for _, name in shadows],
-        "states": [one.text for one in shadows.values()],
+        "states": f"[{','.join(one.text for one in shadows.values())}]",
         "versions": [one.version for one in shadows.values()],
         "times": [one.at for one in shadows.values()],
     }
@@ -161,6 +161,13 @@ def _repeated(cursor: Cursor, messages: Sequence[Message]) -> set[int]:
         "devices": [one.device for one in messages],
         "shadows": [one.shadow for one in messages],
         "times": [one.at for one in messages],
-        "states": [one.text for one in messages],
     }
-    return again | {place - 1 for (place,) in cursor.execute(statements.REPEATED, given)}
+    for place, state in cursor.execute(statements.OF_THAT_TIME, given):
+        if _in_order(json.loads(state)) == _in_order(messages[place].state):
+            again.add(place)
+    return again
+
+
+def _in_order(state: dict[str, Any]) -> str:
+    """A text that is the same for the same state: unlike in Python, true is not 1 in it."""
+    return json.dumps(state, sort_keys=True)

@@ -3,10 +3,9 @@
 import json
 import re
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from .configuration import Messages
 from .topics import device_uuid
@@ -15,6 +14,7 @@ DEEPEST = 64  # objects and arrays within one another
 # pyml counts messages before or beyond as of a bad clock.
 EARLIEST = datetime(2010, 1, 1)
 AHEAD = timedelta(days=1)
+MOST_TOPICS = 10_000  # that are remembered
 MOST_VERSION = 2**31 - 1
 # Of a number: seconds since 1970 up to the year 5138, milliseconds beyond.
 MILLISECONDS = 1e11
@@ -38,8 +38,7 @@ class Refused(Exception):
         self.why, self.detail = why, detail
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a device says.
 
     Attributes
@@ -78,8 +77,9 @@ class Reader:
     """Reads messages as they are configured."""
 
     def __init__(self, messages: Messages) -> None:
-        self.patterns: Sequence[Any] = messages.patterns()
+        self.patterns = messages.patterns()
         self.time, self.largest = messages.time, messages.largest
+        self._named = lru_cache(MOST_TOPICS)(self._name)
 
     def read(self, topic: str, payload: bytes, came_at: datetime) -> Message:
         """What a message says.
@@ -96,9 +96,7 @@ class Reader:
         ------
         Refused
         """
-        named = next((found for one in self.patterns if (found := one.match(topic))), None)
-        if named is None:
-            raise Refused("foreign topic")
+        device, name, shadow = self._named(topic)
         if len(payload) > self.largest:
             raise Refused("too large", f"{len(payload)} bytes")
         try:
@@ -117,19 +115,15 @@ class Reader:
         if self.time in document:
             at, remark = _time(document[self.time], came_at)
         ordered_at = came_at if at < EARLIEST else min(at, came_at)
-        name, shadow = named
-        return Message(
-            topic,
-            device_uuid(name),
-            name,
-            shadow,
-            at,
-            ordered_at,
-            version,
-            state,
-            _text(state),
-            remark,
-        )
+        text = _text(state)
+        return Message(topic, device, name, shadow, at, ordered_at, version, state, text, remark)
+
+    def _name(self, topic: str) -> tuple[uuid.UUID, str, str]:
+        """Of which device a topic is, by uuid and by id, and of which shadow."""
+        for one in self.patterns:
+            if found := one.match(topic):
+                return device_uuid(found[0]), *found
+        raise Refused("foreign topic")
 
 
 def _depth(value: Any) -> int:

@@ -16,14 +16,14 @@ ON CONFLICT (uuid) DO NOTHING
 KNOWN_DEVICES = "SELECT uuid FROM devices WHERE uuid = ANY (%(devices)s::uuid[])"
 
 # OFFSET 0 keeps each message one probe of the index: no join that reads the whole history.
-REPEATED = """
-SELECT i.place
-FROM unnest(%(devices)s::uuid[], %(shadows)s::text[], %(times)s::timestamp[], %(states)s::text[])
-    WITH ORDINALITY AS i (device, shadow, at, state, place)
-WHERE EXISTS (
-    SELECT FROM device_shadow_history h
-    WHERE h.device_uuid = i.device AND h.shadow_name = i.shadow AND h."timestamp" = i.at
-      AND h.reported_state = i.state::jsonb OFFSET 0)
+OF_THAT_TIME = """
+SELECT i.place - 1, h.state
+FROM unnest(%(devices)s::uuid[], %(shadows)s::text[], %(times)s::timestamp[])
+    WITH ORDINALITY AS i (device, shadow, at, place),
+LATERAL (
+    SELECT h.reported_state::text AS state FROM device_shadow_history h
+    WHERE h.device_uuid = i.device AND h.shadow_name = i.shadow AND h."timestamp" = i.at OFFSET 0
+) AS h
 """
 
 ADD_SHADOWS = """
@@ -44,11 +44,13 @@ JOIN device_shadows s ON s.device_uuid = i.device AND s.shadow_name = i.shadow
 ORDER BY s.device_uuid, s.shadow_name FOR UPDATE OF s
 """
 
+# The states are one array in JSON: thousands of texts with quotes take long to become one of SQL's.
 PUT_SHADOWS = """
 UPDATE device_shadows s
-SET reported_state = i.state::jsonb, version = i.version, "timestamp" = i.at
-FROM unnest(%(devices)s::uuid[], %(shadows)s::text[], %(states)s::text[], %(versions)s::int[],
-    %(times)s::timestamp[]) AS i (device, shadow, state, version, at)
+SET reported_state = i.state, version = i.version, "timestamp" = i.at
+FROM ROWS FROM (unnest(%(devices)s::uuid[]), unnest(%(shadows)s::text[]),
+    unnest(%(versions)s::int[]), unnest(%(times)s::timestamp[]),
+    jsonb_array_elements(%(states)s::jsonb)) AS i (device, shadow, version, at, state)
 WHERE s.device_uuid = i.device AND s.shadow_name = i.shadow
 """
 
