@@ -15,8 +15,11 @@ from pathlib import Path
 from installer.process import IS_ROOT, Failure, run, run_reporting, say
 
 
-def apt_install(packages: Sequence[str], why: str) -> None:
-    """Install Debian packages, when root; else raise an error that names them."""
+def apt_install(packages: Sequence[str], why: str, services: bool = True) -> None:
+    """Install Debian packages, when root; else raise an error that names them.
+
+    Without `services`, what they would start stays off.
+    """
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if not shutil.which("apt-get"):
         raise Failure(f"{why}; install what Debian calls {' '.join(packages)}")
@@ -25,7 +28,9 @@ def apt_install(packages: Sequence[str], why: str) -> None:
     say(f"{why}: installing {' '.join(packages)} with apt-get")
     apt_update()
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with no_default_cluster(environment):
+    with no_default_cluster(environment), contextlib.ExitStack() as undo:
+        if not services:
+            undo.enter_context(no_services())
         run_reporting(command, "apt-get failed", shlex.join(command), env=environment)
 
 
@@ -58,3 +63,18 @@ def no_default_cluster(environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:  # the user's own next server is made as always
         settings.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def no_services() -> Iterator[None]:
+    """Keep packages from starting their services: only their programs are wanted."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():  # the machine has one of its own
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()

@@ -40,9 +40,10 @@ def find_strace() -> None:
 
 
 def find_mosquitto() -> None:
-    """An MQTT broker, to which the notifier sends."""
+    """An MQTT broker: each test that needs one has its own."""
     if not shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin"):
-        apt_install(["mosquitto"], "MQTT is tested with mosquitto, which is not here")
+        why = "MQTT is tested with mosquitto, which is not here"
+        apt_install(["mosquitto"], why, services=False)
 
 
 def leave(cluster: Cluster) -> None:

@@ -259,6 +259,12 @@ print(urllib.request.urlopen(request).read().decode())
 """
 
 
+PUBLISH = """
+from paho.mqtt import publish
+publish.single("iot/device/one/state", '{"system": {"cpuUsage": 1}}', qos=1)
+"""
+
+
 def until(what: str, check: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
@@ -270,14 +276,15 @@ def until(what: str, check: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def images(options: argparse.Namespace) -> None:
-    """Build both images' roots, and use what they run as the compose file puts them together."""
+    """Build the images' roots, and use what they run as the compose file puts them together."""
     with ExitStack() as undo:
-        database, api = built = list(stages(options.into))
+        database, api, broker, intake = built = list(stages(options.into))
         for image in built:
             if not options.keep:
                 undo.callback(shutil.rmtree, image.place, ignore_errors=True)
             image.build()
-        (api.place / "etc/hosts").write_text("127.0.0.1 localhost database\n")
+        for image in (api, intake):
+            (image.place / "etc/hosts").write_text("127.0.0.1 localhost database broker\n")
         server = database.serve(OWN_NETWORK)
         undo.callback(server.kill)
         network = ("nsenter", f"--net=/proc/{server.pid}/ns/net")
@@ -306,11 +313,22 @@ def images(options: argparse.Namespace) -> None:
         until("a training over HTTP", lambda: "model_id" in fetch("POST", training))
         ask("SELECT ml_schedule('* * * * *', '0 0 1 1 *')")
         until("pg_cron scans", lambda: ask("SELECT outcome FROM ml_scan_state") == "scanned")
+        for image in (broker, intake):
+            undo.callback(image.serve(network).kill)
+
+        def published() -> bool:
+            command = ("venv/bin/python", "-c", PUBLISH)
+            intake.run(*command, quiet=True, where=intake.where, outside=network)
+            return ask("SELECT count(*) > 0 FROM device_shadows") == "t"
+
+        until("a published message comes into the history", published)
         server.kill()
         server.wait()
         server = database.serve(OWN_NETWORK)
         undo.callback(server.kill)
-        until("the volume outlives its server", lambda: ask("SELECT name FROM devices") == "one")
+        until(
+            "the volume outlives its server", lambda: ask("SELECT min(name) FROM devices") == "one"
+        )
 
 
 def main() -> int:

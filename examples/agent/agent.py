@@ -1,10 +1,11 @@
-"""Write this host's telemetry into ``device_shadow_history``, as a fleet's agents do.
+"""Send this host's telemetry, as a fleet's agents do: to the history in a database, or to a broker.
 
     python agent.py "host=db.example dbname=iot user=agent" --interval 30
+    python agent.py --mqtt mqtts://agent@broker.example --interval 30
 
-One row an interval: CPU, memory, disk, temperature and network traffic. Readings
+One reading an interval: CPU, memory, disk, temperature and network traffic. Readings
 that cannot be delivered wait in memory, up to a day of them at one a minute, and
-are sent when the database is back. SIGTERM or Ctrl-C sends what is waiting and ends.
+are sent when the other side is back. SIGTERM or Ctrl-C sends what is waiting and ends.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 from psycopg.types.json import Jsonb
+from publishing import Broker
 
 CAPACITY = 1440  # readings
 FAREWELL = 2  # seconds for a last try to connect
@@ -32,7 +35,7 @@ IMPATIENT: dict[str, Any] = {
     "keepalives_idle": 30,
 }
 # Passes by itself: not reachable, shutting down, or a standby about to be promoted.
-PASSING = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+PASSING = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, ConnectionError)
 # psutil's names of the sensors on the processor, the one that matters first.
 PROCESSOR_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal", "acpitz")
 
@@ -44,7 +47,7 @@ class Reading(NamedTuple):
     state: dict[str, Any]
 
 
-def sample(device: uuid.UUID, connected: bool) -> Reading:
+def sample(device: uuid.UUID, connected: bool, by_mqtt: bool = False) -> Reading:
     """Measure this host now.
 
     CPU usage is the mean since the call before; memory is in MB, disk in GB,
@@ -55,6 +58,8 @@ def sample(device: uuid.UUID, connected: bool) -> Reading:
     device : uuid.UUID
     connected : bool
         Whether the reading before was delivered.
+    by_mqtt : bool
+        Whether it went to a broker.
     """
     memory = psutil.virtual_memory()
     disk = psutil.disk_usage("/")
@@ -75,7 +80,7 @@ def sample(device: uuid.UUID, connected: bool) -> Reading:
                 "txBytes": sum(count.bytes_sent for count in wires),
             },
         },
-        "connectivity": {"mqttConnected": False, "cloudConnected": connected},
+        "connectivity": {"mqttConnected": by_mqtt and connected, "cloudConnected": connected},
     }
     return Reading(datetime.now(UTC).replace(tzinfo=None), state)
 
@@ -90,8 +95,8 @@ def _temperature() -> float | None:
     return None
 
 
-class Outbox:
-    """Readings on their way to the database; delivers each at least once.
+class Database:
+    """The way into the history by SQL.
 
     Parameters
     ----------
@@ -100,34 +105,24 @@ class Outbox:
     device : uuid.UUID
     name : str
         For the device's row, which is written if there is none.
-    capacity : int
-        Readings that wait at most; the oldest go first.
     """
 
-    def __init__(self, dsn: str, device: uuid.UUID, name: str, capacity: int = CAPACITY) -> None:
-        self.waiting: deque[Reading] = deque(maxlen=capacity)
-        self.dropped = 0
+    def __init__(self, dsn: str, device: uuid.UUID, name: str) -> None:
         self._dsn, self._device, self._name = dsn, device, name
         self._conn: psycopg.Connection[Any] | None = None
 
-    def add(self, reading: Reading) -> None:
-        """Queue one reading; when full, the oldest one is dropped and counted."""
-        self.dropped += len(self.waiting) == self.waiting.maxlen
-        self.waiting.append(reading)
-
-    def deliver(self, patience: int | None = None) -> None:
-        """Write all that waits in one transaction.
+    def send(self, readings: Sequence[Reading], patience: float | None = None) -> None:
+        """Write readings in one transaction.
 
         Parameters
         ----------
-        patience : int, optional
+        readings : Sequence[Reading]
+        patience : float, optional
             Seconds that connecting may take, if not the usual.
 
         Raises
         ------
         psycopg.Error
-            One of `PASSING`: nothing is lost, call again later. Any other
-            (no table, no privilege): calling again will not help.
         """
         try:
             conn = self._connection(patience)
@@ -135,12 +130,11 @@ class Outbox:
                 cursor.executemany(
                     "INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)"
                     " VALUES (%s, %s, %s)",
-                    [(self._device, Jsonb(state), when) for when, state in self.waiting],
+                    [(self._device, Jsonb(state), when) for when, state in readings],
                 )
         except psycopg.Error:
             self.close()
             raise
-        self.waiting.clear()
 
     def close(self) -> None:
         """Hang up."""
@@ -148,7 +142,7 @@ class Outbox:
             self._conn.close()
         self._conn = None
 
-    def _connection(self, patience: int | None) -> psycopg.Connection[Any]:
+    def _connection(self, patience: float | None) -> psycopg.Connection[Any]:
         if self._conn is None:
             limits = IMPATIENT if patience is None else IMPATIENT | {"connect_timeout": patience}
             self._conn = psycopg.connect(
@@ -163,13 +157,51 @@ class Outbox:
         return self._conn
 
 
+class Outbox:
+    """Readings on their way; delivers each at least once.
+
+    Parameters
+    ----------
+    way : Database or Broker
+    capacity : int
+        Readings that wait at most; the oldest go first.
+    """
+
+    def __init__(self, way: Database | Broker, capacity: int = CAPACITY) -> None:
+        self.way = way
+        self.waiting: deque[Reading] = deque(maxlen=capacity)
+        self.dropped = 0
+
+    def add(self, reading: Reading) -> None:
+        """Queue one reading; when full, the oldest one is dropped and counted."""
+        self.dropped += len(self.waiting) == self.waiting.maxlen
+        self.waiting.append(reading)
+
+    def deliver(self, patience: float | None = None) -> None:
+        """Send all that waits.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Seconds that connecting may take, if not the usual.
+
+        Raises
+        ------
+        psycopg.Error, OSError
+            One of `PASSING`: nothing is lost, call again later. Any other
+            (no table, no privilege): calling again will not help.
+        """
+        self.way.send(list(self.waiting), patience)
+        self.waiting.clear()
+
+
 def run(outbox: Outbox, device: uuid.UUID, interval: float, stop: threading.Event) -> None:
     """Sample and deliver every `interval` seconds until `stop` is set."""
     psutil.cpu_percent()  # the first call has nothing to compare with
     stop.wait(min(1.0, interval))
     due, connected = time.monotonic(), True
     while not stop.is_set():
-        outbox.add(sample(device, connected))
+        outbox.add(sample(device, connected, by_mqtt=isinstance(outbox.way, Broker)))
         was, connected = connected, _delivered(outbox, quiet=not connected)
         if connected and not was:
             print(f"connected again; {outbox.dropped} readings lost since the start", flush=True)
@@ -178,10 +210,10 @@ def run(outbox: Outbox, device: uuid.UUID, interval: float, stop: threading.Even
         stop.wait(due - now)
     if outbox.waiting and not _delivered(outbox, quiet=True, patience=FAREWELL):
         print(f"{len(outbox.waiting)} readings could not be delivered", flush=True)
-    outbox.close()
+    outbox.way.close()
 
 
-def _delivered(outbox: Outbox, quiet: bool, patience: int | None = None) -> bool:
+def _delivered(outbox: Outbox, quiet: bool, patience: float | None = None) -> bool:
     """Try to deliver; say why not, unless that has been said."""
     try:
         outbox.deliver(patience)
@@ -204,21 +236,30 @@ def _interval(text: str) -> float:
 
 def main() -> None:
     """Run until told to stop."""
-    parser = argparse.ArgumentParser(description="Write this host's telemetry into PostgreSQL.")
+    parser = argparse.ArgumentParser(description="Send this host's telemetry.")
     parser.add_argument("dsn", nargs="?", default="", help="libpq connection string (or PGHOST …)")
+    parser.add_argument("--mqtt", metavar="URL", help="a broker instead: mqtt:// or mqtts://")
     parser.add_argument("--interval", type=_interval, default=60, help="seconds (default 60)")
     parser.add_argument("--name", default=platform.node(), help="default: the host's name")
     parser.add_argument("--device", type=uuid.UUID, help="its uuid (default: made from the name)")
     options = parser.parse_args()
     device = options.device or uuid.uuid5(uuid.NAMESPACE_DNS, options.name)
 
+    try:
+        way = (
+            Broker(options.mqtt, device)
+            if options.mqtt
+            else Database(options.dsn, device, options.name)
+        )
+    except ValueError as mistake:
+        parser.error(str(mistake))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     print(f"device {device} ({options.name}), every {options.interval:g} s", flush=True)
     try:
-        run(Outbox(options.dsn, device, options.name), device, options.interval, stop)
-    except psycopg.Error as refusal:
+        run(Outbox(way), device, options.interval, stop)
+    except (psycopg.Error, OSError) as refusal:
         sys.exit(f"agent: {refusal}")
 
 

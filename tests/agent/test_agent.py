@@ -112,7 +112,7 @@ def test_a_reading_is_about_this_host():
 
 
 def test_the_outbox_is_bounded_and_loses_the_oldest_first():
-    outbox = agent.Outbox(UNREACHABLE, DEVICE, "x", capacity=3)
+    outbox = agent.Outbox(agent.Database(UNREACHABLE, DEVICE, "x"), capacity=3)
     readings = [agent.sample(DEVICE, connected=True) for _ in range(5)]
     for reading in readings:
         outbox.add(reading)
