@@ -61,6 +61,6 @@ def outlook_of(
             f"{field} has {signal.days:.1f} days of values; an outlook needs {least:g}",
             detail=f"Looked at the {history.settings['outlook_days']} days of outlook_days in"
             f" {history.settings['history_table']}. What is missing is not counted.",
-            hint=f"SELECT * FROM {call}, hours => 72);",
+            hint=f"SELECT * FROM {call}, hours => 72);",  # noqa: S608 (a hint)
         )
     return signal, outlook(signal, days, (metric.lower, metric.upper))

@@ -11,7 +11,6 @@ FIRST = (
     "SELECT ml_forecast('{}')",
     "SELECT * FROM ml_predict('{}', 'system.cpuUsage')",
     "SELECT * FROM ml_zscore('{}', 'cpu_usage')",
-    "SELECT * FROM ml_outlook('{}', 'cpu_usage')",
     "SELECT ml_chart('{}', 'cpu_usage')",
     "SELECT ml_model_info('{}')",
     "SELECT * FROM ml_discover()",

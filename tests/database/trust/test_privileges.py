@@ -38,7 +38,6 @@ READ = (
     "SELECT ml_forecast('{device}')",
     "SELECT * FROM ml_predict('{device}', 'system.cpuUsage')",
     "SELECT * FROM ml_zscore('{device}', 'system.cpuUsage')",
-    "SELECT * FROM ml_outlook('{device}', 'system.cpuUsage')",
     "SELECT ml_model_info('{device}')",
     "SELECT * FROM ml_doctor()",
     "SELECT * FROM ml_models",

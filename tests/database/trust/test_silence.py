@@ -54,7 +54,6 @@ STATEMENTS = (
     "SELECT ml_forecast('{}')",
     "SELECT count(*) FROM ml_predict('{}', 'system.cpuUsage')",
     "SELECT count(*) FROM ml_zscore('{}', 'system.cpuUsage')",
-    "SELECT count(*) FROM ml_outlook('{}', 'system.cpuUsage')",
     "SELECT count(*) FROM ml_chart('{}', 'system.cpuUsage')",
     "CALL ml_scan()",
     "SELECT ml_model_info('{}')",
