@@ -7,7 +7,7 @@ from pyml.detectors.base import DETECTORS, Finder
 from pyml.forms import parsed
 from pyml.incidents.base import Change, Clock, Found, Incident, Terms
 from pyml.incidents.lifecycle import step
-from pyml.server import backend
+from pyml.server import backend, capacity
 
 WEEK_HOURS = 168.0
 # Critical is what comes once in a quarter of a year.
@@ -84,6 +84,7 @@ def _found(row: Any) -> Found:
     said = parsed(row["evidence"])
     evidence = said if isinstance(said, dict) else {}
     finder = DETECTORS.get(row["detector"])
+    every = finder.every if isinstance(finder, Finder) else 0.0
     return Found(
         finding_id=int(row["finding_id"]),
         incident_id=row["incident_id"],
@@ -94,7 +95,7 @@ def _found(row: Any) -> Found:
         metrics=_metrics(row["metric"], evidence.get("metrics")),
         started_at=float(row["started_at"]),
         last_at=float(row["last_at"]),
-        every=finder.every if isinstance(finder, Finder) else 0.0,
+        every=capacity.EVERY if row["detector"] == capacity.DETECTOR else every,
         severe=row["severity"] == "critical",
         score=float(row["score"]),
         rarity=row["rarity"],

@@ -17,7 +17,7 @@ from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.forms import parsed
 from pyml.incidents.base import Clock
-from pyml.server import backend, incidents, outside, store
+from pyml.server import backend, capacity, incidents, outside, store
 from pyml.server.drifts import Drift
 from pyml.server.findings import Findings
 from pyml.server.late import Late
@@ -299,6 +299,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if counted and mark is not None:
             came.seen(history, device, arrived, mark - back, until)
     fields = run.forecast()
+    capacity.look(device, state, history, newest, found)
     if found.first is not None or state["troubled"]:
         clock, interval = Clock(until, mark), max(run.interval, found.interval)
         incidents.bring_on(device, state, found.first, clock, interval, as_of is not None)
