@@ -48,8 +48,8 @@ INSERT INTO ml_signal_state SELECT DISTINCT device_uuid, '{x}'::text[], '{60}'::
     '{1}'::float8[], ARRAY[now()], '{ok}'::text[], ARRAY[now()], '{0}'::int[], '{0}'::int[],
     '{0}'::int[], '{0}'::int[], '{1,0,0,0}'::int[], 0, '[]'::jsonb FROM ml_model
     ON CONFLICT DO NOTHING;
-INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope, days, looked_at)
-    SELECT DISTINCT device_uuid, 'cpu_usage', 'high', 80, 1, 0, 14, now() FROM ml_model;
+INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope, days,
+    looked_at) SELECT DISTINCT device_uuid, 'cpu_usage', 'high', 80, 1, 0, 14, now() FROM ml_model;
 CREATE TABLE tenant_device (tenant name, device_uuid uuid, PRIMARY KEY (tenant, device_uuid));
 GRANT SELECT ON tenant_device TO PUBLIC;
 """
