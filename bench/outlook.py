@@ -66,10 +66,17 @@ def origins(values: Floats, most: int | None) -> Iterator[tuple[Steps, Floats, F
         if len(known) < LEAST or np.isnan(came).all() or known[-1] < len(before) - 1:
             continue
         before = before[known[0] :]
-        week = before[-WEEK:].copy()
-        for place in np.flatnonzero(np.isnan(week)):
-            week[place] = before[max(0, len(before) - 2 * WEEK + place)]
-        yield Steps(0.0, 3600.0, before), week, came
+        yield Steps(0.0, 3600.0, before), filled(before)[-WEEK:], came
+
+
+def filled(values: Floats) -> Floats:
+    """What is missing is as a day before, or on a straight line where nothing came by then."""
+    values = values.copy()
+    for place in np.flatnonzero(np.isnan(values)):
+        if place >= DAY:
+            values[place] = values[place - DAY]
+    known = np.flatnonzero(~np.isnan(values))
+    return np.interp(np.arange(len(values)), known, values[known])
 
 
 def ours(parameters: Parameters) -> Forecaster:
@@ -88,12 +95,10 @@ def rivals() -> dict[str, Forecaster]:
 
     def of(model: object) -> Forecaster:
         def forecast(signal: Steps) -> Said:
-            values, places = signal.values, np.arange(len(signal.values))
-            known = ~np.isnan(values)
-            filled = np.interp(places, places[known], values[known])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = model.forecast(filled, WEEK, level=[round(100 * b) for b in BANDS])
+                percent = [round(100 * band) for band in BANDS]
+                found = model.forecast(filled(signal.values), WEEK, level=percent)
             bands = [(found[f"lo-{100 * b:.0f}"], found[f"hi-{100 * b:.0f}"]) for b in BANDS]
             lower, upper = (np.array(ends) for ends in zip(*bands, strict=True))
             return Said(np.asarray(found["mean"]), lower, upper)
