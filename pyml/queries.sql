@@ -188,6 +188,14 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        @false_alarms@ AS false_alarms,
        EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
        @rules@ AS rules,
+       (SELECT json_agg(json_build_object('metric', k.name, 'side', k.side, 'limit', k.reached, 'unit', k.unit,
+                   'looked_at', date_part('epoch', t.looked_at)) ORDER BY k.name COLLATE "C", k.side)::text
+        FROM (SELECT m.name, m.unit, e.side, e.reached
+              FROM ml_metric m CROSS JOIN LATERAL _ml_limits_of($1, m.name) AS r
+              CROSS JOIN LATERAL (VALUES ('high', r.limit_high), ('low', r.limit_low)) AS e (side, reached)
+              WHERE e.reached IS NOT NULL) AS k
+        LEFT JOIN ml_capacity_state t ON t.device_uuid = $1 AND t.metric = k.name AND t.side = k.side
+            AND t.limit_value = k.reached) AS limits,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
@@ -205,6 +213,10 @@ FROM @context@
 LEFT JOIN ml_scan_state s ON s.device_uuid = $1
 CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n.last_at) AS last_at
             FROM ml_late n WHERE n.device_uuid = $1) AS l
+
+-- query: put_capacity(uuid, jsonb)
+-- Replaces when a device's signals reach their limits.
+SELECT _ml_put_capacity($1, $2)
 
 -- query: scan_unchanged(uuid)
 -- Records a scan that found nothing new.

@@ -285,6 +285,29 @@ COMMENT ON COLUMN ml_signals.junk_share IS 'Share of them that are junk.';
 COMMENT ON COLUMN ml_signals.reset_share IS 'Share of them at which a counter fell.';
 COMMENT ON COLUMN ml_signals.bad_clock_share IS 'Of the device''s messages of the last 24 hours and those of an impossible time (before 2010, or more than a day ahead), the share of the latter.';
 
+CREATE OR REPLACE VIEW ml_capacity WITH (security_invoker = true) AS
+SELECT c.device_uuid, c.metric, k.unit, c.side, c.limit_value, c.value, c.slope, c.earliest, c.probably, c.latest, c.days, c.looked_at, c.why_not,
+       coalesce(d.device_id, c.device_uuid::text) AS device_id, coalesce(d.device_name, d.device_id, c.device_uuid::text) AS device_name
+FROM ml_capacity_state c
+JOIN ml_metric k ON k.name = c.metric AND c.limit_value = CASE c.side WHEN 'high' THEN k.limit_high ELSE k.limit_low END
+LEFT JOIN ml_device d ON d.device_uuid = c.device_uuid;
+COMMENT ON VIEW ml_capacity IS 'When each device''s signals reach their limits (limit_high, limit_low of ml_metric), one row a limit, by the outlook that a scan makes once a day (ml_outlook). A limit that is new waits for the next scan.';
+COMMENT ON COLUMN ml_capacity.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
+COMMENT ON COLUMN ml_capacity.device_id IS 'The device, by its id in the history.';
+COMMENT ON COLUMN ml_capacity.device_name IS 'The device''s name; its id where it has none.';
+COMMENT ON COLUMN ml_capacity.metric IS 'The metric''s name.';
+COMMENT ON COLUMN ml_capacity.unit IS 'Its unit, where known.';
+COMMENT ON COLUMN ml_capacity.side IS 'high: reached from below; low: from above.';
+COMMENT ON COLUMN ml_capacity.limit_value IS 'The limit.';
+COMMENT ON COLUMN ml_capacity.value IS 'The metric''s last mean of an hour.';
+COMMENT ON COLUMN ml_capacity.slope IS 'How far it goes in a day; 0 where the outlook has no slope.';
+COMMENT ON COLUMN ml_capacity.earliest IS 'When it is reached at the earliest: the 80 % band is there; NULL: not within days.';
+COMMENT ON COLUMN ml_capacity.probably IS 'When it is probably reached: the median is there; NULL: not within days.';
+COMMENT ON COLUMN ml_capacity.latest IS 'When it is reached at the latest: the other end of the 80 % band is there; NULL: not within days.';
+COMMENT ON COLUMN ml_capacity.days IS 'Days that were looked ahead.';
+COMMENT ON COLUMN ml_capacity.looked_at IS 'Time of the newest reading of that look.';
+COMMENT ON COLUMN ml_capacity.why_not IS 'Why there is no outlook, such as too little history; NULL where there is one.';
+
 CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.critical, s.failing, s.warning, s.silent, s.untrained, s.ok, s.without_model, s.oldest_scan_at, s.last_reading_at,
        s.open_incidents, i.incidents_7d, s.expected_7d, a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,

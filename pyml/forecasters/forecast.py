@@ -24,6 +24,8 @@ from pyml.models.blob import Run
 
 FITTED = 2  # the experts from here on were fitted, as the network is
 LEVELS = (0.8, 0.9, 0.95)
+# The greatest value of the setting forecast_horizon.
+MOST_STEPS = 288
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +363,9 @@ def forecast(
         raise BadArgument(
             f"horizon {steps} is outside 1 to {most}, the horizon of this model",
             detail="A model forecasts as far as it was trained for.",
-            hint=f"UPDATE ml_setting SET value = '{max(steps, 1)}' "  # noqa: S608 (a hint)
+            hint="SELECT * FROM ml_outlook(device, field, days => 7);  -- which looks days ahead"
+            if steps > MOST_STEPS
+            else f"UPDATE ml_setting SET value = '{max(steps, 1)}' "  # noqa: S608 (a hint)
             "WHERE name = 'forecast_horizon'; then SELECT ml_train_lstm(...) again.",
         )
     if not 0.5 <= level <= 0.999:

@@ -12,6 +12,7 @@ KINDS = (
     "forecast",
     "level",
     "drift",
+    "breach",
     "stuck",
     "missing",
     "junk",

@@ -25,8 +25,9 @@ from pyml.incidents.base import (
 )
 from pyml.incidents.grouping import Group, groups, is_rare
 
-# What lasts becomes usual, but for these: nothing can be learned of what stands still or is gone.
-NEVER_USUAL = ("stuck", "missing", "junk", "silent")
+# What lasts becomes usual, but for these: nothing can be learned of what stands still or is gone,
+# and a limit that nears is not usual.
+NEVER_USUAL = ("stuck", "missing", "junk", "silent", "breach")
 
 
 def step(

@@ -32,6 +32,7 @@ class Functions:
     store_model: Callable[..., str]
     forecast: Callable[..., str]
     predict: Callable[..., Iterable[tuple[Any, ...]]]
+    look_ahead: Callable[..., Iterable[tuple[Any, ...]]]
     zscore: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
@@ -68,7 +69,7 @@ def enter(version: str, site: str) -> Functions:
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
         np.ones((LARGE, LARGE)) @ np.ones((LARGE, LARGE))
-        from pyml.server import api, proposals, scan
+        from pyml.server import api, outlooks, proposals, scan
     except MemoryError:
         raise
     except Exception as error:  # whatever a library that is not whole may raise
@@ -85,6 +86,7 @@ def enter(version: str, site: str) -> Functions:
         api.store_model,
         api.forecast,
         api.predict,
+        outlooks.look_ahead,
         api.zscore,
         api.draw,
         scan.scan,
@@ -112,6 +114,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         store_model=document,
         forecast=document,
         predict=rows(4),
+        look_ahead=rows(6),
         zscore=rows(5),
         draw=document,
         scan=document,

@@ -150,7 +150,7 @@ class Findings:
                 told.append(replace(one, score=score, sentence=words))
         rarity = Rarity.of(finder.kind, current.model_id)
         hours = rarity.hours(-np.array([one.score for one in told]))
-        self._put(finder.kind, False, current.model_id, gap, told, hours)
+        self.put(finder.kind, False, current.model_id, gap, told, hours)
 
     def put_runs(self, detector: str, found: Sequence[Run], interval: float, model_id: int) -> None:
         """Store anomalous readings that are new, each run of them as a finding."""
@@ -163,21 +163,22 @@ class Findings:
         every = runs([*before, *found], gap)
         changed = [one for one in every if one not in before]
         told, hours = [one.finding for one in changed], [one.rarity for one in changed]
-        self._put(detector, True, model_id, gap, told, hours)
+        self.put(detector, True, model_id, gap, told, hours)
 
     def _gap(self, interval: float) -> float:
         """Seconds to which findings are one, of a model that has a reading in so many."""
         return max(self.gap, 3 * interval)
 
-    def _put(
+    def put(
         self,
         detector: str,
         brief: bool,
-        model_id: int,
+        model_id: int | None,
         gap: float,
         found: Sequence[Finding],
         rarities: Sequence[float | None],
     ) -> None:
+        """Store findings, each joined to those that it touches, and remember the earliest."""
         earliest = min(one.started_at for one in found)
         self.first = earliest if self.first is None else min(self.first, earliest)
         backend.execute(

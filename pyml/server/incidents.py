@@ -8,7 +8,7 @@ from pyml.forms import parsed
 from pyml.incidents.base import Change, Clock, Found, Incident, Terms
 from pyml.incidents.lifecycle import step
 from pyml.incidents.rules import hushed, left_of
-from pyml.server import backend
+from pyml.server import backend, capacity
 from pyml.server.rules import put_kept, said_of
 
 WEEK_HOURS = 168.0
@@ -102,6 +102,7 @@ def found_of(row: Any) -> Found:
     said = parsed(row["evidence"])
     evidence = said if isinstance(said, dict) else {}
     finder = DETECTORS.get(row["detector"])
+    every = finder.every if isinstance(finder, Finder) else 0.0
     return Found(
         finding_id=int(row["finding_id"]),
         incident_id=row["incident_id"],
@@ -112,7 +113,7 @@ def found_of(row: Any) -> Found:
         metrics=_metrics(row["metric"], evidence.get("metrics")),
         started_at=float(row["started_at"]),
         last_at=float(row["last_at"]),
-        every=finder.every if isinstance(finder, Finder) else 0.0,
+        every=capacity.EVERY if row["detector"] == capacity.DETECTOR else every,
         severe=row["severity"] == "critical",
         score=float(row["score"]),
         rarity=row["rarity"],

@@ -14,7 +14,7 @@ from pyml.detectors.runs import Run
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.incidents.base import Clock
-from pyml.server import backend, incidents, outside, store
+from pyml.server import backend, capacity, incidents, outside, store
 from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.outside import Judged
@@ -286,6 +286,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if counted and mark is not None:
             came.seen(history, device, arrived, mark - back, until)
     run.forecast()
+    capacity.look(device, state, history, newest, found)
     if found.first is not None or state["troubled"]:
         clock, replayed = Clock(until, mark), as_of is not None
         spans = max(run.interval, found.interval), run.memory()

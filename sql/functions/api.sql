@@ -30,6 +30,11 @@ LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ predict $python$;
 COMMENT ON FUNCTION ml_predict IS 'The forecast as rows, with the interval that covers the given share (level), made with only the readings up to as_of. Writes nothing. No model: ML002.';
 
+CREATE OR REPLACE FUNCTION ml_outlook(device uuid, field text, days int DEFAULT 7) RETURNS TABLE ("timestamp" timestamptz, predicted_value float8, lower_80 float8, upper_80 float8, lower_90 float8, upper_90 float8)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+AS $python$ look_ahead $python$;
+COMMENT ON FUNCTION ml_outlook IS 'The next days of a field (a path or a metric''s name), a row an hour, or as often as the field comes where that is more seldom: the mean of that time from timestamp on, with the bands that hold it in 80 and in 90 of 100 cases, as far as the field''s own past tells. Needs no model: of the last outlook_days it tries rhythms, slopes and levels, and uses what would have erred least. Goes on from the last value. Writes nothing. Less than three days of values: ML001; no number there: ML003.';
+
 CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5) RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ zscore $python$;

@@ -44,7 +44,7 @@ DECLARE
     same bigint[];
 BEGIN
     @PYML_AT_HOME@
-    PERFORM _ml_well_formed(device IS NOT NULL AND detector ~ '^[a-z][a-z0-9_]{0,30}$' AND brief IS NOT NULL AND at BETWEEN -2e11 AND 9e12 AND gap BETWEEN 0 AND 1e9 AND model_id > 0
+    PERFORM _ml_well_formed(device IS NOT NULL AND detector ~ '^[a-z][a-z0-9_]{0,30}$' AND brief IS NOT NULL AND at BETWEEN -2e11 AND 9e12 AND gap BETWEEN 0 AND 1e9 AND coalesce(model_id > 0, true)
         AND cardinality(kinds) <= 100000 AND NOT EXISTS (
             SELECT FROM unnest(kinds, metrics, first_at, last_at, severities, scores, rarities, evidence, sentences) AS n (kind, metric, first_at, last_at, severity, score, rarity, evidence, sentence)
             WHERE (n.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND length(n.metric) <= 1000 AND n.first_at BETWEEN -2e11 AND n.last_at AND n.last_at <= 9e12
@@ -73,3 +73,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_put_findings(uuid, text, boolean, float8, float8, text[], text[], float8[], float8[], text[], float8[], float8[], text[], text[], bigint) IS 'Writes a scan''s findings, as of a time (at), each joined by its caller to those that it overlaps or touches (nearer than gap seconds), whose place it takes. Of single readings (brief) it is one whatever metric leads it.';
+
+CREATE OR REPLACE FUNCTION _ml_put_capacity(device uuid, limits jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(limits) = 'array' AND bool_and((length(l.metric) BETWEEN 1 AND 63 AND l.side IN ('high', 'low') AND abs(l."limit") <= 1e15
+        AND coalesce(abs(l.value), 0) <= 1e300 AND coalesce(abs(l.slope), 0) <= 1e300 AND coalesce(l.earliest, 0) BETWEEN -2e11 AND 9e12 AND coalesce(l.probably, 0) BETWEEN -2e11 AND 9e12
+        AND coalesce(l.latest, 0) BETWEEN -2e11 AND 9e12 AND l.days BETWEEN 1 AND 366 AND l.looked_at BETWEEN -2e11 AND 9e12 AND (l.value IS NULL) = (l.why_not IS NOT NULL) AND coalesce(length(l.why_not), 0) <= 1000) IS TRUE), 'capacity')
+    FROM jsonb_to_recordset(limits) AS l (metric text, side text, "limit" float8, value float8, slope float8, earliest float8, probably float8, latest float8, days int, looked_at float8, why_not text);
+    DELETE FROM ml_capacity_state s WHERE s.device_uuid = device;
+    INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope, earliest, probably, latest, days, looked_at, why_not)
+    SELECT device, l.metric, l.side, l."limit", l.value, l.slope, to_timestamp(l.earliest), to_timestamp(l.probably), to_timestamp(l.latest), l.days, to_timestamp(l.looked_at), l.why_not
+    FROM jsonb_to_recordset(limits) AS l (metric text, side text, "limit" float8, value float8, slope float8, earliest float8, probably float8, latest float8, days int, looked_at float8, why_not text);
+END
+$$;
+COMMENT ON FUNCTION _ml_put_capacity(uuid, jsonb) IS 'Replaces when a device''s signals reach their limits, as a scan found it.';

@@ -102,6 +102,7 @@ BEGIN
     GET DIAGNOSTICS points = ROW_COUNT;
     DELETE FROM ml_scan_state s WHERE s.device_uuid = device;
     DELETE FROM ml_signal_state s WHERE s.device_uuid = device;
+    DELETE FROM ml_capacity_state c WHERE c.device_uuid = device;
     DELETE FROM ml_late l WHERE l.device_uuid = device;
     DELETE FROM ml_device_forecast f WHERE f.device_uuid = device;
     DELETE FROM ml_device d WHERE d.device_uuid = device;

@@ -61,8 +61,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ML004',
             MESSAGE = format('setting %I cannot be %L', NEW.name, NEW.value),
             DETAIL = format('It has to be %s. %s', wanted, NEW.meaning),
-            HINT = format('UPDATE %I.ml_setting SET value = %L WHERE name = %L;',
-                          TG_TABLE_SCHEMA, NEW.default_value, NEW.name);
+            HINT = format('UPDATE %I.ml_setting SET value = %L WHERE name = %L;', TG_TABLE_SCHEMA, NEW.default_value, NEW.name)
+                || CASE NEW.name WHEN 'forecast_horizon' THEN ' -- ml_outlook(device, field, days => 7) looks days ahead' ELSE '' END;
     END IF;
     RETURN NEW;
 END

@@ -346,6 +346,7 @@ AS $$
 BEGIN
     @PYML_AT_HOME@
     DELETE FROM ml_signal_state s WHERE s.device_uuid = ANY (devices);
+    DELETE FROM ml_capacity_state c WHERE c.device_uuid = ANY (devices);
     DELETE FROM ml_late l WHERE l.device_uuid = ANY (devices);
     PERFORM _ml_resolve_retired(devices);
     DELETE FROM ml_scan_state s WHERE s.device_uuid = ANY (devices)

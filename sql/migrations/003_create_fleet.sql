@@ -86,7 +86,7 @@ CREATE TABLE ml_finding (
     quiet_id    bigint,
     evidence    jsonb NOT NULL CHECK (octet_length(evidence::text) <= 65536),
     sentence    text NOT NULL CHECK (length(sentence) <= 4000),
-    model_id    bigint NOT NULL,
+    model_id    bigint,
     found_at    timestamptz NOT NULL,
     updated_at  timestamptz NOT NULL,
     CHECK (started_at <= last_at)
@@ -94,8 +94,8 @@ CREATE TABLE ml_finding (
 COMMENT ON TABLE ml_finding IS 'What ml_scan found wrong over spans of time, one row a device, detector, metric and span. While it lasts, scans bring the row up to date.';
 COMMENT ON COLUMN ml_finding.finding_id IS 'The finding''s number.';
 COMMENT ON COLUMN ml_finding.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck, presence; forest and lstm, where anomalies of the log make it.';
-COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), junk (only values come that are no measurement), silent (the device reports nothing), value (readings at which one metric is where it never is), combination (metrics that are not together as usual), forecast (readings outside the forecast).';
+COMMENT ON COLUMN ml_finding.detector IS 'Which detector found it, as in ml_model.kind: level, stuck, presence, junk; forest and lstm, where anomalies of the log make it; capacity, where an outlook does.';
+COMMENT ON COLUMN ml_finding.kind IS 'What is wrong, as far as is known: level (a metric has moved and stays where it is not usual), drift (a metric moves slowly in one direction), stuck (a metric stands still for longer than it ever does), missing (a metric has no measurement while the device reports), junk (only values come that are no measurement), silent (the device reports nothing), value (readings at which one metric is where it never is), combination (metrics that are not together as usual), forecast (readings outside the forecast), breach (a metric reaches its limit within days).';
 COMMENT ON COLUMN ml_finding.metric IS 'The metric''s name; empty where it is the device.';
 COMMENT ON COLUMN ml_finding.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_finding.last_at IS 'When it was last seen. It goes on while this is the time of the device''s last reading (of a silence: of the last scan).';
@@ -108,7 +108,7 @@ COMMENT ON COLUMN ml_finding.quiet_id IS 'The quiet window (ml_quiet) that keeps
 COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known. By this device or by all together, whichever is less.';
 COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
 COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
-COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen.';
+COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen; NULL where none was needed (capacity).';
 COMMENT ON COLUMN ml_finding.found_at IS 'As of which time a scan first found it.';
 COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed it.';
 

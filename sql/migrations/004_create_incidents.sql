@@ -31,7 +31,7 @@ CREATE TABLE ml_incident (
 COMMENT ON TABLE ml_incident IS 'Trouble of devices, one row a trouble, made of findings by ml_scan. The view ml_incidents shows it.';
 COMMENT ON COLUMN ml_incident.incident_id IS 'The incident''s number.';
 COMMENT ON COLUMN ml_incident.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_incident.kind IS 'What is wrong, as far as is known: value (one metric is where it never is), combination (metrics are not together as usual), forecast, level, drift, stuck, missing, junk, silent (as in ml_finding).';
+COMMENT ON COLUMN ml_incident.kind IS 'What is wrong, as far as is known: value (one metric is where it never is), combination (metrics are not together as usual), forecast, level, drift, breach, stuck, missing, junk, silent (as in ml_finding).';
 COMMENT ON COLUMN ml_incident.state IS 'open, acknowledged (somebody knows of it) or resolved.';
 COMMENT ON COLUMN ml_incident.severity IS 'warning or critical: the worst so far. Critical is what comes once in three months on ordinary days.';
 COMMENT ON COLUMN ml_incident.leading_metric IS 'The metric that it is chiefly about; empty where it is the device.';

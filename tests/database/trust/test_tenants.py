@@ -10,12 +10,12 @@ from installer.postgres import find_postgres
 LEVELS = ("read", "train")
 VIEWS = (
     *("ml_models", "ml_anomalies", "ml_incidents", "ml_forecasts", "ml_breaches"),
-    *("ml_device_status", "ml_runs", "ml_signals", "ml_deliveries", "ml_rules"),
+    *("ml_device_status", "ml_runs", "ml_signals", "ml_deliveries", "ml_rules", "ml_capacity"),
 )
 TABLES = (
     *("ml_model", "ml_anomaly", "ml_forecast_point", "ml_scan_state", "ml_run"),
     *("ml_device_forecast", "ml_device", "ml_late", "ml_signal_state", "ml_finding"),
-    *("ml_incident", "ml_event", "ml_delivery", "ml_rule", "ml_quiet"),
+    *("ml_incident", "ml_event", "ml_delivery", "ml_rule", "ml_quiet", "ml_capacity_state"),
 )
 # A row of each table for every device that has a model.
 LOGS = """
@@ -54,6 +54,8 @@ INSERT INTO ml_signal_state SELECT DISTINCT device_uuid, '{x}'::text[], '{60}'::
     '{1}'::float8[], ARRAY[now()], '{ok}'::text[], ARRAY[now()], '{0}'::int[], '{0}'::int[],
     '{0}'::int[], '{0}'::int[], '{1,0,0,0}'::int[], 0, '[]'::jsonb FROM ml_model
     ON CONFLICT DO NOTHING;
+INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope, days,
+    looked_at) SELECT DISTINCT device_uuid, 'cpu_usage', 'high', 80, 1, 0, 14, now() FROM ml_model;
 CREATE TABLE tenant_device (tenant name, device_uuid uuid, PRIMARY KEY (tenant, device_uuid));
 GRANT SELECT ON tenant_device TO PUBLIC;
 """
