@@ -32,6 +32,7 @@ class Functions:
     store_model: Callable[..., str]
     forecast: Callable[..., str]
     predict: Callable[..., Iterable[tuple[Any, ...]]]
+    history: Callable[..., Iterable[tuple[Any, ...]]]
     zscore: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
@@ -85,6 +86,7 @@ def enter(version: str, site: str) -> Functions:
         api.store_model,
         api.forecast,
         api.predict,
+        api.history,
         api.zscore,
         api.draw,
         scan.scan,
@@ -112,6 +114,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         store_model=document,
         forecast=document,
         predict=rows(4),
+        history=rows(2),
         zscore=rows(5),
         draw=document,
         scan=document,
