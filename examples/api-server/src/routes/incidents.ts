@@ -1,0 +1,122 @@
+/** Incidents: lists, one, what people say of them, and what happens to them as a stream. */
+
+import { PassThrough } from "node:stream";
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import type { FastifyReply } from "fastify";
+import { Type } from "typebox";
+import { call } from "../database.js";
+import * as documents from "../documents.js";
+import { missing } from "../errors.js";
+import type { Source } from "../source.js";
+import * as statements from "../statements.js";
+import { cursor, deviceId, given, Incident, limit, moment, several, shown, words } from "./schemas.js";
+
+/** Proxies end what is silent for long, and a client knows from it that the server is there. */
+const HEARTBEAT = 15_000;
+
+export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async (app, { source }) => {
+  app.get(
+    "/incidents",
+    {
+      schema: {
+        ...shown("incidents", "Incidents, the latest first", documents.Incidents, "Those that are resolved, and those of retired devices, too."),
+        querystring: given({
+          state: Type.Optional(several(documents.State)),
+          severity: Type.Optional(documents.Severity),
+          kind: Type.Optional(words("What is wrong.", ["stuck", "level", "silent"])),
+          device: Type.Optional(deviceId),
+          from: Type.Optional(moment("Those that were still seen then, or later.")),
+          to: Type.Optional(moment("Those that had begun by then.")),
+          limit,
+          cursor: Type.Optional(cursor("^[0-9]{1,17}-[0-9]{1,18}$")),
+        }),
+      },
+    },
+    async (request) => {
+      const statement = statements.incidents(await source.names(request), request.query);
+      const found = await source.read<documents.Incidents | undefined>(request, statement);
+      const hint = "SELECT device_id, device_name FROM ml_device;";
+      return found ?? missing(`there is no device ${request.query.device}`, hint);
+    },
+  );
+
+  app.get(
+    "/incidents/:id",
+    {
+      schema: {
+        ...shown("incidents", "One incident, with what makes its case and what happened to it", documents.OneIncident),
+        params: Incident,
+        querystring: given({}),
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const statement = statements.incident(await source.names(request), id);
+      const found = await source.read<documents.OneIncident | undefined>(request, statement);
+      return found ?? missing(`there is no incident ${id}`, "GET /incidents");
+    },
+  );
+
+  for (const [path, does] of [
+    ["acknowledge", "Say that somebody knows of an incident"],
+    ["resolve", "End an incident"],
+  ] as const) {
+    app.post(
+      `/incidents/:id/${path}`,
+      {
+        config: { level: "act" },
+        schema: {
+          ...shown("incidents", does, documents.Said, "Done twice it changes nothing, and says who was first."),
+          params: Incident,
+          body: given({
+            note: Type.Optional(
+              Type.String({ pattern: "^[^\\u0000]*$", maxLength: 4000, description: "In place of an earlier one.", examples: ["the fan is on order"] }),
+            ),
+          }),
+        },
+      },
+      (request) => {
+        const statement = call(`ml_${path}`, { incident_id: request.params.id, note: request.body.note });
+        return source.write<documents.Said>(request, statement);
+      },
+    );
+  }
+
+  app.get(
+    "/events",
+    {
+      schema: {
+        tags: ["incidents"],
+        summary: "What happens to incidents, as server-sent events",
+        description:
+          "Each event has its number as id, what happened as event (opened, escalated, acknowledged, resolved), and a document as data. " +
+          "A client that sends Last-Event-ID, as browsers do when they connect again, gets first what it has missed.",
+        headers: Type.Object({
+          "last-event-id": Type.Optional(
+            Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description: "The number of the last event that was seen.", examples: [17] }),
+          ),
+        }),
+        querystring: given({}),
+        response: {
+          200: { description: "A stream that does not end.", content: { "text/event-stream": { schema: documents.Happening } } },
+          "4xx": documents.Problem,
+          "5xx": documents.Problem,
+        },
+      },
+    },
+    async (request, reply) => {
+      const stream = new PassThrough();
+      const tell = (event: documents.Happening) =>
+        void stream.write(`id: ${event.event_id}\nevent: ${event.event}\ndata: ${JSON.stringify(event)}\n\n`);
+      stream.write("retry: 3000\n\n");
+      await source.feed.follow(request.headers["last-event-id"], tell, request.gone);
+      const heartbeat = setInterval(() => stream.write(":\n\n"), HEARTBEAT);
+      request.gone.addEventListener("abort", () => {
+        clearInterval(heartbeat);
+        stream.end();
+      });
+      reply.header("Content-Type", "text/event-stream").header("Cache-Control", "no-store").header("X-Accel-Buffering", "no");
+      return (reply as FastifyReply).send(stream);
+    },
+  );
+};
