@@ -30,11 +30,12 @@ class Stream:
         """The fields of the next event; what is no event is passed over."""
         found: dict[str, str] = {}
         while True:
-            line = self.answer.readline().decode().rstrip("\n")
-            name, _, value = line.partition(": ")
+            line = self.answer.readline().decode()
+            assert line, "the stream has ended"
+            name, _, value = line.rstrip("\n").partition(": ")
             if name in ("id", "event", "data"):
                 found[name] = value
-            elif not line and found:
+            elif line == "\n" and found:
                 return found
 
     def numbers(self, count: int) -> list[int]:

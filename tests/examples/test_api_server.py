@@ -394,7 +394,6 @@ ODD_ROUTES = {
     "GET /devices": None,
     "GET /fleet": None,
     "GET /fleet/alerts": None,
-    "GET /fleet/incidents": None,
     "GET /incidents?device={}": None,
     'POST /ml/anomalies/train/{} {{"hours": 6}}': None,
     "POST /ml/forecasts/train/{}": None,

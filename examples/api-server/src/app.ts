@@ -9,7 +9,7 @@ import swaggerUi from "@fastify/swagger-ui";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import { Ajv, type Options } from "ajv";
 import formats from "ajv-formats";
-import fastify, { type FastifyInstance, type HTTPMethods } from "fastify";
+import fastify, { type FastifyInstance, type FastifyReply, type HTTPMethods } from "fastify";
 import { guard } from "./access.js";
 import { explain, invalid, Refusal } from "./errors.js";
 import { OPENAPI } from "./openapi.js";
@@ -67,7 +67,7 @@ export async function application(settings: Settings, connected: Connected): Pro
 
   await app.register(compress);
   await app.register(cors, { origin: settings.origins, methods: ["GET", "POST", "DELETE"] });
-  await app.register(swagger, { openapi: OPENAPI });
+  await app.register(swagger, { openapi: { ...OPENAPI, security: settings.tokens ? [{ token: [] }] : [] } });
   await app.register(swaggerUi, { routePrefix: "/docs" });
   await app.register(fastifyStatic, { root: here("../../dashboard"), prefix: "/" });
   app.get("/vendor/chart.js", { schema: { hide: true } }, (_request, reply) =>
@@ -94,14 +94,10 @@ export async function application(settings: Settings, connected: Connected): Pro
 function refuseOtherMethods(api: FastifyInstance, known: Map<string, string[]>): void {
   for (const [url, methods] of [...known]) {
     const others = api.supportedMethods.filter((one) => !methods.includes(one) && one !== "OPTIONS");
-    api.route({
-      url,
-      method: others as HTTPMethods[],
-      schema: { hide: true },
-      handler: (_request, reply) => {
-        reply.header("Allow", methods.join(", "));
-        throw new Refusal(405, `this route takes ${methods.join(" or ")}`, { hint: "GET /docs" });
-      },
-    });
+    const refuse = async (_request: unknown, reply: FastifyReply) => {
+      reply.header("Allow", methods.join(", "));
+      throw new Refusal(405, `this route takes ${methods.join(" or ")}`, { hint: "GET /docs" });
+    };
+    api.route({ url, method: others as HTTPMethods[], schema: { hide: true }, onRequest: refuse, handler: refuse });
   }
 }

@@ -25,7 +25,8 @@ export function connection(url: string | undefined): pg.ClientConfig {
     connectionString: url,
     application_name: "pyml api",
     connectionTimeoutMillis: 5_000,
-    options: "-c timezone=UTC",
+    // Statements here are short, and compiling them is what would take the time.
+    options: "-c timezone=UTC -c jit=off",
   };
 }
 

@@ -25,9 +25,8 @@ export const OPENAPI: Document = {
       token: {
         type: "http",
         scheme: "bearer",
-        description: "A token of level read, act (acknowledge and resolve, too) or train (and train). A server that has none asks for none.",
+        description: "A token of level read, act (the same, and acknowledge and resolve) or train (the same, and train). A server without tokens asks for none.",
       },
     },
   },
-  security: [{ token: [] }],
 };

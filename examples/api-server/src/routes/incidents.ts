@@ -68,6 +68,7 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
         schema: {
           ...shown("incidents", does, documents.Said, "Done twice it changes nothing, and says who was first."),
           params: Incident,
+          querystring: given({}),
           body: given({
             note: Type.Optional(
               Type.String({ pattern: "^[^\\u0000]*$", maxLength: 4000, description: "In place of an earlier one.", examples: ["the fan is on order"] }),

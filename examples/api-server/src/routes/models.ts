@@ -19,6 +19,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async 
       schema: {
         ...shown("models", "Train an Isolation Forest and put it in force", documents.TrainedForest, TAKES_LONG),
         params: Device,
+        querystring: given({}),
         body: given({
           hours: Type.Optional(trainingHours),
           contamination: Type.Optional(
@@ -60,6 +61,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async 
       schema: {
         ...shown("models", "Train a forecast of a field", documents.TrainedForecast, TAKES_LONG),
         params: Device,
+        querystring: given({}),
         body: given({ field: Type.Optional(field), hours: Type.Optional(trainingHours) }),
       },
     },
@@ -78,7 +80,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async 
         querystring: given({
           field: Type.Optional(field),
           horizon: Type.Optional(
-            Type.Integer({ minimum: 1, description: "How many steps; at most, and without it, the model's own.", examples: [12] }),
+            Type.Integer({ minimum: 1, maximum: 10_000, description: "How many steps; at most, and without it, the model's own.", examples: [12] }),
           ),
         }),
       },
