@@ -17,6 +17,7 @@ import { deviceRoutes } from "./routes/devices.js";
 import { fleetRoutes } from "./routes/fleet.js";
 import { incidentRoutes } from "./routes/incidents.js";
 import { modelRoutes } from "./routes/models.js";
+import { ruleRoutes } from "./routes/rules.js";
 import { serverRoutes } from "./routes/server.js";
 import type { Settings } from "./settings.js";
 import { Source, type Connected } from "./source.js";
@@ -82,7 +83,7 @@ export async function application(settings: Settings, connected: Connected): Pro
       if (request.method === "POST") request.body ??= {}; // no body says nothing either
     });
     const source = new Source(connected);
-    for (const routes of [modelRoutes, deviceRoutes, incidentRoutes, fleetRoutes, serverRoutes]) {
+    for (const routes of [modelRoutes, deviceRoutes, incidentRoutes, ruleRoutes, fleetRoutes, serverRoutes]) {
       await api.register(routes, { source });
     }
     refuseOtherMethods(api, known);

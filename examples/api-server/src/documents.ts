@@ -8,4 +8,5 @@ export * from "./documents/devices.js";
 export * from "./documents/fleet.js";
 export * from "./documents/incidents.js";
 export * from "./documents/models.js";
+export * from "./documents/rules.js";
 export * from "./documents/shared.js";

@@ -16,6 +16,7 @@ export const OPENAPI: Document = {
   tags: [
     { name: "devices", description: "Devices: how they are, what they report, how well it is measured." },
     { name: "incidents", description: "Trouble of devices, what people say of it, and what happens to it." },
+    { name: "rules", description: "What people know: rules, and times in which nothing is told." },
     { name: "fleet", description: "All devices together." },
     { name: "models", description: "Train, detect, forecast." },
     { name: "server", description: "Whether all is well, for people and for Prometheus." },

@@ -4,7 +4,7 @@ import { Type, type Static } from "typebox";
 import { Cursor, Figures, Id, Name, nullable, object, Severity, Time, Uuid } from "./shared.js";
 
 export const State = Type.Enum(["open", "acknowledged", "resolved"]);
-export const EventName = Type.Enum(["opened", "escalated", "acknowledged", "resolved"]);
+const EVENTS = ["opened", "escalated", "acknowledged", "resolved"] as const;
 
 const incident = {
   incident_id: Type.Integer(),
@@ -23,7 +23,7 @@ const incident = {
   acknowledged_by: nullable(Type.String({ description: "A role." })),
   resolved_at: nullable(Time),
   resolved_by: nullable(Type.String({ description: "A role; null where it is over by itself." })),
-  why: nullable(Type.String({ description: "Why it is resolved: over, became usual, a person, retired." })),
+  why: nullable(Type.String({ description: "Why it is resolved: over, became usual, a person, a rule, retired." })),
   note: nullable(Type.String()),
   rarity: nullable(Type.Number({ description: "Hours between two such, on ordinary days." })),
   worst_score: nullable(Type.Number()),
@@ -55,7 +55,7 @@ export const OneIncident = object({
   events: Type.Array(
     object({
       event_id: Type.Integer(),
-      event: EventName,
+      event: Type.Enum([...EVENTS]),
       happened_at: Time,
       replayed: Type.Boolean({ description: "Whether a replay (as_of) made it, of which nobody is told." }),
     }),
@@ -88,19 +88,19 @@ export const Said = object({
   told: nullable(Type.String({ description: "Who has said so before, and when." })),
 });
 
-/** An event as the stream tells it: what happened, and the incident as it stands. */
+/** An event as the stream tells it: what happened, and the incident as it stands. One of scans has no incident. */
 export const Happening = object({
   event_id: Type.Integer(),
-  event: EventName,
+  event: Type.Enum([...EVENTS, "stalled", "resumed"]),
   happened_at: Time,
-  incident_id: Type.Integer(),
-  device_uuid: Uuid,
-  device_id: Id,
-  name: Name,
-  kind: Type.String(),
-  severity: Severity,
-  state: State,
-  summary: Type.String(),
+  incident_id: nullable(Type.Integer()),
+  device_uuid: nullable(Uuid),
+  device_id: nullable(Id),
+  name: nullable(Name),
+  kind: nullable(Type.String()),
+  severity: nullable(Severity),
+  state: nullable(State),
+  summary: nullable(Type.String()),
 });
 
 export type Incident = Static<typeof Incident>;

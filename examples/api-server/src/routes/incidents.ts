@@ -9,7 +9,9 @@ import * as documents from "../documents.js";
 import { missing } from "../errors.js";
 import type { Source } from "../source.js";
 import * as statements from "../statements.js";
-import { cursor, deviceId, given, Incident, limit, moment, several, shown, words } from "./schemas.js";
+import { cursor, deviceId, given, Incident, limit, moment, number, remark, several, shown, words } from "./schemas.js";
+
+const note = remark("In place of an earlier one.", "the fan is on order");
 
 /** Proxies end what is silent for long, and a client knows from it that the server is there. */
 const HEARTBEAT = 15_000;
@@ -70,9 +72,7 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
           params: Incident,
           querystring: given({}),
           body: given({
-            note: Type.Optional(
-              Type.String({ pattern: "^[^\\u0000]*$", maxLength: 4000, description: "In place of an earlier one.", examples: ["the fan is on order"] }),
-            ),
+            note: Type.Optional(note),
           }),
         },
       },
@@ -83,19 +83,42 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
     );
   }
 
+  app.post(
+    "/incidents/:id/not-a-fault",
+    {
+      config: { level: "act" },
+      schema: {
+        ...shown(
+          "incidents",
+          "Say that an incident is no fault",
+          documents.NotAFault,
+          "Gives the smallest rule or quiet window that would have kept it quiet, and what is then no longer told. With apply it is made, and the incident is resolved.",
+        ),
+        params: Incident,
+        querystring: given({}),
+        body: given({
+          note: Type.Optional(note),
+          apply: Type.Optional(Type.Boolean({ default: false, description: "Whether to make it." })),
+        }),
+      },
+    },
+    (request) => {
+      const statement = call("ml_not_a_fault", { incident_id: request.params.id, ...request.body });
+      return source.write<documents.NotAFault>(request, statement);
+    },
+  );
+
   app.get(
     "/events",
     {
       schema: {
         tags: ["incidents"],
-        summary: "What happens to incidents, as server-sent events",
+        summary: "What happens to incidents and to scans, as server-sent events",
         description:
-          "Each event has its number as id, what happened as event (opened, escalated, acknowledged, resolved), and a document as data. " +
+          "Each event has its number as id, what happened as event (opened, escalated, acknowledged, resolved; stalled and resumed, of scans), and a document as data. " +
           "A client that sends Last-Event-ID, as browsers do when they connect again, gets first what it has missed.",
         headers: Type.Object({
-          "last-event-id": Type.Optional(
-            Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description: "The number of the last event that was seen.", examples: [17] }),
-          ),
+          "last-event-id": Type.Optional(number("The number of the last event that was seen.")),
         }),
         querystring: given({}),
         response: {

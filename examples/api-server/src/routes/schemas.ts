@@ -18,9 +18,11 @@ export const deviceId = Type.String({
   examples: [EXAMPLE],
 });
 export const Device = Type.Object({ device: deviceId });
-export const Incident = Type.Object({
-  id: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description: "The incident's number.", examples: [17] }),
-});
+export const number = (description: string) =>
+  Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description, examples: [17] });
+export const Incident = Type.Object({ id: number("The incident's number.") });
+export const remark = (description: string, example: string) =>
+  Type.String({ ...text, maxLength: 4000, description, examples: [example] });
 
 const FIELD = {
   ...text,
