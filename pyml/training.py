@@ -186,6 +186,8 @@ def train_detector(
     ------
     BadArgument
         Too many metrics, or none.
+    ModelNotFound
+        There is no such device.
     NotEnoughData
     """
     if not 1 <= len(metrics) <= MAX_METRICS:
@@ -295,6 +297,8 @@ def _too_few(
     quiet: int,
 ) -> NotEnoughData:
     in_windows = f", and {quiet} were in quiet windows" * (quiet > 0)
+    if not usable:
+        history.require(device)
     return NotEnoughData(
         f"device {history.id(device)} has {usable} usable readings, {needed} are needed",
         detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
@@ -333,7 +337,7 @@ def train_forecaster(
 
     Raises
     ------
-    NotEnoughData, UnknownField
+    ModelNotFound, NotEnoughData, UnknownField
     """
     settings = _taken(forecaster, history.settings_of(device), given)
     hours = settings["hours"]

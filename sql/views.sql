@@ -92,7 +92,7 @@ COMMENT ON COLUMN ml_incidents.device_id IS 'The device, by its id in the histor
 COMMENT ON COLUMN ml_incidents.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_incidents.state IS 'open, acknowledged (somebody knows of it) or resolved.';
 COMMENT ON COLUMN ml_incidents.severity IS 'warning or critical: the worst so far.';
-COMMENT ON COLUMN ml_incidents.kind IS 'What is wrong: value, combination, forecast, level, drift, stuck, missing, junk or silent.';
+COMMENT ON COLUMN ml_incidents.kind IS 'What is wrong: value, combination, forecast, level, drift, breach, stuck, missing, junk or silent.';
 COMMENT ON COLUMN ml_incidents.summary IS 'The trouble in words.';
 COMMENT ON COLUMN ml_incidents.leading_metric IS 'The metric that it is chiefly about; NULL where it is the device.';
 COMMENT ON COLUMN ml_incidents.started_at IS 'When the trouble began.';

@@ -228,7 +228,7 @@ class Image(Root):
         stage = self.place.name.removeprefix("image-")
         service = re.search(rf"^  {stage}:\n((?:    .*\n)+)", compose, re.M)
         lines = re.findall(r"^      ([A-Z_]+): (.+)$", service[1] if service else "", re.M)
-        environment = {name: re.sub(r"\$\{.*\}", "a password", value) for name, value in lines}
+        environment = {name: re.sub(r"\$\{.*\}", SECRET, value) for name, value in lines}
         how = {"user": self.user, "where": self.where, "outside": outside}
         return self.start(*self.command, **how, **environment)  # type: ignore[arg-type]
 
@@ -252,9 +252,12 @@ INSERT INTO device_shadow_history (device_uuid, reported_state, timestamp)
 SELECT '{DEVICE}', jsonb_build_object('system', jsonb_build_object('cpuUsage', i * 7919 % 101)),
        now() AT TIME ZONE 'UTC' - i * interval '1 minute' FROM generate_series(1, 600) AS i
 """
-FETCH = """
+# In place of what whoever starts the containers chooses.
+SECRET = "0123456789abcdef"
+FETCH = f"""
 import sys, urllib.request
 request = urllib.request.Request("http://127.0.0.1:8080" + sys.argv[2], method=sys.argv[1])
+request.add_header("Authorization", "Bearer {SECRET}")
 print(urllib.request.urlopen(request).read().decode())
 """
 

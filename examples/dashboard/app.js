@@ -31,25 +31,28 @@ let updated;
 
 /** An answer that is none: what the server says of it. */
 class Refusal extends Error {
-  /** @param {import("../api-server/src/documents.ts").Problem} problem */
-  constructor(problem) {
+  /** @param {import("../api-server/src/documents.ts").Problem} problem @param {number} status 0 where there is no answer */
+  constructor(problem, status = 0) {
     super(problem.message);
     this.problem = problem;
+    this.status = status;
   }
 }
 
 /** @param {string} path @param {RequestInit} options */
 async function ask(path, options) {
+  const token = sessionStorage.getItem("token");
+  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, headers });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     const message = "The server does not answer.";
     throw new Refusal({ error: "Offline", message, hint: "python3 install.py demo --dashboard" });
   }
   const body = await answer.json().catch(() => ({ error: answer.statusText, message: "no JSON" }));
-  if (!answer.ok) throw new Refusal(body);
+  if (!answer.ok) throw new Refusal(body, answer.status);
   return body;
 }
 
@@ -70,7 +73,8 @@ async function refresh() {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Refusal)) console.error(error);
-    showFailure(error instanceof Refusal ? error.problem : { error: "", message: String(error) });
+    if (error instanceof Refusal) showFailure(error.problem, error.status);
+    else showFailure({ error: "", message: String(error) });
   }
   main.setAttribute("aria-busy", "false");
   tellFreshness();
@@ -104,8 +108,9 @@ function warnOfLateScans(scanned) {
   );
 }
 
-/** @param {import("../api-server/src/documents.ts").Problem} problem */
-function showFailure({ message, detail, hint }) {
+/** @param {import("../api-server/src/documents.ts").Problem} problem @param {number} status */
+function showFailure({ message, detail, hint }, status = 0) {
+  if (status === 401) return askForToken(message);
   const retry = h("button", { type: "button", id: "retry" }, "Try again");
   retry.addEventListener("click", () => void refresh());
   if (updated === undefined) {
@@ -134,6 +139,20 @@ function showFailure({ message, detail, hint }) {
     `${message} What is shown may be out of date. `,
     retry,
   );
+}
+
+/** Who gives a token is asked no more until the tab is closed. @param {string} why */
+function askForToken(why) {
+  const input = h("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const form = h("form", { class: "controls" }, h("label", {}, "Token ", input), h("button", {}, "Go on"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem("token", input.value.trim());
+    void refresh();
+  });
+  notice.hidden = true;
+  updated = undefined;
+  fill(main, h("section", { class: "panel failure", role: "alert" }, h("h1", {}, "Who are you?"), h("p", {}, `${why}.`), form));
 }
 
 function tellFreshness() {

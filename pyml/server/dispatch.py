@@ -33,6 +33,7 @@ class Functions:
     forecast: Callable[..., str]
     predict: Callable[..., Iterable[tuple[Any, ...]]]
     look_ahead: Callable[..., Iterable[tuple[Any, ...]]]
+    history: Callable[..., Iterable[tuple[Any, ...]]]
     zscore: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
@@ -87,6 +88,7 @@ def enter(version: str, site: str) -> Functions:
         api.forecast,
         api.predict,
         outlooks.look_ahead,
+        api.history,
         api.zscore,
         api.draw,
         scan.scan,
@@ -115,6 +117,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         forecast=document,
         predict=rows(4),
         look_ahead=rows(6),
+        history=rows(2),
         zscore=rows(5),
         draw=document,
         scan=document,

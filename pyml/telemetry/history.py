@@ -150,13 +150,26 @@ class History:
         if device not in self.ids:
             found = self.extension(queries.DEVICE_ID, device)[0]["id"]
             if found is None:
-                raise ModelNotFound(
-                    f"there is no device {device}",
-                    detail=f"The history ({self.settings['history_table']}) has no row of it.",
-                    hint="SELECT device_uuid, device_id FROM ml_device;",
-                )
+                raise self._unknown(device)
             self.ids[device] = found
         return self.ids[device]
+
+    def require(self, device: str) -> None:
+        """Refuse a device of which the table has no row at any time.
+
+        Raises
+        ------
+        ModelNotFound
+        """
+        if not self.execute(queries.next_row(self.parts), *self._key(device, EARLIEST, LATEST)):
+            raise self._unknown(device)
+
+    def _unknown(self, device: str) -> ModelNotFound:
+        return ModelNotFound(
+            f"there is no device {device}",
+            detail=f"The history ({self.settings['history_table']}) has no row of it.",
+            hint="SELECT device_uuid, device_id FROM ml_device;",
+        )
 
     def _key(self, device: str, *moments: float) -> tuple[Any, ...]:
         """The parameters that every query begins with, up to moments that the server can hold."""

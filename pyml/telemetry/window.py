@@ -146,12 +146,19 @@ def metric_of(field: str, known: Sequence[Metric]) -> Metric:
 def no_numbers(
     history: History, device: str, metric: Metric, since: float, until: float
 ) -> PymlError:
-    """Why a field has no number in a window."""
+    """Why a field has no number in a window.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such device.
+    """
     types = history.types(device, since, until, metric.path)
     rows_read = sum(types.values())
     known_as = history.id(device)
     newest = history.parts.newest_state(known_as)
     if not rows_read:
+        history.require(device)
         return NotEnoughData(
             f"device {known_as} has no readings in the window",
             detail=f"Looked in {history.settings['history_table']} from {iso(since)} to "
@@ -180,7 +187,7 @@ def window(
 
     Raises
     ------
-    NotEnoughData, UnknownField
+    ModelNotFound, NotEnoughData, UnknownField
         There is no number.
     """
     metric = metric_of(field, known)

@@ -34,11 +34,15 @@ CREATE OR REPLACE FUNCTION ml_outlook(device uuid, field text, days int DEFAULT 
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ look_ahead $python$;
 COMMENT ON FUNCTION ml_outlook IS 'The next days of a field (a path or a metric''s name), a row an hour, or as often as the field comes where that is more seldom: the mean of that time from timestamp on, with the bands that hold it in 80 and in 90 of 100 cases, as far as the field''s own past tells. Needs no model: of the last outlook_days it tries rhythms, slopes and levels, and uses what would have erred least. Goes on from the last value. Writes nothing. Less than three days of values: ML001; no number there: ML003.';
+CREATE OR REPLACE FUNCTION ml_history(device uuid, field text, since timestamptz DEFAULT now() - interval '1 day', until timestamptz DEFAULT now(), points int DEFAULT 1000) RETURNS TABLE ("timestamp" timestamptz, value float8)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+AS $python$ history $python$;
+COMMENT ON FUNCTION ml_history IS 'Values of a field (a path or a metric''s name) with since < timestamp <= until, in time order. Where there are more than points, the least and the greatest of each of points/2 parts of the span stand for all: extremes are kept. What is no measurement (out of the metric''s bounds, junk) is left out. No number there: ML003; no readings: ML001; no such device: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5) RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ zscore $python$;
-COMMENT ON FUNCTION ml_zscore IS 'Needs no model: how many standard deviations each value of a field (a path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. What is no measurement (out of the metric''s bounds, junk) is left out. No number there: ML003; no readings: ML001.';
+COMMENT ON FUNCTION ml_zscore IS 'Needs no model: how many standard deviations each value of a field (a path or a metric''s name) lies from the mean of the window. Beyond threshold it is an anomaly, beyond 3 a critical one. Fewer than ten values: no judgement; a constant: none is anomalous. What is no measurement (out of the metric''s bounds, junk) is left out. No number there: ML003; no readings: ML001; no such device: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_store_model(device uuid, kind text, field text, blob bytea, about jsonb, replaces bigint DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER

@@ -224,3 +224,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_device_id(uuid, text) IS 'The id by which the history knows a device; NULL where it knows none. device_type is that of the history''s column, for whoever has looked.';
+
+CREATE OR REPLACE FUNCTION ml_state(device uuid) RETURNS TABLE ("timestamp" timestamptz, state jsonb)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+DECLARE
+    id text;
+    h record;
+    newest record;
+BEGIN
+    @PYML_AT_HOME@
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null', DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device;';
+    END IF;
+    id := _ml_known_id(device);
+    SELECT * INTO h FROM _ml_history();
+    SELECT * INTO newest FROM _ml_newest_first();
+    RETURN QUERY EXECUTE format('SELECT %s, %s FROM (SELECT $1::%s AS device) AS f CROSS JOIN LATERAL (SELECT h.* FROM %s WHERE %s AND %s AND %s <= %s %s LIMIT 1) AS h',
+        h.at, h.state, h.device_type, h.source, coalesce(newest.of_device, format('%s = f.device', h.device)), h.shadow,
+        -- A clock that runs far ahead tells nothing of now.
+        h.moment, format(h.bound, '(now() + interval ''1 day'')'), coalesce(newest.ordered, format('ORDER BY %s DESC', h.moment)))
+    USING id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML001', MESSAGE = format('device %s has reported no state', id),
+            DETAIL = 'Its rows are of another shadow, or of a time that is still to come.', HINT = 'SELECT * FROM ml_setting WHERE name ~ ''^history_'';';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION ml_state(uuid) IS 'What a device reported last, whole, and when. Rows of a time more than a day ahead are left out. No such device: ML002; no state: ML001.';

@@ -116,7 +116,7 @@ def test_mistakes_are_told(refused, device):
         ("ml_chart(NULL)", "ML004"),
         (f"ml_chart('{device}', hours => 0)", "ML004"),
         (f"ml_chart('{device}', 'health.status')", "ML003"),
-        ("ml_chart('00000000-0000-0000-0000-000000000000')", "ML001"),
+        ("ml_chart('00000000-0000-0000-0000-000000000000')", "ML002"),
     ):
         refused(f"SELECT {call}", sqlstate=sqlstate)
 

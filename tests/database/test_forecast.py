@@ -201,8 +201,9 @@ def test_what_a_model_cannot_forecast_is_refused(refused, trained):
 
 
 @pytest.mark.rolled_back
-def test_a_device_without_readings_is_told_apart(refused):
-    refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML001")
+def test_a_device_that_is_not_there_is_told_apart(refused):
+    said = refused("SELECT ml_train_lstm(gen_random_uuid())", sqlstate="ML002")
+    assert said.message_primary.startswith("there is no device ")
 
 
 @pytest.mark.slow

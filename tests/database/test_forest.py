@@ -164,7 +164,7 @@ def test_a_metric_of_ones_own_joins_the_model(db, one, device):
     ("statement", "sqlstate"),
     [
         ("SELECT ml_detect(gen_random_uuid())", "ML002"),
-        ("SELECT ml_train_forest(gen_random_uuid())", "ML001"),
+        ("SELECT ml_train_forest(gen_random_uuid())", "ML002"),
         ("SELECT * FROM ml_score(gen_random_uuid(), now() - interval '1 day', now())", "ML002"),
         ("SELECT ml_train_forest(NULL)", "ML004"),
         ("SELECT ml_train_forest(gen_random_uuid(), hours => 0)", "ML004"),

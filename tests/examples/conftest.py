@@ -1,9 +1,11 @@
 """A small fleet with models and a scan behind it, and the API server in front of it."""
 
+import json
 import os
 import re
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,3 +197,15 @@ def api(fleet: Fleet, serve: Callable[..., object]) -> Iterator[str]:
     """The address of an API server that has the fleet behind it."""
     with serve(**fleet.environment) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def schemas(api: str) -> dict[str, dict]:
+    """The schema of each route's 200 answer, by method and path as OpenAPI has it."""
+    with urllib.request.urlopen(f"{api}/docs/json") as answer:
+        openapi = json.load(answer)
+    return {
+        f"{method.upper()} {path}": next(iter(of["responses"]["200"]["content"].values()))["schema"]
+        for path, methods in openapi["paths"].items()
+        for method, of in methods.items()
+    }

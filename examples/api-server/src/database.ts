@@ -1,6 +1,7 @@
 /** Pooled connections, and statements that end when nobody waits for them any more. */
 
 import pg from "pg";
+import { Away } from "./errors.js";
 
 /** One statement that gives one row with one jsonb column, `document`. */
 export interface Statement {
@@ -18,6 +19,17 @@ export function call(name: string, args: Record<string, unknown>): Statement {
   };
 }
 
+/** How this server connects. */
+export function connection(url: string | undefined): pg.ClientConfig {
+  return {
+    connectionString: url,
+    application_name: "pyml api",
+    connectionTimeoutMillis: 5_000,
+    // Statements here are short, and compiling them is what would take the time.
+    options: "-c timezone=UTC -c jit=off",
+  };
+}
+
 export class Database {
   private readonly pool: pg.Pool;
   /** Cancels need a connection when all others are busy. */
@@ -28,12 +40,7 @@ export class Database {
    * @param seconds after which the server ends a statement
    */
   constructor(url: string | undefined, connections: number, seconds: number) {
-    const common: pg.PoolConfig = {
-      connectionString: url,
-      application_name: "pyml api",
-      connectionTimeoutMillis: 5_000,
-      options: "-c timezone=UTC",
-    };
+    const common = connection(url);
     this.pool = new pg.Pool({
       ...common,
       max: connections,
@@ -46,7 +53,9 @@ export class Database {
 
   /** The document of a statement, which is cancelled in the server when `signal` fires. */
   async document<T>({ text, values }: Statement, signal: AbortSignal): Promise<T> {
-    const client = await this.pool.connect();
+    const client = await this.pool.connect().catch((error: Error) => {
+      throw new Away(error);
+    });
     let cancelled: Promise<unknown> | undefined;
     const cancel = () => {
       // pg knows the process that serves a connection; its types leave that out.
@@ -58,6 +67,9 @@ export class Database {
       signal.addEventListener("abort", cancel, { once: true });
       const { rows } = await client.query(text, values);
       return rows[0]?.document as T;
+    } catch (error) {
+      if (signal.aborted || error instanceof pg.DatabaseError) throw error;
+      throw new Away(error as Error); // the connection broke
     } finally {
       signal.removeEventListener("abort", cancel);
       // Not before the cancel has arrived: it would hit whoever has the connection next.

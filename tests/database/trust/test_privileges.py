@@ -219,7 +219,7 @@ def test_row_level_security_on_the_history_holds_for_every_function(
         def refuse(statement: str) -> None:
             with pytest.raises(psycopg.Error) as caught:
                 session.execute(statement, [hidden])
-            assert caught.value.sqlstate == "ML001", caught.value
+            assert caught.value.sqlstate == "ML002", caught.value
 
         zscores = "SELECT count(*) FROM ml_zscore(%s, 'system.cpuUsage')"
         for device, points in ((seen, 600), (hidden, 0)):

@@ -1,0 +1,162 @@
+/** Of devices: a list, a page, the reported state and its history, signals. */
+
+import { Type, type Static } from "typebox";
+import { Incident } from "./incidents.js";
+import { Prediction } from "./models.js";
+import { Cursor, Id, Name, nullable, object, Reason, Severity, Time, Uuid } from "./shared.js";
+
+export const Status = Type.Enum(["critical", "failing", "warning", "silent", "untrained", "ok"], {
+  description: "In a word, the first that holds: as ml_device_status has it.",
+});
+
+export const Device = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  name: Name,
+  status: Status,
+  error: nullable(Type.String()),
+  open_incidents: Type.Integer({ description: "Those that are not resolved." }),
+  anomalies_24h: Type.Integer(),
+  breaches: Type.Integer(),
+  last_reading_at: nullable(Time),
+  last_anomaly_at: nullable(Time),
+  scanned_at: nullable(Time),
+  forest_trained_at: nullable(Time),
+  scanned_from: nullable(Time),
+  oldest_model_at: nullable(Time),
+  forecast_models: Type.Integer(),
+  silent: Type.Boolean({ description: "No reading for longer than it ever pauses." }),
+});
+
+export const Devices = object({
+  devices: Type.Array(Device),
+  total: Type.Integer({ description: "How many there are, on all pages." }),
+  next: Cursor,
+});
+
+export const Breach = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  name: Name,
+  field: Type.String(),
+  limit_value: Type.Number(),
+  breach_at: Time,
+  worst_predicted: Type.Number(),
+  made_at: Time,
+});
+
+export const MayAct = Type.Boolean({ description: "Whether the server's role may acknowledge and resolve." });
+
+export const DevicePage = object({
+  device: Device,
+  fields: Type.Array(Type.String(), { description: "What can be asked for as field." }),
+  field: Type.String(),
+  unit: nullable(Type.String()),
+  history: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
+    description: "The field's readings, the oldest first.",
+  }),
+  anomalies: Type.Array(
+    object({
+      timestamp: Time,
+      severity: Severity,
+      anomaly_score: nullable(Type.Number()),
+      forecast_score: nullable(Type.Number()),
+      value: nullable(Type.Number({ description: "Of the field, where it was recorded." })),
+      reasons: Type.Array(Reason),
+    }),
+  ),
+  incidents: Type.Array(Incident),
+  forecast: Type.Array(Prediction),
+  forecast_level: nullable(Type.Number()),
+  limit_value: nullable(Type.Number({ description: "That the field's forecast reaches." })),
+  breaches: Type.Array(Breach),
+  may_act: MayAct,
+  timestamp: Time,
+});
+
+// ---- the twin ----------------------------------------------------------------------
+
+export const Twin = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  timestamp: Time,
+  state: Type.Unknown({ description: "What the device reported last, whole." }),
+});
+
+export const TwinHistory = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  field: Type.String(),
+  unit: nullable(Type.String()),
+  from: Time,
+  to: Time,
+  points: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
+    description: "In time order. Of each part of the span the least and the greatest value.",
+  }),
+});
+
+/** z scores in the shape that clients of the twin know. */
+export const TwinAnomalies = object({
+  deviceUuid: Uuid,
+  deviceId: Id,
+  field: Type.String(),
+  timeRange: object({ from: Time, to: Time }),
+  statistics: object({
+    dataPoints: Type.Integer(),
+    mean: nullable(Type.Number()),
+    stdDev: nullable(Type.Number()),
+    min: nullable(Type.Number()),
+    max: nullable(Type.Number()),
+  }),
+  anomalyDetection: object({
+    threshold: Type.Number(),
+    method: Type.Literal("Z-score"),
+    detected: object({
+      total: Type.Integer(),
+      critical: Type.Integer(),
+      warning: Type.Integer(),
+    }),
+  }),
+  anomalies: Type.Array(
+    object({ timestamp: Time, value: Type.Number(), zScore: Type.Number(), severity: Severity }),
+  ),
+});
+
+// ---- signals -----------------------------------------------------------------------
+
+const Share = nullable(Type.Number({ minimum: 0, maximum: 1 }));
+
+export const Signals = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  name: Name,
+  signals: Type.Array(
+    object({
+      metric: Type.String(),
+      unit: nullable(Type.String()),
+      last_value: nullable(Type.Number()),
+      last_at: nullable(Time),
+      rhythm_seconds: nullable(Type.Number({ description: "Usual time between two samples." })),
+      quality: nullable(Type.String({ description: "Of the last sample: ok, missing, out of range, junk, reset." })),
+      since: nullable(Time),
+      in_model: Type.Boolean({ description: "Whether detection uses it." }),
+      why_not: nullable(Type.String()),
+      samples: nullable(Type.Integer({ description: "Of the last 24 h, as all shares are." })),
+      missing_share: Share,
+      out_of_range_share: Share,
+      junk_share: Share,
+      reset_share: Share,
+      bad_clock_share: Share,
+    }),
+  ),
+});
+
+export type Status = Static<typeof Status>;
+export type Device = Static<typeof Device>;
+export type Devices = Static<typeof Devices>;
+export type Breach = Static<typeof Breach>;
+export type DevicePage = Static<typeof DevicePage>;
+export type Twin = Static<typeof Twin>;
+export type TwinHistory = Static<typeof TwinHistory>;
+export type TwinAnomalies = Static<typeof TwinAnomalies>;
+export type Signals = Static<typeof Signals>;

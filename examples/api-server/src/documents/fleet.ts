@@ -1,0 +1,68 @@
+/** Of the fleet, and of the server. */
+
+import { Type, type Static } from "typebox";
+import { Breach, Device, MayAct } from "./devices.js";
+import { Incident } from "./incidents.js";
+import { Id, nullable, object, Severity, Time, Uuid } from "./shared.js";
+
+export const FleetHealth = object({
+  totalDevices: Type.Integer(),
+  health: object({
+    healthy: Type.Integer(),
+    degraded: Type.Integer(),
+    critical: Type.Integer(),
+    healthyPercentage: Type.Integer(),
+  }),
+  failing: Type.Integer(),
+  warning: Type.Integer(),
+  silent: Type.Integer(),
+  untrained: Type.Integer(),
+  open_incidents: Type.Integer(),
+  incidents_7d: Type.Integer(),
+  expected_7d: Type.Number({ description: "In a week in which nothing is wrong." }),
+  anomalies_24h: Type.Integer(),
+  critical_24h: Type.Integer(),
+  trainings_24h: Type.Integer(),
+  failed_trainings_24h: Type.Integer(),
+  oldest_scan_at: nullable(Time),
+  last_reading_at: nullable(Time),
+  timestamp: Time,
+});
+
+export const FleetAlerts = object({
+  total: Type.Integer(),
+  alerts: Type.Array(
+    object({
+      deviceUuid: Uuid,
+      deviceId: Id,
+      deviceName: Type.String(),
+      severity: Severity,
+      alerts: Type.Array(Type.String()),
+    }),
+  ),
+});
+
+export const Fleet = object({
+  health: FleetHealth,
+  devices: Type.Array(Device),
+  incidents: Type.Array(Incident, { description: "Not resolved, or of the last day; the former first." }),
+  breaches: Type.Array(Breach),
+  may_act: MayAct,
+});
+
+export const Health = object({
+  status: Type.Enum(["ok", "degraded", "down"]),
+  checks: Type.Array(
+    object({
+      check: Type.String(),
+      ok: Type.Boolean(),
+      detail: nullable(Type.String()),
+      fix: nullable(Type.String()),
+    }),
+  ),
+});
+
+export type FleetHealth = Static<typeof FleetHealth>;
+export type FleetAlerts = Static<typeof FleetAlerts>;
+export type Fleet = Static<typeof Fleet>;
+export type Health = Static<typeof Health>;

@@ -1,0 +1,45 @@
+/** All devices together. */
+
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import * as documents from "../documents.js";
+import type { Source } from "../source.js";
+import * as statements from "../statements.js";
+import { given, shown } from "./schemas.js";
+
+export const fleetRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async (app, { source }) => {
+  const querystring = given({});
+
+  app.get(
+    "/fleet",
+    { schema: { ...shown("fleet", "Every device, its incidents and what is foretold", documents.Fleet), querystring } },
+    async (request) => source.read<documents.Fleet>(request, statements.fleet(await source.names(request))),
+  );
+
+  app.get(
+    "/fleet/health",
+    { schema: { ...shown("fleet", "The fleet in one document", documents.FleetHealth), querystring } },
+    (request) => source.read<documents.FleetHealth>(request, statements.fleetHealth()),
+  );
+
+  app.get(
+    "/fleet/alerts",
+    { schema: { ...shown("fleet", "Devices to look at, and why", documents.FleetAlerts), querystring } },
+    async (request) => source.read<documents.FleetAlerts>(request, statements.fleetAlerts(await source.names(request))),
+  );
+
+  app.get(
+    "/fleet/incidents",
+    {
+      schema: {
+        ...shown(
+          "fleet",
+          "The same trouble of many devices as one",
+          documents.FleetIncidents,
+          "One kind and metric, on at least five devices and a tenth of the fleet, each within 15 minutes of the one before.",
+        ),
+        querystring,
+      },
+    },
+    (request) => source.read<documents.FleetIncidents>(request, statements.fleetIncidents()),
+  );
+};

@@ -1,0 +1,55 @@
+/** What several routes take. */
+
+import { Type, type TProperties, type TSchema } from "typebox";
+import { Problem } from "../documents.js";
+
+const EXAMPLE = "8f14e45f-ceea-467f-9575-1a0c4e2f6b10";
+/** PostgreSQL's text has no such character. */
+const text = { pattern: "^[^\\u0000]*$" };
+
+/** Parameters, of which there are no others. */
+export const given = <T extends TProperties>(properties: T) => Type.Object(properties, { additionalProperties: false });
+
+export const deviceId = Type.String({
+  ...text,
+  minLength: 1,
+  maxLength: 1000,
+  description: "The device's id in the history.",
+  examples: [EXAMPLE],
+});
+export const Device = Type.Object({ device: deviceId });
+export const number = (description: string) =>
+  Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description, examples: [17] });
+export const Incident = Type.Object({ id: number("The incident's number.") });
+export const remark = (description: string, example: string) =>
+  Type.String({ ...text, maxLength: 4000, description, examples: [example] });
+
+const FIELD = {
+  ...text,
+  minLength: 1,
+  maxLength: 1000,
+  description: "A metric's name, or the path of a number in the reported state.",
+  examples: ["cpu_usage", "system.cpuUsage"],
+};
+export const field = Type.String(FIELD);
+export const fieldOr = (usual: string) => Type.String({ ...FIELD, default: usual });
+const HOURS = { minimum: 1, maximum: 87_840, examples: [24] };
+export const hours = (usual: number) => Type.Integer({ ...HOURS, default: usual, description: "How far to look back." });
+export const trainingHours = Type.Integer({ ...HOURS, description: "Of readings; the setting training_hours where not given." });
+export const words = (description: string, examples: string[]) =>
+  Type.String({ ...text, minLength: 1, maxLength: 200, description, examples });
+export const moment = (description: string) =>
+  Type.String({ format: "date-time", description, examples: ["2026-11-29T10:00:00Z"] });
+export const several = <T extends TSchema>(one: T) =>
+  Type.Array(one, { minItems: 1, maxItems: 20, description: "May be given several times." });
+export const limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "How many a page has at most." });
+export const cursor = (pattern: string) =>
+  Type.String({ pattern, maxLength: 1300, description: "As next of the page before." });
+
+/** Of one group, with a summary, what more there is to say, and an answer. */
+export const shown = (tag: string, summary: string, response: TSchema, description = "") => ({
+  tags: [tag],
+  summary,
+  ...(description && { description }),
+  response: { 200: response, "4xx": Problem, "5xx": Problem },
+});
