@@ -196,22 +196,28 @@ $$;
 COMMENT ON FUNCTION _ml_claim_delivery(text) IS 'The next message to a target (message) and the events that it tells of (event_ids), which no other notifier gets until the transaction ends; of a flood also its number (flood). Where none is due: in how many seconds the next one is (due_in).';
 
 CREATE OR REPLACE FUNCTION _ml_confirm(event_ids bigint[], target text, flood bigint) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     UPDATE ml_delivery d SET confirmed_at = clock_timestamp(), next_at = NULL, attempts = d.attempts + 1, error = NULL, flood = _ml_confirm.flood
-    WHERE d.event_id = ANY (event_ids) AND d.target = _ml_confirm.target AND d.next_at IS NOT NULL
+    WHERE d.event_id = ANY (event_ids) AND d.target = _ml_confirm.target AND d.next_at IS NOT NULL;
+END
 $$;
 COMMENT ON FUNCTION _ml_confirm(bigint[], text, bigint) IS 'Notes that a target has been told of events.';
 
 CREATE OR REPLACE FUNCTION _ml_postpone(event_ids bigint[], target text, error text) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+BEGIN
+    @PYML_AT_HOME@
     UPDATE ml_delivery d SET attempts = d.attempts + 1, error = left(_ml_postpone.error, 1000),
         next_at = CASE WHEN d.waits_since > clock_timestamp() - interval '1 day'
             THEN clock_timestamp() + least(300, 2.0 ^ least(d.attempts + 1, 10)) * (0.8 + 0.4 * random()) * interval '1 second' END
-    WHERE d.event_id = ANY (event_ids) AND d.target = _ml_postpone.target AND d.next_at IS NOT NULL
+    WHERE d.event_id = ANY (event_ids) AND d.target = _ml_postpone.target AND d.next_at IS NOT NULL;
+END
 $$;
 COMMENT ON FUNCTION _ml_postpone(bigint[], text, text) IS 'Notes that a target could not be told of events: they are tried again after 2, 4, 8 seconds and so on, at most 5 minutes; after a day they are dead letters.';
 
