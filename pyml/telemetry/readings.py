@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyml.telemetry.counters import MAX_GAP, rates
 from pyml.telemetry.habits import IMPOSSIBLE, Habit, hold, rhythm, sentinels, usual
 from pyml.telemetry.messages import ABSURD, Messages, Places, Received, fresh, latest
-from pyml.telemetry.quiet import Quiet
+from pyml.telemetry.quiet import NOTHING, Quiet
 from pyml.telemetry.series import Metric, columns_of
 
 Floats = NDArray[np.float64]
@@ -256,7 +256,7 @@ def _standing(readings: Readings, age: Floats, holds: Floats, interval: float) -
 
 
 def learn(
-    found: Received, metrics: Sequence[Metric], quiet: Quiet
+    found: Received, metrics: Sequence[Metric], quiet: Quiet = NOTHING
 ) -> tuple[tuple[Habit, ...], float]:
     """How each metric comes, and the usual seconds between two readings.
 
@@ -266,7 +266,7 @@ def learn(
     ----------
     found, metrics
         As `assemble` takes them.
-    quiet : Quiet
+    quiet : Quiet, optional
         Of what is in its windows nothing has been left.
     """
     paths, _ = columns_of(metrics)

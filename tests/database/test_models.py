@@ -148,13 +148,18 @@ def test_a_number_is_kept_as_anybody_reads_it_or_refused(db, one, device, train,
         "TRUNCATE ml_setting",
         "UPDATE ml_setting SET name = 'another' WHERE name = 'seed'",
         "UPDATE ml_setting SET maximum = 5 WHERE name = 'contamination'",
-        "TRUNCATE ml_metric",
+        "TRUNCATE ml_metric CASCADE",
     ],
 )
 def test_no_setting_goes(db, refused, one, statement):
     before = one("SELECT count(*) FROM ml_setting")
     db.execute(refused(statement, sqlstate="ML004").message_hint)
     assert one("SELECT count(*) FROM ml_setting") == before
+
+
+@pytest.mark.rolled_back
+def test_metrics_that_rules_may_name_do_not_go_alone(refused):
+    assert refused("TRUNCATE ml_metric", sqlstate="0A000")
 
 
 @pytest.mark.rolled_back
