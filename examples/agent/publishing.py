@@ -119,7 +119,8 @@ class Broker:
         client.on_disconnect = lambda *_: lost.set()
         client.connect_timeout = patience
         if self._address.username:
-            client.username_pw_set(self._address.username, os.environ.get(PASSWORD))
+            user = urllib.parse.unquote(self._address.username)
+            client.username_pw_set(user, os.environ.get(PASSWORD))
         if self._address.scheme == "mqtts":
             client.tls_set_context(ssl.create_default_context())
         try:

@@ -28,6 +28,9 @@ Send = Callable[["Message"], None]
 
 SECONDS = 15.0  # in which a receiver has to have answered, from the first byte to the last
 LONGEST_REASON = 200
+# Stands in an address of Apprise for the device that a message is of, such as in a topic of MQTT.
+DEVICE = "{device_uuid}"
+OF_MANY = "fleet"  # what is filled in where it is of no single one
 LOGGER = logging.getLogger("apprise")
 
 
@@ -133,8 +136,8 @@ class _Kept(logging.Handler):
 _KEPT = _Kept()
 
 
-def _notifier(url: str) -> Any:
-    """Apprise with one address; with none where it can make nothing of it."""
+def _notifier(url: str, device: str = OF_MANY) -> Any:
+    """Apprise with one address, for a device; with none where it can make nothing of it."""
     import apprise  # half a second, which webhooks need not wait for
 
     if _KEPT not in LOGGER.handlers:
@@ -153,7 +156,7 @@ def _notifier(url: str) -> Any:
         async_mode=False,
     )
     notifier = apprise.Apprise(asset=asset)
-    notifier.add(url)
+    notifier.add(url.replace(DEVICE, device))
     return notifier
 
 
@@ -170,9 +173,10 @@ def why_not(url: str) -> str | None:
 
 
 def _apprise(target: "Target") -> Send:
-    notifier = _notifier(target.url)
+    fixed = None if DEVICE in target.url else _notifier(target.url)
 
     def send(message: "Message") -> None:
+        notifier = fixed or _notifier(target.url, message.document.get("device_uuid") or OF_MANY)
         _KEPT.said.words = ""
         taken = notifier.notify(
             title=message.title, body=message.body, notify_type=_type(message), body_format="text"

@@ -1,7 +1,10 @@
-"""From a device to an incident: a fault that is published is found by the scans that follow."""
+"""From a device to an alert: a published fault comes back on the broker within two scans."""
 
 import math
+import os
 import random
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 from .conftest import until
@@ -29,7 +32,21 @@ def states(now):
         yield when, {"system": state}
 
 
-def test_a_published_fault_is_an_incident_within_two_scans(history, start, device):
+def notify(dsn, broker):
+    """Let the notifier send what is due."""
+    target = f'[alerts]\nurl = "{broker.url}/alerts/anomaly/{{device_uuid}}?qos=1"\n'
+    done = subprocess.run(
+        [sys.executable, "-m", "pyml.workers.notify", "--dsn", dsn, "--once"],
+        env={**os.environ, "PYML_TARGETS": target},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_published_fault_comes_back_as_an_alert_within_two_scans(
+    history, dsn, broker, start, device
+):
     start(messages={"batch": 1000, "seconds": 0.2})
     now = datetime.now(UTC).replace(microsecond=0)
     for when, state in states(now):
@@ -43,14 +60,26 @@ def test_a_published_fault_is_an_incident_within_two_scans(history, start, devic
         " 'shadow_name', 'device-state', device_name => 'public.devices.name')"
     )
     history.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
-    (uuid,) = history.execute("SELECT uuid FROM devices").fetchone()
-    history.execute("SELECT ml_train_forest(%s, as_of => %s)", [str(uuid), now - TRAINED * MINUTE])
+    (uuid,) = history.execute("SELECT uuid::text FROM devices").fetchone()
+    history.execute("SELECT ml_train_forest(%s, as_of => %s)", [uuid, now - TRAINED * MINUTE])
+    notify(dsn, broker)  # who is to be told
+    got = []
+    device.client.on_message = lambda _client, _data, message: got.append(
+        (message.topic, message.payload.decode())
+    )
+    device.client.subscribe("alerts/#", qos=1)
     for _ in range(2):
         history.execute("CALL ml_scan()")
     found = history.execute(
-        "SELECT device_name, state, leading_metric, extract(epoch FROM %s - started_at) / 60"
-        " FROM ml_incidents",
+        "SELECT device_name, state, leading_metric, extract(epoch FROM %s - started_at) / 60,"
+        " summary FROM ml_incidents",
         [now],
     ).fetchall()
     assert [one[:3] for one in found] == [(DEVICE, "open", "temperature")]
     assert FAULT - 5 <= found[0][3] <= FAULT + 20
+    notify(dsn, broker)
+    until(lambda: got)
+    [(topic, said)] = got
+    assert topic == f"alerts/anomaly/{uuid}"
+    assert said.startswith(f"{DEVICE}: temperature")
+    assert found[0][4] in said

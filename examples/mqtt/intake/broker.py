@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -82,7 +83,7 @@ class Session:
         )
         self._client.reconnect_delay_set(1, LONGEST_WAIT)
         if broker.address.username:
-            self._client.username_pw_set(broker.address.username, broker.password())
+            self._client.username_pw_set(unquote(broker.address.username), broker.password())
         if broker.address.scheme == "mqtts":
             self._client.tls_set_context(_tls(broker))
         self._client.on_connect = self._connected
@@ -104,7 +105,7 @@ class Session:
         self._client.loop_start()
 
     def take(self, most: int, seconds: float, stop: threading.Event) -> list[Arrival]:
-        """What has come: `most` messages, or those that came within some seconds of the first.
+        """What comes: `most` messages, or those that come within some seconds.
 
         Raises
         ------

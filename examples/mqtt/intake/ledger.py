@@ -15,6 +15,9 @@ class Ledger:
     """Counts of messages since they were told last."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         self._devices: set[object] = set()
@@ -43,4 +46,4 @@ class Ledger:
             )
         for why, count in self._counts.most_common():
             log.warning("%s: %d, such as %s", why, count, self._examples[why])
-        self.__init__()  # type: ignore[misc]
+        self._begin()
