@@ -53,10 +53,10 @@ class Parameters:
         0.9, "weight of a test, by that of the test a day after it", "0.7 to 1; docs/outlook.md"
     )
     moved: float = parameter(
-        0.5,
+        2.0,
         "widths of where all days before it were, outside of which the last day shows that the"
         " signal has moved",
-        "0.5 and none",
+        "0.5, at which trouble of some hours counts as well, 2 and none",
     )
 
 
@@ -259,7 +259,8 @@ def _ways(values: Floats, a_day: int, p: Parameters) -> Iterator[_Way]:
 
 def _has_moved(values: Floats, a_day: int, p: Parameters) -> bool:
     """Whether the last day is where none before it was: what was usual before says nothing now."""
-    days = _median(values[len(values) % a_day :].reshape(-1, a_day))
+    rest = _level(values, a_day, a_day, _Way("day"))[2]
+    days = _median(rest[len(values) % a_day :].reshape(-1, a_day))
     low, high = days[:-1].min(), days[:-1].max()
     return bool(max(low - days[-1], days[-1] - high) > p.moved * (high - low))
 

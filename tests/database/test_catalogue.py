@@ -14,7 +14,7 @@ COMMITTING = {"ml_scan", "ml_retrain", "_ml_commit"}
 # What writes for a role that may train: none reads the history or runs anything of its caller's.
 WRITING = {
     *("_ml_rollback", "_ml_forget", "_ml_put_model", "_ml_put_run", "_ml_prune", "_ml_retain"),
-    *("_ml_put_findings", "_ml_put_finders", "_ml_put_kept"),
+    *("_ml_put_findings", "_ml_put_finders", "_ml_put_kept", "_ml_put_capacity"),
     *("_ml_put_anomalies", "_ml_put_incidents", "_ml_say", "_ml_put_forecast", "_ml_put_scan"),
     *("_ml_put_devices", "_ml_put_signals", "_ml_pool_peaks"),
     *("_ml_note_scan", "_ml_begin_job", "_ml_note_job", "_ml_lock", "_ml_try_lock"),

@@ -52,6 +52,13 @@ def test_it_knows_how_signals_go_on(values, far):
     assert held(found, came) > 0.75
 
 
+def test_trouble_of_this_morning_is_no_new_level():
+    values = 8 + 60 * (DAYS % 1 < 0.5) + NOISE
+    values[28 * 24 - 5 : 28 * 24 - 1] += 50
+    found, came = ahead(values)
+    assert np.abs(found.predicted - came).mean() < 2
+
+
 def test_no_straight_line_goes_through_resets_that_are_too_few_to_know():
     values = 20 + 6 * ((DAYS + 4) % 12) + 0.3 * NOISE
     found, _ = ahead(values)

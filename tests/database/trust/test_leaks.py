@@ -271,6 +271,8 @@ WRONG = {
     " '{1}', '{2}', '{warning}', '{1}', '{1}', '{[]}', '{it is}', 1)",
     "an incident without words": '_ml_put_incidents(%(d)s, 1, false, \'[{"kind": "value"}]\')',
     "incidents that are no list": "_ml_put_incidents(%(d)s, 1, false, '{}')",
+    "limits that are no list": "_ml_put_capacity(%(d)s, '{}')",
+    "a limit without a time": '_ml_put_capacity(%(d)s, \'[{"metric": "a", "side": "high"}]\')',
     "finders of no forest": "_ml_put_finders(-1, '{}', '{}', '{}', '{}', '{}')",
     "hours of a count": "_ml_put_counts(%(d)s, '{1}', 0, NULL, NULL)",
     "a count that is none": "_ml_put_counts(%(d)s, array_fill(NULL::int, '{48}'), 0, NULL, NULL)",
