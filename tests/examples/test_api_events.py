@@ -46,7 +46,9 @@ class Stream:
 @contextmanager
 def listening(address: str, last: int | None = None) -> Iterator[Stream]:
     """Events as they come; with the number of the last one seen, first what was missed."""
-    headers = {} if last is None else {"Last-Event-ID": str(last)}
+    headers = {"Accept-Encoding": "gzip"}
+    if last is not None:
+        headers["Last-Event-ID"] = str(last)
     request = urllib.request.Request(f"{address}/events", headers=headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"

@@ -164,6 +164,144 @@ def test_the_fleets_routes_agree_with_the_views(api, fleet):
     assert len(whole["incidents"]) == fleet.ask(f"SELECT count(*) FROM {SHOWN}") > 0
 
 
+def pages(address, path, of):
+    """What all pages of a list have, in order."""
+    found, cursor = [], None
+    while True:
+        after = "" if cursor is None else f"&cursor={urllib.parse.quote(cursor, safe='')}"
+        status, page = ask(address, path + after)
+        assert status == 200, page
+        assert 0 < len(page[of]) <= 3
+        found += page[of]
+        cursor = page["next"]
+        if cursor is None:
+            return found
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        ("name", 'lower(device_name) COLLATE "C"'),
+        ("status", "array_position('{critical,failing,warning,silent,untrained,ok}', status)"),
+        ("last_reading", "coalesce(last_reading_at, 'epoch')"),
+        ("open_incidents", "open_incidents"),
+    ],
+)
+def test_devices_come_by_pages_in_any_order(api, fleet, sort, order):
+    for minus, direction in (("", "ASC"), ("-", "DESC")):
+        found = pages(api, f"/devices?limit=3&sort={minus}{sort}", "devices")
+        assert [one["device_uuid"] for one in found] == fleet.ask(
+            f"SELECT array_agg(device_uuid::text ORDER BY {order} {direction},"
+            f" device_uuid {direction}) FROM ml_device_status"
+        )
+    _, whole = ask(api, "/fleet")
+    by_uuid = {one["device_uuid"]: one for one in whole["devices"]}
+    assert all(by_uuid[one["device_uuid"]] == one for one in found)
+
+
+def test_devices_are_found_by_name_id_and_status(api, fleet):
+    _, found = ask(api, "/devices?search=PARIS")
+    assert [one["name"] for one in found["devices"]] == ["web-paris"]
+    assert (found["total"], found["next"]) == (1, None)
+    _, found = ask(api, f"/devices?search={BERLIN[3:20]}")
+    assert [one["device_uuid"] for one in found["devices"]] == [BERLIN]
+    for nothing in ("no such name", "%", "_"):
+        _, found = ask(api, f"/devices?search={urllib.parse.quote(nothing)}")
+        assert found == {"devices": [], "total": 0, "next": None}
+    _, found = ask(api, "/devices?status=untrained&status=ok&limit=1")
+    counted = "SELECT count(*) FROM ml_device_status WHERE status IN ('untrained', 'ok')"
+    assert found["total"] == fleet.ask(counted) > 0
+    assert {one["status"] for one in found["devices"]} <= {"untrained", "ok"}
+
+
+def test_a_fleet_of_thousands_is_paged(db, serve):
+    db.execute(
+        "INSERT INTO ml_device (device_uuid, device_id, device_name)"
+        " SELECT md5(i::text)::uuid, md5(i::text)::uuid, 'machine ' || i / 2"
+        " FROM generate_series(1, 5000) AS i;"
+        "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading)"
+        " SELECT device_uuid, now(), 'scanned', now() - interval '2 hours' FROM ml_device"
+    )
+    with serve(**environment(db)) as address:
+        found, cursor = [], ""
+        while cursor is not None:
+            after = cursor and f"&cursor={urllib.parse.quote(cursor)}"
+            _, page = ask(address, f"/devices?limit=900&status=silent{after}")
+            assert page["total"] == 5000
+            found += [(one["name"], one["device_uuid"]) for one in page["devices"]]
+            cursor = page["next"]
+    assert found == sorted(found)
+    assert len(set(found)) == 5000
+
+
+def test_incidents_come_by_pages_and_of_a_span(db, serve):
+    db.execute("INSERT INTO ml_device (device_uuid, device_id) VALUES (%s, %s)", [ATHENS, ATHENS])
+    db.execute(
+        "INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at,"
+        " opened_at, ended_at, summary, evidence, updated_at)"
+        " SELECT %s, 'stuck', 'open', 'warning', 'temperature', now() - i / 3 * interval '1 hour',"
+        " now(), now() - i / 3 * interval '1 hour' + interval '30 minutes', 'stands', '{}', now()"
+        " FROM generate_series(0, 9) AS i",
+        [ATHENS],
+    )
+    (numbers,) = db.execute(
+        "SELECT array_agg(incident_id ORDER BY started_at DESC, incident_id DESC) FROM ml_incidents"
+    ).fetchone()
+    (span,) = db.execute(
+        "SELECT format('from=%%s&to=%%s', to_char(utc - interval '2.4 hours', f),"
+        " to_char(utc - interval '1.9 hours', f))"
+        " FROM (SELECT now() AT TIME ZONE 'UTC' AS utc, %s AS f) AS t",
+        ['YYYY-MM-DD"T"HH24:MI:SS"Z"'],
+    ).fetchone()
+    with serve(**environment(db)) as address:
+        found = pages(address, "/incidents?limit=3", "incidents")
+        assert [one["incident_id"] for one in found] == numbers
+        found = pages(address, f"/incidents?{span}&device={ATHENS}&limit=3", "incidents")
+        assert [one["incident_id"] for one in found] == numbers[6:9]
+        _, none = ask(address, f"/incidents?device={ATHENS}&state=resolved")
+        assert none == {"incidents": [], "next": None}
+
+
+def test_a_twin_is_what_was_reported_and_its_history_keeps_extremes(api, fleet):
+    _, twin = ask(api, f"/devices/{PARIS}/twin")
+    assert twin["state"] == fleet.ask("SELECT state FROM ml_state(%s)", PARIS)
+    _, whole = ask(api, f"/devices/{PARIS}/twin/history?field=cpu_usage&points=10000")
+    _, thin = ask(api, f"/devices/{PARIS}/twin/history?field=cpu_usage&points=40")
+    values = [[one["value"] for one in found["points"]] for found in (whole, thin)]
+    assert len(values[0]) > 1000
+    assert 20 <= len(values[1]) <= 40
+    for of in (min, max):
+        assert of(values[0]) == of(values[1])
+    span = f"from={thin['from'].replace('+00:00', 'Z')}&to={thin['to'].replace('+00:00', 'Z')}"
+    _, same = ask(api, f"/devices/{PARIS}/twin/history?field=cpu_usage&points=40&{span}")
+    assert same == thin
+    assert thin["unit"] == "%"
+
+
+def test_signals_are_those_of_the_view(api, fleet):
+    _, found = ask(api, f"/devices/{PARIS}/signals")
+    assert {one["metric"]: one["in_model"] for one in found["signals"]} == fleet.ask(
+        "SELECT jsonb_object_agg(metric, in_model) FROM ml_signals WHERE device_uuid = %s", PARIS
+    )
+    assert found["name"] == "web-paris"
+    assert {one["rhythm_seconds"] for one in found["signals"] if one["in_model"]} == {60}
+    assert ask(api, f"/devices/{ATHENS}/signals")[1]["signals"] == []
+
+
+def test_an_incident_has_its_findings_and_what_happened(api, fleet):
+    number = fleet.ask(
+        "SELECT i.incident_id FROM ml_incidents i JOIN ml_finding f USING (incident_id) LIMIT 1"
+    )
+    _, one = ask(api, f"/incidents/{number}")
+    assert [each["finding_id"] for each in one["findings"]] == fleet.ask(
+        "SELECT array_agg(finding_id ORDER BY started_at, finding_id) FROM ml_finding"
+        " WHERE incident_id = %s",
+        number,
+    )
+    assert one["events"][0]["event"] == "opened"
+    assert all(each["sentence"] for each in one["findings"])
+
+
 # Not resolved, or of the last day.
 SHOWN = "ml_incidents WHERE state <> 'resolved' OR ended_at > now() - interval '1 day'"
 

@@ -12,7 +12,7 @@ import formats from "ajv-formats";
 import fastify, { type FastifyInstance, type FastifyReply, type HTTPMethods } from "fastify";
 import { guard } from "./access.js";
 import { explain, invalid, Refusal } from "./errors.js";
-import { OPENAPI } from "./openapi.js";
+import { OPENAPI, withOptionalBodies } from "./openapi.js";
 import { deviceRoutes } from "./routes/devices.js";
 import { fleetRoutes } from "./routes/fleet.js";
 import { incidentRoutes } from "./routes/incidents.js";
@@ -68,7 +68,10 @@ export async function application(settings: Settings, connected: Connected): Pro
 
   await app.register(compress);
   await app.register(cors, { origin: settings.origins, methods: ["GET", "POST", "DELETE"] });
-  await app.register(swagger, { openapi: { ...OPENAPI, security: settings.tokens ? [{ token: [] }] : [] } });
+  await app.register(swagger, {
+    openapi: { ...OPENAPI, security: settings.tokens ? [{ token: [] }] : [] },
+    transformObject: withOptionalBodies,
+  });
   await app.register(swaggerUi, { routePrefix: "/docs" });
   await app.register(fastifyStatic, { root: here("../../dashboard"), prefix: "/" });
   app.get("/vendor/chart.js", { schema: { hide: true } }, (_request, reply) =>

@@ -89,7 +89,7 @@ export function explain(failure: Error & { statusCode?: number }): { status: num
     const { code = "", message, detail, hint } = failure;
     const known = KNOWN[code] ?? KNOWN[code.slice(0, 2)] ?? { status: 500 };
     if (!known.message) return answer(known.status, { message, detail: detail || undefined, hint, code });
-    return answer(known.status, { message: known.message, detail: message, hint: hint ?? known.hint, code });
+    return answer(known.status, { message: known.message, detail: message, hint: known.hint ?? hint, code });
   }
   // What Fastify says of a request: too large, no JSON, of a type that no route takes.
   if ((failure.statusCode ?? 500) < 500) return answer(failure.statusCode ?? 400, { message: failure.message });

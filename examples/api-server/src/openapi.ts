@@ -1,8 +1,9 @@
 /** What the OpenAPI document says beside the routes themselves. */
 
-import type { SwaggerOptions } from "@fastify/swagger";
+import type { FastifyDynamicSwaggerOptions } from "@fastify/swagger";
 
-type Document = NonNullable<Extract<SwaggerOptions, { openapi?: unknown }>["openapi"]>;
+type Transform = NonNullable<FastifyDynamicSwaggerOptions["transformObject"]>;
+type Document = NonNullable<FastifyDynamicSwaggerOptions["openapi"]>;
 
 export const OPENAPI: Document = {
   openapi: "3.1.0", // whose schemas are JSON schemas
@@ -30,4 +31,17 @@ export const OPENAPI: Document = {
       },
     },
   },
+};
+
+interface Operation {
+  requestBody?: { required: boolean; content: Record<string, { schema: { required?: string[] } }> };
+}
+
+/** A body that has to say nothing may be left out, which the plugin does not know. */
+export const withOptionalBodies: Transform = (document) => {
+  const made = (document as { openapiObject: { paths: Record<string, Record<string, Operation>> } }).openapiObject;
+  for (const { requestBody } of Object.values(made.paths).flatMap((path) => Object.values(path))) {
+    if (requestBody) requestBody.required = Object.values(requestBody.content).some(({ schema }) => schema.required?.length);
+  }
+  return made as unknown as ReturnType<Transform>;
 };

@@ -111,6 +111,7 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
   app.get(
     "/events",
     {
+      exposeHeadRoute: false, // it would not end
       schema: {
         tags: ["incidents"],
         summary: "What happens to incidents and to scans, as server-sent events",

@@ -6,15 +6,23 @@ import * as documents from "../documents.js";
 import { exposition, type Measured } from "../metrics.js";
 import type { Source } from "../source.js";
 import * as statements from "../statements.js";
-import { given, shown } from "./schemas.js";
+import { given } from "./schemas.js";
 
 export const serverRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async (app, { source }) => {
   app.get(
     "/health",
     {
       schema: {
-        ...shown("server", "Whether everything that pyml stands on is well", documents.Health, "503 where it cannot work."),
+        tags: ["server"],
+        summary: "Whether everything that pyml stands on is well",
+        description: "503 where it cannot work.",
         querystring: given({}),
+        response: {
+          200: documents.Health,
+          503: Type.Union([documents.Health, documents.Problem]),
+          "4xx": documents.Problem,
+          "5xx": documents.Problem,
+        },
       },
     },
     async (request, reply) => {
