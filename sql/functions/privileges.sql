@@ -54,7 +54,7 @@ BEGIN
         SELECT c.oid::regclass::text, 'TABLE', CASE WHEN acts AND c.relname IN ('ml_rule', 'ml_quiet') THEN
             (SELECT format('SELECT, DELETE, INSERT (%1$s), UPDATE (%1$s)', string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum))
              FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attidentity = '' AND a.attname NOT IN ('created_at', 'created_by'))
-            ELSE 'SELECT' END -- what a training writes goes through functions
+            WHEN NOT notifies THEN 'SELECT' END -- what else is written goes through functions
         FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
         WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND c.relkind IN ('r', 'v')
           AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'pyml')
