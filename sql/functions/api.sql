@@ -34,6 +34,7 @@ CREATE OR REPLACE FUNCTION ml_outlook(device uuid, field text, days int DEFAULT 
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ look_ahead $python$;
 COMMENT ON FUNCTION ml_outlook IS 'The next days of a field (a path or a metric''s name), a row an hour, or as often as the field comes where that is more seldom: the mean of that time from timestamp on, with the bands that hold it in 80 and in 90 of 100 cases, as far as the field''s own past tells. Needs no model: of the last outlook_days it tries rhythms, slopes and levels, and uses what would have erred least. Goes on from the last value. Writes nothing. Less than three days of values: ML001; no number there: ML003.';
+
 CREATE OR REPLACE FUNCTION ml_history(device uuid, field text, since timestamptz DEFAULT now() - interval '1 day', until timestamptz DEFAULT now(), points int DEFAULT 1000) RETURNS TABLE ("timestamp" timestamptz, value float8)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ history $python$;

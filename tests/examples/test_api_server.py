@@ -65,6 +65,7 @@ ROUTES = {
     f"GET /ml/forecasts/model-info/{BERLIN}?field=system.cpuUsage": None,
     "GET /devices?search=a&status=untrained&status=ok&status=critical&sort=-last_reading": None,
     f"GET /devices/{PARIS}/twin": None,
+    "GET /fleet/capacity?limit=3": None,
     f"GET /devices/{PARIS}/twin/history?field=cpu_usage&points=50": None,
     f"GET /devices/{PARIS}/twin/anomalies?hours=30": None,
     f"GET /devices/{PARIS}/signals": None,
@@ -117,6 +118,7 @@ def test_a_document_is_as_the_types_say(api, fleet, schemas, stuck, call):
 # By tests of their own: test_api_events.py, test_api_rules.py.
 ELSEWHERE = [
     "GET /events",
+    "GET /devices/{device}/outlook",
     "GET /rules",
     "POST /rules",
     "DELETE /rules/{id}",
@@ -302,6 +304,39 @@ def test_an_incident_has_its_findings_and_what_happened(api, fleet):
     assert all(each["sentence"] for each in one["findings"])
 
 
+def test_days_ahead_are_told_with_the_limits_that_are_reached(db, serve, schemas):
+    db.execute("INSERT INTO devices (uuid, name) VALUES (%s, 'one')", [ATHENS])
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT %s, jsonb_build_object('system', jsonb_build_object('cpuUsage',"
+        " 50 + 20 * sin(i / 96.0 * 2 * pi()) + i * 7919 %% 5)),"
+        " now() AT TIME ZONE 'UTC' - i * interval '15 minutes' FROM generate_series(0, 800) AS i",
+        [ATHENS],
+    )
+    db.execute("UPDATE ml_metric SET limit_high = 90 WHERE name = 'cpu_usage'")
+    db.execute(
+        "INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope,"
+        " earliest, probably, days, looked_at) VALUES (%s, 'cpu_usage', 'high', 90, 50, 1,"
+        " now() + interval '3 days', now() + interval '9 days', 30, now())",
+        [ATHENS],
+    )
+    with serve(**environment(db)) as address:
+        _, ahead = ask(address, f"/devices/{ATHENS}/outlook?days=3")
+        _, fleet = ask(address, "/fleet/capacity")
+    schema = schemas["GET /devices/{device}/outlook"]
+    jsonschema.validate(ahead, schema, jsonschema.Draft202012Validator)
+    assert [one["predicted_value"] for one in ahead["outlook"]] == [
+        value
+        for (value,) in db.execute(
+            "SELECT predicted_value FROM ml_outlook(%s, 'system.cpuUsage', 3)", [ATHENS]
+        )
+    ]
+    assert ahead["capacity"] == fleet["capacity"]
+    (reach,) = fleet["capacity"]
+    assert (reach["name"], reach["limit_value"], reach["latest"]) == ("one", 90, None)
+    assert fleet["total"] == 1
+
+
 # Not resolved, or of the last day.
 SHOWN = "ml_incidents WHERE state <> 'resolved' OR ended_at > now() - interval '1 day'"
 
@@ -407,6 +442,9 @@ def test_a_page_of_the_servers_own_resolves_without_a_body(api, stuck):
         (f"GET /devices/{NOBODY}/twin/history", 404, "ML002"),
         (f"GET /devices/{NOBODY}/twin/anomalies", 404, "ML002"),
         (f"GET /devices/{NOBODY}/signals", 404, "ML002"),
+        (f"GET /devices/{NOBODY}/outlook", 404, "ML002"),
+        (f"GET /devices/{PARIS}/outlook?field=no.such", 404, "ML003"),
+        (f"GET /devices/{PARIS}/outlook?days=0", 400, None),
         (f"GET /devices/{PARIS}/twin/history?field=no.such", 404, "ML003"),
         (f"GET /devices/{PARIS}/twin/anomalies?field=no.such", 404, "ML003"),
         (f"GET /devices/{PARIS}/twin/history?from=yesterday", 400, None),

@@ -122,6 +122,46 @@ export const TwinAnomalies = object({
   ),
 });
 
+// ---- days ahead --------------------------------------------------------------------
+
+/** When a signal reaches a limit: a row of ml_capacity. */
+export const Reach = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  name: Name,
+  metric: Type.String(),
+  unit: nullable(Type.String()),
+  side: Type.Enum(["high", "low"], { description: "high: reached from below." }),
+  limit_value: Type.Number(),
+  value: nullable(Type.Number({ description: "The last mean of an hour." })),
+  slope: nullable(Type.Number({ description: "How far it goes in a day." })),
+  earliest: nullable(Time),
+  probably: nullable(Time),
+  latest: nullable(Time),
+  days: Type.Integer({ description: "That were looked ahead; a time that is null is not within them." }),
+  looked_at: Time,
+  why_not: nullable(Type.String({ description: "Why there is no outlook." })),
+});
+
+export const Outlook = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  field: Type.String(),
+  unit: nullable(Type.String()),
+  outlook: Type.Array(
+    object({
+      timestamp: Time,
+      predicted_value: Type.Number(),
+      lower_80: Type.Number(),
+      upper_80: Type.Number(),
+      lower_90: Type.Number(),
+      upper_90: Type.Number(),
+    }),
+    { description: "Means of an hour, or as often as the field comes where that is more seldom." },
+  ),
+  capacity: Type.Array(Reach, { description: "Of the field's limits, as the last scan saw it." }),
+});
+
 // ---- signals -----------------------------------------------------------------------
 
 const Share = nullable(Type.Number({ minimum: 0, maximum: 1 }));
@@ -159,4 +199,5 @@ export type DevicePage = Static<typeof DevicePage>;
 export type Twin = Static<typeof Twin>;
 export type TwinHistory = Static<typeof TwinHistory>;
 export type TwinAnomalies = Static<typeof TwinAnomalies>;
+export type Outlook = Static<typeof Outlook>;
 export type Signals = Static<typeof Signals>;

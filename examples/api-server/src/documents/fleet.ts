@@ -1,7 +1,7 @@
 /** Of the fleet, and of the server. */
 
 import { Type, type Static } from "typebox";
-import { Breach, Device, MayAct } from "./devices.js";
+import { Breach, Device, MayAct, Reach } from "./devices.js";
 import { Incident } from "./incidents.js";
 import { Id, nullable, object, Severity, Time, Uuid } from "./shared.js";
 
@@ -50,6 +50,11 @@ export const Fleet = object({
   may_act: MayAct,
 });
 
+export const Capacity = object({
+  capacity: Type.Array(Reach, { description: "What is reached first comes first." }),
+  total: Type.Integer({ description: "How many limits there are." }),
+});
+
 export const Health = object({
   status: Type.Enum(["ok", "degraded", "down"]),
   checks: Type.Array(
@@ -65,4 +70,5 @@ export const Health = object({
 export type FleetHealth = Static<typeof FleetHealth>;
 export type FleetAlerts = Static<typeof FleetAlerts>;
 export type Fleet = Static<typeof Fleet>;
+export type Capacity = Static<typeof Capacity>;
 export type Health = Static<typeof Health>;

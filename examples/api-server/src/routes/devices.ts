@@ -121,6 +121,25 @@ export const deviceRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async
   );
 
   app.get(
+    "/devices/:device/outlook",
+    {
+      schema: {
+        ...shown("devices", "The next days of a field, and when it reaches its limits", documents.Outlook, "Needs no model."),
+        params: Device,
+        querystring: given({
+          field: fieldOr(USUAL),
+          days: Type.Integer({ minimum: 1, maximum: 30, default: 7, description: "How far to look ahead." }),
+        }),
+      },
+    },
+    async (request) => {
+      const { field, days } = request.query;
+      const statement = statements.outlook(await source.names(request), request.params.device, field, days);
+      return source.read<documents.Outlook>(request, statement);
+    },
+  );
+
+  app.get(
     "/devices/:device/signals",
     {
       schema: {

@@ -4,7 +4,7 @@ import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import * as documents from "../documents.js";
 import type { Source } from "../source.js";
 import * as statements from "../statements.js";
-import { given, shown } from "./schemas.js";
+import { given, limit, shown } from "./schemas.js";
 
 export const fleetRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async (app, { source }) => {
   const querystring = given({});
@@ -25,6 +25,18 @@ export const fleetRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async 
     "/fleet/alerts",
     { schema: { ...shown("fleet", "Devices to look at, and why", documents.FleetAlerts), querystring } },
     async (request) => source.read<documents.FleetAlerts>(request, statements.fleetAlerts(await source.names(request))),
+  );
+
+  app.get(
+    "/fleet/capacity",
+    {
+      schema: {
+        ...shown("fleet", "When limits are reached", documents.Capacity, "What is reached first comes first; what is not in sight comes last."),
+        querystring: given({ limit }),
+      },
+    },
+    async (request) =>
+      source.read<documents.Capacity>(request, statements.capacity(await source.names(request), request.query.limit)),
   );
 
   app.get(

@@ -1,7 +1,7 @@
 /** Of devices, and of their models. */
 
 import type { Statement } from "../database.js";
-import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, STATUSES, UNIT } from "./pieces.js";
+import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, reachOf, STATUSES, UNIT } from "./pieces.js";
 
 /** What devices can be sorted by, each as a text that sorts like it. */
 const SORTS = {
@@ -120,6 +120,21 @@ export function twinHistory(
       'points', (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p."timestamp"), '[]') FROM point p)) AS document
     FROM span`,
     values: [id, field, from, to, points],
+  };
+}
+
+/** The next days of a field, and when it reaches its limits. */
+export function outlook(names: boolean, id: string, field: string, days: number): Statement {
+  return {
+    text: `WITH ${ASKED}, ahead AS (
+      SELECT o.* FROM asked, ml_outlook(asked.device, $2, $3) AS o
+    )
+    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'field', $2::text, 'unit', ${UNIT},
+      'outlook', (SELECT coalesce(jsonb_agg(to_jsonb(a) ORDER BY a."timestamp"), '[]') FROM ahead a),
+      'capacity', (SELECT coalesce(jsonb_agg(${reachOf(nameOf("c", names))} ORDER BY c.side), '[]')
+        FROM ml_capacity c${namesOf("c", names)}
+        WHERE c.device_uuid ${ONE} AND c.metric IN (SELECT m.name FROM ml_metric m WHERE $2 IN (m.name, m.path)))) AS document`,
+    values: [id, field, days],
   };
 }
 

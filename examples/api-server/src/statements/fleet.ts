@@ -1,7 +1,7 @@
 /** Of the fleet, and of the server. */
 
 import type { Statement } from "../database.js";
-import { BREACHES, fleetOf, HEALTH, INCIDENTS, MAY_ACT, STATUSES } from "./pieces.js";
+import { BREACHES, fleetOf, HEALTH, INCIDENTS, MAY_ACT, nameOf, namesOf, reachOf, STATUSES } from "./pieces.js";
 
 export function fleetHealth(): Statement {
   return { text: `SELECT (${HEALTH}) AS document`, values: [] };
@@ -22,6 +22,18 @@ export function fleetIncidents(): Statement {
     text: `SELECT jsonb_build_object('incidents', coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.started_at DESC), '[]')) AS document
     FROM ml_fleet_incidents i`,
     values: [],
+  };
+}
+
+/** Limits of devices, those that are reached first before others. */
+export function capacity(names: boolean, limit: number): Statement {
+  return {
+    text: `SELECT jsonb_build_object('total', (SELECT count(*) FROM ml_capacity),
+      'capacity', coalesce(jsonb_agg(f.document ORDER BY f.earliest, f.device_uuid, f.metric, f.side), '[]')) AS document
+    FROM (SELECT c.earliest, c.device_uuid, c.metric, c.side, ${reachOf(nameOf("c", names))} AS document
+          FROM ml_capacity c${namesOf("c", names)}
+          ORDER BY c.earliest, c.device_uuid, c.metric, c.side LIMIT $1) AS f`,
+    values: [limit],
   };
 }
 

@@ -16,6 +16,9 @@ export const namesOf = (row: string, names: boolean) => (names ? ` LEFT JOIN dev
 export const incidentOf = (name: string) =>
   `to_jsonb(i) - ARRAY['device_name', 'evidence'] || jsonb_build_object('name', ${name})`;
 
+/** A limit that a signal reaches, with the name of its device. */
+export const reachOf = (name: string) => `to_jsonb(c) - 'device_name' || jsonb_build_object('name', ${name})`;
+
 /**
  * Each device with its status, and its incidents that are not resolved or ended within a day.
  * @param before what the statement begins with
