@@ -62,9 +62,9 @@ def message(target: Target, told: Mapping[str, Any]) -> Message:
     )
 
 
-def trial(target: Target, now: float) -> Message:
-    """What a target gets to see whether it can be reached."""
-    return message(target, {"event": "test", "event_id": f"test-{now:.0f}"})
+def trial(now: float) -> Mapping[str, Any]:
+    """What is told to see whether a target can be reached."""
+    return {"event": "test", "event_id": f"test-{now:.0f}"}
 
 
 def _template(event: str) -> Template:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -68,7 +69,7 @@ def deliver(conn: Connection, target: Target, send: Send) -> bool | float:
             return POLL if due is None else min(max(float(due), 1.0), POLL)
         events, told = claimed["event_ids"], claimed["message"]
         what = f"{target.name}: event {told['event_id']} ({told['event']})"
-        error = attempt(target, send, messages.message(target, told))
+        error = attempt(target, send, told)
         if error is None:
             execute(queries.CONFIRM_DELIVERY, events, target.name, claimed.get("flood"))
         else:
@@ -80,13 +81,13 @@ def deliver(conn: Connection, target: Target, send: Send) -> bool | float:
     return True
 
 
-def attempt(target: Target, send: Send, message: messages.Message) -> str | None:
-    """Send a message; why it was not taken, without a secret, or None."""
+def attempt(target: Target, send: Send, told: Mapping[str, Any]) -> str | None:
+    """Tell a target of something; why it was not taken, without a secret, or None."""
     try:
-        send(message)
+        send(messages.message(target, told))
     except NotSent as error:
         return target.redacted(" ".join(str(error).split())) or "not sent"
-    except Exception as error:  # what a library raises may hold an address
+    except Exception as error:  # one message stops no other; its words may hold an address
         return type(error).__name__
     return None
 
@@ -114,12 +115,11 @@ class Notifier:
             execute(queries.PUT_TARGETS, json.dumps(rows))
             execute(queries.WATCH_SCANS)
 
-    def once(self) -> bool:
-        """Send what is due; whether all of it was taken."""
+    def once(self) -> None:
+        """Send what is due; `failed` says whether some of it was not taken."""
         with closing(connect(self.dsn, "pyml.notify")) as conn:
             self.register(conn)
         self._each(self._empty)
-        return not self.failed
 
     def run(self) -> None:
         """Send what is due, until a signal ends it."""
@@ -151,14 +151,13 @@ class Notifier:
         """Work in a thread whose end by a fault ends all, so that it is started anew."""
         try:
             work(*args)
+            return
         except (PymlError, psycopg.Error) as error:
             say(f"{error}".strip())
-            self.failed = True
         except Exception:
             say(traceback.format_exc())
-            self.failed = True
-        if self.failed:
-            self.stop()
+        self.failed = True
+        self.stop()
 
     def _lost(self, error: Exception) -> None:
         say(f"the server is gone, trying again: {error}".strip().splitlines()[0])
@@ -208,7 +207,7 @@ class Notifier:
         target, send = self.targets[name]
         failures = 0
         with closing(connect(self.dsn, "pyml.notify")) as conn:
-            while failures < FRUITLESS:
+            while failures < FRUITLESS and not self.stopping.is_set():
                 came = deliver(conn, target, send)
                 if came is False:
                     failures, self.failed = failures + 1, True
@@ -259,7 +258,7 @@ def _test(told: list[Target], name: str) -> None:
     if name not in named:
         sys.exit(f"there is no target {name}; the targets are {', '.join(named)}")
     target = named[name]
-    error = attempt(target, channels.sender(target), messages.trial(target, time.time()))
+    error = attempt(target, channels.sender(target), messages.trial(time.time()))
     if error is not None:
         sys.exit(f"{name}: not sent: {error}")
     print(f"{name}: sent")

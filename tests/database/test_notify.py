@@ -217,6 +217,18 @@ def ask(db):
     return rows[0][1:]
 
 
+def test_a_run_that_cannot_reach_one_target_tells_the_others(db, dsn, one, opened):
+    with receiving(lambda handler, document: 500) as poor, receiving() as good:
+        targets = poor.table("a-poor-one") + good.table("good")
+        registered(targets, dsn)
+        for number in range(5):
+            opened(kind=f"kind{number}")
+        assert notify(targets, "--once", "--dsn", dsn).returncode == 1
+        assert len(good.got) == 5
+        attempts = "SELECT sum(attempts) FROM ml_delivery WHERE target = 'a-poor-one'"
+        assert one(attempts) == 3  # then it is given up for this time
+
+
 def test_the_doctor_misses_a_notifier_that_is_gone(db, dsn, receiver):
     assert ask(db) == (True, "no target is known: nobody is told of incidents", None)
     registered(receiver.table(), dsn)

@@ -10,7 +10,7 @@ import paho.mqtt.client
 import pytest
 from aiosmtpd.controller import Controller
 
-from pyml.workers import channels, messages, targets
+from pyml.workers import channels, targets
 from pyml.workers.notify import attempt
 from tests.receivers import ROOT, SECRET, free_port, notify, receiving, table, until
 
@@ -21,7 +21,7 @@ def send(source, told=TOLD):
     """Send to the one target of a TOML text; why it was not taken."""
     [target], wrong = targets.read(source)
     assert wrong == []
-    return attempt(target, channels.sender(target), messages.message(target, told))
+    return attempt(target, channels.sender(target), told)
 
 
 @pytest.fixture
@@ -126,6 +126,13 @@ def test_a_huge_head_is_refused():
 def test_what_is_no_http_is_refused():
     with receiving(lambda handler, document: handler.wfile.write(b"\0\1\2 hello\n")) as receiver:
         assert send(receiver.table()).startswith("127.0.0.1: ")
+
+
+def test_a_message_that_cannot_be_made_stops_no_other():
+    with receiving() as receiver:
+        late = {**TOLD, "started_at": "287396-10-12T08:59:59+00:00"}
+        assert send(receiver.table(), late) == "ValueError"
+    assert receiver.got == []
 
 
 def test_nobody_there():
