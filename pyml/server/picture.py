@@ -10,13 +10,19 @@ from pyml import queries
 from pyml.detectors.base import SEVERITIES, judge
 from pyml.errors import ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS
+from pyml.forecasters.outlook import BANDS
 from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
+from pyml.server.outlooks import outlook_of
 from pyml.server.scoring import LEVEL, forecast_of
 from pyml.telemetry.counters import MAX_GAP
-from pyml.telemetry.history import LONGEST_HOURS, Floats
+from pyml.telemetry.history import LONGEST_HOURS, Floats, History
 from pyml.telemetry.series import Metric
 from pyml.telemetry.window import metrics_of, window
+
+# Hours of a picture in which some minutes ahead would not show: it has the outlook, a day ahead for
+# each of so many back, seven at most.
+OUTLOOK_HOURS, BACK, MOST_AHEAD = 72, 3, 7
 
 
 @document
@@ -42,7 +48,10 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
     except PymlError as error:
         notes += [f"No anomalies: {error.message}.", error.hint or ""]
     try:
-        ahead = _ahead(device, field, known, until)
+        if hours >= OUTLOOK_HOURS:
+            ahead = _days_ahead(history, device, field, hours, until, known)
+        else:
+            ahead = _ahead(device, field, known, until)
     except PymlError as error:
         notes += [f"No forecast: {error.message}.", error.hint or ""]
     spans = [
@@ -118,3 +127,13 @@ def _ahead(device: str, field: str, known: Sequence[Metric], until: float) -> ch
         except (KeyError, ModelNotFound):
             raise missing from None
     return chart.Ahead(found.times, found.predicted, found.lower, found.upper, LEVEL)
+
+
+def _days_ahead(
+    history: History, device: str, field: str, hours: int, until: float, known: Sequence[Metric]
+) -> chart.Ahead:
+    """The outlook of a field."""
+    days = min(MOST_AHEAD, hours // 24 // BACK)
+    _, found = outlook_of(history, device, field, days, until, known)
+    band = BANDS.index(LEVEL)
+    return chart.Ahead(found.times, found.predicted, found.lower[band], found.upper[band], LEVEL)

@@ -53,6 +53,15 @@ def test_paths_and_counters_have_an_outlook_too(one, add_device):
 
 
 @pytest.mark.rolled_back
+def test_a_picture_of_days_shows_it(one, add_device):
+    device = add_device(**TEN_DAYS)
+    days, hours = (one("SELECT ml_chart(%s, 'cpu_usage', %s)", device, n) for n in (240, 24))
+    assert 'class="ahead"' in days
+    assert "No forecast" not in days
+    assert "No forecast" in hours
+
+
+@pytest.mark.rolled_back
 def test_a_short_history_says_how_little_it_is(db, add_device):
     said: list[str] = []
     db.add_notice_handler(lambda diag: said.append(diag.message_primary))
