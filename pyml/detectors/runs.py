@@ -20,8 +20,8 @@ class Run:
     finding : Finding
         Of kind `value` (one metric is where it never is), `combination` (each is as usual, not so
         together) or `forecast`, as the worst reading is. Evidence: how many ``readings``, how many
-        ``critical`` ones, ``metrics`` (how many readings each leads), of the worst one ``at`` and
-        its first ``reason``, and ``worst``: of each of these metrics the worst reading that it
+        ``critical`` ones, ``metrics`` (how many readings each leads), of the worst one ``at``, its
+        ``score`` and its first ``reason``, and ``worst``: of each of these metrics the worst reading that it
         leads, with its ``at``, ``reason``, ``score``, ``rarity``, and whether it is ``critical``.
     rarity : float or None
         Hours between two readings like the worst.
@@ -42,8 +42,8 @@ class Run:
         """That of one reading, whose score is lower the more anomalous it is."""
         first: Any = reasons[0] if reasons else {}
         metric, critical = str(first.get("metric", "")), severity == CRITICAL
-        own = {"at": at, "reason": first}
-        worst = own | {"score": -score, "rarity": rarity, "critical": critical}
+        own = {"at": at, "reason": first, "score": -score}
+        worst = own | {"rarity": rarity, "critical": critical}
         evidence = {
             "readings": 1,
             "critical": int(critical),
@@ -87,7 +87,9 @@ class Run:
     def _bad(self) -> tuple[float, float, float]:
         one = self.finding
         at = one.evidence.get("at", one.started_at)
-        return _bad({"rarity": self.rarity, "score": one.score, "at": at})
+        # Of that reading, whose score need not be the run's greatest.
+        score = one.evidence.get("score", one.score)
+        return _bad({"rarity": self.rarity, "score": score, "at": at})
 
 
 def _bad(one: Mapping[str, Any]) -> tuple[float, float, float]:

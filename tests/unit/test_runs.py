@@ -42,6 +42,13 @@ def test_of_readings_that_are_alike_the_first_speaks():
         assert runs(pieces, GAP)[0].finding.evidence["at"] == 0.0
 
 
+def test_the_worst_is_the_rarest_though_another_scores_higher():
+    found = [(0, -1.0, 1, "cpu", 1.0), (1, -2.0, 1, "cpu", None), (2, -1.5, 1, "memory", 1.0)]
+    one, two, three = map(run_of, found)
+    for pieces in ([one, two, three], [runs([one, two], GAP)[0], three]):
+        assert runs(pieces, GAP)[0].finding.metric == "memory"
+
+
 def test_a_pause_ends_a_run():
     assert len(runs(map(run_of, [(0, -1, 1, "cpu", 5.0), (11, -1, 1, "cpu", 5.0)]), GAP)) == 2
 
