@@ -21,8 +21,9 @@ class Run:
         Of kind `value` (one metric is where it never is), `combination` (each is as usual, not so
         together) or `forecast`, as the worst reading is. Evidence: how many ``readings``, how many
         ``critical`` ones, ``metrics`` (how many readings each leads), of the worst one ``at``, its
-        ``score`` and its first ``reason``, and ``worst``: of each of these metrics the worst reading that it
-        leads, with its ``at``, ``reason``, ``score``, ``rarity``, and whether it is ``critical``.
+        ``score`` and its first ``reason``, and ``worst``: of each of these metrics the worst
+        reading that it leads, with its ``at``, ``reason``, ``score``, ``rarity``, and whether it
+        is ``critical``.
     rarity : float or None
         Hours between two readings like the worst.
     """

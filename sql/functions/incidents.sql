@@ -157,7 +157,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    seen ml_incident;
+    seen record; -- whose type is not looked up before the schema is known to be ours
     best jsonb;
     statement text;
     answer jsonb;
