@@ -7,7 +7,8 @@ environment. DSN is any database of a server; the program makes one of its own t
 broker on a port of its own. Two measurements:
 
 1. The broker keeps ``--backlog`` messages while the service is away. Then the service starts: how
-   many messages a second it stores. Nobody publishes meanwhile.
+   many messages a second it stores, and what each takes of the processor, in microseconds: of the
+   service, of its backend in the database, and of the broker. Nobody publishes meanwhile.
 2. Devices publish ``--rate`` messages a second for ``--minutes``: how many are stored, how far
    behind the newest row of the history is, and the service's memory.
 
@@ -211,6 +212,13 @@ def count(conn: psycopg.Connection) -> int:
     return conn.execute("SELECT count(*) FROM device_shadow_history").fetchone()[0]
 
 
+def backend(conn: psycopg.Connection) -> int:
+    """The process in the database that serves the service."""
+    query = """SELECT pid FROM pg_stat_activity
+        WHERE application_name = 'intake' AND datname = current_database()"""
+    return conn.execute(query).fetchone()[0]
+
+
 # Seconds since the newest message of the history was sent.
 BEHIND = """
 SELECT extract(epoch FROM now() AT TIME ZONE 'UTC' - max("timestamp"))::float8
@@ -250,14 +258,14 @@ def main() -> None:
         with service(place, broker, dsn) as process:
             while not (first := count(conn)):
                 time.sleep(0.1)
-            began, used = time.perf_counter(), processor(process.pid)
+            parts = (process.pid, backend(conn), broker.process.pid)
+            began, used = time.perf_counter(), [processor(pid) for pid in parts]
             while (stored := count(conn)) < options.backlog:
                 time.sleep(0.5)
-            took = time.perf_counter() - began
-            used = processor(process.pid) - used
-            rate = (stored - first) / took
-            head = ("", "messages a second", "of a processor", "MB")
-            table(head, [("a backlog", rate, used / took, memory(process.pid))])
+            took, each = time.perf_counter() - began, 1e6 / (stored - first)
+            spent = [each * (processor(pid) - u) for pid, u in zip(parts, used, strict=True)]
+            head = ("", "messages a second", "µs: service", "database", "broker", "MB")
+            table(head, [("a backlog", 1e6 / each / took, *spent, memory(process.pid))])
             if options.minutes:
                 table(*live(options, conn, publisher, fleet, process.pid))
     broker.end()
@@ -282,7 +290,8 @@ def live(
         until = began + 60 * min(1, options.minutes)
         while time.perf_counter() < until:
             publisher.publish(fleet.messages(step))
-            behind.append(conn.execute(BEHIND).fetchone()[0])
+            if time.perf_counter() > began + 5 or minute:  # the backlog's end is over
+                behind.append(conn.execute(BEHIND).fetchone()[0])
             due += step / options.rate
             time.sleep(max(0, due - time.perf_counter()))
         took = time.perf_counter() - began

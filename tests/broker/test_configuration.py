@@ -222,6 +222,7 @@ def test_a_password_from_a_file_and_one_that_is_wrong(
     assert refused(service).startswith("intake: broker.password_file: ")
 
 
+@pytest.mark.slow
 def test_two_services_of_one_id_take_turns_and_store_each_message_once(history, start, device):
     services = [start(), start()]
     for n in range(500):

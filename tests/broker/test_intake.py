@@ -283,6 +283,7 @@ def test_a_retained_message_comes_once(history, start, device):
     assert [state for (state,) in rows(history)].count({"n": 1}) == 1
 
 
+@pytest.mark.slow
 def test_what_comes_while_the_service_is_away_is_kept(history, start, device):
     start().end()
     for n in range(3000):

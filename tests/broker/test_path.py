@@ -7,6 +7,8 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from .conftest import until
 
 DEVICE = "boiler 7"
@@ -44,6 +46,7 @@ def notify(dsn, broker):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_published_fault_comes_back_as_an_alert_within_two_scans(
     history, dsn, broker, start, device
 ):

@@ -72,7 +72,7 @@ class Session:
     def __init__(self, broker: Broker, filters: Sequence[str], most: int) -> None:
         self._filters, self._broker = list(filters), broker
         # Of a connection that broke some are here still when the next one sends them again.
-        self._waiting: queue.Queue[Arrival] = queue.Queue(maxsize=2 * most)
+        self._waiting: queue.Queue[Arrival] = queue.Queue(maxsize=most)
         self._connection, self._lock = 0, threading.Lock()
         self._refusal, self._ended = "", False
         self._client = Client(

@@ -82,7 +82,7 @@ class Messages:
     shadow: str = "device-state"  # of a topic without {shadow}
     time: str = "timestamp"  # the member with the time
     largest: int = 65_536  # bytes of a payload, and of a shadow's state
-    batch: int = 1000  # messages a transaction
+    batch: int = 2000  # messages a transaction
     seconds: float = 1.0  # that a message waits for others
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from . import statements
 from .ledger import Ledger
-from .messages import Message
+from .messages import ENCODER, Message
 from .shadows import Shadow
 
 Cursor = psycopg.Cursor[Any]
@@ -135,7 +135,7 @@ def _shadows(cursor: Cursor, messages: Iterable[Message]) -> Shadows:
     given = {"devices": [device for device, _ in keys], "shadows": [name for _, name in keys]}
     cursor.execute(statements.ADD_SHADOWS, given)
     return {
-        (device, name): Shadow(json.loads(text), text, version, at)
+        (device, name): Shadow(json.loads(text), len(text.encode()), version, at)
         for device, name, text, version, at in cursor.execute(statements.SHADOWS, given)
     }
 
@@ -145,7 +145,7 @@ def _put(cursor: Cursor, shadows: Shadows) -> None:
     given = {
         "devices": [device for device, _ in shadows],
         "shadows": [name for _, name in shadows],
-        "states": f"[{','.join(one.text for one in shadows.values())}]",
+        "states": ENCODER.encode([one.state for one in shadows.values()]),
         "versions": [one.version for one in shadows.values()],
         "times": [one.at for one in shadows.values()],
     }

@@ -1,6 +1,6 @@
 """Shadows: the current state of a device under a name, and how a message changes it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,12 +27,12 @@ def merged(state: Any, change: Any) -> Any:
 
 @dataclass(slots=True)
 class Shadow:
-    """A row of ``device_shadows``; `text` is the state as JSON that PostgreSQL takes."""
+    """A row of ``device_shadows``; as JSON, the state has `size` bytes at most."""
 
-    state: dict[str, Any] = field(default_factory=dict)
-    text: str = "{}"
-    version: int = 0
-    at: datetime = datetime(1970, 1, 1)
+    state: dict[str, Any]
+    size: int
+    version: int
+    at: datetime
 
     def take(self, message: Message, largest: int) -> str:
         """Merge what a message says; why not, if it is left as it is.
@@ -46,10 +46,12 @@ class Shadow:
         if message.version <= self.version if message.version else message.ordered_at < self.at:
             return "older than the shadow"
         state = merged(self.state, message.state)
-        text = ENCODER.encode(state)
-        if len(text.encode()) > largest:
-            return "shadow too large"
-        self.state, self.text = state, text
+        size = self.size + len(message.text.encode())
+        if size > largest:
+            size = len(ENCODER.encode(state).encode())
+            if size > largest:
+                return "shadow too large"
+        self.state, self.size = state, size
         self.version = message.version or self.version
         self.at = max(self.at, message.ordered_at)
         return ""
