@@ -20,6 +20,7 @@ ROLE = f"pyml_{os.getpid()}_backup"
 TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
     *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
+    "ml_capacity_state",
 )
 
 
@@ -77,7 +78,7 @@ def answers(dsn, device, schema="public"):
                 f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
             ).fetchone()
         assert found["score"]
-        assert found["ml_model"][0] == 4  # a forest, its finders and a forecast
+        assert found["ml_model"][0] == 5  # a forest, its finders and a forecast
         assert found["ml_forecast_point"][0] > 0
     return found
 
