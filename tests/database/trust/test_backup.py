@@ -21,6 +21,7 @@ TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
     *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
     *("ml_incident", "ml_event", "ml_target", "ml_delivery", "ml_rule", "ml_quiet"),
+    "ml_capacity_state",
 )
 
 
@@ -91,7 +92,7 @@ def answers(dsn, device, schema="public"):
                 f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
             ).fetchone()
         assert found["score"]
-        assert found["ml_model"][0] == 4  # a forest, its finders and a forecast
+        assert found["ml_model"][0] == 5  # a forest, its finders and a forecast
         assert found["ml_forecast_point"][0] > 0
     return found
 
@@ -109,7 +110,7 @@ def test_a_dump_comes_back(server, primary):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the history is its owner's
             db.execute(held, [device])
         assert db.execute("SELECT _ml_try_lock('scan', %s)", [device]).fetchone() == (True,)
-        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (4,)
+        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (5,)
     with psycopg.connect(server.dsn("copy"), autocommit=True) as db:  # the numbers go on
         last = "SELECT max(model_id) FROM ml_model"
         before = db.execute(last).fetchone()[0]
