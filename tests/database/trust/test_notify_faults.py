@@ -52,6 +52,7 @@ WHERE device_uuid = %s AND (now() AT TIME ZONE 'UTC') - "timestamp"
 """
 LAST = "SELECT max(incident_id) FROM ml_incident WHERE state <> 'resolved'"
 WAITING = "SELECT count(*) FROM ml_delivery WHERE confirmed_at IS NULL"
+TRIED = "SELECT coalesce(max(attempts), 1) > 0 FROM ml_delivery WHERE confirmed_at IS NULL"
 TAKES = 15.0  # seconds at most from a message's arrival to its confirmation
 
 
@@ -93,10 +94,10 @@ class Fleet:
         elif what == "receiver":
             self.receiver.kill()
             self.receiver.wait()
-            self.receiver = self.begin(self.receive)
         elif what == "notifier":
-            self.notifiers[0].kill()
-            self.notifiers[0].wait()
+            for process in self.notifiers:
+                process.kill()
+                process.wait()
         else:
             postmaster = self.server.cluster.data / "postmaster.pid"
             pid = int(postmaster.read_text().split()[0])
@@ -114,6 +115,8 @@ class Fleet:
 
     def mend(self) -> None:
         """Start again what has ended, as systemd does."""
+        if self.receiver.poll() is not None:
+            self.receiver = self.begin(self.receive)
         for place, process in enumerate(self.notifiers):
             if process.poll() is not None:
                 self.notifiers[place] = self.begin(self.notify)
@@ -182,8 +185,12 @@ def test_no_event_is_lost_or_out_of_order_whatever_is_killed(
                 with server.connect() as session:
                     number = session.execute(LAST).fetchone()[0]
                 statement = f"SELECT {step}({number})"
-            disturbed(fleet, statement, fault, chance.uniform(0, 0.6))
+            moment = chance.uniform(0, 0.6 if step.startswith("CALL") else 0.05)
+            disturbed(fleet, statement, fault, moment)
             time.sleep(chance.uniform(0, 0.5))
+            if fault == "receiver":  # away for long enough to be missed
+                with server.connect() as session:
+                    until(lambda: session.execute(TRIED).fetchone() == (True,), 60)
             fleet.mend()
             with server.connect() as session:  # what was killed is done again, as a timer does
                 session.execute(statement)
