@@ -30,7 +30,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -234,18 +234,18 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=5000, help="messages a second")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--backlog", type=int, default=200_000, help="messages")
-    parser.add_argument("--without-gin", action="store_true", help="no GIN index on the states")
     options = parser.parse_args()
 
-    dsn, place = database(options.dsn, "pyml_mqtt"), Path(tempfile.mkdtemp(prefix="pyml-mqtt-"))
-    broker, fleet = Mosquitto(place), Fleet(options.devices)
-    broker.start()
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    dsn, fleet = database(options.dsn, "pyml_mqtt"), Fleet(options.devices)
+    with ExitStack() as undo:
+        place = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="pyml-mqtt-")))
+        broker = Mosquitto(place)
+        undo.callback(broker.end)
+        broker.start()
+        conn = undo.enter_context(psycopg.connect(dsn, autocommit=True))
         conn.execute("DROP TABLE IF EXISTS device_shadow_history, device_shadows, devices CASCADE")
         conn.execute(HISTORY.read_bytes())
         conn.execute((EXAMPLE / "tables.sql").read_bytes())
-        if options.without_gin:
-            conn.execute("DROP INDEX device_shadow_history_state_idx")
         with service(place, broker, dsn):  # once, so that the broker knows its session
             time.sleep(3)
         publisher = Publisher(broker.port)
@@ -268,8 +268,6 @@ def main() -> None:
             table(head, [("a backlog", 1e6 / each / took, *spent, memory(process.pid))])
             if options.minutes:
                 table(*live(options, conn, publisher, fleet, process.pid))
-    broker.end()
-    shutil.rmtree(place)
 
 
 def live(
