@@ -57,8 +57,18 @@ def told(before: Floats, limits: list[float], days: int) -> NDArray[np.bool_]:
     return found
 
 
-def judged(values: Floats, limits: list[float], days: int) -> tuple[Floats, Floats, float]:
+def judged(
+    values: Floats, limits: list[float], days: int, fills: bool
+) -> tuple[Floats, Floats, float]:
     """False ones and crossings told in time of each rule, and true crossings; of one signal.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n,)
+    limits : list of float
+    days : int
+    fills : bool
+        Whether it is known to have been on its way to its limit for a week.
 
     Returns
     -------
@@ -78,7 +88,7 @@ def judged(values: Floats, limits: list[float], days: int) -> tuple[Floats, Floa
                 end = at + 2 * days * DAY
                 false[rule] += not ((there >= at) & (there < end)).any()
         for at in there[:1]:  # the first time; what follows is not new
-            if at < (FIRST + AHEAD) * DAY or not _was_going(values[:at], limit):
+            if at < (FIRST + AHEAD) * DAY or not (fills or _was_going(values[:at], limit)):
                 continue
             crossings += 1
             in_time = [n for n, look in enumerate(looks) if look <= at - AHEAD * DAY]
@@ -134,7 +144,7 @@ def table(data: Path, days: int, seeds: int) -> None:
     every += [one for seed in range(seeds) for one in generated(seed)]
     for kind, values, limits in every:
         watched = (len(values) / DAY - FIRST - days) * len(limits)
-        found.setdefault(kind, []).append((*judged(values, limits, days), watched))
+        found.setdefault(kind, []).append((*judged(values, limits, days, "fills" in kind), watched))
     rules = "".join(f"{rule:>18}" for rule in RULES)
     print(f"{'false a device and quarter':>28}{rules}")
     for kind, rows in found.items():

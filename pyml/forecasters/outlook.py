@@ -7,11 +7,11 @@ its errors make the bands. It is fitted when it is asked for and is no stored mo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyml.forecasters.resets import cycle, median, resets_of
 from pyml.parameters import parameter
 from pyml.seconds import DAY, HOUR
 
@@ -169,7 +169,7 @@ class _Way:
     @property
     def words(self) -> str:
         if self.shape == "cycle":
-            return "from reset to reset"
+            return "from reset to reset" + (", rising or falling" if self.slope else "")
         rhythm = f"rhythm of the {self.shape}" if self.shape else "level"
         return f"{rhythm} and slope of {self.slope} days" if self.slope else rhythm
 
@@ -253,14 +253,17 @@ def _ways(values: Floats, a_day: int, p: Parameters) -> Iterator[_Way]:
         for slope in p.slopes:
             if slope <= days:
                 yield _Way(shape, 1.0, 1.0, slope)
-    if len(_resets(values, p)) > 1:
+    resets = len(resets_of(values, p.reset))
+    if resets > 1:
         yield _Way("cycle")
+    if resets > 2:
+        yield _Way("cycle", slope=1)
 
 
 def _has_moved(values: Floats, a_day: int, p: Parameters) -> bool:
     """Whether the last day is where none before it was: what was usual before says nothing now."""
     rest = _level(values, a_day, a_day, _Way("day"))[2]
-    days = _median(rest[len(values) % a_day :].reshape(-1, a_day))
+    days = median(rest[len(values) % a_day :].reshape(-1, a_day))
     low, high = days[:-1].min(), days[:-1].max()
     return bool(max(low - days[-1], days[-1] - high) > p.moved * (high - low))
 
@@ -302,14 +305,14 @@ def _forecasts(
     days_ahead = np.arange(1, h + 1) / a_day
     for i, way in enumerate(ways):
         if way.shape == "cycle":
-            ahead[i] = _cycle(values, h, p)
-            slopes.append(0.0)
+            ahead[i], slope = cycle(values, h, bool(way.slope), p.reset)
+            slopes.append(slope * a_day)
             continue
         key = way.shape, way.slope
         if key not in made:
             made[key] = _level(values, a_day, h, way)
         slope, shape, rest, usual = made[key]
-        away = _median(rest[-max(1, round(way.span * a_day)) :]) - usual
+        away = median(rest[-max(1, round(way.span * a_day)) :]) - usual
         ahead[i] = usual + shape + away * way.keep**days_ahead + slope * days_ahead
         slopes.append(slope)
     return ahead, slopes
@@ -320,13 +323,13 @@ def _level(values: Floats, a_day: int, h: int, way: _Way) -> tuple[float, Floats
     slope = 0.0
     if way.slope and len(values) > a_day:
         span = values[-min(len(values), (way.slope + 1) * a_day) :]
-        slope = _median(span[a_day:] - span[:-a_day])
+        slope = median(span[a_day:] - span[:-a_day])
         values = values - slope * np.arange(1 - len(values), 1) / a_day
     n, period = len(values), {"": 1, "day": a_day, "week": WEEK_DAYS * a_day}[way.shape]
     shape = _shape(values, period if n >= 2 * period else min(a_day, n))
     rest = values - np.resize(np.roll(shape, n % len(shape)), n)
     whole = n - n % (WEEK_DAYS * a_day) or n  # weeks, so that no day of the week counts more
-    return slope, np.resize(shape, h), rest, _median(rest[-whole:])
+    return slope, np.resize(shape, h), rest, median(rest[-whole:])
 
 
 def _shape(values: Floats, period: int) -> Floats:
@@ -334,43 +337,9 @@ def _shape(values: Floats, period: int) -> Floats:
     if period == 1:
         return np.zeros(1)
     rows = values[len(values) % period :].reshape(-1, period)
-    shape = _median((rows - _median(rows)[:, None]).T)
-    centred: Floats = shape - _median(shape)
+    shape = median((rows - median(rows)[:, None]).T)
+    centred: Floats = shape - median(shape)
     return centred
-
-
-def _cycle(values: Floats, h: int, p: Parameters) -> Floats:
-    """The signal as it went after each of its resets, at the same time after the last of them."""
-    starts = _resets(values, p)
-    if len(starts) < 2:
-        return np.full(h, values[-1])
-    period = int(_median(np.diff(starts)))
-    rows = np.empty((len(starts) - 1, period))
-    for row, first, end in zip(rows, starts[:-1], starts[1:], strict=True):
-        came = values[first : min(first + period, end)]
-        row[: len(came)], row[len(came) :] = came, came[-1]  # it may have been reset early
-    phase = (len(values) - starts[-1] + np.arange(h)) % period
-    usual: Floats = _median(rows.T)[phase]
-    return usual
-
-
-def _resets(values: Floats, p: Parameters) -> list[int]:
-    """Where each reset has ended: a fall, or of what falls slowly a rise, of much of the range."""
-    if len(values) < 8:
-        return []
-    moved = values[3:] - values[:-3]
-    low, high = np.quantile(values, (0.05, 0.95))
-    far = p.reset * (high - low)
-    if far <= 0:
-        return []
-    sign = -1.0 if -moved.min() >= moved.max() else 1.0
-    there = np.flatnonzero(sign * moved > far)
-    found = []
-    for group in np.split(there, np.flatnonzero(np.diff(there) > 3) + 1):
-        if len(group):
-            first, last = group[0], min(group[-1] + 3, len(values) - 1)
-            found.append(int(first + np.argmax(sign * values[first : last + 1])))
-    return found
 
 
 def _bands(errors: Floats, a_day: int) -> tuple[Floats, Floats]:
@@ -400,9 +369,3 @@ def _bands(errors: Floats, a_day: int) -> tuple[Floats, Floats]:
             high[k, day] = max(0.0, float(np.quantile(found, beyond)))
     low, high = np.minimum.accumulate(low, axis=1), np.maximum.accumulate(high, axis=1)
     return np.repeat(low, a_day, axis=1), np.repeat(high, a_day, axis=1)
-
-
-def _median(values: NDArray[Any]) -> Any:
-    """Along the last axis; many times faster than numpy's where there are few values."""
-    ordered, n = np.sort(values, axis=-1), values.shape[-1]
-    return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2

@@ -40,7 +40,7 @@ def look(device: str, state: Any, history: History, newest: float | None, found:
     found : Findings
         Of this scan.
     """
-    limits: list[dict[str, Any]] = parsed(state["limits"]) or []
+    limits: list[dict[str, Any]] = parsed(state["limits"] or "[]")
     if newest is None or all(_is_looked_at(one["looked_at"], newest) for one in limits):
         return
     known = metrics_of(backend.execute)

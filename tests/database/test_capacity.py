@@ -141,6 +141,14 @@ def test_a_limit_that_changes_is_looked_at_by_the_next_scan(db, one, disk):
     assert one("SELECT kind FROM ml_incidents") == "breach"
 
 
+def test_where_nothing_has_a_limit_a_scan_looks_at_none(db, one, disk):
+    db.execute("UPDATE ml_metric SET limit_high = NULL")
+    device = disk("84 + 1.9 * d")
+    db.execute("CALL ml_scan(%s)", [device])
+    assert one("SELECT sqlstate FROM ml_scan_state") == "ML002"  # for want of a model, no more
+    assert one("SELECT count(*) FROM ml_capacity_state") == 0
+
+
 def test_a_device_that_is_forgotten_leaves_it(db, one, disk):
     device = disk("84 + 1.9 * d")
     db.execute("CALL ml_scan(%s)", [device])

@@ -43,6 +43,9 @@ def held(found: Outlook, came: np.ndarray) -> float:
         pytest.param(np.where(DAYS < 26.9, 30, 60) + NOISE, 1.2, id="a step a day ago"),
         pytest.param(20 + 8 * (DAYS % 1) + 0.2 * NOISE, 0.5, id="a log that is rotated daily"),
         pytest.param(20 + 20 * (DAYS % 2.5) + 0.5 * NOISE, 2.0, id="a disk that is cleaned"),
+        pytest.param(
+            20 + DAYS + 20 * (DAYS % 2.5) + 0.5 * NOISE, 2.0, id="a disk that fills behind"
+        ),
         pytest.param(90 - 25 * (DAYS % 2.25) + 0.5 * NOISE, 2.0, id="a battery that is charged"),
     ],
 )
