@@ -80,7 +80,7 @@ def test_a_device_that_reports_another_shadow_alone_has_no_state(db, refused, de
         ("ml_history('{device}', 'cpu_usage', points => 1)", "ML004"),
         ("ml_history('{device}', 'cpu_usage', points => NULL)", "ML004"),
         ("ml_history('{device}', 'cpu_usage', points => 100001)", "ML004"),
-        ("ml_history('{device}', 'cpu_usage', now(), now() - interval '1 day')", "ML004"),
+        ("ml_history('{device}', 'cpu_usage', now(), now() - interval '1 day')", "ML001"),
         ("ml_history('{device}', 'health.status')", "ML003"),
         ("ml_history('{device}', 'cpu_usage', '2001-01-01', '2001-01-02')", "ML001"),
     ],

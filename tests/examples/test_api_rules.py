@@ -34,7 +34,7 @@ def act(api, schemas):
     """Ask for something, and hold a document against what OpenAPI says of it."""
 
     def act(method, path, body=None, route=None):
-        status, document = ask(api, path, method, body and json.dumps(body))
+        status, document = ask(api, path, method, None if body is None else json.dumps(body))
         if status == 200:
             schema = schemas[f"{method} {route or path}"]
             jsonschema.validate(document, schema, jsonschema.Draft202012Validator)

@@ -83,7 +83,7 @@ export async function application(settings: Settings, connected: Connected): Pro
     api.addHook("onRoute", ({ url, method }) => void known.set(url, [...(known.get(url) ?? []), method].flat()));
     api.addHook("onRequest", guard(settings));
     api.addHook("preValidation", async (request) => {
-      if (request.method === "POST") request.body ??= {}; // no body says nothing either
+      if (request.method === "POST" && request.body === undefined) request.body = {}; // it says nothing either
     });
     const source = new Source(connected);
     for (const routes of [modelRoutes, deviceRoutes, incidentRoutes, ruleRoutes, fleetRoutes, serverRoutes]) {

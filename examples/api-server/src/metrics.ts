@@ -27,7 +27,7 @@ export function exposition(found: Measured): string {
     [
       "pyml_unresolved_incidents",
       "Incidents that are not resolved.",
-      found.unresolved.map(({ incidents, ...labels }) => [labels, incidents]),
+      found.unresolved.map(({ kind, severity, state, incidents }) => [{ kind, severity, state }, incidents]),
     ],
     ["pyml_incidents_7d", "Incidents that opened within seven days.", one(found.incidents_7d)],
     ["pyml_expected_incidents_7d", "Incidents to be expected in a week in which nothing is wrong.", one(found.expected_7d)],

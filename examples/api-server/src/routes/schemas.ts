@@ -7,8 +7,13 @@ const EXAMPLE = "8f14e45f-ceea-467f-9575-1a0c4e2f6b10";
 /** PostgreSQL's text has no such character. */
 const text = { pattern: "^[^\\u0000]*$" };
 
-/** Parameters, of which there are no others. */
-export const given = <T extends TProperties>(properties: T) => Type.Object(properties, { additionalProperties: false });
+/** Parameters, of which there are no others. What has a default need not be given, and is there all the same. */
+export const given = <T extends TProperties>(properties: T) => {
+  const schema = Type.Object(properties, { additionalProperties: false });
+  const { required = [] } = schema as { required?: string[] };
+  Object.assign(schema, { required: required.filter((name) => !("default" in properties[name]!)) });
+  return schema;
+};
 
 export const deviceId = Type.String({
   ...text,
@@ -38,8 +43,10 @@ export const hours = (usual: number) => Type.Integer({ ...HOURS, default: usual,
 export const trainingHours = Type.Integer({ ...HOURS, description: "Of readings; the setting training_hours where not given." });
 export const words = (description: string, examples: string[]) =>
   Type.String({ ...text, minLength: 1, maxLength: 200, description, examples });
+/** Years and offsets that PostgreSQL takes, too. */
+const MOMENT = "^[1-9][0-9]{3}-.*(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$";
 export const moment = (description: string) =>
-  Type.String({ format: "date-time", description, examples: ["2026-11-29T10:00:00Z"] });
+  Type.String({ format: "date-time", pattern: MOMENT, description, examples: ["2026-11-29T10:00:00Z"] });
 export const several = <T extends TSchema>(one: T) =>
   Type.Array(one, { minItems: 1, maxItems: 20, description: "May be given several times." });
 export const limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "How many a page has at most." });
