@@ -185,7 +185,7 @@ def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms, hushed
         events.append(ESCALATED)
     if over or usual:
         closes = was.resolved_at if was and was.state == RESOLVED else clock.now
-        why = USUAL if ended - began >= terms.usual_after else OVER
+        why = USUAL if usual else OVER
         now = replace(now, state=RESOLVED, why=why, resolved_at=closes)
         events = [] if was and was.state == RESOLVED else [*events, RESOLVED]
     if was and hushed:

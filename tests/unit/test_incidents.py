@@ -186,6 +186,16 @@ def test_what_lasts_three_days_became_usual_and_is_not_told_again():
     assert len(device.real) == 2
 
 
+def test_what_stood_still_for_three_days_is_over_when_it_moves():
+    device = Device()
+    for hour in range(1, 100):
+        device.scan([finding(1, 0, 60 * hour, kind="stuck")], 60 * hour)
+    assert device.real[0].state == "open"
+    device.scan((), 60 * 102)
+    [one] = device.real
+    assert (one.state, one.why) == ("resolved", "over")
+
+
 def test_a_person_s_word_holds():
     device = Device()
     device.scan([finding(1, 0, 10)], 10)
