@@ -13,7 +13,7 @@ export const Figures = Type.Record(Type.String(), Type.Unknown());
 export const Cursor = Type.Union([Type.String(), Type.Null()], {
   description: "Asks for the next page, as cursor; null on the last one.",
 });
-export const Severity = Type.Enum(["warning", "critical"]);
+export const Severity = Type.Enum(["warning", "critical"], { description: "How bad it is: the worst so far." });
 
 export const Reason = object({
   metric: Type.String(),
