@@ -41,6 +41,7 @@ def openapi(api):
     return ask(api, "/docs/json")[1]
 
 
+@pytest.mark.long  # a search at random; it takes minutes
 @pytest.mark.parametrize("parameters", ["", DEVICE], ids=["any device", "one that is there"])
 def test_the_server_does_what_its_document_says(odd, serve, openapi, tmp_path, parameters):
     assert set(APART) < set(openapi["paths"])
