@@ -85,7 +85,7 @@ def test_too_little_history_says_what_there_is_and_what_would_do(refused, device
         ("ml_outlook(%s, NULL)", "ML004"),
         ("ml_outlook(%s, 'cpu_usage', days => 0)", "ML004"),
         ("ml_outlook(%s, 'cpu_usage', days => 31)", "ML004"),
-        ("ml_outlook(gen_random_uuid(), coalesce('cpu_usage', %s))", "ML001"),
+        ("ml_outlook(gen_random_uuid(), coalesce('cpu_usage', %s))", "ML002"),
     ],
 )
 def test_what_cannot_be_is_refused(refused, device, call, sqlstate):

@@ -92,7 +92,7 @@ def answers(dsn, device, schema="public"):
                 f"SELECT count(*), md5(string_agg(t::text, '/' ORDER BY t::text)) FROM {table} t"
             ).fetchone()
         assert found["score"]
-        assert found["ml_model"][0] == 5  # a forest, its finders and a forecast
+        assert found["ml_model"][0] == 6  # a forest, its finders and a forecast
         assert found["ml_forecast_point"][0] > 0
     return found
 
