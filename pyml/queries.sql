@@ -72,6 +72,10 @@ LEFT JOIN LATERAL (
 -- The id by which the history knows a device; NULL where it knows none.
 SELECT _ml_device_id($1) AS id
 
+-- query: met(uuid)
+-- Whether a scan or a training has met a device.
+SELECT EXISTS (SELECT FROM ml_device d WHERE d.device_uuid = $1) AS met
+
 -- query: device_settings(uuid)
 -- What is said of a device in place of settings.
 SELECT _ml_device_settings($1)::text AS settings

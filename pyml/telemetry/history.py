@@ -155,14 +155,15 @@ class History:
         return self.ids[device]
 
     def require(self, device: str) -> None:
-        """Refuse a device of which the table has no row at any time.
+        """Refuse a device that was never met, and of which the table has no row at any time.
 
         Raises
         ------
         ModelNotFound
         """
         if not self.execute(queries.next_row(self.parts), *self._key(device, EARLIEST, LATEST)):
-            raise self._unknown(device)
+            if not self.extension(queries.MET, device)[0]["met"]:
+                raise self._unknown(device)
 
     def _unknown(self, device: str) -> ModelNotFound:
         return ModelNotFound(

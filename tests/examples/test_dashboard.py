@@ -397,6 +397,7 @@ def test_an_empty_fleet_says_what_to_do(db, serve, visit):
 def test_late_scans_are_told_and_names_stay_text(db, serve, visit):
     name = "<img src=x onerror=alert(1)>"
     db.execute("INSERT INTO devices (uuid, name) VALUES (%s, %s)", [ATHENS, name])
+    db.execute("SELECT _ml_meet(ARRAY[%s::uuid])", [ATHENS])
     db.execute(
         "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading)"
         " VALUES (%s, now() - interval '2 hours', 'scanned', now() - interval '5 hours')",
