@@ -161,9 +161,9 @@ class History:
         ------
         ModelNotFound
         """
-        if not self.execute(queries.next_row(self.parts), *self._key(device, EARLIEST, LATEST)):
-            if not self.extension(queries.MET, device)[0]["met"]:
-                raise self._unknown(device)
+        rows = self.execute(queries.next_row(self.parts), *self._key(device, EARLIEST, LATEST))
+        if not rows and not self.extension(queries.MET, device)[0]["met"]:
+            raise self._unknown(device)
 
     def _unknown(self, device: str) -> ModelNotFound:
         return ModelNotFound(

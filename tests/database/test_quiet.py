@@ -221,8 +221,8 @@ def test_a_model_does_not_know_the_values_of_a_quiet_window(db, one, met):
     db.execute(WINDOW, [met, None, 1000, 700])
     quiet, answer, other = models()
     assert quiet.keys() == plain.keys()
-    # There is no junk in the window: the finder of it learns the same.
-    assert [kind for kind in quiet if quiet[kind] == plain[kind]] == ["junk"]
+    # No junk is in the window, and nothing is missing: the finders of these learn the same.
+    assert [kind for kind in quiet if quiet[kind] == plain[kind]] == ["junk", "presence"]
     assert answer["quiet_samples"] == other["quiet_samples"] == 300
     assert answer["training_samples"] == 2700
     db.execute(CHANGED, [91, 20.5, 701, 999])

@@ -110,7 +110,7 @@ def test_a_dump_comes_back(server, primary):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the history is its owner's
             db.execute(held, [device])
         assert db.execute("SELECT _ml_try_lock('scan', %s)", [device]).fetchone() == (True,)
-        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (5,)
+        assert db.execute("SELECT count(*) FROM ml_models").fetchone() == (6,)
     with psycopg.connect(server.dsn("copy"), autocommit=True) as db:  # the numbers go on
         last = "SELECT max(model_id) FROM ml_model"
         before = db.execute(last).fetchone()[0]
