@@ -144,6 +144,7 @@ def test_while_the_database_is_away_the_broker_keeps_and_the_service_does_not_gr
     assert "the database is back" in intake.end()
 
 
+@pytest.mark.long
 def test_it_ends_at_once_while_the_database_is_away_and_what_it_had_comes_again(
     server, device, start
 ):

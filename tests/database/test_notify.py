@@ -269,6 +269,7 @@ def test_two_notifiers_tell_each_event_once_and_in_order(db, dsn, one, opened):
             assert own == sorted(own)
 
 
+@pytest.mark.long  # a scan in which a fleet fails is told by the next test
 def test_five_hundred_devices_that_fail_at_once_are_one_message(db, dsn, one, receiver, opened):
     targets = receiver.table(fleet_link="https://pages.example/")
     registered(targets, dsn)
