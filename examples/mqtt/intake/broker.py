@@ -142,13 +142,13 @@ class Session:
         if reason.is_failure:
             self._refused(f"the broker refuses us: {reason}", str(reason))
             return
-        session = "goes on with" if flags.session_present else "begins"
-        log.info("connected to %s, which %s our session", self._broker.url, session)
+        self._session = "goes on with" if flags.session_present else "begins"
         self._quiet = False
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         client.subscribe([(one, options) for one in self._filters])
 
     def _subscribed(self, client: Client, _: Any, mid: int, reasons: Any, properties: Any) -> None:
+        log.info("connected to %s, which %s our session", self._broker.url, self._session)
         for topic, reason in zip(self._filters, reasons, strict=False):
             if reason.is_failure:
                 self._refused(f"the broker refuses us {topic}: {reason}", str(reason))
