@@ -24,7 +24,7 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
+from pyml.detectors.stretches import HABITS, Habits, ended, spans, throughout
 from pyml.detectors.wording import lasting, of
 from pyml.forms import listed, maybe, number, record
 from pyml.parameters import parameter
@@ -100,11 +100,10 @@ class Junk(Finder[Model]):
         heights: list[list[float]] = []
         for column in signals.unfit[came].T:
             pulse()
-            lasted = times - times[_only(column, parted)]
+            lasted = times - times[throughout(np.isfinite(column), parted)]
             own = self.habits.ordinary(times, lasted)
-            after = max(least, self.habits.times * own)
             longest.append(own)
-            allowed.append(after if after <= self.habits.longest(interval) else None)
+            allowed.append(self.habits.allowed(own, least, interval))
             if allowed[-1] is not None:
                 heights.append(self.habits.heights(times, lasted, ended(lasted), least))
         model = Model(
@@ -143,7 +142,7 @@ class Junk(Finder[Model]):
             after = self._after(model, j)
             if after is not None:
                 pulse()
-                began = _only(unfit[:, j], parted)
+                began = throughout(np.isfinite(unfit[:, j]), parted)
                 lasted = times - times[began]
                 here = np.flatnonzero((times > since) & (lasted >= after))
                 found += [
@@ -196,9 +195,3 @@ class Junk(Finder[Model]):
         model = Model(**Model.plain(meta) | own)
         fits = model.well_known() and len(model.longest) == len(model.allowed) == len(model.names)
         return model if fits else None
-
-
-def _only(column: Floats, parted: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The first reading of those, up to each one (n,), at which only junk had come throughout."""
-    fine = np.isnan(column)
-    return begun(parted | fine | np.append(True, fine[:-1])[: len(column)])

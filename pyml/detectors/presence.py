@@ -24,7 +24,7 @@ from pyml.detectors.base import (
     Known,
     Signals,
 )
-from pyml.detectors.stretches import HABITS, Habits, begun, ended, spans
+from pyml.detectors.stretches import HABITS, Habits, ended, spans, throughout
 from pyml.detectors.wording import lasting
 from pyml.errors import NotEnoughData
 from pyml.forms import listed, maybe, number, record
@@ -139,12 +139,11 @@ class Presence(Finder[Model]):
         for name, column in zip(signals.names, signals.values[came].T, strict=True):
             pulse()
             column = np.where(signals.quiet.inside(times, name), 0.0, column)
-            lasted = times - times[_gone(column, parted)]
+            lasted = times - times[throughout(np.isnan(column), parted)]
             own = self.habits.ordinary(times, lasted)
-            after = max(least, self.habits.times * own)
             there = np.isfinite(column).mean() >= p.reported
             away.append(own)
-            allowed.append(after if there and after <= self.habits.longest(interval) else None)
+            allowed.append(self.habits.allowed(own, least, interval) if there else None)
             if allowed[-1] is not None:
                 heights.append(self.habits.heights(times, lasted, ended(lasted), least))
         model = Model(
@@ -196,7 +195,7 @@ class Presence(Finder[Model]):
             after = self._after(model, j)
             if after is not None:
                 pulse()
-                began = _gone(values[:, j], parted)
+                began = throughout(np.isnan(values[:, j]), parted)
                 first = np.searchsorted(times, times - reach, side="right")
                 lasted = times - times[began]
                 enough = (
@@ -289,9 +288,3 @@ class Presence(Finder[Model]):
         model = Model(**Model.plain(meta) | own)
         fits = model.well_known() and len(model.away) == len(model.allowed) == len(model.names)
         return model if fits else None
-
-
-def _gone(column: Floats, parted: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The first reading of those, up to each one (n,), in which a metric is missing throughout."""
-    missing = np.isnan(column)
-    return begun(parted | ~missing | np.append(True, ~missing[:-1])[: len(column)])

@@ -65,6 +65,11 @@ class Habits:
         """
         return self._habit(self._longest(times, lasted))
 
+    def allowed(self, ordinary: float, least: float, interval: float) -> float | None:
+        """Seconds after which what ordinarily lasts so long is a finding; None: not looked at."""
+        after = max(least, self.times * ordinary)
+        return after if after <= self.longest(interval) else None
+
     def _habit(self, longest: Iterable[float]) -> float:
         found = sorted((one for one in longest if one >= 0), reverse=True)
         return found[min(self.counted, len(found)) - 1] if found else 0.0
@@ -114,6 +119,11 @@ HABITS = Habits()
 def begun(changed: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The row at which the stretch began that each row (n,) is in; each row may begin one."""
     return np.asarray(np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0)))
+
+
+def throughout(holds: NDArray[np.bool_], parted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The first row of those, up to each one (n,), at which something `holds` without an end."""
+    return begun(parted | ~holds | np.append(True, ~holds[:-1])[: len(holds)])
 
 
 def ended(lasted: Floats) -> Floats:

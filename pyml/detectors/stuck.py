@@ -131,8 +131,8 @@ class Stuck(Finder[Model]):
             ends.append((float(known.min()), float(known.max())) if len(known) else (0.0, 0.0))
             lasted = times - times[begun(_changed(column, parted))]
             own = self.habits.ordinary(times, lasted)
-            after = max(least, self.habits.times * own)
-            told = after <= self.habits.longest(interval) and span >= p.watched * after
+            after = self.habits.allowed(own, least, interval)
+            told = after is not None and span >= p.watched * after
             longest.append(own)
             allowed.append(after if told and len(known) else None)
         if not any(allowed):
