@@ -192,14 +192,6 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        @false_alarms@ AS false_alarms,
        EXISTS (SELECT FROM ml_incident i WHERE i.device_uuid = $1 AND i.state <> 'resolved') AS troubled,
        @rules@ AS rules,
-       (SELECT json_agg(json_build_object('metric', k.name, 'side', k.side, 'limit', k.reached, 'unit', k.unit,
-                   'looked_at', date_part('epoch', t.looked_at)) ORDER BY k.name COLLATE "C", k.side)::text
-        FROM (SELECT m.name, m.unit, e.side, e.reached
-              FROM ml_metric m CROSS JOIN LATERAL _ml_limits_of($1, m.name) AS r
-              CROSS JOIN LATERAL (VALUES ('high', r.limit_high), ('low', r.limit_low)) AS e (side, reached)
-              WHERE e.reached IS NOT NULL) AS k
-        LEFT JOIN ml_capacity_state t ON t.device_uuid = $1 AND t.metric = k.name AND t.side = k.side
-            AND t.limit_value = k.reached) AS limits,
        date_part('epoch', l.first_at) AS late_first, date_part('epoch', l.last_at) AS late_last,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
@@ -221,6 +213,15 @@ CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n
 -- query: put_capacity(uuid, jsonb)
 -- Replaces when a device's signals reach their limits.
 SELECT _ml_put_capacity($1, $2)
+
+-- query: limits(uuid)
+-- The limits of a device's metrics, and when each was looked at last.
+SELECT m.name AS metric, e.side, e.reached AS limit, m.unit, date_part('epoch', t.looked_at) AS looked_at
+FROM _ml_limits($1) AS l JOIN ml_metric m ON m.name = l.metric
+CROSS JOIN LATERAL (VALUES ('high', l.limit_high), ('low', l.limit_low)) AS e (side, reached)
+LEFT JOIN ml_capacity_state t ON t.device_uuid = $1 AND t.metric = m.name AND t.side = e.side
+    AND t.limit_value = e.reached
+WHERE e.reached IS NOT NULL ORDER BY m.name COLLATE "C", e.side
 
 -- query: scan_unchanged(uuid)
 -- Records a scan that found nothing new.

@@ -10,7 +10,6 @@ from pyml.detectors.base import CRITICAL, WARNING, Finding
 from pyml.detectors.wording import day, figures, of, step
 from pyml.errors import NotEnoughData, UnknownField
 from pyml.forecasters.capacity import Reach, reach
-from pyml.forms import parsed
 from pyml.seconds import DAY
 from pyml.server import backend
 from pyml.server.findings import Findings
@@ -26,22 +25,22 @@ EVERY = DAY
 AHEAD = 2
 
 
-def look(device: str, state: Any, history: History, newest: float | None, found: Findings) -> None:
+def look(device: str, history: History, newest: float | None, found: Findings) -> None:
     """Write when a device's signals reach their limits; what is near and sure is a finding.
 
     Parameters
     ----------
     device : str
-    state : mapping
-        A row of `queries.SCAN_STATE`.
     history : History
     newest : float or None
         The device's newest reading.
     found : Findings
         Of this scan.
     """
-    limits: list[dict[str, Any]] = parsed(state["limits"] or "[]")
-    if newest is None or all(_is_looked_at(one["looked_at"], newest) for one in limits):
+    if newest is None:
+        return
+    limits = [dict(row) for row in backend.execute(queries.LIMITS, device)]
+    if all(_is_looked_at(one["looked_at"], newest) for one in limits):
         return
     known = metrics_of(backend.execute)
     days = int(history.settings["capacity_days"])

@@ -286,7 +286,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if counted and mark is not None:
             came.seen(history, device, arrived, mark - back, until)
     run.forecast()
-    capacity.look(device, state, history, newest, found)
+    capacity.look(device, history, newest, found)
     if found.first is not None or state["troubled"]:
         clock, replayed = Clock(until, mark), as_of is not None
         spans = max(run.interval, found.interval), run.memory()

@@ -126,19 +126,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_quiet_spans(uuid, timestamptz, timestamptz) IS 'The quiet windows of a device that have a part in a span of time, each as often as it comes in it, whole. names as _ml_names_of has them; NULL: of all metrics.';
 
-CREATE OR REPLACE FUNCTION _ml_limits_of(device uuid, field text, OUT limit_low float8, OUT limit_high float8)
+CREATE OR REPLACE FUNCTION _ml_limits(device uuid) RETURNS TABLE (metric text, limit_low float8, limit_high float8)
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
-    SELECT CASE WHEN NOT r.muted THEN coalesce(r.low, k.limit_low) END, CASE WHEN NOT r.muted THEN coalesce(r.high, k.limit_high) END
-    FROM (SELECT coalesce(bool_or(n.mute), false) AS muted,
-                 (array_agg(n.limit_low ORDER BY n.place DESC) FILTER (WHERE n.limit_low IS NOT NULL))[1] AS low,
-                 (array_agg(n.limit_high ORDER BY n.place DESC) FILTER (WHERE n.limit_high IS NOT NULL))[1] AS high
-          FROM _ml_rules_of(device) WITH ORDINALITY AS n (rule_id, names, direction, least_deviation, limit_low, limit_high, mute, until, place)
-          WHERE (n.names IS NULL OR field = ANY (n.names)) AND coalesce(n.until > now(), true)) AS r
-    LEFT JOIN _ml_metric_of(field) AS k ON true
+    WITH said AS MATERIALIZED (
+        SELECT n.* FROM _ml_rules_of(device) WITH ORDINALITY AS n (rule_id, names, direction, least_deviation, limit_low, limit_high, mute, until, place)
+        WHERE coalesce(n.until > now(), true))
+    SELECT m.name, CASE WHEN NOT r.muted THEN coalesce(r.low, m.limit_low) END, CASE WHEN NOT r.muted THEN coalesce(r.high, m.limit_high) END
+    FROM ml_metric m CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(n.mute), false) AS muted,
+               (array_agg(n.limit_low ORDER BY n.place DESC) FILTER (WHERE n.limit_low IS NOT NULL))[1] AS low,
+               (array_agg(n.limit_high ORDER BY n.place DESC) FILTER (WHERE n.limit_high IS NOT NULL))[1] AS high
+        FROM said n WHERE n.names IS NULL OR m.name = ANY (n.names)) AS r
 $$;
-COMMENT ON FUNCTION _ml_limits_of(uuid, text) IS 'The limits of a field of a device: those of the narrowest rule in force that has one, else of the metric; none where it is muted.';
+COMMENT ON FUNCTION _ml_limits(uuid) IS 'The limits of each metric of a device: those of the narrowest rule in force that has one, else of the metric; none where it is muted.';
+
+CREATE OR REPLACE FUNCTION _ml_limits_of(device uuid, field text, OUT limit_low float8, OUT limit_high float8)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT l.limit_low, l.limit_high FROM _ml_limits(device) AS l JOIN _ml_metric_of(field) AS k ON k.name = l.metric $$;
+COMMENT ON FUNCTION _ml_limits_of(uuid, text) IS 'The limits of a field of a device, which is a metric''s name or its path.';
 
 CREATE OR REPLACE FUNCTION _ml_put_kept(device uuid, findings bigint[], rules bigint[], windows bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
