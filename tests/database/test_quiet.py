@@ -70,12 +70,12 @@ def test_an_incident_that_was_open_before_goes_on_without_a_word(db, one, traine
     scan(*range(250, 160, -10))
     before = told(db)
     assert before[0] == "opened"
-    one(WINDOW, trained, None, 155, 15)
-    scan(*range(160, 20, -10))
+    one(WINDOW, trained, None, 155, 35)
+    scan(*range(160, 40, -20))
     assert told(db) == before
     assert one("SELECT state FROM ml_incidents") == "open"
     assert one("SELECT ended_at FROM ml_incidents") > one(AGO, 80)
-    scan(10, 0)
+    scan(20, 0)
     assert told(db) == [*before, "resolved"]
 
 
