@@ -4,35 +4,32 @@ Colours follow the reader's light or dark scheme. Severities differ by shape too
 do not see the colours. Each mark has a ``<title>`` that says what it stands for.
 """
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from html import escape
+from datetime import datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from pyml.server.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Frame,
+    text,
+    time_axis,
+    value_axis,
+    value_range,
+)
 
-# Size of the picture and its margins, in pixels.
-WIDTH, HEIGHT = 960, 440
-LEFT, RIGHT, TOP, BOTTOM = 64, 20, 100, 74
-# Room for one label of the time axis and of the value axis, in pixels.
-LABEL_WIDTH, LABEL_HEIGHT = 84, 44
+Floats = NDArray[np.float64]
 
 # Marks drawn between two pulses.
 PULSE = 5000
-
-MINUTE, HOUR, DAY = 60, 3600, 86400
-STEPS = (
-    *(n * MINUTE for n in (1, 2, 5, 10, 15, 30)),
-    *(n * HOUR for n in (1, 2, 3, 6, 12)),
-    *(n * DAY for n in (1, 2, 7, 14, 30, 60, 90, 180, 365)),
-)
 
 STYLE = """
 .pyml-chart{--ground:#fff;--ink:#1b2330;--muted:#5d6878;--grid:#e3e8ee;--line:#2563c9;
@@ -52,7 +49,6 @@ stroke-linejoin:round}
 .pyml-chart .warning{fill:var(--warning)}.pyml-chart .critical{fill:var(--critical)}
 .pyml-chart .span{fill-opacity:.12}
 """
-MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 SHAPES = {"warning": "M0-5 5 4H-5Z", "critical": "M0-6 6 0 0 6-6 0Z"}
 
 
@@ -86,44 +82,6 @@ class Ahead:
     lower: Floats
     upper: Floats
     level: float
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Maps a time and a value to pixels."""
-
-    start: float
-    end: float
-    low: float
-    high: float
-
-    def x(self, moment: float) -> float:
-        """Pixels from the left."""
-        return LEFT + (moment - self.start) / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        """Pixels from the top."""
-        share = (value - self.low) / (self.high - self.low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-    def points(self, times: Floats, values: Floats) -> str:
-        """Points of a path."""
-        pairs = zip(times.tolist(), values.tolist(), strict=True)
-        return " ".join(f"{self.x(t):.1f} {self.y(v):.1f}" for t, v in pairs)
-
-
-def zone_of(name: str) -> tuple[str, tzinfo]:
-    """The time zone that PostgreSQL calls `name`; UTC if IANA has no such zone.
-
-    Returns
-    -------
-    name : str
-    zone : tzinfo
-    """
-    try:
-        return name, ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return "UTC", UTC
 
 
 def draw(
@@ -179,9 +137,9 @@ def draw(
     if ahead is not None:
         everything = np.concatenate([values, ahead.lower, ahead.upper])
         end = max(end, float(ahead.times[-1]))
-    frame = Frame(window[0], end, *_range(everything, unit))
+    frame = Frame(window[0], end, *value_range(everything, unit))
     parts = [_span(frame, one, zone[1]) for one in spans]
-    parts += [*_value_axis(frame, unit), *_time_axis(frame, zone[1])]
+    parts += [*value_axis(frame, unit), *time_axis(frame, zone[1])]
     if ahead is not None:
         parts += _forecast(frame, ahead, times, values, longest_step)
     parts += _history(frame, times, values, longest_step)
@@ -195,10 +153,10 @@ def draw(
     parts += _legend(spans, marks, ahead)
     parts.append(
         f'<text class="muted" x="{WIDTH - RIGHT}" y="{HEIGHT - 16}" text-anchor="end">'
-        f"Times in {_text(zone[0])}</text>"
+        f"Times in {text(zone[0])}</text>"
     )
     parts += [
-        f'<text class="muted" x="16" y="{HEIGHT + 16 * i}" font-size="11">{_text(note)}</text>'
+        f'<text class="muted" x="16" y="{HEIGHT + 16 * i}" font-size="11">{text(note)}</text>'
         for i, note in enumerate(notes)
     ]
     height = HEIGHT + 16 * len(notes)
@@ -206,8 +164,8 @@ def draw(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" class="pyml-chart"'
         f' role="img" aria-labelledby="pyml-title"><style>{STYLE}</style>'
         f'<rect class="ground" width="{WIDTH}" height="{height}" rx="8"/>'
-        f'<text id="pyml-title" class="title" x="16" y="28">{_text(title)}</text>'
-        f'<text class="muted" x="16" y="48">{_text(subtitle)}</text>' + "".join(parts) + "</svg>\n"
+        f'<text id="pyml-title" class="title" x="16" y="28">{text(title)}</text>'
+        f'<text class="muted" x="16" y="48">{text(subtitle)}</text>' + "".join(parts) + "</svg>\n"
     )
 
 
@@ -247,7 +205,7 @@ def _span(frame: Frame, span: Span, zone: tzinfo) -> str:
     size = f'height="{HEIGHT - BOTTOM - TOP}" width="{max(right - left, 2):.1f}"'
     return (
         f'<rect class="span {span.severity}" x="{left:.1f}" y="{TOP}" {size}>'
-        f"<title>{_text(f'{title}: {span.words}')}</title></rect>"
+        f"<title>{text(f'{title}: {span.words}')}</title></rect>"
     )
 
 
@@ -260,106 +218,8 @@ def _mark(frame: Frame, mark: Mark, zone: tzinfo) -> str:
     return (
         f'<path class="{mark.severity}" d="{SHAPES[mark.severity]}"'
         f' transform="translate({frame.x(mark.time):.1f} {frame.y(value):.1f})">'
-        f"<title>{_text(title)}</title></path>"
+        f"<title>{text(title)}</title></path>"
     )
-
-
-def _text(words: str) -> str:
-    """Words as XML takes them, whatever is in them."""
-    wrong = r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-    return re.sub(wrong, "&#xfffd;", escape(words))  # in letters that any encoding has
-
-
-def _range(values: Floats, unit: str) -> tuple[float, float]:
-    """Ends of the value axis, a little beyond the values."""
-    low, high = float(values.min()), float(values.max())
-    # A spread that a float's digits do not resolve is none.
-    pad = 0.06 * (high - low) if high - low > 1e-9 * abs(high) else 0.05 * abs(high) or 1.0
-    if unit == "%":
-        return max(0.0, low - pad) if low >= 0 else low - pad, max(min(100.0, high + pad), high)
-    return min(0.0, low) if 0 <= low < pad else low - pad, high + pad
-
-
-def _value_axis(frame: Frame, unit: str) -> list[str]:
-    low, high = frame.low, frame.high
-    count = (HEIGHT - TOP - BOTTOM) / LABEL_HEIGHT
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough)
-    parts = []
-    for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
-        at = frame.y(i * step)
-        parts += [
-            f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>',
-            f'<text class="muted" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">'
-            f"{number(i * step, step)}{' %' if unit == '%' else ''}</text>",
-        ]
-    if unit != "%":
-        parts.append(f'<text class="muted" x="16" y="{TOP - 10}">{_text(unit)}</text>')
-    return parts
-
-
-def number(value: float, step: float) -> str:
-    """A number as an axis label, with as many digits as `step` needs.
-
-    Examples
-    --------
-    >>> number(0.15, 0.05), number(1_200_000, 200_000), number(40, 10)
-    ('0.15', '1.2M', '40')
-    """
-    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= max(factor, 1e4):
-            return number(value / factor, step / factor) + suffix
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:.{digits}f}" if digits <= 6 else f"{value:.10g}"
-
-
-def time_ticks(start: float, end: float, zone: tzinfo, room: int) -> list[float]:
-    """At most `room` times that are round in a time zone.
-
-    Parameters
-    ----------
-    start, end : float
-        Seconds since the Unix epoch.
-    zone : tzinfo
-    room : int
-
-    Returns
-    -------
-    list of float
-        Seconds; a change of the clocks may leave those after it an hour off.
-    """
-    step = next((one for one in STEPS if (end - start) / one <= room), STEPS[-1])
-    midnight = datetime.fromtimestamp(start, zone).replace(
-        hour=0, minute=0, second=0, microsecond=0
-    )
-    if step >= DAY:
-        days = (midnight + timedelta(days=i) for i in range(int((end - start) // DAY) + 2))
-        found = [day.timestamp() for day in days if not day.toordinal() % (step // DAY)]
-    else:
-        first = midnight.timestamp()
-        count = int((end - first) // step) + 1
-        found = [first + i * step for i in range(count)]
-    return [moment for moment in found if start <= moment <= end]
-
-
-def _time_axis(frame: Frame, zone: tzinfo) -> list[str]:
-    bottom = HEIGHT - BOTTOM
-    ticks = time_ticks(frame.start, frame.end, zone, (WIDTH - LEFT - RIGHT) // LABEL_WIDTH)
-    parts = [f'<path class="grid" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
-    before = None
-    for moment in ticks:
-        local, at = datetime.fromtimestamp(moment, zone), frame.x(moment)
-        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom + 5}"/>')
-        label = f'<text class="muted" x="{at:.1f}" text-anchor="middle"'
-        day = f"{local.day} {MONTHS[local.month - 1]}"
-        if frame.end - frame.start > 200 * DAY:
-            day += f" {local.year}"
-        if local.date() != before:
-            parts.append(f'{label} y="{bottom + 36}">{day}</text>')
-        parts.append(f'{label} y="{bottom + 20}">{local:%H:%M}</text>')
-        before = local.date()
-    return parts
 
 
 def _pieces(

@@ -11,7 +11,7 @@ from pyml.detectors.base import SEVERITIES, judge
 from pyml.errors import ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS
 from pyml.forecasters.outlook import BANDS
-from pyml.server import arguments, backend, chart, fields, scoring, store
+from pyml.server import arguments, axes, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.outlooks import outlook_of
 from pyml.server.scoring import LEVEL, forecast_of
@@ -58,7 +58,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         chart.Span(row["started_at"], row["ended_at"], row["severity"], row["summary"])
         for row in backend.execute(queries.INCIDENT_SPANS, device, since, until)
     ]
-    zone = chart.zone_of(session["zone"])
+    zone = axes.zone_of(session["zone"])
     notes += _unscanned(device, since, zone[1])
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = max(MAX_GAP * found.interval, found.habits[0].hold)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyml.server import chart
+from pyml.server import axes, chart
 
 DAY = 86400
 START = datetime(2026, 3, 28, 9, 37, tzinfo=UTC).timestamp()
@@ -52,7 +52,7 @@ def points(path):
 @pytest.mark.parametrize("hours", [1, 6, 24, 72, 168, 1000, 20_000])
 def test_ticks_are_round_on_the_zones_own_clock(name, hours):
     zone = ZoneInfo(name)
-    found = chart.time_ticks(START, START + hours * 3600, zone, 10)
+    found = axes.time_ticks(START, START + hours * 3600, zone, 10)
     assert 2 <= len(found) <= 11
     assert all(START <= moment <= START + hours * 3600 for moment in found)
     local = [datetime.fromtimestamp(moment, zone) for moment in found]
@@ -63,9 +63,9 @@ def test_ticks_are_round_on_the_zones_own_clock(name, hours):
 
 
 def test_zones_that_python_does_not_know_are_utc():
-    assert chart.zone_of("Europe/Paris") == ("Europe/Paris", ZoneInfo("Europe/Paris"))
+    assert axes.zone_of("Europe/Paris") == ("Europe/Paris", ZoneInfo("Europe/Paris"))
     for name in ("<+03>-03", "FOO5BAR", "/etc/passwd", "../x"):
-        assert chart.zone_of(name) == ("UTC", UTC)
+        assert axes.zone_of(name) == ("UTC", UTC)
 
 
 def test_a_thinned_line_keeps_every_extreme():
@@ -105,7 +105,7 @@ def test_a_mark_says_what_it_stands_for():
     times = START + np.arange(10) * 60.0
     why = [{"sentence": "cpu_usage is 97.2 %, usually 40 %"}, {"sentence": "<b> is missing"}]
     mark = chart.Mark(times[4], 97.25, "critical", -0.7, why)
-    root = picture(times, np.full(10, 97.25), marks=[mark], zone=chart.zone_of("Asia/Tokyo"))
+    root = picture(times, np.full(10, 97.25), marks=[mark], zone=axes.zone_of("Asia/Tokyo"))
     (found,) = [one for one in parts(root, "critical") if len(one)]
     said = "\n".join(reason["sentence"] for reason in why)
     assert found[0].text == f"2026-03-28 18:41, critical (-0.700)\n{said}"
