@@ -26,9 +26,7 @@ PATCH = 5
 EXPERTS = 4  # last value, median of the last 12, linear path, median of the window
 CLIP = 6.0  # standard deviations: a level outside those seen says no more than "outside"
 
-# Windows go through in blocks of so many, the last one filled up: BLAS adds up a product's terms
-# in an order that depends on its size, and a window is to give the same beside any others. A
-# forecast has 101 of them, its replay included; what lies between two steps stays in the cache.
+# Windows go through in blocks of so many, whose numbers between two steps stay in the cache.
 BLOCK = 112
 
 
@@ -242,20 +240,20 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
         np.minimum(np.maximum(level, -CLIP), CLIP, out=level)
         for place, cells in enumerate((level, np.arcsinh(delta), np.arcsinh(step))):
             patches[:, :, place] = cells[:, -used:].reshape(n, steps, patch)
-        fed = patches.reshape(n * steps, 3 * patch) @ kernel
+        fed = patches.reshape(n, steps, 3 * patch) @ kernel
         fed += bias
         state = np.empty((n, UNITS + DENSE), np.float32)
-        state[:, :UNITS] = _states(fed.reshape(n, steps, 4 * UNITS), recurrent)
-        flat = patches.reshape(n, 3 * used) @ dense
+        state[:, :UNITS] = _states(fed, recurrent)
+        flat = _alone(patches.reshape(n, 3 * used), dense)
         flat += dense_bias
         np.maximum(flat, 0, out=state[:, UNITS:])
         simply = np.zeros((EXPERTS, n, horizon), np.float32)
-        simply[1], simply[2] = medians[min(12, length)], regressors @ linear
+        simply[1], simply[2] = medians[min(12, length)], _alone(regressors, linear)
         simply[3] = medians[length]
-        logits = state @ gate
+        logits = _alone(state, gate)
         logits += gate_bias
         ahead = _blend(logits.reshape(n, EXPERTS, horizon).swapaxes(0, 1), simply)
-        ahead += state @ correct + correct_bias
+        ahead += _alone(state, correct) + correct_bias
         simple = np.empty((n, horizon, EXPERTS))
         np.multiply(simply.transpose(1, 2, 0), change, out=simple)
         simple += last[:, :, None]
@@ -263,15 +261,23 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
 
     def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         window = feeds["window"]
-        count = max(1, -(-len(window) // BLOCK))
-        spare = np.zeros((count * BLOCK - len(window), length))
-        blocks = np.concatenate([window, spare]).reshape(-1, BLOCK, length)
+        first = range(0, max(1, len(window)), BLOCK)
         with np.errstate(all="ignore"):  # what is no number is seen in the answer
-            parts = [block_of(block) for block in blocks]
-        return [np.concatenate(each)[: len(window)] for each in zip(*parts, strict=True)]
+            parts = [block_of(window[i : i + BLOCK]) for i in first]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     size = sum(cells.nbytes for cells in numbers.values())
     return Runner(run, size, [(horizon,), (horizon, EXPERTS)])
+
+
+def _alone(rows: Single, weights: Single) -> Single:
+    """`rows` (n, k) times `weights` (k, m), each row by itself: shape (n, m).
+
+    In one product of all rows, BLAS adds up the terms of a row in an order that depends on where
+    it stands. A window is to give the same bits beside any others.
+    """
+    product: Single = (rows[:, None] @ weights)[:, 0]
+    return product
 
 
 def _median(cells: Single) -> Single:
@@ -289,7 +295,7 @@ def _states(fed: Single, recurrent: Single) -> Single:
     state = cell = np.zeros((len(fed), UNITS), np.float32)
     half = np.float32(0.5)
     for step in range(fed.shape[1]):
-        now = state @ recurrent
+        now = _alone(state, recurrent)
         now += fed[:, step]
         np.tanh(now, out=now)
         opened = now[:, :gates]
