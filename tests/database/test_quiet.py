@@ -66,16 +66,16 @@ def test_what_goes_on_after_a_window_is_told_then(db, one, trained, scan):
 
 
 def test_an_incident_that_was_open_before_goes_on_without_a_word(db, one, trained, scan):
-    db.execute(HOT, [trained, 60, 240])
-    scan(*range(250, 160, -10))
+    db.execute(HOT, [trained, 120, 240])
+    scan(*range(250, 190, -10))
     before = told(db)
     assert before[0] == "opened"
-    one(WINDOW, trained, None, 155, 35)
-    scan(*range(160, 40, -20))
+    one(WINDOW, trained, None, 185, 95)
+    scan(*range(180, 100, -20))
     assert told(db) == before
     assert one("SELECT state FROM ml_incidents") == "open"
-    assert one("SELECT ended_at FROM ml_incidents") > one(AGO, 80)
-    scan(20, 0)
+    assert one("SELECT ended_at FROM ml_incidents") > one(AGO, 140)
+    scan(60, 0)
     assert told(db) == [*before, "resolved"]
 
 
