@@ -304,7 +304,7 @@ def test_it_reads_little_of_a_long_history(db, add_device, order):
         f'CREATE INDEX ON device_shadow_history (device_uuid, "timestamp" {order})'
     )
     for age in (0, 0, 20):
-        device = add_device(readings=20_000)
+        device = add_device(readings=4000)
         db.execute(
             'UPDATE device_shadow_history SET "timestamp" = "timestamp" - make_interval(days => %s)'
             " WHERE device_uuid = %s",

@@ -24,8 +24,8 @@ def rows_read(plan):
 
 
 @pytest.mark.slow
-def test_no_view_reads_much_more_than_it_shows(db, one):
-    db.execute(FLEET)
+def test_no_view_reads_much_more_than_it_shows(db, one, long):
+    db.execute(FLEET if long else FLEET.replace("(1, 10000)", "(1, 1000)"))
     db.execute(VACUUM)
     for query, allowed in QUERIES:
         explained = one(f"EXPLAIN (ANALYZE, TIMING off, FORMAT json) SELECT * FROM {query}")

@@ -35,7 +35,7 @@ def test_many_at_once(db, dsn, long, add_device):
     for name, value in (("n_estimators", "20"), ("forecast_fields", "[]")):
         db.execute("UPDATE ml_setting SET value = %s WHERE name = %s", [value, name])
     db.execute("CALL ml_retrain()")
-    until = time.monotonic() + (120 if long else 10)
+    until = time.monotonic() + (120 if long else 5)
     done: Counter[str] = Counter()
     errors: Counter[tuple[str, str]] = Counter()
     # What readers saw of each model: a mixture of two would show as two answers.

@@ -318,7 +318,7 @@ def test_after_any_fault_everything_is_whole(fleet, server, long):
     if os.geteuid() != 0:  # who cannot mount a small disk
         faults.remove("disk full")
     works = ["ml_train_forest", "ml_train_lstm", "ml_retrain", "ml_scan"]
-    for number in range(208 if long else 8):
+    for number in range(208 if long else 5):
         fault = faults[number % len(faults)]
         # Each fault meets each kind of work; in the short form one.
         work = works[(number // len(faults) + number) % len(works)]

@@ -105,7 +105,7 @@ def test_what_disturbed_scans_tell_is_what_others_tell(server: Server, long: boo
         for device in devices:
             session.execute(f"SELECT ml_train_forest('{device}', as_of => {at.format(300)})")
     outcomes: list[tuple[str, str]] = []
-    for minutes in range(260, -1, -26 if not long else -5):
+    for minutes in range(260, -1, -5 if long else -52):
         scan = f"CALL ml_scan('{{}}', {at.format(minutes)})"
         with server.connect() as session:
             session.execute(scan.format(devices[0]))

@@ -1,6 +1,6 @@
 """A backend that detects or trains all day keeps the memory that it has after an hour.
 
-``--long`` makes 20,000 detections over 2,000 devices and trains 200 models.
+20,000 detections over 2,000 devices, and 200 trainings.
 """
 
 import psycopg
@@ -8,7 +8,7 @@ import pytest
 
 from .test_blobs import memory
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 COPIES = """
 INSERT INTO devices SELECT gen_random_uuid(), 'copy' FROM generate_series(1, %(count)s);
@@ -29,8 +29,8 @@ WHERE d.name = 'copy' AND h.device_uuid = %s AND h."timestamp" > now() AT TIME Z
 MEGABYTE = 1 << 20
 
 
-def test_detections_keep_flat_memory(db, dsn, long, add_modelled):
-    devices, calls = (2000, 20_000) if long else (60, 360)
+def test_detections_keep_flat_memory(db, dsn, add_modelled):
+    devices, calls = 2000, 20_000
     original = add_modelled()
     db.execute(COPIES, {"count": devices})
     db.execute(MODELS)
@@ -49,13 +49,13 @@ def test_detections_keep_flat_memory(db, dsn, long, add_modelled):
     assert max(held) < settled + 24 * MEGABYTE
 
 
-def test_trainings_keep_flat_memory(db, dsn, long, add_modelled):
+def test_trainings_keep_flat_memory(db, dsn, add_modelled):
     device = add_modelled()
     db.execute("UPDATE ml_setting SET value = '3' WHERE name = 'epochs'")
     held: dict[str, list[int]] = {}
     with psycopg.connect(dsn, autocommit=True) as session:
-        for train, count in (("ml_train_forest", 12), ("ml_train_lstm", 3)):
-            for _ in range(100 if long else count):
+        for train in ("ml_train_forest", "ml_train_lstm"):
+            for _ in range(100):
                 session.execute(f"SELECT {train}('{device}')")
                 db.execute("DELETE FROM ml_model WHERE NOT is_current")
                 held.setdefault(train, []).append(memory(session.info.backend_pid, "VmRSS"))

@@ -171,7 +171,7 @@ def test_no_event_is_lost_or_out_of_order_whatever_is_killed(
     server: Server, tmp_path: Path, long: bool
 ) -> None:
     chance = random.Random(11)
-    rounds = 100 if long else 8
+    rounds = 100 if long else 4
     devices = prepared(server, -(-rounds // 3))
     fleet = Fleet(server, tmp_path / "came")
     steps = itertools.cycle(("CALL ml_scan('{}')", "ml_acknowledge", "ml_resolve"))

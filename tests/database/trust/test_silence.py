@@ -127,7 +127,7 @@ def traced(pid: int, path: Path) -> Iterator[Trace]:
                 process.send_signal(signal.SIGINT)
 
 
-def test_a_session_calls_nobody_and_writes_nothing_elsewhere(db, dsn, device, tmp_path):
+def test_a_session_calls_nobody_and_writes_nothing_elsewhere(db, dsn, device, tmp_path, long):
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
     db.execute(SURROUNDINGS)
     data = Path(db.execute("SHOW data_directory").fetchone()[0])
@@ -137,7 +137,7 @@ def test_a_session_calls_nobody_and_writes_nothing_elsewhere(db, dsn, device, tm
             for statement in STATEMENTS:
                 session.execute(statement.format(device))
             assert session.execute("SELECT surroundings()").fetchone() == before
-            time.sleep(LATE)
+            time.sleep(LATE if long else 0)
             session.execute("SELECT ml_forecast(%s)", [device])
             session.close()
     assert [line for line in trace.lines() if "base/" in line]  # it did look
@@ -180,6 +180,7 @@ SELECT _ml_put_event(incident_id, device_uuid, 'opened', now(), false) FROM ml_i
 """
 
 
+@pytest.mark.long
 def test_a_notifier_calls_the_database_and_its_targets_and_writes_nothing(db, dsn, one, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
