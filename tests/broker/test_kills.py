@@ -89,8 +89,8 @@ def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(server, broker, sta
     talker = Talker(broker)
     talker.start()
     try:
-        for turn in range(50 if long else 6):
-            time.sleep(chance.uniform(0.2, 1.5))
+        for turn in range(50 if long else 3):
+            time.sleep(chance.uniform(0.2, 1.2))
             victim = ("service", "broker", "database")[turn % 3]
             if victim == "service":
                 intake.kill()

@@ -14,13 +14,13 @@ from .conftest import until
 DEVICE = "boiler 7"
 TOPIC = f"iot/device/{DEVICE}/state"
 MINUTE = timedelta(minutes=1)
-HOURS = 72
+HOURS = 26
 # Of the last minutes.
 FAULT, TRAINED = 60, 90
 
 
 def states(now):
-    """Three quiet days with a day's rhythm; in the last hour the temperature is too high."""
+    """A quiet day and its rhythm; in the last hour the temperature is too high."""
     chance = random.Random(7)
     for minute in range(60 * HOURS, 0, -1):
         when = now - minute * MINUTE
