@@ -6,6 +6,10 @@ import psycopg
 import pytest
 import sample_fleet
 
+from tests import pages
+
+NAMES = """SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
+    'shadow_name', 'device-state', device_name => 'public.devices.name')"""
 # What leads the reasons while a fault lasts.
 CLEAR = {
     "cpu spike": {"cpu_usage"},
@@ -53,6 +57,7 @@ def trained(make_database, _server):
     dsn = make_database(f"TEMPLATE {_server.template_dbname}")
     sample_fleet.load(dsn, now=NOW.replace(tzinfo=None))
     with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(NAMES)
         for device in sample_fleet.FLEET:
             as_of = NOW - timedelta(days=1)
             conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [device.uuid, as_of])
@@ -113,6 +118,16 @@ def test_each_fault_is_one_incident_in_words(db, fleet):
         said[fault.device_name] = mine[0][1]
     assert said == TOLD
     assert len(told) <= len(fleet) + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in pages.PAGES if pages.blocks(page, "demo")], ids=pages.name
+)
+def test_pages_show_what_the_demo_gives(page, make_database, trained):
+    whole = psycopg.conninfo.conninfo_to_dict(trained)["dbname"]
+    with psycopg.connect(make_database(f"TEMPLATE {whole}"), autocommit=True) as copy:
+        pages.run(page, "demo", copy.info)
 
 
 @pytest.mark.slow
