@@ -47,6 +47,7 @@ What next? Open the database,
 
 and type
 
+  \\pset format wrapped
   SELECT incident_id, device_name, state, summary FROM ml_incidents;
   SELECT f ->> 'detector' AS detector, f ->> 'sentence' AS what_it_saw
   FROM ml_incidents, jsonb_array_elements(evidence -> 'findings') AS f WHERE incident_id = {first};
@@ -54,10 +55,10 @@ and type
   SELECT * FROM ml_score('{device}', now() - interval '1 hour', now());
   SELECT * FROM ml_outlook('{device}', 'cpu_usage', days => 1);
   SELECT * FROM ml_doctor();     -- is all well? What is not has its fix beside it
-  \\df+ ml_*
 
 In a browser: python3 install.py demo --dashboard
-What an incident says: docs/reading-an-incident.md. Your own data: README.md.
+What an incident says: docs/reading-an-incident.md. Each call: docs/calls.md.
+Your own data: README.md.
 """
 
 
@@ -97,10 +98,12 @@ def prepare(
         now = present + (LEAD if coming else timedelta())
         sample_fleet.load(conn.info.dsn, now=now)
         live.keep(conn)
-    elif extension == made:
-        if live.catch_up(conn):
-            conn.execute("CALL ml_scan()")
-        return now
+    else:
+        came = live.catch_up(conn)
+        if extension == made:
+            if came:
+                conn.execute("CALL ml_scan()")
+            return now
     conn.execute(TABLES.read_bytes())
     conn.execute("DELETE FROM demo_state")
     conn.execute("DROP EXTENSION IF EXISTS pyml CASCADE")
@@ -122,7 +125,22 @@ def prepare(
 
 
 def report(conn: psycopg.Connection[Any], now: datetime, psql: str) -> None:
-    """Print the trouble that was found, what had been injected, and what to type next."""
+    """Print the trouble that was found, what comes next, and what to type next."""
+    told = found(conn, now) or [(1, AHEAD.uuid)]
+    [(ahead,)] = conn.execute("SELECT ml_forecast(%s, %s)", (AHEAD.uuid, FIELD)).fetchall()
+    step, level = ahead["predictions"][-1], ahead["model_info"]["level"]
+    moment = datetime.fromisoformat(step["timestamp"]).astimezone(UTC)
+    low, high = step["confidence_lower"], step["confidence_upper"]
+    print(
+        f"\nThe CPU of {AHEAD.name} will be at {step['predicted_value']:.1f} % at "
+        f"{moment:%H:%M} UTC ({100 * level:g} % interval: {low:.1f} to {high:.1f})."
+    )
+    (first, device), (last, _) = told[0][:2], told[-1][:2]
+    print(NEXT.format(psql=psql, first=first, last=last, device=device))
+
+
+def found(conn: psycopg.Connection[Any], now: datetime) -> list[tuple[Any, ...]]:
+    """Print each incident, beside what had been injected; gives the incidents."""
     planted = {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
     told = conn.execute(TOLD).fetchall()
     print(f"\n{len(FLEET)} devices, of which {len(planted)} had a fault today. pyml has found:")
@@ -134,17 +152,7 @@ def report(conn: psycopg.Connection[Any], now: datetime, psql: str) -> None:
     missed = planted.keys() - {device for _, device, *_ in told}
     if missed:
         print("\nNot found: " + ", ".join(planted[one].device_name for one in missed))
-    [(ahead,)] = conn.execute("SELECT ml_forecast(%s, %s)", (AHEAD.uuid, FIELD)).fetchall()
-    step, level = ahead["predictions"][-1], ahead["model_info"]["level"]
-    moment = datetime.fromisoformat(step["timestamp"]).astimezone(UTC)
-    low, high = step["confidence_lower"], step["confidence_upper"]
-    print(
-        f"\nThe CPU of {AHEAD.name} will be at {step['predicted_value']:.1f} % at "
-        f"{moment:%H:%M} UTC ({100 * level:g} % interval: {low:.1f} to {high:.1f})."
-    )
-    shown = told or [(1, AHEAD.uuid)]
-    (first, device), (last, _) = shown[0][:2], shown[-1][:2]
-    print(NEXT.format(psql=psql, first=first, last=last, device=device))
+    return told
 
 
 def main() -> None:
