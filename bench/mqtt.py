@@ -19,8 +19,6 @@ import argparse
 import json
 import os
 import re
-import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -33,64 +31,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import psycopg
 from timing import HISTORY, database, percentiles, say, table
 
+from installer.broker import Mosquitto, find_mosquitto
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mqtt"
 WINDOW = 2000  # messages that the publisher has sent and the broker has not acknowledged
-
-
-def find_mosquitto() -> str | None:
-    """The broker's program, which Debian keeps where only root looks."""
-    return shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-
-
-class Mosquitto:
-    """A broker of our own, configured as the example is, on a port of its own.
-
-    Parameters
-    ----------
-    place : Path
-        A folder for its files.
-    more : str
-        Further lines of its configuration.
-    """
-
-    def __init__(self, place: Path, more: str = "allow_anonymous true") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.place, self.log = place, place / "mosquitto.log"
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        own = f"listener {self.port} 127.0.0.1\npersistence_location {place}/\nuser root\n{more}\n"
-        text = (EXAMPLE / "mosquitto.conf").read_text()
-        (place / "mosquitto.conf").write_text(f"{text}\n{own}")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it takes connections."""
-        program = find_mosquitto()
-        if not program:
-            sys.exit("there is no mosquitto: apt-get install mosquitto")
-        with open(self.log, "ab") as log:
-            command = [program, "-c", str(self.place / "mosquitto.conf")]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        for _ in range(500):
-            if self.process.poll() is not None:
-                break
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise RuntimeError(f"mosquitto does not start: {self.log.read_text()}")
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        """End it, gently or by SIGKILL."""
-        if self.process:
-            self.process.send_signal(number)
-            self.process.wait()
-        self.process = None
 
 
 def _packet(kind: int, body: bytes) -> bytes:
@@ -179,10 +129,10 @@ class Fleet:
         return made
 
 
-def memory(pid: int) -> float:
-    """MB that a process holds."""
+def memory(pid: int, which: str = "VmRSS") -> float:
+    """MB that a process holds; as VmHWM, the most that it has held."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s*(\d+)", status)[0]) / 1024
+    return int(re.findall(rf"{which}:\s*(\d+)", status)[0]) / 1024
 
 
 def processor(pid: int) -> float:
@@ -235,11 +185,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--backlog", type=int, default=200_000, help="messages")
     options = parser.parse_args()
+    if not (mosquitto := find_mosquitto()):
+        sys.exit("there is no mosquitto: apt-get install mosquitto")
 
     dsn, fleet = database(options.dsn, "pyml_mqtt"), Fleet(options.devices)
     with ExitStack() as undo:
         place = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="pyml-mqtt-")))
-        broker = Mosquitto(place)
+        broker = Mosquitto(mosquitto, place)
         undo.callback(broker.end)
         broker.start()
         conn = undo.enter_context(psycopg.connect(dsn, autocommit=True))

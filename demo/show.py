@@ -14,25 +14,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import live
 import psycopg
 import sample_fleet
 from sample_fleet import FLEET
 
-from pyml.workers.messages import message
-from pyml.workers.targets import Target
-
+TABLES = Path(__file__).parents[1] / "examples/mqtt/tables.sql"
 FRESH = timedelta(hours=1)
-# A live fleet's last readings are not due yet: they appear one after the other, as
-# those of real devices do, and some faults are still going on.
+# A live fleet's last readings are not due yet: they come one after the other, as those of
+# real devices do, and some faults are still going on.
 LEAD = timedelta(hours=2)
 NAMES = """SELECT ml_setup('device_shadow_history', 'device_uuid', 'timestamp', 'reported_state',
     'shadow_name', 'device-state', device_name => 'public.devices.name')"""
 # The models learn from what precedes the first fault.
 TRAIN = "SELECT ml_train_forest(%s, as_of => %s - interval '1 day')"
-TOLD = """SELECT incident_id, state, severity, summary FROM ml_incidents
-    WHERE device_uuid = %s ORDER BY started_at"""
-TELLING = "SELECT _ml_telling(event_id) FROM ml_event WHERE NOT replayed ORDER BY event_id"
-ON_CALL = Target("on-call", "mailto://on-call@example.com", link="https://fleet/{incident_id}")
+TOLD = """SELECT incident_id, device_uuid, device_name, severity, state, summary
+    FROM ml_incidents ORDER BY severity, started_at"""
 
 # One device has a forecast too: an LSTM takes seconds to train.
 AHEAD = FLEET[0]
@@ -44,14 +41,24 @@ LIMIT = "UPDATE ml_metric SET limit_high = 60 WHERE name = 'temperature'"
 TRAIN_HOT = "SELECT ml_train_lstm(%s, 'temperature', as_of => %s - interval '1 day')"
 
 NEXT = """
-Try next:
-  SELECT incident_id, device_name, state, severity, summary FROM ml_incidents;
-  SELECT ml_acknowledge(1, 'on my way');
-  SELECT ml_not_a_fault(1); -- what would have kept it quiet
-  SELECT jsonb_pretty(ml_detect('{device}'));
+What next? Open the database,
+
+  {psql}
+
+and type
+
+  \\pset format wrapped
+  SELECT incident_id, device_name, state, summary FROM ml_incidents;
+  SELECT f ->> 'detector' AS detector, f ->> 'sentence' AS what_it_saw
+  FROM ml_incidents, jsonb_array_elements(evidence -> 'findings') AS f WHERE incident_id = {first};
+  SELECT ml_not_a_fault({last});     -- the rule that would have kept it quiet
   SELECT * FROM ml_score('{device}', now() - interval '1 hour', now());
-  SELECT * FROM ml_predict('{ahead}', '{field}', level => 0.8);
-  SELECT * FROM ml_doctor();
+  SELECT * FROM ml_outlook('{device}', 'cpu_usage', days => 1);
+  SELECT * FROM ml_doctor();     -- is all well? What is not has its fix beside it
+
+In a browser: python3 install.py demo --dashboard
+What an incident says: docs/reading-an-incident.md. Each call: docs/calls.md.
+Your own data: README.md.
 """
 
 
@@ -61,7 +68,7 @@ def say(text: str) -> None:
 
 
 def prepare(
-    conn: psycopg.Connection[Any], made: str, refresh: bool, live: bool = False
+    conn: psycopg.Connection[Any], made: str, refresh: bool, coming: bool = False
 ) -> datetime:
     """Have the fleet, the extension and the models in place.
 
@@ -72,8 +79,8 @@ def prepare(
         Names the sources of the extension; another one than last time installs it anew.
     refresh : bool
         Whether to load the fleet again when it has aged.
-    live : bool
-        Have readings to come, of an hour at least, and a scan behind them.
+    coming : bool
+        Have readings to come, of an hour at least, which ``live.py`` lets come.
 
     Returns
     -------
@@ -85,13 +92,19 @@ def prepare(
     extension, fleet, now = row or ("", "", datetime.min)
     here = hashlib.sha256(Path(sample_fleet.__file__).read_bytes()).hexdigest()
     present = datetime.now(UTC).replace(tzinfo=None)
-    aged = now - present < LEAD / 2 if live else refresh and present - now > FRESH
+    aged = now - present < LEAD / 2 if coming else refresh and present - now > FRESH
     if fleet != here or aged:
         say(f"loading {len(FLEET)} devices with {sample_fleet.DAYS} days of readings")
-        now = present + (LEAD if live else timedelta())
+        now = present + (LEAD if coming else timedelta())
         sample_fleet.load(conn.info.dsn, now=now)
-    elif extension == made:
-        return now
+        live.keep(conn)
+    else:
+        came = live.catch_up(conn)
+        if extension == made:
+            if came:
+                conn.execute("CALL ml_scan()")
+            return now
+    conn.execute(TABLES.read_bytes())
     conn.execute("DELETE FROM demo_state")
     conn.execute("DROP EXTENSION IF EXISTS pyml CASCADE")
     conn.execute("CREATE EXTENSION pyml CASCADE")
@@ -101,7 +114,7 @@ def prepare(
         conn.execute(TRAIN, (device.uuid, now.replace(tzinfo=UTC)))
     say(f"training the forecast of {AHEAD.name}'s CPU")
     conn.execute("SELECT ml_train_lstm(%s, %s)", (AHEAD.uuid, FIELD))
-    if live:
+    if coming:
         say(f"training the forecast of {HOT.name}'s temperature")
         conn.execute(LIMIT)
         conn.execute(TRAIN_HOT, (HOT.uuid, now.replace(tzinfo=UTC)))
@@ -111,34 +124,35 @@ def prepare(
     return now
 
 
-def report(conn: psycopg.Connection[Any], now: datetime) -> None:
-    """Print, for each device, what was injected and what pyml tells of it."""
-    planted = {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
-    print(f"\n{'device':<16}{'injected (UTC)':<34}incident")
-    for device in FLEET:
-        fault = planted.get(device.uuid)
-        injected = f"{fault.kind} {fault.start:%H:%M}–{fault.end:%H:%M}" if fault else "nothing"
-        told = conn.execute(TOLD, (device.uuid,)).fetchall()
-        print(f"{device.name:<16}{injected:<34}{f'{len(told)}' if told else 'none'}")
-        for number, state, severity, summary in told:
-            said = textwrap.wrap(f"{number} {state}, {severity}: {summary}", 100)
-            print(*(f"    {line}" for line in said), sep="\n")
-    print("\nA notifier (docs/alerting.md) would have sent, each with the summary and a link:")
-    for (event,) in conn.execute(TELLING).fetchall():
-        print(f"    {message(ON_CALL, event).title}")
+def report(conn: psycopg.Connection[Any], now: datetime, psql: str) -> None:
+    """Print the trouble that was found, what comes next, and what to type next."""
+    told = found(conn, now) or [(1, AHEAD.uuid)]
     [(ahead,)] = conn.execute("SELECT ml_forecast(%s, %s)", (AHEAD.uuid, FIELD)).fetchall()
-    steps, model = ahead["predictions"], ahead["model_info"]
-    print(f"\nThe CPU of {AHEAD.name} next, with {model['level']:.0%} intervals:")
-    for step in (steps[0], steps[len(steps) // 2], steps[-1]):
-        moment = datetime.fromisoformat(step["timestamp"]).astimezone(UTC)
-        low, high = step["confidence_lower"], step["confidence_upper"]
-        print(f"  {moment:%H:%M} UTC  {step['predicted_value']:5.1f} %  ({low:.1f} to {high:.1f})")
+    step, level = ahead["predictions"][-1], ahead["model_info"]["level"]
+    moment = datetime.fromisoformat(step["timestamp"]).astimezone(UTC)
+    low, high = step["confidence_lower"], step["confidence_upper"]
     print(
-        f"On held-out readings it was wrong by {model['mae']:.2f} points on average and the "
-        f"interval held {model['coverage']['0.9']:.0%} of them."
+        f"\nThe CPU of {AHEAD.name} will be at {step['predicted_value']:.1f} % at "
+        f"{moment:%H:%M} UTC ({100 * level:g} % interval: {low:.1f} to {high:.1f})."
     )
-    faulty = next(one.uuid for one in FLEET if one.uuid in planted)
-    print(NEXT.format(device=faulty, ahead=AHEAD.uuid, field=FIELD))
+    (first, device), (last, _) = told[0][:2], told[-1][:2]
+    print(NEXT.format(psql=psql, first=first, last=last, device=device))
+
+
+def found(conn: psycopg.Connection[Any], now: datetime) -> list[tuple[Any, ...]]:
+    """Print each incident, beside what had been injected; gives the incidents."""
+    planted = {fault.device_uuid: fault for fault in sample_fleet.faults(now=now)}
+    told = conn.execute(TOLD).fetchall()
+    print(f"\n{len(FLEET)} devices, of which {len(planted)} had a fault today. pyml has found:")
+    for number, device, name, severity, state, summary in told:
+        fault = planted.get(device)
+        why = f"{fault.kind}, {fault.start:%H:%M} to {fault.end:%H:%M} UTC" if fault else "nothing"
+        print(f"\n{number}  {name}, {severity}, {state}  (injected: {why})")
+        print(textwrap.fill(summary, 100, initial_indent="   ", subsequent_indent="   "))
+    missed = planted.keys() - {device for _, device, *_ in told}
+    if missed:
+        print("\nNot found: " + ", ".join(planted[one].device_name for one in missed))
+    return told
 
 
 def main() -> None:
@@ -146,13 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dsn", help="libpq connection string of the database")
     parser.add_argument("--made", default="", help="names the extension's sources")
+    parser.add_argument("--psql", default="psql", help="the program that the printed command has")
     parser.add_argument("--quiet", action="store_true", help="prepare only, an aged fleet too")
     parser.add_argument("--live", action="store_true", help="a fleet whose readings go on coming")
     options = parser.parse_args()
     with psycopg.connect(options.dsn, autocommit=True) as conn:
         now = prepare(conn, options.made, not options.quiet, options.live)
         if not options.quiet:
-            report(conn, now)
+            report(conn, now, f"{options.psql} '{options.dsn}'")
 
 
 if __name__ == "__main__":

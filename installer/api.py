@@ -64,7 +64,7 @@ BEGIN
     {answer};
 END
 $$;
-COMMENT ON {what} {name}(text{types}) IS 'By the id that the history has. {comment}';
+COMMENT ON {what} {name}(text{types}) IS '{comment} By the id that the history has.';
 """
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 
 from installer.debian import apt_candidate, apt_install
+from installer.live import beside, reporting
 from installer.postgres import Server
-from installer.process import HERE, PLAIN_ENVIRONMENT, Failure, locked, run, run_reporting, say
+from installer.process import HERE, Failure, locked, run, run_reporting, say
 
 API_SERVER = HERE / "examples/api-server"
 SCAN_SECONDS = 60
@@ -53,28 +56,32 @@ def find_node() -> str:
     return find_node()
 
 
-def show_dashboard(command: Sequence[str], server: Server) -> None:
-    """Serve the dashboard on the demo's fleet, and scan as a schedule would, until Ctrl-C."""
+def show_dashboard(
+    command: Sequence[str], server: Server, python: Path, mosquitto: str | None, place: Path
+) -> None:
+    """Show the demo's fleet, live, and scan as a schedule would, until Ctrl-C.
+
+    `python` has pyml's libraries; `mosquitto` is the broker's program, and `place` its folder.
+    """
     with socket.socket() as probe:
         port = 8080 if probe.connect_ex(("127.0.0.1", 8080)) else 0
     settings = {"DATABASE_URL": server.dsn, "PORT": str(port)}
-    for each in (signal.SIGINT, signal.SIGTERM):  # either way the server ends with this program
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all ends with this program
         signal.signal(each, signal.default_int_handler)
-    with subprocess.Popen(
-        command, env={**PLAIN_ENVIRONMENT, **settings}, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            address = (process.stdout.readline() if process.stdout else "").split()[-1:]
+    try:
+        with contextlib.ExitStack() as undo:
+            programs = undo.enter_context(reporting(python, server, mosquitto, place))
+            shown = undo.enter_context(beside(command, settings, stdout=subprocess.PIPE, text=True))
+            address = (shown.stdout.readline() if shown.stdout else "").split()[-1:]
             if not address:
                 raise Failure("the API server does not start")
-            print(f"\nThe dashboard: {address[0]}  (Ctrl-C stops it)", flush=True)
+            print(f"The dashboard: {address[0]}  (Ctrl-C stops it)", flush=True)
             if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
                 webbrowser.open(address[0])
-            while process.poll() is None:
+            while not (ended := [one for one in [*programs, shown] if one.poll() is not None]):
                 server.ask("CALL ml_scan()")
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(SCAN_SECONDS)
-        except KeyboardInterrupt:
-            say("stopping the dashboard; the demo's server goes on")
-        finally:
-            process.terminate()
+                    shown.wait(SCAN_SECONDS)
+            raise Failure(f"this has ended: {shlex.join(ended[0].args)}", f"look into {place}")
+    except KeyboardInterrupt:
+        say("stopped the dashboard; the demo's server goes on")

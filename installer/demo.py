@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 
+from installer.broker import find_mosquitto
 from installer.cluster import Cluster, home, private
 from installer.dashboard import api_server, show_dashboard
 from installer.extension import sources
@@ -29,7 +30,9 @@ def command_demo(options: argparse.Namespace) -> int:
         dsn = cluster.dsn("demo")
         if cluster.server().ask("SELECT 1 FROM pg_database WHERE datname = 'demo'") == "":
             cluster.server().ask("CREATE DATABASE demo")
+        psql = cluster.postgres.bindir / "psql"
         show = [environment.python, "-B", HERE / "demo/show.py", dsn, "--made", sources()]
+        show += ["--psql", psql]
         quiet, live = ["--quiet"] * options.dsn, ["--live"] * options.dashboard
         run(
             [*show, *quiet, *live],
@@ -38,7 +41,9 @@ def command_demo(options: argparse.Namespace) -> int:
             stdout=None,
             stderr=None,
         )
-        print(dsn if options.dsn else f"{cluster.postgres.bindir}/psql '{dsn}'")
+        if options.dsn:
+            print(dsn)
     if serve:
-        show_dashboard(serve, cluster.server("demo"))
+        place = cluster.place / "broker"
+        show_dashboard(serve, cluster.server("demo"), environment.python, find_mosquitto(), place)
     return 0

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 
+from installer.broker import find_mosquitto
 from installer.cluster import Cluster, home, private
 from installer.dashboard import find_node
 from installer.debian import apt_install
@@ -39,9 +40,9 @@ def find_strace() -> None:
         apt_install(["strace"], "that nothing is reported is tested with strace, which is not here")
 
 
-def find_mosquitto() -> None:
+def have_mosquitto() -> None:
     """An MQTT broker: each test that needs one has its own."""
-    if not shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin"):
+    if not find_mosquitto():
         why = "MQTT is tested with mosquitto, which is not here"
         apt_install(["mosquitto"], why, services=False)
 
@@ -87,7 +88,7 @@ def command_test(options: argparse.Namespace) -> int:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PG"))}
     try:
         needs = (
-            *(find_node, find_browser, find_strace, find_mosquitto),
+            *(find_node, find_browser, find_strace, have_mosquitto),
             lambda: find_plproxy(cluster.postgres),
         )
         for need in needs:

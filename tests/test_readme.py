@@ -3,6 +3,8 @@
 A block that begins with ```sql run is run by psql, page by page, in the order of the page. If a
 ```text block follows it, the output has to be that, where … stands for anything. A block that
 begins with ```sql ML001, or another code, has to end in the error of that code, with a HINT.
+Blocks that begin with ```sql demo are for the whole fleet, a scan behind it, and are run in
+tests/database/test_sample_fleet.py.
 """
 
 import hashlib
@@ -12,21 +14,17 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import psycopg
 import pytest
 import sample_fleet
 
 from pyml import __version__, errors
+from tests.pages import PAGES, ROOT, blocks, name, run
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "examples").glob("*/README.md"))]
-RUN = re.compile(r"^ *```sql run\n(.*?)^ *```\n(?:\s*```text\n(.*?)^ *```\n)?", re.M | re.S)
 REFUSED = re.compile(r"^ *```sql (ML\d{3})\n(.*?)^ *```\n", re.M | re.S)
 CODES = {each.sqlstate for each in errors.PymlError.__subclasses__() if each.sqlstate[:2] == "ML"}
-BETWEEN = "== next block =="
 
 # Two of the devices and one forecast are enough: an LSTM takes seconds to train.
 DEVICES = sample_fleet.FLEET[:2]
@@ -40,52 +38,24 @@ WHERE e.extname = 'pyml' AND p.proname LIKE 'ml\\_%'
 """
 
 
-def name(page):
-    return str(page.relative_to(ROOT))
-
-
-def pages(pattern):
-    return pytest.mark.parametrize(
-        "page", [page for page in PAGES if pattern.search(page.read_text())], ids=name
-    )
-
-
 @pytest.fixture(autouse=True)
 def _a_small_fleet(monkeypatch):
     monkeypatch.setattr(sample_fleet, "FLEET", DEVICES)
 
 
-def _loose(output: str) -> str:
-    """Without the widths, which follow the longest value of a run."""
-    return re.sub(r"-{2,}", "--", " ".join(output.split()))
-
-
 @pytest.mark.slow
-@pages(RUN)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "run")], ids=name)
 def test_the_statements_give_the_output_shown(page, db, dsn):
     sample_fleet.load(dsn, days=sample_fleet.DAYS if page == PAGES[0] else 2)
     db.execute(FORECASTS)
     if page != PAGES[0]:  # whose output shows what a whole training gives
         db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    blocks = RUN.findall(page.read_text())
-    # psql's libpq may be older than psycopg's, and not know all that a DSN of its says.
-    where = {"-h": db.info.host, "-p": str(db.info.port), "-U": db.info.user, "-d": db.info.dbname}
-    ran = subprocess.run(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *sum(where.items(), ())],
-        input="SET client_min_messages = warning;\n"
-        + f"\n\\echo {BETWEEN}\n".join(statements for statements, _ in blocks),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    outputs = ran.stdout.split(BETWEEN)
-    for (statements, shown), output in zip(blocks, outputs, strict=True):
-        if shown:
-            pattern = ".*?".join(re.escape(part) for part in _loose(shown).split("…"))
-            assert re.fullmatch(pattern, _loose(output)), f"{statements}\ngives\n{output}"
+    run(page, "run", db.info)
 
 
-@pages(REFUSED)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if REFUSED.search(page.read_text())], ids=name
+)
 def test_the_statements_are_refused_as_shown(page, db, dsn):
     sample_fleet.load(dsn, days=1)
     for code, statement in REFUSED.findall(page.read_text()):

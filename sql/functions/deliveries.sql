@@ -264,7 +264,7 @@ BEGIN
     RETURN again;
 END
 $$;
-COMMENT ON FUNCTION ml_resend(text) IS 'Lets the notifiers try dead letters again, of all targets or of one, for another day. Gives how many there are. Unknown target: ML002.';
+COMMENT ON FUNCTION ml_resend(text) IS 'Lets the notifiers try dead letters again, of all targets or of one, for another day.';
 
 CREATE OR REPLACE FUNCTION _ml_doctor_deliveries() RETURNS TABLE (check_name text, ok boolean, detail text, fix text)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER

@@ -349,4 +349,4 @@ BEGIN
     FROM jsonb_to_recordset(found_rows) AS r (path text, share float8, "least" float8, "greatest" float8, changes float8, kind text, unit text, metric text, takes boolean, name text);
 END
 $$;
-COMMENT ON FUNCTION ml_discover(uuid, int, boolean) IS 'The numbers that the history holds, of a device or of the fleet, one row a path: share of the messages looked at that hold it, range, share of successive values that differ, whether it looks like a gauge, a counter, a constant, or is text (told, not taken), unit as its name suggests, the metric that reads it already, or the statement that takes it in. Looks at up to 2000 messages, spread over the window. apply => true adds what changes and is in 1 percent of a device''s messages to ml_metric, and disables built-in metrics that nothing reports; without the CPU, the setting forecast_fields becomes the first metric by name. No such device: ML002; no messages: ML001.';
+COMMENT ON FUNCTION ml_discover(uuid, int, boolean) IS 'The numbers that the history holds; with apply the sensible ones are taken in as metrics.';

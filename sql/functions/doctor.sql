@@ -260,4 +260,4 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION ml_doctor() IS 'One row a check: Python, its libraries, the history table, its index, pg_cron, the schema, privileges, metrics that find nothing, clocks that are ahead, the schedule, scans, failing devices, trainings and messages that nobody takes. fix is the statement or command that helps. Of the history it reads a small sample.';
+COMMENT ON FUNCTION ml_doctor() IS 'Checks installation, data and operation; fix is the statement or command that helps.';

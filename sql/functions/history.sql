@@ -207,7 +207,7 @@ BEGIN
     RETURN _ml_uuid_of(id);
 END
 $$;
-COMMENT ON FUNCTION ml_uuid(text) IS 'The uuid by which pyml''s tables and views know a device, of the id by which the history knows it. No such device: ML002.';
+COMMENT ON FUNCTION ml_uuid(text) IS 'The uuid by which pyml''s tables and views know the device of an id. No such device: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_device_id(device uuid, device_type text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -252,4 +252,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION ml_state(uuid) IS 'What a device reported last, whole, and when. Rows of a time more than a day ahead are left out. No such device: ML002; no state: ML001.';
+COMMENT ON FUNCTION ml_state(uuid) IS 'What a device reported last, whole, and when.';

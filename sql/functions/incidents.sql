@@ -130,7 +130,7 @@ BEGIN
     RETURN _ml_say((SELECT i.incident_id FROM ml_incident i WHERE i.incident_id = ml_acknowledge.incident_id), incident_id, 'acknowledged', note);
 END
 $$;
-COMMENT ON FUNCTION ml_acknowledge(bigint, text) IS 'Says that somebody knows of an incident. Gives its state and whether that has changed (changed); of one that is acknowledged or resolved already, by whom and when (told). A note replaces an earlier one. Unknown incident: ML002.';
+COMMENT ON FUNCTION ml_acknowledge(bigint, text) IS 'Says that somebody knows of an incident. Unknown incident: ML002.';
 
 CREATE OR REPLACE FUNCTION ml_resolve(incident_id bigint, note text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -141,7 +141,7 @@ BEGIN
     RETURN _ml_say((SELECT i.incident_id FROM ml_incident i WHERE i.incident_id = ml_resolve.incident_id), incident_id, 'resolved', note);
 END
 $$;
-COMMENT ON FUNCTION ml_resolve(bigint, text) IS 'Ends an incident. What goes on of it is not told again; what begins later is. Gives its state and whether that has changed (changed); of one that is resolved already, why and when (told). A note replaces an earlier one. Unknown incident: ML002.';
+COMMENT ON FUNCTION ml_resolve(bigint, text) IS 'Ends an incident: what goes on of it is not told again. Unknown incident: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_propose(device uuid, incident_id bigint) RETURNS jsonb
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
@@ -188,4 +188,4 @@ BEGIN
     RETURN answer || jsonb_build_object('statement', statement, 'words', best ->> 'words', 'applied', coalesce(apply, false) AND statement IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION ml_not_a_fault(bigint, text, boolean) IS 'Says what would have kept an incident and its like quiet: the smallest rule or quiet window, as a statement, and in words what is then no longer told. With apply it makes it (applied), and resolves the incident as ml_resolve does. The note is the reason. Where something keeps it quiet already, statement is NULL. Unknown incident: ML002; its findings are no longer kept: ML001.';
+COMMENT ON FUNCTION ml_not_a_fault(bigint, text, boolean) IS 'The rule that would have kept an incident and its like quiet; with apply it is made.';

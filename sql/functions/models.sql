@@ -24,7 +24,7 @@ BEGIN
     RETURN jsonb_build_object('device_uuid', device, 'device_id', coalesce((SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device), device::text), 'models', models);
 END
 $$;
-COMMENT ON FUNCTION ml_model_info(uuid) IS 'The device''s models, those in force first, with what they were trained on and what was measured. parameters.given holds the arguments that were given to the training, by which ml_retrain trains again; the others follow the settings. None: ML002.';
+COMMENT ON FUNCTION ml_model_info(uuid) IS 'The models of a device and their figures, those in force first. None: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_rollback(seen bigint, model_id bigint) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -71,7 +71,7 @@ BEGIN
     RETURN _ml_rollback((SELECT m.model_id FROM ml_model m WHERE m.model_id = ml_rollback.model_id), model_id);
 END
 $$;
-COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force, a forest with the finders that were trained with it. Gives it and the one that it replaced. Unknown model: ML002.';
+COMMENT ON FUNCTION ml_rollback(bigint) IS 'Puts an earlier model of a device back in force. Unknown model: ML002.';
 
 CREATE OR REPLACE FUNCTION _ml_forget(device uuid) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -136,4 +136,4 @@ BEGIN
     RETURN _ml_forget(device);
 END
 $$;
-COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops its models, training runs, anomalies, findings and forecasts, ends its incidents, and leaves it out of scans, trainings and views until it reports again (a reading later than this call) or is named in ml_scan or ml_retrain. Gives how many of each were dropped. The history stays.';
+COMMENT ON FUNCTION ml_forget(uuid) IS 'Retires a device: drops what was learned and noted of it. Its history stays.';

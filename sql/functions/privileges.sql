@@ -67,7 +67,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read (score, forecast, look at views), to act (that, and acknowledge and resolve incidents, and make rules and quiet windows) or to train (that, and train, scan, roll back, forget), or what a notifier needs (notify: to learn what is to be told, and to write what became of it), and takes back what an earlier level gave beyond it. The history table''s own privileges stay the business of its owner.';
+COMMENT ON FUNCTION ml_grant(name, text) IS 'Gives a role what it needs to read, to act, to train, or to be a notifier (notify).';
 
 CREATE OR REPLACE FUNCTION ml_row_security(condition text DEFAULT NULL) RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -99,7 +99,7 @@ EXCEPTION
             HINT = 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
 END
 $$;
-COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the rows of pyml''s tables and views for which the condition on device_uuid holds: one policy, pyml_devices, on each table that names a device. The condition is kept in the setting row_security; without an argument it is applied again, as after a restore, since pg_dump leaves out policies on an extension''s tables. An empty one takes the policies away. Gives the tables. No such condition: ML004.';
+COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the devices for which a condition holds.';
 
 -- No function is for everybody; ml_grant gives them. Only what PUBLIC still has is touched: what a
 -- script of the extension changes counts as the extension's own, and pg_dump would

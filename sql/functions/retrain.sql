@@ -241,4 +241,4 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains what is due, of all devices or of one: never trained, older than retrain_hours, settings or metrics changed, an incident of the device became usual since, or not to be scored (ML005) in the last scan; the oldest first. Arguments that a person gave to the training of the model in force are kept. Commits model by model; several sessions share the work; failures are recorded in ml_run and wait longer each time, or until settings or metrics change. Begins no training after the given minutes. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_retrain(uuid, int, int) IS 'Trains the models that are due, of all devices or of one.';

@@ -203,4 +203,4 @@ BEGIN
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Scores what came since the last scan of each device (or of one) into ml_anomaly, and notes what is wrong over spans of time in ml_finding; compares it with the stored forecasts and stores fresh ones; commits device by device. Rows that came late, after newer ones of their device, are scored whenever they come. A device without a model is recorded in ml_scan_state and passed over; one that the history does not hold is refused (ML002). Devices that have left the history leave the views. Several sessions share the work. as_of replays the past. slot numbers a scheduled worker.';
+COMMENT ON PROCEDURE ml_scan(uuid, timestamptz, int) IS 'Looks at what is new, of all devices or of one: anomalies, findings, incidents, forecasts.';

@@ -90,7 +90,7 @@ EXCEPTION WHEN invalid_parameter_value THEN
         HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
 END
 $$;
-COMMENT ON FUNCTION ml_schedule(text, text, int) IS 'Puts ml_scan and ml_retrain on pg_cron, each as that many workers which share the work; replaces an earlier schedule. A run is passed over while the last one is going. Schedules are cron''s, in UTC unless cron.timezone says otherwise. Without pg_cron in this database: ML006, with the statement to run where it is.';
+COMMENT ON FUNCTION ml_schedule(text, text, int) IS 'Puts ml_scan and ml_retrain on pg_cron. No pg_cron in this database: ML006.';
 
 CREATE OR REPLACE FUNCTION ml_unschedule() RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER

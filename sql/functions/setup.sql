@@ -170,4 +170,4 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION ml_setup(regclass, name, name, name, name, text, text, text, text, name) IS 'Points pyml at a history: a table or view, its columns with the device''s id (uuid, text, a whole number), the time (timestamp, of time_zone; timestamptz; seconds or milliseconds since 1970, time_unit, where the rows do not tell) and the reported state (jsonb, json, or text that is JSON); rows are readings where shadow has shadow_value, or all. device_name (schema.table.column) is where names for display are; device_name_key the column there with the id, if no key tells. Sets the settings in one go, or changes nothing (ML004, ML006), and says what it has found.';
+COMMENT ON FUNCTION ml_setup(regclass, name, name, name, name, text, text, text, text, name) IS 'Points pyml at a history, a table or view and its columns, and says what it has found.';

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mqtt import EXAMPLE, Mosquitto, find_mosquitto
+from mqtt import EXAMPLE
 from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion
+
+from installer.broker import Mosquitto, find_mosquitto
 
 TABLES = EXAMPLE / "tables.sql"
 
@@ -106,11 +108,11 @@ class Device:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     """A broker, running."""
-    if not find_mosquitto():
+    if not (program := find_mosquitto()):
         pytest.skip("there is no mosquitto")
     place = tmp_path / "broker"
     place.mkdir()
-    broker = Mosquitto(place)
+    broker = Mosquitto(program, place)
     broker.start()
     yield broker
     broker.end()

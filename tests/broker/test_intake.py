@@ -210,30 +210,31 @@ def test_foreign_topics_are_counted(history, start, device):
     assert "foreign topic: 1, such as iot/device/xxx" in service.end()
 
 
-@pytest.mark.parametrize(
-    ("clock", "why", "kept"),
-    [
-        ("1970-01-01T00:00:10Z", "bad clock", "1970-01-01 00:00:10"),
-        (4102444800, "bad clock", "2100-01-01 00:00:00"),
-        ("yesterday", "time not understood", None),
-        (None, "time not understood", None),
-        (1e300, "time not understood", None),
-    ],
-)
-def test_a_wrong_clock_is_counted_and_does_not_stop_the_shadow(
-    history, start, device, clock, why, kept
-):
+def test_a_wrong_clock_is_counted_and_does_not_stop_the_shadow(history, start, device):
+    clocks = {
+        "1970-01-01T00:00:10Z": "1970-01-01 00:00:10",
+        4102444800: "2100-01-01 00:00:00",
+        "yesterday": None,
+        None: None,
+        1e300: None,
+    }
     service = start()
-    device.say(STATE, report({"n": 1}, timestamp=clock))
-    until(lambda: len(rows(history)) == 1)
-    device.say(STATE, report({"n": 2}, timestamp=datetime.now(UTC).isoformat()))
-    until(lambda: len(rows(history)) == 2)
-    assert shadow(history) == {"n": 2}
-    when = rows(history, "timestamp")[0][0]
-    assert str(when) == kept or (
-        kept is None and datetime.now(UTC).replace(tzinfo=None) - when < timedelta(minutes=1)
-    )
-    assert f"{why}: 1, such as {STATE}" in service.end()
+    for n, clock in enumerate(clocks):
+        device.say(UPDATE.format(n), report({"n": 1}, timestamp=clock))
+    until(lambda: len(rows(history)) == len(clocks))
+    for n in range(len(clocks)):
+        device.say(UPDATE.format(n), report({"n": 2}, timestamp=datetime.now(UTC).isoformat()))
+    until(lambda: len(rows(history)) == 2 * len(clocks))
+    for n, kept in enumerate(clocks.values()):
+        assert shadow(history, str(n)) == {"n": 2}
+        first = "SELECT timestamp FROM device_shadow_history WHERE shadow_name = %s ORDER BY id"
+        when = history.execute(first, [str(n)]).fetchone()[0]
+        assert str(when) == kept or (
+            kept is None and datetime.now(UTC).replace(tzinfo=None) - when < timedelta(minutes=1)
+        )
+    told = service.end()
+    assert f"bad clock: 2, such as {UPDATE.format(0)}" in told
+    assert f"time not understood: 3, such as {UPDATE.format(2)}" in told
 
 
 def test_seconds_milliseconds_and_offsets_are_one_time(history, start, device):
@@ -250,9 +251,9 @@ def test_seconds_milliseconds_and_offsets_are_one_time(history, start, device):
 
 def test_a_message_that_the_database_refuses_takes_no_other_along(history, start, device):
     history.execute("ALTER TABLE device_shadow_history ADD CHECK (reported_state ->> 'n' <> '13')")
-    service = start(messages={"seconds": 1.0})
+    service = start(messages={"seconds": 0.3})
     for n in range(30):
-        device.say(STATE, report({"n": n}, timestamp=at(n - 60)))
+        device.tell(STATE, report({"n": n}, timestamp=at(n - 60)))
     until(lambda: len(rows(history)) == 29)
     assert [state["n"] for (state,) in rows(history)] == [n for n in range(30) if n != 13]
     assert shadow(history) == {"n": 29}
@@ -286,9 +287,10 @@ def test_a_retained_message_comes_once(history, start, device):
 @pytest.mark.slow
 def test_what_comes_while_the_service_is_away_is_kept(history, start, device):
     start().end()
-    for n in range(3000):
+    many = 1200  # by itself mosquitto keeps 1,000
+    for n in range(many):
         device.tell(STATE, {"n": n})
-    device.say(STATE, {"n": 3000})
+    device.say(STATE, {"n": many})
     start()
-    until(lambda: len(rows(history)) == 3001)
-    assert {state["n"] for (state,) in rows(history)} == set(range(3001))
+    until(lambda: len(rows(history)) == many + 1)
+    assert {state["n"] for (state,) in rows(history)} == set(range(many + 1))

@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import sample_fleet
+import show
+
+from tests import pages
 
 # What leads the reasons while a fault lasts.
 CLEAR = {
@@ -53,6 +56,7 @@ def trained(make_database, _server):
     dsn = make_database(f"TEMPLATE {_server.template_dbname}")
     sample_fleet.load(dsn, now=NOW.replace(tzinfo=None))
     with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(show.NAMES)
         for device in sample_fleet.FLEET:
             as_of = NOW - timedelta(days=1)
             conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [device.uuid, as_of])
@@ -113,6 +117,27 @@ def test_each_fault_is_one_incident_in_words(db, fleet):
         said[fault.device_name] = mine[0][1]
     assert said == TOLD
     assert len(told) <= len(fleet) + 2
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_each_incident_beside_what_was_injected(db, capsys):
+    show.found(db, NOW.replace(tzinfo=None))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "8 devices, of which 6 had a fault today." in told
+    assert "sensor-vienna, critical, resolved (injected: stuck sensor, 23:00 to 10:00 UTC)" in told
+    assert "meter-athens, warning, resolved (injected: nothing)" in told
+    assert [summary for summary in TOLD.values() if summary not in told] == []
+    assert "Not found" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in pages.PAGES if pages.blocks(page, "demo")], ids=pages.name
+)
+def test_pages_show_what_the_demo_gives(page, make_database, trained):
+    whole = psycopg.conninfo.conninfo_to_dict(trained)["dbname"]
+    with psycopg.connect(make_database(f"TEMPLATE {whole}"), autocommit=True) as copy:
+        pages.run(page, "demo", copy.info)
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ def fleet(_server, _copy) -> Iterator[Fleet]:
         made = Fleet(psycopg.conninfo.make_conninfo(**there), where | {"PGDATABASE": name})
         sample_fleet.load(made.dsn, days=2)
         conn.execute(PREPARE)
-        made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
+        with trouble(conn, BERLIN):
+            made.smoked = made.smoke("-v", f"device={BERLIN}")  # trains Berlin's models
         conn.execute("CALL ml_scan()")
         yield made
 

@@ -2,10 +2,7 @@
 
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -16,7 +13,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from .conftest import ATHENS, BERLIN, EXAMPLES, ODD, PARIS, VIENNA, run, trouble
+from .conftest import ATHENS, BERLIN, ODD, PARIS, VIENNA, run, trouble
 
 pytestmark = pytest.mark.slow
 
@@ -751,29 +748,3 @@ def test_reads_may_go_to_a_standby(fleet, serve):
         assert ask(address, "/fleet")[0] == 503
         status, body = ask(address, f"/ml/anomalies/train/{VIENNA}", "POST", '{"hours": 3}')
         assert (status, body["code"]) == (503, "25006")
-
-
-def test_the_demo_shows_it_and_scans_until_ctrl_c(fleet, command):
-    show = (
-        "import sys; from installer.dashboard import Server, show_dashboard;"
-        " show_dashboard(sys.argv[2:], Server(sys.argv[1]))"
-    )
-    before = fleet.ask("SELECT count(*) FROM ml_job")
-    with subprocess.Popen(
-        [sys.executable, "-c", show, fleet.dsn, *command],
-        cwd=EXAMPLES.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as shown:
-        shown.stdout.readline()
-        address = re.fullmatch(r"The dashboard: (http\S+) .*\n", shown.stdout.readline())[1]
-        with urllib.request.urlopen(address) as page:
-            assert b"pyml" in page.read()
-        until(lambda: fleet.ask("SELECT count(*) FROM ml_job") > before)
-        shown.send_signal(signal.SIGINT)
-        _, told = shown.communicate(timeout=20)
-    assert shown.returncode == 0, told
-    assert "stopping the dashboard" in told
-    with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(address)

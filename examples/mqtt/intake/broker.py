@@ -142,13 +142,17 @@ class Session:
         if reason.is_failure:
             self._refused(f"the broker refuses us: {reason}", str(reason))
             return
-        self._session = "goes on with" if flags.session_present else "begins"
-        self._quiet = False
+        self._quiet, self._begins = False, not flags.session_present
+        if not self._begins:
+            # Said here: the broker confirms what follows behind all that it has kept for us, which
+            # may have to wait for the database.
+            log.info("connected to %s, which goes on with our session", self._broker.url)
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         client.subscribe([(one, options) for one in self._filters])
 
     def _subscribed(self, client: Client, _: Any, mid: int, reasons: Any, properties: Any) -> None:
-        log.info("connected to %s, which %s our session", self._broker.url, self._session)
+        if self._begins:
+            log.info("connected to %s, which begins our session", self._broker.url)
         for topic, reason in zip(self._filters, reasons, strict=False):
             if reason.is_failure:
                 self._refused(f"the broker refuses us {topic}: {reason}", str(reason))
