@@ -49,7 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
     seconds: Counter[str] = Counter()
     for item in items:
-        seconds[_together(item.nodeid)] += 6 if item in slow else 1
+        takes = 20 if item.get_closest_marker("server") else 6 if item in slow else 1
+        seconds[_together(item.nodeid)] += takes
     items.sort(key=lambda item: -seconds[_together(item.nodeid)])
 
 
