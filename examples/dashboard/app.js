@@ -1,25 +1,51 @@
-// Which page is shown, and that it stays true: fetching, refreshing, and saying when it cannot.
+// Which page is shown, and that it stays true: asking, refreshing, and saying when it cannot.
 
 import { devicePage } from "./device.js";
-import { fleetPage } from "./fleet.js";
+import { devicesPage } from "./devices.js";
 import { ago, clock, fill, h } from "./format.js";
+import { inboxPage } from "./inbox.js";
+import { follow, get, post, Refusal } from "./server.js";
 
+/**
+ * A page. It asks for what it shows when it is opened, and again whenever that may have changed.
+ * @typedef {object} Page
+ * @property {string} title
+ * @property {HTMLElement} element
+ * @property {(server: Server) => Promise<Shown>} show
+ * @property {() => void} [leave] ends what it has begun
+ */
+/** @typedef {{ title?: string, scanned?: string | null }} Shown its title now, and the oldest scan that it goes by */
+/**
+ * What a page has of the server, for as long as it is shown.
+ * @typedef {object} Server
+ * @property {(path: string) => Promise<any>} get
+ * @property {() => void} paint show what is there already, before all is
+ * @property {Act} act
+ */
+/** Have something done, and the page shown anew; the answer, or nothing where it was refused. @typedef {(path: string, body: object) => Promise<any>} Act */
+
+/** By the first part of the path: what follows it, and the query. @satisfies {Record<string, (rest: string, query: URLSearchParams) => Page>} */
+const PAGES = {
+  "": (_, query) => inboxPage(query),
+  devices: (_, query) => devicesPage(query),
+  device: (id, query) => devicePage(id, query),
+};
+/** Of a page that is not in the navigation: under which one it is found. @type {Record<string, string>} */
+const UNDER = { device: "devices" };
+
+/** Without the stream of events, and with it: what is no event changes too. */
 const REFRESH = 15_000;
+const REFRESH_LIVE = 60_000;
+/** Events come in floods. */
+const GATHER = 500;
 // Scans are made every five minutes; three missed are no accident.
 const LATE_SCAN = 15 * 60_000;
 
-/**
- * @typedef {object} Page
- * @property {string} title
- * @property {string} source path of the document that it shows
- * @property {HTMLElement} element
- * @property {(document: any, act: Act) => { title?: string, scanned?: string | null }} show
- */
-/** What a button asks for. @typedef {(path: string, body: object) => Promise<void>} Act */
-
-const main = /** @type {HTMLElement} */ (document.getElementById("main"));
-const notice = /** @type {HTMLElement} */ (document.getElementById("notice"));
-const freshness = /** @type {HTMLElement} */ (document.getElementById("freshness"));
+const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+const main = element("main");
+const notice = element("notice");
+const freshness = element("freshness");
+const spoken = element("spoken");
 
 /** @type {Page} */
 let page;
@@ -28,46 +54,25 @@ let request = new AbortController();
 let timer;
 /** When the page was last known to be true. @type {number | undefined} */
 let updated;
+/** Whether it is told what happens. */
+let live = false;
 
-/** An answer that is none: what the server says of it. */
-class Refusal extends Error {
-  /** @param {import("../api-server/src/documents.ts").Problem} problem @param {number} status 0 where there is no answer */
-  constructor(problem, status = 0) {
-    super(problem.message);
-    this.problem = problem;
-    this.status = status;
-  }
-}
-
-/** @param {string} path @param {RequestInit} options */
-async function ask(path, options) {
-  const token = sessionStorage.getItem("token");
-  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (options.signal?.aborted) throw error;
-    const message = "The server does not answer.";
-    throw new Refusal({ error: "Offline", message, hint: "python3 install.py demo --dashboard" });
-  }
-  const body = await answer.json().catch(() => ({ error: answer.statusText, message: "no JSON" }));
-  if (!answer.ok) throw new Refusal(body, answer.status);
-  return body;
-}
-
-/** Fetch the page's document and show it; go on doing so. */
+/** Ask for what the page shows; go on doing so. */
 async function refresh() {
   clearTimeout(timer);
   request.abort();
   request = new AbortController();
   const { signal } = request;
+  const shown = page;
+  const paint = () => {
+    if (main.firstChild !== shown.element) fill(main, shown.element);
+  };
   try {
-    const found = await ask(page.source, { signal });
-    const { title, scanned } = page.show(found, act);
+    const { title, scanned } = await shown.show({ get: (path) => get(path, signal), paint, act });
+    signal.throwIfAborted();
     updated = Date.now();
     document.title = `${title ?? page.title} · pyml`;
-    if (main.firstChild !== page.element) fill(main, page.element);
+    paint();
     main.classList.remove("stale");
     warnOfLateScans(scanned);
   } catch (error) {
@@ -78,14 +83,15 @@ async function refresh() {
   }
   main.setAttribute("aria-busy", "false");
   tellFreshness();
-  if (!document.hidden) timer = setTimeout(refresh, REFRESH);
+  if (!document.hidden) timer = setTimeout(refresh, live ? REFRESH_LIVE : REFRESH);
 }
 
-/** Have the server do something, and show what came of it. @type {Act} */
+/** @type {Act} */
 async function act(path, body) {
   try {
-    await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    const done = await post(path, body);
     await refresh();
+    return done;
   } catch (error) {
     const { message } = /** @type {Error} */ (error);
     notice.hidden = false;
@@ -125,7 +131,7 @@ function showFailure({ message, detail, hint }, status = 0) {
         h("p", {}, message),
         detail && detail !== message && h("p", { class: "muted" }, detail),
         hint && h("p", {}, "What helps: ", h("code", {}, hint)),
-        h("p", {}, retry, " ", h("a", { href: "#/" }, "To the fleet")),
+        h("p", {}, retry, " ", h("a", { href: "#/" }, "To the inbox")),
       ),
     );
     return;
@@ -148,6 +154,7 @@ function askForToken(why) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     sessionStorage.setItem("token", input.value.trim());
+    stream.again();
     void refresh();
   });
   notice.hidden = true;
@@ -155,24 +162,36 @@ function askForToken(why) {
   fill(main, h("section", { class: "panel failure", role: "alert" }, h("h1", {}, "Who are you?"), h("p", {}, `${why}.`), form));
 }
 
+/** How true the page is, in a word, and each age that it tells. */
 function tellFreshness() {
+  for (const each of /** @type {NodeListOf<HTMLTimeElement>} */ (main.querySelectorAll("time.ago"))) {
+    each.textContent = ago(each.dateTime);
+  }
   if (updated === undefined) {
     freshness.textContent = main.getAttribute("aria-busy") === "true" ? "loading …" : "no data";
     return;
   }
-  const age = (Date.now() - updated) / 1000;
-  const live = age < 60 && !main.classList.contains("stale");
-  freshness.classList.toggle("old", !live);
-  freshness.textContent = live ? `live · ${clock(updated)}` : `as of ${clock(updated)}`;
+  const fresh = Date.now() - updated < (live ? 2 * REFRESH_LIVE : 4 * REFRESH) && !main.classList.contains("stale");
+  freshness.classList.toggle("old", !fresh);
+  freshness.textContent = !fresh ? `as of ${clock(updated)}` : live ? "live" : `asked at ${clock(updated)}`;
+  freshness.title = !fresh
+    ? "The server does not answer: what is shown may be out of date."
+    : live
+      ? "What happens is shown as soon as the server tells of it."
+      : "The server does not tell what happens just now: it is asked every 15 seconds.";
 }
 
 function open() {
-  const [path = "", query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [kind, id] = path.split("/");
   if (location.hash === "#main") return main.focus();
+  const [path = "", query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [kind = "", rest = ""] = path.split("/");
   const first = page === undefined;
-  const options = new URLSearchParams(query);
-  page = kind === "device" && id ? devicePage(decodeURIComponent(id), options) : fleetPage();
+  page?.leave?.();
+  page = (PAGES[/** @type {keyof typeof PAGES} */ (kind)] ?? PAGES[""])(decodeURIComponent(rest), new URLSearchParams(query));
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.getAttribute("href") === `#/${UNDER[kind] ?? kind}`;
+    here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+  }
   updated = undefined;
   document.title = `${page.title} · pyml`;
   notice.hidden = true;
@@ -190,9 +209,20 @@ function skeleton() {
     "div",
     { class: "loading", role: "status" },
     h("span", { class: "unseen" }, "Loading"),
-    ...["line", "tiles", "tall", "tall"].map(block),
+    ...["line", "tall", "tall"].map(block),
   );
 }
+
+/** Something has happened: say it to who does not see it, and show it. @param {import("./server.js").Happening} event */
+function happened({ event, name, summary }) {
+  if (name && summary && (event === "opened" || event === "escalated")) spoken.textContent = `${name}: ${summary}`;
+  gathering ??= setTimeout(() => {
+    gathering = undefined;
+    void refresh();
+  }, GATHER);
+}
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let gathering;
 
 window.addEventListener("hashchange", open);
 window.addEventListener("online", () => void refresh());
@@ -201,3 +231,9 @@ document.addEventListener("visibilitychange", () => {
 });
 setInterval(tellFreshness, 5_000);
 open();
+const stream = follow(happened, (now) => {
+  const missed = now !== live && updated !== undefined;
+  live = now;
+  if (missed) void refresh(); // what happened while nothing was told
+  else tellFreshness();
+});

@@ -1,7 +1,7 @@
 // One device: its history with the anomalies marked, the forecast going on from it, and why.
 
-import { address, badge, clock, counted, fill, h, number, quoted, span, time, why, zone } from "./format.js";
-import { breachList, incidentList, section } from "./fleet.js";
+import { address, badge, clock, counted, fill, h, number, quoted, section, span, time, why, zone } from "./format.js";
+import { breachList, incidentList } from "./incidents.js";
 import { draw } from "./plot.js";
 
 /** @typedef {import("../api-server/src/documents.ts").DevicePage} DevicePage */
@@ -55,7 +55,13 @@ export function devicePage(id, options) {
     );
     return { title: device.name, scanned: device.scanned_at };
   }
-  return { title: "Device", source: `/devices/${encodeURIComponent(id)}?${query}`, element, show };
+  const source = `/devices/${encodeURIComponent(id)}?${query}`;
+  return {
+    title: "Device",
+    element,
+    show: async ({ get, act }) => show(await get(source), act),
+    leave: () => plot?.destroy(),
+  };
 }
 
 /** @param {DevicePage} found */
@@ -68,7 +74,7 @@ function heading({ device }) {
     ["Forecasts", number(device.forecast_models)],
   ];
   return [
-    h("p", { class: "crumb" }, h("a", { href: "#/" }, "← Fleet")),
+    h("p", { class: "crumb" }, h("a", { href: "#/devices" }, "← Devices")),
     h("h1", {}, device.name, " ", badge(device.status)),
     device.device_id !== device.name && h("p", { class: "muted id" }, device.device_id),
     h("dl", { class: "facts" }, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),

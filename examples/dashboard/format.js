@@ -31,6 +31,11 @@ export function fill(element, ...children) {
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
+/** @param {string} title @param {...Child} content */
+export function section(title, ...content) {
+  return h("section", { class: "panel" }, h("h2", {}, title), ...content);
+}
+
 /** The page of a device. @param {string} id */
 export function address(id) {
   return `#/device/${encodeURIComponent(id)}`;
@@ -81,7 +86,8 @@ export function span(seconds) {
  */
 export function time(moment, told = ago) {
   if (!moment) return "–";
-  return h("time", { datetime: moment, title: full.format(new Date(moment)) }, told(moment));
+  const title = full.format(new Date(moment));
+  return h("time", { datetime: moment, title, class: told === ago && "ago" }, told(moment));
 }
 
 const figure = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
