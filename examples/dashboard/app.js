@@ -49,6 +49,8 @@ const spoken = element("spoken");
 
 /** @type {Page} */
 let page;
+/** The first part of its path. @type {string | undefined} */
+let shownKind;
 let request = new AbortController();
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
@@ -65,7 +67,7 @@ async function refresh() {
   const { signal } = request;
   const shown = page;
   const paint = () => {
-    if (main.firstChild !== shown.element) fill(main, shown.element);
+    if (page === shown && main.firstChild !== shown.element) fill(main, shown.element);
   };
   try {
     const { title, scanned } = await shown.show({ get: (path) => get(path, signal), paint, act });
@@ -185,7 +187,7 @@ function open() {
   if (location.hash === "#main") return main.focus();
   const [path = "", query] = location.hash.replace(/^#\/?/, "").split("?");
   const [kind = "", rest = ""] = path.split("/");
-  const first = page === undefined;
+  const again = kind === shownKind;
   page?.leave?.();
   page = (PAGES[/** @type {keyof typeof PAGES} */ (kind)] ?? PAGES[""])(decodeURIComponent(rest), new URLSearchParams(query));
   for (const link of document.querySelectorAll("nav a")) {
@@ -197,9 +199,11 @@ function open() {
   notice.hidden = true;
   main.classList.remove("stale");
   main.setAttribute("aria-busy", "true");
-  fill(main, skeleton());
+  // With other parameters the page stays until it is there anew, and so does the focus.
+  if (!again) fill(main, skeleton());
+  if (!again && shownKind !== undefined) main.focus();
+  shownKind = kind;
   tellFreshness();
-  if (!first) main.focus();
   void refresh();
 }
 

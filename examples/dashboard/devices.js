@@ -1,17 +1,189 @@
-// All devices, by pages.
+// All devices: a page of them, found by name and status, in any order.
 
-import { address, fill, h } from "./format.js";
+import { address, badge, changed, choice, counted, fill, h, keep, quantity, searching, time } from "./format.js";
+import { paged } from "./paging.js";
+import { get } from "./server.js";
+
+/** @typedef {import("../api-server/src/documents.ts").Device} Device */
+/** @typedef {import("../api-server/src/documents.ts").Sparks["sparks"][number]} Spark */
+/** @typedef {import("../api-server/src/documents.ts").FleetHealth} Health */
+
+/** Of devices, and of those whose lines are asked for at a time. */
+const PAGE = 50;
+/** What is of interest first, and the other way round. @type {Record<string, [name: string, first: string, then: string]>} */
+const SORTS = {
+  status: ["status", "status", "-status"],
+  name: ["name", "name", "-name"],
+  last_reading: ["last reading", "-last_reading", "last_reading"],
+  open_incidents: ["open incidents", "-open_incidents", "open_incidents"],
+};
 
 /** @param {URLSearchParams} query @returns {import("./app.js").Page} */
 export function devicesPage(query) {
-  const element = h("div", { class: "page" });
+  const asked = new URLSearchParams(query);
+  if (!asked.has("sort")) asked.set("sort", "status");
+  const found = h("p", { class: "figures", role: "status" });
+  const controls = h("div", { class: "filters" }, ...filters(query));
+  const body = h("tbody");
+  const names = ["Device", "Status", "Last 6 h", "Open incidents", "Last reading"];
+  const table = h(
+    "table",
+    { class: "devices" },
+    h("caption", { class: "unseen" }, "Devices"),
+    h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name)))),
+    body,
+  );
+  /** @type {Device[]} */
+  let listed = [];
+  /** The line of each device, and the reading up to which it goes. @type {Map<string, { spark: Spark | undefined, until: string | null }>} */
+  const lines = new Map();
+  const tell = () => {
+    const rows = listed.map((device) => ({ device, spark: lines.get(device.device_uuid)?.spark }));
+    keep(body, rows, ({ device }) => `row-${device.device_uuid}`, row);
+  };
+  const devices = paged(`/devices?${asked}`, "devices", PAGE, (/** @type {Device[]} */ some, more) => {
+    listed = some;
+    tell();
+    if (more) void draw(get).catch(() => {}); // lines or none: the rest is there
+  });
+  const panel = h("section", { class: "panel", "aria-label": "Devices" }, table, devices.more);
+  const element = h("div", { class: "page" }, h("div", { class: "head" }, h("h1", {}, "Devices"), found), controls, panel);
+
+  /** Draw the lines of those that have reported since. @param {import("./app.js").Server["get"]} ask */
+  async function draw(ask) {
+    const due = listed.filter((one) => lines.get(one.device_uuid)?.until !== one.last_reading_at);
+    for (let i = 0; i < due.length; i += PAGE) {
+      const some = due.slice(i, i + PAGE);
+      const chosen = new URLSearchParams(some.map((one) => ["device", one.device_uuid]));
+      const { sparks } = /** @type {{ sparks: Spark[] }} */ (await ask(`/fleet/sparks?${chosen}`));
+      for (const { device_uuid, last_reading_at } of some) {
+        const spark = sparks.find((one) => one.device_uuid === device_uuid);
+        lines.set(device_uuid, { spark, until: last_reading_at });
+      }
+      tell();
+    }
+  }
+
   return {
     title: "Devices",
     element,
-    async show({ get }) {
-      const { devices } = await get(`/devices?${query}`);
-      fill(element, h("h1", {}, "Devices"), ...devices.map((/** @type {any} */ one) => h("a", { href: address(one.device_id) }, one.name)));
-      return {};
+    async show({ get, paint }) {
+      const { total } = await devices.refresh(get);
+      fill(found, counted(total, "device"), query.has("search") || query.has("status") ? " of that kind" : "");
+      paint();
+      const health = /** @type {Health} */ (await get("/fleet/health"));
+      fill(controls, ...filters(query, health));
+      table.hidden = total === 0;
+      if (total === 0) fill(panel, health.totalDevices === 0 ? noDevice() : nothing());
+      else if (!panel.contains(table)) fill(panel, table, devices.more);
+      await draw(get).catch((/** @type {Error} */ error) => console.warn("no lines:", error.message));
+      return { scanned: health.oldest_scan_at };
     },
   };
+}
+
+export function noDevice() {
+  return h(
+    "div",
+    { class: "empty" },
+    h("h2", {}, "No device yet"),
+    h("p", {}, "A device is known once it has a model or was scanned. In psql:"),
+    h("pre", {}, h("code", {}, "CALL ml_retrain();\nCALL ml_scan();")),
+  );
+}
+
+function nothing() {
+  return h("p", {}, "No device is like that. ", h("a", { href: "#/devices" }, "Show all"));
+}
+
+/** @param {URLSearchParams} query @param {Health} [health] */
+function filters(query, health) {
+  const to = (/** @type {Record<string, string | null>} */ changes) => changed("devices", query, changes);
+  const status = query.get("status");
+  const sort = query.get("sort") ?? "status";
+  const counts = health && {
+    critical: health.health.critical,
+    failing: health.failing,
+    warning: health.warning,
+    silent: health.silent,
+    untrained: health.untrained,
+    ok: health.health.healthy,
+  };
+  return [
+    choice("Status", [
+      { text: "any", href: to({ status: null }), chosen: status === null },
+      ...["critical", "failing", "warning", "silent", "untrained", "ok"].map((one) => ({
+        text: badge(one, counts ? `${counts[/** @type {keyof typeof counts} */ (one)].toLocaleString("en")} ${one}` : one),
+        href: to({ status: one }),
+        chosen: status === one,
+      })),
+    ]),
+    choice(
+      "Sort by",
+      Object.values(SORTS).map(([name, first, then]) => ({
+        text: sort === first ? `${name} ↓` : sort === then ? `${name} ↑` : name,
+        href: to({ sort: sort === first ? then : first }),
+        chosen: sort === first || sort === then,
+        title: sort === first ? "The other way round" : undefined,
+      })),
+    ),
+    searching("devices", query, "name or id"),
+  ];
+}
+
+/** @param {{ device: Device, spark: Spark | undefined }} of */
+function row({ device, spark }) {
+  const { device_id, name, error, breaches } = device;
+  const open = h(
+    "span",
+    { title: "Incidents that are not resolved." },
+    device.open_incidents > 0
+      ? h("a", { href: `#/?device=${encodeURIComponent(device_id)}`, id: `open-${device.device_uuid}` }, device.open_incidents)
+      : device.open_incidents,
+  );
+  return h(
+    "tr",
+    {},
+    h(
+      "th",
+      { scope: "row" },
+      h("a", { href: address(device_id), id: `device-${device.device_uuid}` }, name),
+      device_id !== name && h("div", { class: "muted id" }, device_id),
+    ),
+    h(
+      "td",
+      { class: "how" },
+      badge(device.status),
+      error && h("div", { class: "muted id" }, error),
+      breaches > 0 && h("div", { class: "muted", title: "Metrics that are forecast to reach a limit." }, `${counted(breaches, "limit")} ahead`),
+    ),
+    h("td", { class: "line" }, spark && spark.points.length > 1 && line(spark)),
+    h("td", { class: "open", "data-name": "open" }, open),
+    h("td", { class: "last" }, time(device.last_reading_at)),
+  );
+}
+
+const [WIDTH, HEIGHT] = [120, 26];
+
+/** @param {Spark} spark */
+function line({ metric, unit, points }) {
+  const times = points.map((one) => Date.parse(one.timestamp));
+  const values = points.map((one) => one.value);
+  const [first, last] = [Math.min(...times), Math.max(...times)];
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const now = /** @type {number} */ (values.at(-1));
+  const place = values.map((value, i) => {
+    const x = ((/** @type {number} */ (times[i]) - first) / (last - first || 1)) * WIDTH;
+    const y = HEIGHT - 2 - ((value - low) / (high - low || 1)) * (HEIGHT - 4);
+    return `${x.toFixed(1)},${y.toFixed(1)}`;
+  });
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  svg.setAttribute("class", "spark");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(svg.namespaceURI, "polyline");
+  path.setAttribute("points", place.join(" "));
+  svg.append(path);
+  const title = `${metric} in the last 6 hours: between ${quantity(low, unit)} and ${quantity(high, unit)}, at last ${quantity(now, unit)}`;
+  return h("span", { class: "spark-of", title }, svg, h("span", {}, quantity(now, unit), h("span", { class: "muted id" }, metric)));
 }

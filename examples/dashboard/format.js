@@ -31,6 +31,37 @@ export function fill(element, ...children) {
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
+/** Of the elements that {@link keep} has made, what they show. @type {WeakMap<Element, string>} */
+const shows = new WeakMap();
+
+/**
+ * Show items in a list. What has not changed stays as it is, with the focus and what is selected or opened in it.
+ * @template T
+ * @param {Element} list
+ * @param {readonly T[]} items
+ * @param {(item: T) => string} key its element's id
+ * @param {(item: T, old: HTMLElement | undefined) => HTMLElement} make
+ */
+export function keep(list, items, key, make) {
+  const focused = list.contains(document.activeElement) && document.activeElement?.id;
+  const had = new Map([.../** @type {HTMLCollectionOf<HTMLElement>} */ (list.children)].map((one) => [one.id, one]));
+  const elements = items.map((item) => {
+    const [id, text] = [key(item), JSON.stringify(item)];
+    const old = had.get(id);
+    if (old && shows.get(old) === text) return old;
+    const made = make(item, old);
+    made.id = id;
+    shows.set(made, text);
+    return made;
+  });
+  const kept = new Set(elements);
+  for (const one of [...list.children]) if (!kept.has(/** @type {HTMLElement} */ (one))) one.remove();
+  elements.forEach((one, i) => {
+    if (list.children[i] !== one) list.insertBefore(one, list.children[i] ?? null);
+  });
+  if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
+}
+
 /** @param {string} title @param {...Child} content */
 export function section(title, ...content) {
   return h("section", { class: "panel" }, h("h2", {}, title), ...content);
@@ -39,6 +70,49 @@ export function section(title, ...content) {
 /** The page of a device. @param {string} id */
 export function address(id) {
   return `#/device/${encodeURIComponent(id)}`;
+}
+
+/** The page of devices of that status. @param {string} status */
+export function addressOf(status) {
+  return `#/devices?status=${status}`;
+}
+
+/**
+ * The address of a page with one of its parameters changed; null takes it away.
+ * @param {string} path @param {URLSearchParams} query @param {Record<string, string | null>} changes
+ */
+export function changed(path, query, changes) {
+  const now = new URLSearchParams(query);
+  for (const [name, value] of Object.entries(changes)) value === null ? now.delete(name) : now.set(name, value);
+  return `#/${path}${now.size > 0 ? `?${now}` : ""}`;
+}
+
+/**
+ * Links of which one holds: a filter or an order.
+ * @param {string} name
+ * @param {{ text: Child, href: string, chosen: boolean, title?: string }[]} links
+ */
+export function choice(name, links) {
+  const id = `choice-${name.toLowerCase()}`;
+  return h(
+    "div",
+    { class: "choice", role: "group", "aria-labelledby": id },
+    h("span", { id, class: "muted" }, name),
+    ...links.map(({ text, href, chosen, title }, i) =>
+      h("a", { href, title, id: `${id}-${i}`, "aria-current": chosen && "true" }, text),
+    ),
+  );
+}
+
+/** A field of text that becomes part of the address. @param {string} path @param {URLSearchParams} query @param {string} placeholder */
+export function searching(path, query, placeholder) {
+  const input = h("input", { type: "search", id: "search", placeholder, "aria-label": "Search", value: query.get("search") ?? "", maxlength: 200 });
+  const form = h("form", { role: "search" }, input, h("button", {}, "Search"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    location.hash = changed(path, query, { search: input.value.trim() || null });
+  });
+  return form;
 }
 
 /** A text as it stands in a statement. @param {string} text */
@@ -100,6 +174,11 @@ export function number(value, percent = false) {
   return (Math.abs(value) >= 10000 ? large : figure).format(value);
 }
 
+/** A value with its unit. @param {number | null} value @param {string | null} unit */
+export function quantity(value, unit) {
+  return unit === "%" || !unit || value === null ? number(value, unit === "%") : `${number(value)} ${unit}`;
+}
+
 /** @param {number} count @param {string} one @param {string} many */
 export function counted(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
@@ -124,8 +203,23 @@ export function lines(sentence, width = 60) {
 
 const SIGNS = { critical: "◆", warning: "▲", failing: "✕", silent: "◌", untrained: "○", ok: "●" };
 
-/** A status as a sign and a word: colour alone tells not everybody. @param {string} status */
-export function badge(status) {
-  const sign = SIGNS[/** @type {keyof typeof SIGNS} */ (status)] ?? "●";
-  return h("span", { class: `badge ${status}` }, h("span", { "aria-hidden": "true" }, sign), ` ${status}`);
+/** What they mean, where it is pointed at. */
+const MEANS = {
+  critical: "An incident that comes once in three months or less often, or is far beyond all limits.",
+  warning: "An incident, or a limit that the forecast reaches.",
+  failing: "The last scan of the device failed.",
+  silent: "No reading for longer than the device ever pauses.",
+  untrained: "No forest in force: few kinds of trouble are found.",
+  ok: "Nothing is wrong that is known of.",
+};
+
+/** A status as a sign and a word: colour alone tells not everybody. @param {string} status @param {string} word */
+export function badge(status, word = status) {
+  const known = /** @type {keyof typeof SIGNS} */ (status);
+  return h(
+    "span",
+    { class: `badge ${status}`, title: MEANS[known] },
+    h("span", { "aria-hidden": "true" }, SIGNS[known] ?? "●"),
+    ` ${word}`,
+  );
 }

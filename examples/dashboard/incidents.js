@@ -1,11 +1,27 @@
 // Incidents as sentences, with what can be done about them.
 
-import { address, ago, badge, clock, counted, h, number, time } from "./format.js";
+import { address, badge, clock, counted, fill, h, keep, number, span, time } from "./format.js";
+import { post } from "./server.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Incident} Incident */
 /** @typedef {import("../api-server/src/documents.ts").Breach} Breach */
+/** @typedef {import("./app.js").Act} Act */
 
 const LISTED = 10;
+
+/** Kinds of trouble, as ml_incidents has them, the most specific first. */
+export const KINDS = {
+  silent: "The device sends nothing for longer than it ever pauses.",
+  missing: "A metric is no longer in the readings.",
+  junk: "A sensor says what is no measurement.",
+  stuck: "A value stands still for longer than it ever does.",
+  level: "A value has moved, and stays there.",
+  drift: "A value goes slowly where it never is.",
+  breach: "A value reaches a limit, or is about to.",
+  value: "A single metric where it never is.",
+  combination: "Metrics together as they never are, though each alone is not unusual.",
+  forecast: "A value is far from what was forecast.",
+};
 
 /** @param {{ device_uuid: string, device_id: string, name: string }} device @param {string} place */
 function deviceLink({ device_uuid, device_id, name }, place) {
@@ -24,8 +40,8 @@ export function breachList(breaches) {
         "span",
         {},
         deviceLink(breach, `breach-${breach.field}`),
-        ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${number(breach.limit_value)} `,
-        time(breach.breach_at, (moment) => `from ${clock(moment)}, ${ago(moment)}`),
+        ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${number(breach.limit_value)} from `,
+        time(breach.breach_at, clock),
         ` (at ${low ? "least" : "most"} ${number(breach.worst_predicted)})`,
       ),
     );
@@ -34,13 +50,14 @@ export function breachList(breaches) {
 }
 
 /**
+ * The first of them, and the others where they are asked for.
  * @param {Incident[]} incidents
  * @param {boolean} named whether to say of which device
- * @param {import("./app.js").Act | false} act what buttons do; without it there are none
+ * @param {Act | false} act what buttons do; without it there are none
  */
 export function incidentList(incidents, named, act) {
   if (incidents.length === 0) return h("p", { class: "muted" }, "None is open, and none was in the last day.");
-  const list = (/** @type {Incident[]} */ some) => h("ul", { class: "events" }, ...some.map((one) => incident(one, named, act)));
+  const list = (/** @type {Incident[]} */ some) => showIncidents(h("ul", { class: "events" }), some, named, act);
   const more = incidents.slice(LISTED);
   return h(
     "div",
@@ -50,49 +67,144 @@ export function incidentList(incidents, named, act) {
   );
 }
 
-/** @param {Incident} one @param {boolean} named @param {import("./app.js").Act | false} act */
+/**
+ * Show incidents in a list; those that have not changed stay as they are.
+ * @param {Element} list @param {Incident[]} incidents @param {boolean} named @param {Act | false} act
+ */
+export function showIncidents(list, incidents, named, act) {
+  keep(list, incidents, keyOf, (one) => incident(one, named, act));
+  return list;
+}
+
+/** @param {{ incident_id: number }} one */
+const keyOf = ({ incident_id }) => `incident-${incident_id}`;
+/** The link to a device, in an incident of it. @param {Incident} one */
+const placeOf = (one) => `of-${one.incident_id}`;
+
+/** @param {Incident} one @param {boolean} named @param {Act | false} act */
 function incident(one, named, act) {
-  const key = `incident-${one.incident_id}`;
-  /** @param {"acknowledge" | "resolve"} path @param {string} name */
-  const button = (path, name) => {
-    const made = h("button", { type: "button", id: `${path}-${one.incident_id}` }, name);
-    made.addEventListener("click", async () => {
-      const note = prompt(`${name} “${one.summary}”\n\nA note, if you like:`, one.note ?? "");
-      if (note === null || !act) return;
-      await act(`/incidents/${one.incident_id}/${path}`, note.trim() ? { note } : {});
-      document.getElementById(key)?.focus(); // the button may be gone
-    });
-    return made;
-  };
   return h(
     "li",
-    { class: "incident", id: key, tabindex: -1 },
+    { class: "incident", tabindex: -1 },
     badge(one.severity),
     h(
       "div",
       {},
-      named && deviceLink(one, key),
+      named && h("strong", {}, deviceLink(one, placeOf(one))),
       named && ": ",
       one.summary,
-      h(
-        "div",
-        { class: "standing" },
-        h("span", { class: "muted" }, ...standing(one), one.note && ` · “${one.note}”`),
-        act && one.state === "open" && button("acknowledge", "Acknowledge"),
-        act && one.state !== "resolved" && button("resolve", "Resolve"),
-      ),
+      h("div", { class: "standing muted" }, ...standing(one)),
     ),
+    ...(act && one.state !== "resolved" ? actions({ ...one, key: `${one.incident_id}`, path: `/incidents/${one.incident_id}` }, act) : []),
   );
 }
 
 /** How it stands with an incident, and since when. @param {Incident} one */
 function standing(one) {
-  const began = time(one.started_at, clock);
+  const parts = [
+    h("span", { title: KINDS[/** @type {keyof typeof KINDS} */ (one.kind)] }, one.kind),
+    h("span", {}, ...stateOf(one)),
+    h("span", {}, "began ", time(one.started_at)),
+    one.state !== "resolved" && h("span", { title: "When it was last seen." }, "last seen ", time(one.ended_at)),
+    one.rarity !== null &&
+      h("span", { title: "How seldom its like comes on ordinary days." }, `once in ${span(one.rarity * 3600)}`),
+    one.note && h("span", { title: "What somebody said of it." }, `“${one.note}”`),
+  ];
+  return parts.filter((part) => part instanceof Node);
+}
+
+/** @param {Incident} one */
+function stateOf(one) {
   const state = h("strong", {}, one.state);
-  if (one.state === "resolved") {
-    const how = one.resolved_by ? [" by ", one.resolved_by, " at ", time(one.resolved_at, clock)] : [`: ${one.why}`];
-    return [state, ...how, " · began ", began];
-  }
-  const known = one.acknowledged_at ? [" by ", one.acknowledged_by, " at ", time(one.acknowledged_at, clock)] : [];
-  return [state, ...known, " · since ", began];
+  if (one.state === "open") return [state];
+  const [by, at] = one.state === "resolved" ? [one.resolved_by, one.resolved_at] : [one.acknowledged_by, one.acknowledged_at];
+  return [state, by ? ` by ${by} ` : `: ${one.why}, `, time(at, clock)];
+}
+
+// ---- what can be done ----------------------------------------------------------------
+
+/**
+ * What something is done about: an incident, or many that are one.
+ * @typedef {{ key: string, path: string, state: string, note?: string | null }} Target
+ */
+
+/** What is being said of them, by their keys. It stays when they are shown anew. @type {Map<string, HTMLElement>} */
+const saying = new Map();
+
+/** Buttons, and the place for what they ask. @param {Target} target @param {Act} act @param {string} all which, where it is more than one */
+export function actions(target, act, all = "") {
+  const { key, state } = target;
+  const place = h("div", { class: "saying" }, saying.get(key));
+  /** @param {string} does @param {string} name @param {string} title @param {() => HTMLElement} ask */
+  const button = (does, name, title, ask) => {
+    const made = h("button", { type: "button", id: `${does}-${key}`, title }, name);
+    made.addEventListener("click", () => {
+      const asked = ask();
+      saying.set(key, asked);
+      fill(place, asked);
+      asked.querySelector("input")?.focus();
+    });
+    return made;
+  };
+  const [acknowledge, resolve] = /** @type {const} */ ([`Acknowledge${all}`, `Resolve${all}`]);
+  const buttons = h(
+    "div",
+    { class: "actions" },
+    state === "open" &&
+      button("acknowledge", acknowledge, "Somebody knows of it. It stays here.", () => form(target, act, "acknowledge", acknowledge)),
+    button("resolve", resolve, "It is over, or shall not be told again.", () => form(target, act, "resolve", resolve)),
+    !all && button("not-a-fault", "Not a fault", "Shows first what would have kept it quiet.", () => notAFault(target, act)),
+  );
+  return [buttons, place];
+}
+
+/** Nothing more is said of it. @param {Target} target @param {string} does what was to be done */
+function leave({ key }, does) {
+  saying.get(key)?.remove();
+  saying.delete(key);
+  const places = [`${does}-${key}`, `incident-${key}`, "main"];
+  places.map((id) => document.getElementById(id)).find((place) => place)?.focus();
+}
+
+/**
+ * Ask for a note, and do it.
+ * @param {Target} target @param {Act} act @param {string} does @param {string} name of what is done @param {object} body
+ */
+function form(target, act, does, name, body = {}) {
+  const input = h("input", { id: `note-${target.key}`, value: target.note ?? "", maxlength: 4000, placeholder: "if you like" });
+  const [go, cancel] = [h("button", { class: "first" }, name), h("button", { type: "button" }, "Cancel")];
+  const made = h("form", { class: "controls" }, h("label", {}, "Note ", input), go, cancel);
+  cancel.addEventListener("click", () => leave(target, does));
+  made.addEventListener("keydown", (event) => event.key === "Escape" && leave(target, does));
+  made.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const note = input.value.trim();
+    go.disabled = true;
+    if (await act(`${target.path}/${does}`, note ? { ...body, note } : body)) leave(target, does);
+    go.disabled = false;
+  });
+  return made;
+}
+
+/** Say what would have kept it quiet, before it is made. @param {Target} target @param {Act} act */
+function notAFault(target, act) {
+  const place = h("div", { role: "status" }, h("p", { class: "muted" }, "Looking for what would have kept it quiet …"));
+  post(`${target.path}/not-a-fault`, {}).then(
+    (/** @type {import("../api-server/src/documents.ts").NotAFault} */ { statement, words }) => {
+      const asked = form(target, act, "not-a-fault", statement ? "Make this rule, and resolve" : "Resolve", { apply: true });
+      fill(
+        place,
+        statement ? h("p", {}, h("strong", {}, "This would have kept it quiet. "), words) : h("p", {}, words),
+        statement && h("pre", { tabindex: 0, role: "region", "aria-label": "The statement" }, h("code", {}, statement)),
+        asked,
+      );
+      asked.querySelector("input")?.focus();
+    },
+    (/** @type {Error} */ { message }) => {
+      const cancel = h("button", { type: "button" }, "Close");
+      cancel.addEventListener("click", () => leave(target, "not-a-fault"));
+      fill(place, h("p", {}, message), cancel);
+    },
+  );
+  return place;
 }

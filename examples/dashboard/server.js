@@ -33,7 +33,7 @@ async function answerOf(path, options) {
   throw new Refusal(problem, answer.status);
 }
 
-/** The document of a path. @param {string} path @param {AbortSignal} signal */
+/** The document of a path. @param {string} path @param {AbortSignal} [signal] */
 export async function get(path, signal) {
   return (await answerOf(path, { signal })).json();
 }

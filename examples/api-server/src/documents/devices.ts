@@ -1,7 +1,7 @@
 /** Of devices: a list, a page, the reported state and its history, signals. */
 
 import { Type, type Static } from "typebox";
-import { Incident } from "./incidents.js";
+import { Incident, MayAct } from "./incidents.js";
 import { Prediction } from "./models.js";
 import { Cursor, Id, Name, nullable, object, Reason, Severity, Time, Uuid } from "./shared.js";
 
@@ -44,8 +44,6 @@ export const Breach = object({
   worst_predicted: Type.Number(),
   made_at: Time,
 });
-
-export const MayAct = Type.Boolean({ description: "Whether the server's role may acknowledge and resolve." });
 
 export const DevicePage = object({
   device: Device,

@@ -1,8 +1,8 @@
 /** Of the fleet, and of the server. */
 
 import { Type, type Static } from "typebox";
-import { Breach, Device, MayAct, Reach } from "./devices.js";
-import { Incident } from "./incidents.js";
+import { Breach, Device, Reach } from "./devices.js";
+import { Incident, MayAct } from "./incidents.js";
 import { Id, nullable, object, Severity, Time, Uuid } from "./shared.js";
 
 export const FleetHealth = object({
@@ -50,6 +50,18 @@ export const Fleet = object({
   may_act: MayAct,
 });
 
+export const Sparks = object({
+  sparks: Type.Array(
+    object({
+      device_uuid: Uuid,
+      metric: Type.String({ description: "That its latest open trouble is about; the CPU, or else the first, where there is none." }),
+      unit: nullable(Type.String()),
+      points: Type.Array(object({ timestamp: Time, value: Type.Number() }), { description: "Thinned, extremes kept." }),
+    }),
+    { description: "Of those that have a model and have reported within the six hours." },
+  ),
+});
+
 export const Capacity = object({
   capacity: Type.Array(Reach, { description: "What is reached first comes first." }),
   total: Type.Integer({ description: "How many limits there are." }),
@@ -70,5 +82,6 @@ export const Health = object({
 export type FleetHealth = Static<typeof FleetHealth>;
 export type FleetAlerts = Static<typeof FleetAlerts>;
 export type Fleet = Static<typeof Fleet>;
+export type Sparks = Static<typeof Sparks>;
 export type Capacity = Static<typeof Capacity>;
 export type Health = Static<typeof Health>;

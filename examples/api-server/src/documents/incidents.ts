@@ -32,7 +32,8 @@ const incident = {
 };
 
 export const Incident = object(incident);
-export const Incidents = object({ incidents: Type.Array(Incident), next: Cursor });
+export const MayAct = Type.Boolean({ description: "Whether the server's role may acknowledge and resolve." });
+export const Incidents = object({ incidents: Type.Array(Incident), next: Cursor, may_act: MayAct });
 
 export const Finding = object({
   finding_id: Type.Integer(),
@@ -88,6 +89,11 @@ export const Said = object({
   told: nullable(Type.String({ description: "Who has said so before, and when." })),
 });
 
+export const SaidOfAll = object({
+  incidents: Type.Integer({ description: "How many are not resolved." }),
+  changed: Type.Integer({ description: "Of how many the state has changed." }),
+});
+
 /** An event as the stream tells it: what happened, and the incident as it stands. One of scans has no incident. */
 export const Happening = object({
   event_id: Type.Integer(),
@@ -108,4 +114,5 @@ export type Incidents = Static<typeof Incidents>;
 export type OneIncident = Static<typeof OneIncident>;
 export type FleetIncidents = Static<typeof FleetIncidents>;
 export type Said = Static<typeof Said>;
+export type SaidOfAll = Static<typeof SaidOfAll>;
 export type Happening = Static<typeof Happening>;

@@ -9,9 +9,7 @@ import * as documents from "../documents.js";
 import { missing } from "../errors.js";
 import type { Source } from "../source.js";
 import * as statements from "../statements.js";
-import { cursor, deviceId, given, Incident, limit, moment, number, remark, several, shown, words } from "./schemas.js";
-
-const note = remark("In place of an earlier one.", "the fan is on order");
+import { cursor, deviceId, given, Incident, limit, moment, note, number, several, shown, words } from "./schemas.js";
 
 /** Proxies end what is silent for long, and a client knows from it that the server is there. */
 const HEARTBEAT = 15_000;
@@ -27,8 +25,11 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
           severity: Type.Optional(documents.Severity),
           kind: Type.Optional(words("What is wrong.", ["stuck", "level", "silent"])),
           device: Type.Optional(deviceId),
+          search: Type.Optional(words("A part of the device's name or id, of the summary or of the note.", ["boiler"])),
           from: Type.Optional(moment("Those that were still seen then, or later.")),
           to: Type.Optional(moment("Those that had begun by then.")),
+          fleet: Type.Optional(number("Of an incident: it, and those that /fleet/incidents takes for one with it.")),
+          folded: Type.Optional(Type.Boolean({ description: "Without those that /fleet/incidents has, many as one." })),
           limit,
           cursor: Type.Optional(cursor("^[0-9]{1,17}-[0-9]{1,18}$")),
         }),

@@ -28,6 +28,7 @@ export const number = (description: string) =>
 export const Incident = Type.Object({ id: number("The incident's number.") });
 export const remark = (description: string, example: string) =>
   Type.String({ ...text, maxLength: 4000, description, examples: [example] });
+export const note = remark("In place of an earlier one.", "the fan is on order");
 
 const FIELD = {
   ...text,

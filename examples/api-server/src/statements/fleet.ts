@@ -25,6 +25,24 @@ export function fleetIncidents(): Statement {
   };
 }
 
+/** The last six hours of one metric of each device, in a few points. */
+export function sparks(devices: string[]): Statement {
+  return {
+    text: `WITH chosen AS (
+      SELECT DISTINCT ON (g.device_uuid) g.device_uuid, g.metric, g.unit
+      FROM ml_signals g LEFT JOIN ml_incident i ON i.device_uuid = g.device_uuid AND i.leading_metric = g.metric AND i.state <> 'resolved'
+      WHERE g.device_uuid = ANY ($1) AND g.in_model AND g.last_at > now() - interval '6 hours'
+        AND EXISTS (SELECT FROM ml_metric m WHERE m.name = g.metric)
+      ORDER BY g.device_uuid, i.started_at DESC NULLS LAST, g.metric = 'cpu_usage' DESC, g.metric COLLATE "C"
+    )
+    SELECT jsonb_build_object('sparks', coalesce(jsonb_agg(to_jsonb(c) || jsonb_build_object('points',
+      (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h."timestamp"), '[]')
+       FROM ml_history(c.device_uuid, c.metric, now() - interval '6 hours', now(), 40) AS h))), '[]')) AS document
+    FROM chosen c`,
+    values: [devices],
+  };
+}
+
 /** Limits of devices, those that are reached first before others. */
 export function capacity(names: boolean, limit: number): Statement {
   return {

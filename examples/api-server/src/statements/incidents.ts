@@ -1,7 +1,10 @@
 /** Of incidents, of what happens to them, and of what people say. */
 
 import type { Statement } from "../database.js";
-import { incidentOf, nameOf, namesOf, ONE } from "./pieces.js";
+import { incidentOf, MAY_ACT, nameOf, namesOf, ONE } from "./pieces.js";
+
+/** Incidents of which many devices have the same. */
+const FLOODS = "SELECT unnest(f.incident_ids) FROM ml_fleet_incidents f";
 
 /** Incidents, the latest first, resolved ones and those of retired devices too; null for a device that there is not. */
 export function incidents(
@@ -11,31 +14,52 @@ export function incidents(
     severity?: string;
     kind?: string;
     device?: string;
+    search?: string;
     from?: string;
     to?: string;
+    fleet?: number;
+    folded?: boolean;
     limit: number;
     cursor?: string;
   },
 ): Statement {
-  const { state = null, severity = null, kind = null, device = null, from = null, to = null, limit, cursor } = asked;
-  const [microseconds = null, number = null] = cursor?.split("-") ?? [];
+  const { state, severity, kind, device, search, from, to, fleet, folded, limit, cursor } = asked;
+  const [microseconds, number] = cursor?.split("-") ?? [];
+  const name = nameOf("i", names);
   return {
     text: `WITH asked AS MATERIALIZED (SELECT ml_uuid($4) AS device), page AS (
-      SELECT i.started_at, i.incident_id, ${incidentOf(nameOf("i", names))} AS document
+      SELECT i.started_at, i.incident_id, ${incidentOf(name)} AS document
       FROM ml_incidents i${namesOf("i", names)}
       WHERE ($1::text[] IS NULL OR i.state = ANY ($1)) AND ($2::text IS NULL OR i.severity = $2)
         AND ($3::text IS NULL OR i.kind = $3) AND ($4::text IS NULL OR i.device_uuid ${ONE})
         AND ($5::timestamptz IS NULL OR i.ended_at >= $5) AND ($6::timestamptz IS NULL OR i.started_at <= $6)
         AND ($7::bigint IS NULL OR (i.started_at, i.incident_id) < (timestamptz 'epoch' + $7 * interval '1 microsecond', $8::bigint))
+        AND ($10::text IS NULL OR position(lower($10) IN lower(concat_ws(' ', ${name}, i.device_id, i.summary, i.note))) > 0)
+        AND ($11::bigint IS NULL OR i.incident_id IN (${FLOODS} WHERE $11 = ANY (f.incident_ids)))
+        ${folded ? `AND i.incident_id NOT IN (${FLOODS})` : ""}
       ORDER BY i.started_at DESC, i.incident_id DESC LIMIT $9 + 1
     ), numbered AS (
       SELECT p.*, row_number() OVER (ORDER BY p.started_at DESC, p.incident_id DESC) AS n FROM page p
     )
     SELECT jsonb_build_object('incidents', coalesce(jsonb_agg(p.document ORDER BY p.n) FILTER (WHERE p.n <= $9), '[]'),
-      'next', max(concat((extract(epoch FROM p.started_at) * 1000000)::bigint, '-', p.incident_id)) FILTER (WHERE p.n = $9 AND (SELECT count(*) FROM page) > $9)) AS document
+      'next', max(concat((extract(epoch FROM p.started_at) * 1000000)::bigint, '-', p.incident_id)) FILTER (WHERE p.n = $9 AND (SELECT count(*) FROM page) > $9),
+      'may_act', ${MAY_ACT}) AS document
     FROM numbered p
     HAVING $4::text IS NULL OR count(*) > 0 OR EXISTS (SELECT FROM ml_device d WHERE d.device_uuid ${ONE})`,
-    values: [state, severity, kind, device, from, to, microseconds, number, limit],
+    values: [state, severity, kind, device, from, to, microseconds, number, limit, search, fleet],
+  };
+}
+
+/** Say of all those that are one fleet incident with an incident; null where it is of none. */
+export function sayOfAll(does: "acknowledge" | "resolve", id: number, note: string | undefined): Statement {
+  return {
+    text: `WITH said AS MATERIALIZED (
+      SELECT ml_${does}(i.incident_id, $2) AS document FROM ml_incident i
+      WHERE i.incident_id IN (${FLOODS} WHERE $1 = ANY (f.incident_ids)) AND i.state <> 'resolved'
+    )
+    SELECT jsonb_build_object('incidents', count(*), 'changed', count(*) FILTER (WHERE s.document -> 'changed' = 'true')) AS document
+    FROM said s HAVING count(*) > 0`,
+    values: [id, note],
   };
 }
 
