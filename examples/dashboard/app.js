@@ -1,6 +1,5 @@
 // Which page is shown, and that it stays true: asking, refreshing, and saying when it cannot.
 
-import { devicePage } from "./device.js";
 import { devicesPage } from "./devices.js";
 import { ago, clock, fill, h } from "./format.js";
 import { inboxPage } from "./inbox.js";
@@ -12,6 +11,7 @@ import { follow, get, post, Refusal } from "./server.js";
  * @property {string} title
  * @property {HTMLElement} element
  * @property {(server: Server) => Promise<Shown>} show
+ * @property {(query: URLSearchParams) => void} [turn] has it show something else of the same, in place of a new page
  * @property {() => void} [leave] ends what it has begun
  */
 /** @typedef {{ title?: string, scanned?: string | null }} Shown its title now, and the oldest scan that it goes by */
@@ -24,11 +24,14 @@ import { follow, get, post, Refusal } from "./server.js";
  */
 /** Have something done, and the page shown anew; the answer, or nothing where it was refused. @typedef {(path: string, body: object) => Promise<any>} Act */
 
-/** By the first part of the path: what follows it, and the query. @satisfies {Record<string, (rest: string, query: URLSearchParams) => Page>} */
+/**
+ * By the first part of the path: what follows it, and the query. What draws is large, and loaded when it is needed.
+ * @satisfies {Record<string, (rest: string, query: URLSearchParams) => Page | Promise<Page>>}
+ */
 const PAGES = {
   "": (_, query) => inboxPage(query),
   devices: (_, query) => devicesPage(query),
-  device: (id, query) => devicePage(id, query),
+  device: async (id, query) => (await import("./device.js")).devicePage(id, query),
 };
 /** Of a page that is not in the navigation: under which one it is found. @type {Record<string, string>} */
 const UNDER = { device: "devices" };
@@ -47,10 +50,10 @@ const notice = element("notice");
 const freshness = element("freshness");
 const spoken = element("spoken");
 
-/** @type {Page} */
+/** None while it is loaded. @type {Page | undefined} */
 let page;
-/** The first part of its path. @type {string | undefined} */
-let shownKind;
+/** The path that it is found under. @type {string | undefined} */
+let shownPath;
 let request = new AbortController();
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
@@ -61,6 +64,7 @@ let live = false;
 
 /** Ask for what the page shows; go on doing so. */
 async function refresh() {
+  if (!page) return;
   clearTimeout(timer);
   request.abort();
   request = new AbortController();
@@ -73,7 +77,7 @@ async function refresh() {
     const { title, scanned } = await shown.show({ get: (path) => get(path, signal), paint, act });
     signal.throwIfAborted();
     updated = Date.now();
-    document.title = `${title ?? page.title} · pyml`;
+    document.title = `${title ?? shown.title} · pyml`;
     paint();
     main.classList.remove("stale");
     warnOfLateScans(scanned);
@@ -120,7 +124,7 @@ function warnOfLateScans(scanned) {
 function showFailure({ message, detail, hint }, status = 0) {
   if (status === 401) return askForToken(message);
   const retry = h("button", { type: "button", id: "retry" }, "Try again");
-  retry.addEventListener("click", () => void refresh());
+  retry.addEventListener("click", () => void (page ? refresh() : open()));
   if (updated === undefined) {
     // Nothing to show yet: the failure is the page.
     notice.hidden = true;
@@ -183,28 +187,45 @@ function tellFreshness() {
       : "The server does not tell what happens just now: it is asked every 15 seconds.";
 }
 
-function open() {
+async function open() {
   if (location.hash === "#main") return main.focus();
-  const [path = "", query] = location.hash.replace(/^#\/?/, "").split("?");
+  const { hash } = location;
+  const [path = "", query] = hash.replace(/^#\/?/, "").split("?");
   const [kind = "", rest = ""] = path.split("/");
-  const again = kind === shownKind;
+  const options = new URLSearchParams(query);
+  if (path === shownPath && page?.turn) {
+    page.turn(options);
+    main.setAttribute("aria-busy", "true");
+    return refresh();
+  }
+  const before = shownPath?.split("/")[0];
+  shownPath = path;
+  clearTimeout(timer);
+  request.abort();
   page?.leave?.();
-  page = (PAGES[/** @type {keyof typeof PAGES} */ (kind)] ?? PAGES[""])(decodeURIComponent(rest), new URLSearchParams(query));
+  page = undefined;
+  updated = undefined;
+  notice.hidden = true;
+  main.classList.remove("stale");
+  main.setAttribute("aria-busy", "true");
   for (const link of document.querySelectorAll("nav a")) {
     const here = link.getAttribute("href") === `#/${UNDER[kind] ?? kind}`;
     here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   }
-  updated = undefined;
-  document.title = `${page.title} · pyml`;
-  notice.hidden = true;
-  main.classList.remove("stale");
-  main.setAttribute("aria-busy", "true");
   // With other parameters the page stays until it is there anew, and so does the focus.
-  if (!again) fill(main, skeleton());
-  if (!again && shownKind !== undefined) main.focus();
-  shownKind = kind;
+  if (kind !== before) fill(main, skeleton());
+  if (kind !== before && before !== undefined) main.focus();
   tellFreshness();
-  void refresh();
+  try {
+    const make = PAGES[/** @type {keyof typeof PAGES} */ (kind)] ?? PAGES[""];
+    const made = await make(decodeURIComponent(rest), options);
+    if (location.hash !== hash) return;
+    page = made;
+    document.title = `${page.title} · pyml`;
+    void refresh();
+  } catch (error) {
+    if (location.hash === hash) showFailure({ error: "", message: String(error) });
+  }
 }
 
 function skeleton() {
@@ -228,13 +249,13 @@ function happened({ event, name, summary }) {
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let gathering;
 
-window.addEventListener("hashchange", open);
+window.addEventListener("hashchange", () => void open());
 window.addEventListener("online", () => void refresh());
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) void refresh();
 });
 setInterval(tellFreshness, 5_000);
-open();
+void open();
 const stream = follow(happened, (now) => {
   const missed = now !== live && updated !== undefined;
   live = now;

@@ -1,5 +1,7 @@
 // The picture of one metric, with Chart.js: history, anomalies, forecast band, limit.
 
+// @ts-expect-error where the API server has it; it makes window.Chart
+import "/vendor/chart.js";
 import { clock, counted, fill, h, lines, number, tick, why } from "./format.js";
 
 /** @typedef {import("../api-server/src/documents.ts").DevicePage} DevicePage */

@@ -35,12 +35,13 @@ def bearer(token):
 @pytest.mark.parametrize(
     ("path", "method", "least"),
     [
-        ("/fleet", "GET", 0),
+        ("/devices", "GET", 0),
         (f"/devices/{PARIS}/twin", "GET", 0),
         ("/metrics", "GET", 0),
         ("/incidents/0/acknowledge", "POST", 1),
         ("/incidents/0/resolve", "POST", 1),
         ("/incidents/0/not-a-fault", "POST", 1),
+        ("/fleet/incidents/0/resolve", "POST", 1),
         ("/rules/0", "DELETE", 1),
         ("/quiet/0", "DELETE", 1),
         ("/ml/anomalies/train/nobody", "POST", 2),
@@ -58,7 +59,7 @@ def test_each_level_may_what_it_may(guarded, path, method, least):
 
 @pytest.mark.parametrize("headers", [{}, bearer("wrong-0123456789abcdef"), {"Authorization": READ}])
 def test_without_a_token_it_says_that_one_is_needed(guarded, headers):
-    request = urllib.request.Request(f"{guarded}/fleet", headers=headers)
+    request = urllib.request.Request(f"{guarded}/devices", headers=headers)
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     with caught.value as answer:
@@ -104,8 +105,8 @@ def test_only_pages_on_the_list_may_call(guarded):
 
 def test_without_tokens_another_sites_name_gives_nothing_to_read(api):
     """A browser takes what a name points to for that name's own site."""
-    assert ask(api, "/fleet", Host="other.example")[0] == 403
-    assert ask(api, "/fleet", Host="localhost")[0] == 200
+    assert ask(api, "/devices", Host="other.example")[0] == 403
+    assert ask(api, "/devices", Host="localhost")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_an_empty_file_of_tokens_lets_nobody_in(fleet, serve, tmp_path):
     file = tmp_path / "tokens"
     file.touch(0o600)
     with serve(**fleet.environment, TOKENS_FILE=str(file)) as address:
-        assert ask(address, "/fleet", **bearer(READ))[0] == 401
+        assert ask(address, "/devices", **bearer(READ))[0] == 401
 
 
 def test_who_acts_is_the_role_of_the_server(db, serve):
@@ -163,7 +164,7 @@ def test_who_acts_is_the_role_of_the_server(db, serve):
 
 
 def test_answers_are_compressed(api):
-    request = urllib.request.Request(f"{api}/fleet", headers={"Accept-Encoding": "gzip"})
+    request = urllib.request.Request(f"{api}/devices", headers={"Accept-Encoding": "gzip"})
     with urllib.request.urlopen(request) as answer:
         assert answer.headers["Content-Encoding"] == "gzip"
         assert answer.read(2) == b"\x1f\x8b"

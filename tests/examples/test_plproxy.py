@@ -261,12 +261,15 @@ def test_the_api_server_asks_the_router(trained: Sharded, serve: Callable[..., o
 
     where = {"PGHOST": str(trained.router.host), "PGDATABASE": trained.router.name}
     with serve(**where, PGUSER=ROLE["user"], PGPASSWORD=ROLE["password"]) as address:
-        fleet = get("/fleet")
+        fleet = get("/devices")
         assert sorted(device["device_uuid"] for device in fleet["devices"]) == DEVICES
-        assert fleet["health"]["totalDevices"] == len(DEVICES)
-        assert not fleet["may_act"]  # an incident's number is one of each shard's own
+        assert get("/fleet/health")["totalDevices"] == len(DEVICES)
+        assert len(get(f"/fleet/sparks?device={DEVICES[0]}")["sparks"]) <= 1
         held = trained.each("SELECT count(*) FROM ml_incidents")
-        assert len(get("/incidents")["incidents"]) == sum(number for ((number,),) in held)
+        for query in ("", "?folded=true"):
+            incidents = get(f"/incidents{query}")
+            assert len(incidents["incidents"]) == sum(number for ((number,),) in held)
+            assert not incidents["may_act"]  # an incident's number is one of each shard's own
         page = get(f"/devices/{DEVICES[0]}?hours=48")
         assert len(page["history"]) == 1500
         assert page["forecast"]

@@ -1,8 +1,7 @@
 /** Of the fleet, and of the server. */
 
 import { Type, type Static } from "typebox";
-import { Breach, Device, Reach } from "./devices.js";
-import { Incident, MayAct } from "./incidents.js";
+import { Reach } from "./devices.js";
 import { Id, nullable, object, Severity, Time, Uuid } from "./shared.js";
 
 export const FleetHealth = object({
@@ -42,14 +41,6 @@ export const FleetAlerts = object({
   ),
 });
 
-export const Fleet = object({
-  health: FleetHealth,
-  devices: Type.Array(Device),
-  incidents: Type.Array(Incident, { description: "Not resolved, or of the last day; the former first." }),
-  breaches: Type.Array(Breach),
-  may_act: MayAct,
-});
-
 export const Sparks = object({
   sparks: Type.Array(
     object({
@@ -81,7 +72,6 @@ export const Health = object({
 
 export type FleetHealth = Static<typeof FleetHealth>;
 export type FleetAlerts = Static<typeof FleetAlerts>;
-export type Fleet = Static<typeof Fleet>;
 export type Sparks = Static<typeof Sparks>;
 export type Capacity = Static<typeof Capacity>;
 export type Health = Static<typeof Health>;

@@ -12,12 +12,6 @@ export const fleetRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async 
   const querystring = given({});
 
   app.get(
-    "/fleet",
-    { schema: { ...shown("fleet", "Every device, its incidents and what is foretold", documents.Fleet), querystring } },
-    async (request) => source.read<documents.Fleet>(request, statements.fleet(await source.names(request))),
-  );
-
-  app.get(
     "/fleet/health",
     { schema: { ...shown("fleet", "The fleet in one document", documents.FleetHealth), querystring } },
     (request) => source.read<documents.FleetHealth>(request, statements.fleetHealth()),

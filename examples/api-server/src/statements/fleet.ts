@@ -1,19 +1,10 @@
 /** Of the fleet, and of the server. */
 
 import type { Statement } from "../database.js";
-import { BREACHES, fleetOf, HEALTH, INCIDENTS, MAY_ACT, nameOf, namesOf, reachOf, STATUSES } from "./pieces.js";
+import { fleetOf, HEALTH, nameOf, namesOf, reachOf } from "./pieces.js";
 
 export function fleetHealth(): Statement {
   return { text: `SELECT (${HEALTH}) AS document`, values: [] };
-}
-
-export function fleet(names: boolean): Statement {
-  return {
-    text: `${fleetOf(names)} SELECT jsonb_build_object('health', (${HEALTH}),
-      'devices', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position(${STATUSES}, f.status), f.name), '[]') FROM fleet f),
-      'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}) AS document`,
-    values: [],
-  };
 }
 
 /** The same trouble of many devices as one. */
@@ -30,7 +21,7 @@ export function sparks(devices: string[]): Statement {
   return {
     text: `WITH chosen AS (
       SELECT DISTINCT ON (g.device_uuid) g.device_uuid, g.metric, g.unit
-      FROM ml_signals g LEFT JOIN ml_incident i ON i.device_uuid = g.device_uuid AND i.leading_metric = g.metric AND i.state <> 'resolved'
+      FROM ml_signals g LEFT JOIN ml_incidents i ON i.device_uuid = g.device_uuid AND i.leading_metric = g.metric AND i.state <> 'resolved'
       WHERE g.device_uuid = ANY ($1) AND g.in_model AND g.last_at > now() - interval '6 hours'
         AND EXISTS (SELECT FROM ml_metric m WHERE m.name = g.metric)
       ORDER BY g.device_uuid, i.started_at DESC NULLS LAST, g.metric = 'cpu_usage' DESC, g.metric COLLATE "C"

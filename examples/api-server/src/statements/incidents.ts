@@ -3,8 +3,12 @@
 import type { Statement } from "../database.js";
 import { incidentOf, MAY_ACT, nameOf, namesOf, ONE } from "./pieces.js";
 
-/** Incidents of which many devices have the same. */
-const FLOODS = "SELECT unnest(f.incident_ids) FROM ml_fleet_incidents f";
+/**
+ * Whether an incident is one of those that many devices have at once. A router's shards each have numbers of their own.
+ * @param which of these, as a condition
+ */
+const isOfMany = (which = "") => `(i.incident_id IN (SELECT unnest(f.incident_ids) FROM ml_fleet_incidents f${which})
+          AND i.device_uuid IN (SELECT unnest(f.device_uuids) FROM ml_fleet_incidents f${which}))`;
 
 /** Incidents, the latest first, resolved ones and those of retired devices too; null for a device that there is not. */
 export function incidents(
@@ -35,8 +39,8 @@ export function incidents(
         AND ($5::timestamptz IS NULL OR i.ended_at >= $5) AND ($6::timestamptz IS NULL OR i.started_at <= $6)
         AND ($7::bigint IS NULL OR (i.started_at, i.incident_id) < (timestamptz 'epoch' + $7 * interval '1 microsecond', $8::bigint))
         AND ($10::text IS NULL OR position(lower($10) IN lower(concat_ws(' ', ${name}, i.device_id, i.summary, i.note))) > 0)
-        AND ($11::bigint IS NULL OR i.incident_id IN (${FLOODS} WHERE $11 = ANY (f.incident_ids)))
-        ${folded ? `AND i.incident_id NOT IN (${FLOODS})` : ""}
+        AND ($11::bigint IS NULL OR ${isOfMany(" WHERE $11 = ANY (f.incident_ids)")})
+        ${folded ? `AND NOT ${isOfMany()}` : ""}
       ORDER BY i.started_at DESC, i.incident_id DESC LIMIT $9 + 1
     ), numbered AS (
       SELECT p.*, row_number() OVER (ORDER BY p.started_at DESC, p.incident_id DESC) AS n FROM page p
@@ -54,8 +58,8 @@ export function incidents(
 export function sayOfAll(does: "acknowledge" | "resolve", id: number, note: string | undefined): Statement {
   return {
     text: `WITH said AS MATERIALIZED (
-      SELECT ml_${does}(i.incident_id, $2) AS document FROM ml_incident i
-      WHERE i.incident_id IN (${FLOODS} WHERE $1 = ANY (f.incident_ids)) AND i.state <> 'resolved'
+      SELECT ml_${does}(i.incident_id, $2) AS document FROM ml_incidents i
+      WHERE ${isOfMany(" WHERE $1 = ANY (f.incident_ids)")} AND i.state <> 'resolved'
     )
     SELECT jsonb_build_object('incidents', count(*), 'changed', count(*) FILTER (WHERE s.document -> 'changed' = 'true')) AS document
     FROM said s HAVING count(*) > 0`,
