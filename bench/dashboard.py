@@ -10,6 +10,7 @@ sight of what was asked for (incidents, rows of devices), and when all of it is 
 """
 
 import argparse
+import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ FROM generate_series(1, %(devices)s) AS i;
 INSERT INTO ml_device (device_uuid, device_id, device_name) SELECT uuid, uuid, name FROM devices;
 INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")
 SELECT d.uuid, jsonb_build_object('system', jsonb_build_object(
-    'cpuUsage', round((40 + 15 * sin(extract(epoch FROM t) / 3000 + phase) + 6 * random())::numeric, 1),
+    'cpuUsage',
+    round((40 + 15 * sin(extract(epoch FROM t) / 3000 + phase) + 6 * random())::numeric, 1),
     'temperature', round((45 + 4 * sin(extract(epoch FROM t) / 5000 + phase))::numeric, 1))), t
 FROM generate_series((now() AT TIME ZONE 'UTC') - interval '6 hours', now() AT TIME ZONE 'UTC',
          '5 minutes') AS t,
@@ -64,16 +66,16 @@ SELECT s.device_uuid, 'silent', 'open', 'warning', '', s.last_reading, now(), no
 FROM ml_scan_state s WHERE s.silent_from < now();
 INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, started_at, opened_at,
     ended_at, resolved_at, why, summary, evidence, updated_at)
-SELECT md5(i::text)::uuid, (kinds.k)[1 + i %% 6], CASE WHEN over THEN 'resolved' ELSE 'open' END,
-    CASE WHEN i %% 3 = 0 THEN 'critical' ELSE 'warning' END, (ARRAY['cpu_usage', 'temperature'])[1 + i %% 2],
-    began, began, least(now(), began + interval '2 hours'), CASE WHEN over THEN began + interval '3 hours' END,
-    CASE WHEN over THEN 'over' END,
-    (ARRAY['cpu_usage', 'temperature'])[1 + i %% 2] || ' has been at ' || 60 + i %% 40
-    || ' since ' || to_char(began AT TIME ZONE 'UTC', 'HH24:MI') || ' UTC, '
-    || 10 + i %% 20 || ' above what is usual at this hour', '{"detectors": ["level"]}', now()
+SELECT md5(i::text)::uuid, kind, CASE WHEN over THEN 'resolved' ELSE 'open' END,
+    CASE WHEN i %% 3 = 0 THEN 'critical' ELSE 'warning' END, metric, began, began,
+    least(now(), began + interval '2 hours'), CASE WHEN over THEN began + interval '3 hours' END,
+    CASE WHEN over THEN 'over' END, metric || ' has been at ' || 60 + i %% 40 || ' since '
+    || to_char(began AT TIME ZONE 'UTC', 'HH24:MI') || ' UTC, ' || 10 + i %% 20
+    || ' above what is usual at this hour', '{"detectors": ["level"]}', now()
 FROM generate_series(1, %(devices)s) AS i,
-    (SELECT '{level,stuck,drift,value,missing,junk}'::text[]) AS kinds (k),
-    LATERAL (SELECT now() - i * interval '97 seconds', i %% 50 <> 7) AS x (began, over)
+    LATERAL (SELECT now() - i * interval '97 seconds', i %% 50 <> 7,
+        ('{level,stuck,drift,value,missing,junk}'::text[])[1 + i %% 6],
+        ('{cpu_usage,temperature}'::text[])[1 + i %% 2]) AS x (began, over, kind, metric)
 WHERE i %% 5 = 2;
 """
 VACUUM = "VACUUM (ANALYZE) ml_scan_state, ml_signal_state, ml_model, ml_incident, ml_device"
@@ -88,7 +90,8 @@ WATCH = """selector => {
 }"""
 TOOK = """() => [performance.getEntriesByName("first-contentful-paint")[0].startTime, window.seen,
   performance.now()]"""
-PAGES = {"#/": ".incident", "#/devices": ".devices tbody tr", "#/devices?sort=status": ".devices tbody tr"}
+ROWS = ".devices tbody tr"
+PAGES = {"#/": ".incident", "#/?search=oven": ".incident", "#/devices": ROWS}
 
 
 @contextmanager
@@ -134,7 +137,9 @@ def main() -> None:
             conn.execute(DEVICES, {"devices": given.devices})
             conn.execute(VACUUM)
     with served(given.dsn) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         print(f"{'page':24}{'paint':>8}{'sight':>8}{'all':>8}  ms")
         for page, shown in PAGES.items():
             visits = [visit(browser, f"{address}/{page}", shown) for _ in range(VISITS)]

@@ -10,6 +10,7 @@ import { get } from "./server.js";
 
 /** Of devices, and of those whose lines are asked for at a time. */
 const PAGE = 50;
+const STATUSES = /** @type {const} */ (["critical", "failing", "warning", "silent", "untrained", "ok"]);
 /** What is of interest first, and the other way round. @type {Record<string, [name: string, first: string, then: string]>} */
 const SORTS = {
   status: ["status", "status", "-status"],
@@ -23,7 +24,8 @@ export function devicesPage(query) {
   const asked = new URLSearchParams(query);
   if (!asked.has("sort")) asked.set("sort", "status");
   const found = h("p", { class: "figures", role: "status" });
-  const controls = h("div", { class: "filters" }, ...filters(query));
+  const statuses = h("div", {}, byStatus(query));
+  const controls = h("div", { class: "filters" }, statuses, order(query), searching("devices", query, "name or id"));
   const body = h("tbody");
   const names = ["Device", "Status", "Last 6 h", "Open incidents", "Last reading"];
   const table = h(
@@ -72,7 +74,7 @@ export function devicesPage(query) {
       fill(found, counted(total, "device"), query.has("search") || query.has("status") ? " of that kind" : "");
       paint();
       const health = /** @type {Health} */ (await get("/fleet/health"));
-      fill(controls, ...filters(query, health));
+      fill(statuses, byStatus(query, health));
       table.hidden = total === 0;
       if (total === 0) fill(panel, health.totalDevices === 0 ? noDevice() : nothing());
       else if (!panel.contains(table)) fill(panel, table, devices.more);
@@ -97,10 +99,8 @@ function nothing() {
 }
 
 /** @param {URLSearchParams} query @param {Health} [health] */
-function filters(query, health) {
-  const to = (/** @type {Record<string, string | null>} */ changes) => changed("devices", query, changes);
-  const status = query.get("status");
-  const sort = query.get("sort") ?? "status";
+function byStatus(query, health) {
+  const chosen = query.get("status");
   const counts = health && {
     critical: health.health.critical,
     failing: health.failing,
@@ -109,26 +109,28 @@ function filters(query, health) {
     untrained: health.untrained,
     ok: health.health.healthy,
   };
-  return [
-    choice("Status", [
-      { text: "any", href: to({ status: null }), chosen: status === null },
-      ...["critical", "failing", "warning", "silent", "untrained", "ok"].map((one) => ({
-        text: badge(one, counts ? `${counts[/** @type {keyof typeof counts} */ (one)].toLocaleString("en")} ${one}` : one),
-        href: to({ status: one }),
-        chosen: status === one,
-      })),
-    ]),
-    choice(
-      "Sort by",
-      Object.values(SORTS).map(([name, first, then]) => ({
-        text: sort === first ? `${name} ↓` : sort === then ? `${name} ↑` : name,
-        href: to({ sort: sort === first ? then : first }),
-        chosen: sort === first || sort === then,
-        title: sort === first ? "The other way round" : undefined,
-      })),
-    ),
-    searching("devices", query, "name or id"),
-  ];
+  return choice("Status", [
+    { text: "any", href: changed("devices", query, { status: null }), chosen: chosen === null },
+    ...STATUSES.map((one) => ({
+      text: badge(one, counts ? `${counts[one].toLocaleString("en")} ${one}` : one),
+      href: changed("devices", query, { status: one }),
+      chosen: chosen === one,
+    })),
+  ]);
+}
+
+/** @param {URLSearchParams} query */
+function order(query) {
+  const sort = query.get("sort") ?? "status";
+  return choice(
+    "Sort by",
+    Object.values(SORTS).map(([name, first, then]) => ({
+      text: sort === first ? `${name} ↓` : sort === then ? `${name} ↑` : name,
+      href: changed("devices", query, { sort: sort === first ? then : first }),
+      chosen: sort === first || sort === then,
+      title: sort === first ? "The other way round" : undefined,
+    })),
+  );
 }
 
 /** @param {{ device: Device, spark: Spark | undefined }} of */

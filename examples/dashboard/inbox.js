@@ -2,7 +2,7 @@
 
 import { noDevice } from "./devices.js";
 import { addressOf, badge, changed, choice, counted, fill, h, keep, searching, section, time } from "./format.js";
-import { actions, KINDS, showIncidents } from "./incidents.js";
+import { actions, facts, kindOf, KINDS, showIncidents } from "./incidents.js";
 import { paged } from "./paging.js";
 
 /** @typedef {import("../api-server/src/documents.ts").FleetHealth} Health */
@@ -60,6 +60,7 @@ export function inboxPage(query) {
     server = given;
     const { get, paint } = server;
     const health = /** @type {Promise<Health>} */ (get("/fleet/health"));
+    health.catch(() => {}); // it is waited for below
     const [page, many] = await Promise.all([
       incidents.refresh(async (path) => {
         const found = await get(path);
@@ -114,12 +115,11 @@ function flood(chosen, first, showIn, server) {
     refresh,
     /** @param {Flood} one @param {import("./app.js").Act | false} act */
     tell(one, act) {
-      const kind = h("span", { title: KINDS[/** @type {keyof typeof KINDS} */ (one.kind)] }, one.kind);
-      const parts = [kind, h("strong", {}, one.state), h("span", {}, "began ", time(one.started_at)), h("span", {}, "last seen ", time(one.ended_at))];
+      const [began, seen] = [h("span", {}, "began ", time(one.started_at)), h("span", {}, "last seen ", time(one.ended_at))];
       fill(
         element,
         badge(one.severity),
-        h("div", {}, one.summary, h("div", { class: "standing muted" }, ...parts)),
+        h("div", {}, one.summary, facts(kindOf(one), h("strong", {}, one.state), began, seen)),
         ...(act ? actions({ key: keyOf(one), path: `/fleet/incidents/${number}`, state: one.state }, act, " all") : []),
         details,
       );

@@ -93,7 +93,7 @@ function incident(one, named, act) {
       named && h("strong", {}, deviceLink(one, placeOf(one))),
       named && ": ",
       one.summary,
-      h("div", { class: "standing muted" }, ...standing(one)),
+      standing(one),
     ),
     ...(act && one.state !== "resolved" ? actions({ ...one, key: `${one.incident_id}`, path: `/incidents/${one.incident_id}` }, act) : []),
   );
@@ -101,16 +101,24 @@ function incident(one, named, act) {
 
 /** How it stands with an incident, and since when. @param {Incident} one */
 function standing(one) {
-  const parts = [
-    h("span", { title: KINDS[/** @type {keyof typeof KINDS} */ (one.kind)] }, one.kind),
+  return facts(
+    kindOf(one),
     h("span", {}, ...stateOf(one)),
     h("span", {}, "began ", time(one.started_at)),
-    one.state !== "resolved" && h("span", { title: "When it was last seen." }, "last seen ", time(one.ended_at)),
-    one.rarity !== null &&
-      h("span", { title: "How seldom its like comes on ordinary days." }, `once in ${span(one.rarity * 3600)}`),
+    one.state !== "resolved" && h("span", {}, "last seen ", time(one.ended_at)),
+    one.rarity !== null && h("span", { title: "How seldom its like comes on ordinary days." }, `once in ${span(one.rarity * 3600)}`),
     one.note && h("span", { title: "What somebody said of it." }, `“${one.note}”`),
-  ];
-  return parts.filter((part) => part instanceof Node);
+  );
+}
+
+/** What is known of trouble, in a line. @param {...(Node | false | null | "")} parts */
+export function facts(...parts) {
+  return h("div", { class: "muted standing" }, ...parts.filter((part) => part).flatMap((part, i) => (i > 0 ? [" · ", part] : [part])));
+}
+
+/** @param {{ kind: string }} trouble */
+export function kindOf({ kind }) {
+  return h("span", { title: KINDS[/** @type {keyof typeof KINDS} */ (kind)] }, kind);
 }
 
 /** @param {Incident} one */

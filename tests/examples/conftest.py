@@ -3,17 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 import sample_fleet
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from installer.dashboard import api_server, find_node
 from installer.process import Failure
@@ -97,6 +99,13 @@ def trouble(conn: psycopg.Connection, device: str) -> Iterator[int]:
     finally:
         for table in ("ml_incident", "ml_event"):
             conn.execute(f"DELETE FROM {table} WHERE incident_id = %s", [number])
+
+
+@contextmanager
+def flood(conn: psycopg.Connection) -> Iterator[list[int]]:
+    """The numbers of incidents that all devices have at once, which are there for a while."""
+    with ExitStack() as several:
+        yield [several.enter_context(trouble(conn, str(one.uuid))) for one in sample_fleet.FLEET]
 
 
 @pytest.fixture(scope="session")
@@ -210,3 +219,66 @@ def schemas(api: str) -> dict[str, dict]:
         for path, methods in openapi["paths"].items()
         for method, of in methods.items()
     }
+
+
+# ---- a browser ---------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A first statement of a new connection takes its time on a busy machine.
+expect.set_options(timeout=15_000)
+PHONE, TABLET = {"width": 390, "height": 844}, {"width": 880, "height": 1180}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; without it its tests are skipped."""
+    if not CHROMIUM:
+        pytest.skip("there is no chromium here: sudo apt-get install chromium fonts-dejavu-core")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page of the dashboard; a script's error or a foreign address fails the test."""
+    contexts, wrong = [], []
+
+    def visit(address: str, **options) -> Page:
+        contexts.append(browser.new_context(timezone_id="Asia/Tokyo", **options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda one: (
+                one.url.startswith((address.split("/#")[0], "data:")) or wrong.append(one.url)
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def ready(page: Page) -> Page:
+    """The page, when it shows what it was opened for."""
+    expect(page.locator("main")).to_have_attribute("aria-busy", "false")
+    return page
+
+
+def refresh(page: Page) -> None:
+    """Have the page ask again, as it does when the network is back."""
+    page.evaluate("window.dispatchEvent(new Event('online'))")
