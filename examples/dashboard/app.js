@@ -100,20 +100,28 @@ async function act(path, body) {
     return done;
   } catch (error) {
     const { message } = /** @type {Error} */ (error);
-    notice.hidden = false;
-    notice.className = "notice bad";
-    fill(notice, h("strong", {}, "That was not done. "), message);
+    warn("notice bad", h("strong", {}, "That was not done. "), message);
   }
+}
+
+/** Say something above the page; the same is not said again. @param {string} kind @param {...(Node | string)} told */
+function warn(kind, ...told) {
+  const text = told.map((one) => (one instanceof Node ? one.textContent : one)).join("");
+  if (!notice.hidden && notice.className === kind && notice.textContent === text) return;
+  notice.hidden = false;
+  notice.className = kind;
+  fill(notice, ...told);
 }
 
 /** @param {string | null | undefined} scanned */
 function warnOfLateScans(scanned) {
   const late = scanned ? Date.now() - new Date(scanned).getTime() > LATE_SCAN : false;
-  notice.hidden = !late;
-  notice.className = "notice";
-  if (!late || !scanned) return;
-  fill(
-    notice,
+  if (!late || !scanned) {
+    notice.hidden = true;
+    return;
+  }
+  warn(
+    "notice",
     h("strong", {}, `The last scan was ${ago(scanned)}. `),
     "Anomalies and forecasts here are as old. ",
     h("code", {}, "CALL ml_scan();"),
@@ -124,7 +132,7 @@ function warnOfLateScans(scanned) {
 function showFailure({ message, detail, hint }, status = 0) {
   if (status === 401) return askForToken(message);
   const retry = h("button", { type: "button", id: "retry" }, "Try again");
-  retry.addEventListener("click", () => void (page ? refresh() : open()));
+  retry.addEventListener("click", again);
   if (updated === undefined) {
     // Nothing to show yet: the failure is the page.
     notice.hidden = true;
@@ -143,10 +151,8 @@ function showFailure({ message, detail, hint }, status = 0) {
     return;
   }
   main.classList.add("stale");
-  notice.hidden = false;
-  notice.className = "notice bad";
-  fill(
-    notice,
+  warn(
+    "notice bad",
     h("strong", {}, `Not refreshed since ${clock(updated)}. `),
     `${message} What is shown may be out of date. `,
     retry,
@@ -166,6 +172,12 @@ function askForToken(why) {
   notice.hidden = true;
   updated = undefined;
   fill(main, h("section", { class: "panel failure", role: "alert" }, h("h1", {}, "Who are you?"), h("p", {}, `${why}.`), form));
+}
+
+/** The server may be there again. */
+function again() {
+  if (!live) stream.again();
+  void (page ? refresh() : open());
 }
 
 /** How true the page is, in a word, and each age that it tells. */
@@ -250,7 +262,7 @@ function happened({ event, name, summary }) {
 let gathering;
 
 window.addEventListener("hashchange", () => void open());
-window.addEventListener("online", () => void refresh());
+window.addEventListener("online", again);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) void refresh();
 });

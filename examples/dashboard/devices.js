@@ -23,7 +23,7 @@ const SORTS = {
 export function devicesPage(query) {
   const asked = new URLSearchParams(query);
   if (!asked.has("sort")) asked.set("sort", "status");
-  const found = h("p", { class: "figures", role: "status" });
+  const found = h("p", { class: "figures", role: "status", title: "On all pages." });
   const statuses = h("div", {}, byStatus(query));
   const controls = h("div", { class: "filters" }, statuses, order(query), searching("devices", query, "name or id"));
   const body = h("tbody");
@@ -71,7 +71,8 @@ export function devicesPage(query) {
     element,
     async show({ get, paint }) {
       const { total } = await devices.refresh(get);
-      fill(found, counted(total, "device"), query.has("search") || query.has("status") ? " of that kind" : "");
+      const told = `${counted(total, "device")}${query.has("search") || query.has("status") ? " of that kind" : ""}`;
+      if (found.textContent !== told) found.textContent = told; // it is read out
       paint();
       const health = /** @type {Health} */ (await get("/fleet/health"));
       fill(statuses, byStatus(query, health));
@@ -168,12 +169,12 @@ function row({ device, spark }) {
 const [WIDTH, HEIGHT] = [120, 26];
 
 /** @param {Spark} spark */
-function line({ metric, unit, points }) {
+function line({ metric, unit, last_value, points }) {
   const times = points.map((one) => Date.parse(one.timestamp));
   const values = points.map((one) => one.value);
   const [first, last] = [Math.min(...times), Math.max(...times)];
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const now = /** @type {number} */ (values.at(-1));
+  const now = quantity(last_value, unit);
   const place = values.map((value, i) => {
     const x = ((/** @type {number} */ (times[i]) - first) / (last - first || 1)) * WIDTH;
     const y = HEIGHT - 2 - ((value - low) / (high - low || 1)) * (HEIGHT - 4);
@@ -186,6 +187,6 @@ function line({ metric, unit, points }) {
   const path = document.createElementNS(svg.namespaceURI, "polyline");
   path.setAttribute("points", place.join(" "));
   svg.append(path);
-  const title = `${metric} in the last 6 hours: between ${quantity(low, unit)} and ${quantity(high, unit)}, at last ${quantity(now, unit)}`;
-  return h("span", { class: "spark-of", title }, svg, h("span", {}, quantity(now, unit), h("span", { class: "muted id" }, metric)));
+  const title = `${metric} in the last 6 hours: between ${quantity(low, unit)} and ${quantity(high, unit)}, at last ${now}`;
+  return h("span", { class: "spark-of", title }, svg, h("span", {}, now, h("span", { class: "muted id" }, metric)));
 }

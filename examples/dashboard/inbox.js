@@ -151,7 +151,7 @@ function inFigures(health) {
   const { failing, warning, silent, untrained } = health;
   const counts = Object.entries({ critical, failing, warning, silent, untrained, ok: healthy }).filter(([, count]) => count > 0);
   return [
-    h("a", { href: "#/devices", id: "figure-devices" }, counted(health.totalDevices, "device")),
+    h("a", { href: "#/devices", id: "figure-devices", title: "That have a model or were scanned, without retired ones." }, counted(health.totalDevices, "device")),
     ": ",
     ...counts.flatMap(([status, count], i) => [
       i > 0 && ", ",

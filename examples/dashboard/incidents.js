@@ -126,7 +126,7 @@ function stateOf(one) {
   const state = h("strong", {}, one.state);
   if (one.state === "open") return [state];
   const [by, at] = one.state === "resolved" ? [one.resolved_by, one.resolved_at] : [one.acknowledged_by, one.acknowledged_at];
-  return [state, by ? ` by ${by} ` : `: ${one.why}, `, time(at, clock)];
+  return [state, by ? ` by ${by} at ` : `: ${one.why}, `, time(at, clock)];
 }
 
 // ---- what can be done ----------------------------------------------------------------
@@ -203,7 +203,7 @@ function notAFault(target, act) {
       fill(
         place,
         statement ? h("p", {}, h("strong", {}, "This would have kept it quiet. "), words) : h("p", {}, words),
-        statement && h("pre", { tabindex: 0, role: "region", "aria-label": "The statement" }, h("code", {}, statement)),
+        statement && h("pre", {}, h("code", {}, statement)),
         asked,
       );
       asked.querySelector("input")?.focus();

@@ -67,11 +67,12 @@ export function follow(tell, changed) {
       within();
       const { body } = await answerOf("/events", { signal });
       changed(true);
-      let text = "";
-      // @ts-expect-error the types of the DOM do not know yet that a stream can be iterated
-      for await (const part of body.pipeThrough(new TextDecoderStream())) {
+      const reader = /** @type {ReadableStream} */ (body).pipeThrough(new TextDecoderStream()).getReader();
+      for (let text = ""; ; ) {
+        const { done, value } = await reader.read();
+        if (done) break;
         within();
-        const messages = (text + part).split("\n\n");
+        const messages = (text + value).split("\n\n");
         text = messages.pop() ?? "";
         for (const message of messages) {
           const data = /^data: (.*)$/m.exec(message)?.[1];

@@ -13,7 +13,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from .conftest import ATHENS, BERLIN, ODD, PARIS, VIENNA, run, trouble
+from .conftest import ATHENS, BERLIN, ODD, PARIS, VIENNA, flood, run, trouble
 
 pytestmark = pytest.mark.slow
 
@@ -256,7 +256,7 @@ def test_incidents_come_by_pages_and_of_a_span(db, serve):
         found = pages(address, f"/incidents?{span}&device={ATHENS}&limit=3", "incidents")
         assert [one["incident_id"] for one in found] == numbers[6:9]
         _, none = ask(address, f"/incidents?device={ATHENS}&state=resolved")
-        assert none == {"incidents": [], "next": None}
+        assert none == {"incidents": [], "next": None, "may_act": True}
 
 
 def test_a_twin_is_what_was_reported_and_its_history_keeps_extremes(api, fleet):
@@ -376,6 +376,8 @@ def test_an_incident_is_told_until_somebody_resolves_it(api, fleet, stuck):
         ("?state=open&state=resolved", "state IN ('open', 'resolved')"),
         ("?severity=critical&kind=stuck", "severity = 'critical' AND kind = 'stuck'"),
         (f"?device={VIENNA}", f"device_uuid = '{VIENNA}'"),
+        ("?state=open&search=R-VIENNA", f"device_uuid = '{VIENNA}' AND state = 'open'"),
+        ("?search=%3Ci%3E50.7", "summary LIKE '%<i>50.7%'"),
     ],
 )
 def test_incidents_are_chosen(api, fleet, stuck, asked, condition):
@@ -388,6 +390,30 @@ def test_incidents_are_chosen(api, fleet, stuck, asked, condition):
     assert stuck in numbers
     _, last = ask(api, f"/incidents{asked}{'&' if asked else '?'}limit=1")
     assert [one["incident_id"] for one in last["incidents"]] == numbers[:1]
+
+
+def test_the_same_trouble_of_many_is_one(api, fleet, schemas):
+    def say(does):
+        status, said = do(api, f'POST /fleet/incidents/{numbers[2]}/{does} {{"note": "no power"}}')
+        if status == 200:
+            schema = schemas[f"POST /fleet/incidents/{{id}}/{does}"]
+            jsonschema.validate(said, schema, jsonschema.Draft202012Validator)
+        return status, said.get("changed", said.get("code"))
+
+    def listed(asked):
+        return {one["incident_id"]: one for one in pages(api, f"/incidents?{asked}", "incidents")}
+
+    with psycopg.connect(fleet.dsn, autocommit=True) as conn, flood(conn) as numbers:
+        _, many = ask(api, "/fleet/incidents")
+        (one,) = (one for one in many["incidents"] if numbers[0] in one["incident_ids"])
+        assert (one["devices"], one["incident_ids"]) == (8, numbers)
+        others = "SELECT array_agg(incident_id) FROM ml_incidents WHERE incident_id <> ALL (%s)"
+        assert {*listed("limit=3&folded=true")} == {*fleet.ask(others, numbers)}
+        assert {*listed(f"limit=3&fleet={numbers[4]}")} == {*numbers}
+        assert [say("acknowledge"), say("acknowledge")] == [(200, 8), (200, 0)]
+        found = listed(f"limit=3&fleet={numbers[0]}&state=acknowledged").values()
+        assert [each["note"] for each in found] == 8 * ["no power"]
+        assert [say("resolve"), say("resolve")] == [(200, 8), (404, "ML002")]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_an_anomaly_says_why_to_the_mouse_and_to_the_keyboard(api, fleet, visit)
     canvas.focus()
     canvas.press("ArrowLeft")
     spot, metric = told_of_an_anomaly(page, fleet)
-    expect(page.locator("[aria-live=polite]")).to_contain_text(f"{metric} ")
+    expect(page.locator(".picture [aria-live=polite]")).to_contain_text(f"{metric} ")
     told = "Chart.getChart('plot').tooltip.dataPoints.some(p => p.raw.anomaly)"
     canvas.hover(position={"x": 0.8 * spot["x"], "y": spot["y"]})
     page.wait_for_function(f"!{told}")

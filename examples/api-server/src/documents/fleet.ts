@@ -47,6 +47,7 @@ export const Sparks = object({
       device_uuid: Uuid,
       metric: Type.String({ description: "That its latest open trouble is about; the CPU, or else the first, where there is none." }),
       unit: nullable(Type.String()),
+      last_value: nullable(Type.Number({ description: "As the last scan saw it." })),
       points: Type.Array(object({ timestamp: Time, value: Type.Number() }), { description: "Thinned, extremes kept." }),
     }),
     { description: "Of those that have a model and have reported within the six hours." },

@@ -20,7 +20,7 @@ export function fleetIncidents(): Statement {
 export function sparks(devices: string[]): Statement {
   return {
     text: `WITH chosen AS (
-      SELECT DISTINCT ON (g.device_uuid) g.device_uuid, g.metric, g.unit
+      SELECT DISTINCT ON (g.device_uuid) g.device_uuid, g.metric, g.unit, g.last_value
       FROM ml_signals g LEFT JOIN ml_incidents i ON i.device_uuid = g.device_uuid AND i.leading_metric = g.metric AND i.state <> 'resolved'
       WHERE g.device_uuid = ANY ($1) AND g.in_model AND g.last_at > now() - interval '6 hours'
         AND EXISTS (SELECT FROM ml_metric m WHERE m.name = g.metric)
