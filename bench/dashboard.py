@@ -68,7 +68,8 @@ INSERT INTO ml_incident (device_uuid, kind, state, severity, leading_metric, sta
     ended_at, resolved_at, why, summary, evidence, updated_at)
 SELECT md5(i::text)::uuid, kind, CASE WHEN over THEN 'resolved' ELSE 'open' END,
     CASE WHEN i %% 3 = 0 THEN 'critical' ELSE 'warning' END, metric, began, began,
-    least(now(), began + interval '2 hours'), CASE WHEN over THEN began + interval '3 hours' END,
+    least(now(), began + interval '2 hours'),
+    CASE WHEN over THEN least(now(), began + interval '3 hours') END,
     CASE WHEN over THEN 'over' END, metric || ' has been at ' || 60 + i %% 40 || ' since '
     || to_char(began AT TIME ZONE 'UTC', 'HH24:MI') || ' UTC, ' || 10 + i %% 20
     || ' above what is usual at this hour', '{"detectors": ["level"]}', now()
@@ -130,10 +131,10 @@ def main() -> None:
     options.add_argument("dsn", help="connection string of a database, as a URL")
     options.add_argument("--devices", type=int, default=5000)
     given = options.parse_args()
-    with psycopg.ClientCursor(psycopg.connect(given.dsn, autocommit=True)) as conn:
+    with psycopg.connect(given.dsn, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
         conn.execute("CREATE EXTENSION IF NOT EXISTS pyml CASCADE")
         conn.execute((ROOT / "demo/history.sql").read_text())
-        if not conn.execute("SELECT FROM devices LIMIT 1").fetchone():
+        if not conn.execute("SELECT 1 FROM devices LIMIT 1").fetchone():
             conn.execute(DEVICES, {"devices": given.devices})
             conn.execute(VACUUM)
     with served(given.dsn) as address, sync_playwright() as playwright:

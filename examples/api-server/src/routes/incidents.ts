@@ -29,7 +29,7 @@ export const incidentRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = asy
           from: Type.Optional(moment("Those that were still seen then, or later.")),
           to: Type.Optional(moment("Those that had begun by then.")),
           fleet: Type.Optional(number("Of an incident: it, and those that /fleet/incidents takes for one with it.")),
-          folded: Type.Optional(Type.Boolean({ description: "Without those that /fleet/incidents has, many as one." })),
+          folded: Type.Boolean({ default: false, description: "Without those that /fleet/incidents has, many as one." }),
           limit,
           cursor: Type.Optional(cursor("^[0-9]{1,17}-[0-9]{1,18}$")),
         }),

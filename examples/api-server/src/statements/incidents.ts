@@ -22,7 +22,7 @@ export function incidents(
     from?: string;
     to?: string;
     fleet?: number;
-    folded?: boolean;
+    folded: boolean;
     limit: number;
     cursor?: string;
   },
