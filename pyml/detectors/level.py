@@ -70,6 +70,21 @@ class Model(Known):
         """Whether any metric is judged by its change in an hour."""
         return any(one.baseline.grows for one in self.usual)
 
+    def around(self, metric: str, times: Floats) -> tuple[Floats, Floats] | None:
+        """Between what the means of its shortest window stay on ordinary days, at times (n,).
+
+        None where that is not known, as after a training that is too short for a rhythm of the
+        day, or where its change in an hour is judged, not its value.
+        """
+        if metric not in self.names:
+            return None
+        usual = self.usual[self.names.index(metric)]
+        reach = next((one for one in usual.ranges if one > 0), None)
+        if reach is None or usual.baseline.grows or len(usual.baseline.day) == 1:
+            return None
+        middle = usual.baseline.expected(times)
+        return middle - reach, middle + reach
+
 
 # Readings judged between two pulses.
 OFTEN = 100

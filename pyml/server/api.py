@@ -20,10 +20,8 @@ from pyml.server import arguments, backend, fields, scoring, store
 from pyml.server.backend import Row, document, rows
 from pyml.server.rarity import Rarity
 from pyml.server.scoring import Scored, forecast_of
-from pyml.telemetry.history import LONGEST_HOURS, Floats, iso
-from pyml.telemetry.readings import OK
-from pyml.telemetry.thinning import thinned
-from pyml.telemetry.window import metrics_of, window
+from pyml.telemetry.history import LONGEST_HOURS, iso
+from pyml.telemetry.window import metrics_of
 
 
 def _forest() -> Judge[Any]:
@@ -306,50 +304,6 @@ def predict(
     columns = (ahead.predicted, ahead.lower, ahead.upper)
     shown = (backend.shown(column).tolist() for column in columns)
     yield from zip(ahead.times.tolist(), *shown, strict=True)
-
-
-# ---- values of a field ---------------------------------------------------------
-
-# Values below which there is no judgement; deviations beyond which an anomaly is critical.
-LEAST_VALUES, CRITICAL_Z = 10, 3.0
-# Values that a client may ask for at a time.
-MOST_POINTS = 100_000
-
-
-def _measured(device: str, field: str, since: float, until: float) -> tuple[Floats, Floats]:
-    """Times and values of what a field measured in a window."""
-    history = backend.history_of(backend.execute(queries.CONTEXT)[0])
-    _, _, found = window(history, device, since, until, field, metrics_of(backend.execute))
-    came = found.readings.came()
-    good = came.quality[:, 0] == OK
-    return came.times[good], backend.shown(came.values[good, 0])
-
-
-@rows(2)
-def history(device: str, field: str, since: str, until: str, points: int) -> Iterator[Row]:
-    """``ml_history``."""
-    arguments.given(device=device, field=field, since=since, until=until, points=points)
-    arguments.within("points", points, 2, MOST_POINTS)
-    times, values = _measured(device, field, *arguments.moments(since, until))
-    kept = thinned(times, values, points)
-    yield from zip(times[kept].tolist(), values[kept].tolist(), strict=True)
-
-
-@rows(5)
-def zscore(device: str, field: str, hours: int, threshold: float) -> Iterator[Row]:
-    """``ml_zscore``."""
-    arguments.given(device=device, field=field, hours=hours, threshold=threshold)
-    arguments.within("hours", hours, 1, LONGEST_HOURS)
-    arguments.within("threshold", threshold, 0.1, 100)
-    until = float(backend.execute(queries.SESSION)[0]["until"])
-    times, values = _measured(device, field, until - hours * 3600, until)
-    spread = float(values.std()) if np.ptp(values) > 0 else 0.0
-    z = (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
-    judged = len(values) >= LEAST_VALUES
-    for moment, value, score in zip(times.tolist(), values.tolist(), z.tolist(), strict=True):
-        far = judged and abs(score) > threshold
-        severity = SEVERITIES[far + (far and abs(score) > CRITICAL_Z)]
-        yield moment, value, score if judged else None, far, severity
 
 
 # ---- the picture ---------------------------------------------------------------

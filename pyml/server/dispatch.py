@@ -34,6 +34,8 @@ class Functions:
     predict: Callable[..., Iterable[tuple[Any, ...]]]
     look_ahead: Callable[..., Iterable[tuple[Any, ...]]]
     history: Callable[..., Iterable[tuple[Any, ...]]]
+    histories: Callable[..., Iterable[tuple[Any, ...]]]
+    usual: Callable[..., Iterable[tuple[Any, ...]]]
     zscore: Callable[..., Iterable[tuple[Any, ...]]]
     draw: Callable[..., str]
     scan: Callable[..., str]
@@ -70,7 +72,7 @@ def enter(version: str, site: str) -> Functions:
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
         np.ones((LARGE, LARGE)) @ np.ones((LARGE, LARGE))
-        from pyml.server import api, outlooks, proposals, scan
+        from pyml.server import api, outlooks, proposals, scan, values
     except MemoryError:
         raise
     except Exception as error:  # whatever a library that is not whole may raise
@@ -88,8 +90,10 @@ def enter(version: str, site: str) -> Functions:
         api.forecast,
         api.predict,
         outlooks.look_ahead,
-        api.history,
-        api.zscore,
+        values.history,
+        values.histories,
+        values.usual,
+        values.zscore,
         api.draw,
         scan.scan,
         api.train,
@@ -118,6 +122,8 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         predict=rows(4),
         look_ahead=rows(6),
         history=rows(2),
+        histories=rows(3),
+        usual=rows(3),
         zscore=rows(5),
         draw=document,
         scan=document,

@@ -40,6 +40,16 @@ LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ history $python$;
 COMMENT ON FUNCTION ml_history IS 'Values of a field between two times, thinned to so many points with their extremes kept.';
 
+CREATE OR REPLACE FUNCTION ml_histories(device uuid, since timestamptz DEFAULT now() - interval '1 day', until timestamptz DEFAULT now(), points int DEFAULT 200) RETURNS TABLE (metric text, "timestamp" timestamptz, value float8)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+AS $python$ histories $python$;
+COMMENT ON FUNCTION ml_histories IS 'Values of every metric that a device reports between two times, each thinned like ml_history.';
+
+CREATE OR REPLACE FUNCTION ml_usual(device uuid, metric text, since timestamptz DEFAULT now() - interval '1 day', until timestamptz DEFAULT now(), points int DEFAULT 1000) RETURNS TABLE ("timestamp" timestamptz, low float8, high float8)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
+AS $python$ usual $python$;
+COMMENT ON FUNCTION ml_usual IS 'Between what a metric usually is at each time: means of 15 minutes stay there on ordinary days.';
+
 CREATE OR REPLACE FUNCTION ml_zscore(device uuid, field text, hours int DEFAULT 168, threshold float8 DEFAULT 2.5) RETURNS TABLE ("timestamp" timestamptz, value float8, z_score float8, is_anomaly boolean, severity text)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 AS $python$ zscore $python$;

@@ -142,6 +142,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_limits(uuid) IS 'The limits of each metric of a device: those of the narrowest rule in force that has one, else of the metric; none where it is muted.';
 
+CREATE OR REPLACE FUNCTION ml_limits(device uuid) RETURNS TABLE (metric text, limit_low float8, limit_high float8)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    RETURN QUERY SELECT l.metric, l.limit_low, l.limit_high FROM _ml_limits(device) AS l;
+END
+$$;
+COMMENT ON FUNCTION ml_limits(uuid) IS 'The limits of each metric of a device: of the narrowest rule that has one, else of the metric.';
+
 CREATE OR REPLACE FUNCTION _ml_limits_of(device uuid, field text, OUT limit_low float8, OUT limit_high float8)
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp

@@ -1,4 +1,4 @@
-"""ml_state and ml_history: what a device reported last, and a field's values over a span."""
+"""ml_state, ml_history, ml_histories and ml_usual: what a device reported, and what is usual."""
 
 import json
 from datetime import timedelta
@@ -56,7 +56,13 @@ def test_without_an_index_it_is_the_same(db, device):
 
 
 @pytest.mark.rolled_back
-@pytest.mark.parametrize("call", ["ml_state(%s)", "ml_history(%s, 'cpu_usage')"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("ml_state(%s)", "ml_history(%s, 'cpu_usage')"),
+        *("ml_histories(%s)", "ml_usual(%s, 'cpu_usage')"),
+    ],
+)
 def test_a_device_that_is_not_there_is_refused(db, refused, call):
     said = refused(f"SELECT {call}", "00000000-0000-0000-0000-000000000000", sqlstate="ML002")
     assert said.message_primary == "there is no device 00000000-0000-0000-0000-000000000000"
@@ -80,6 +86,10 @@ def test_a_device_that_reports_another_shadow_alone_has_no_state(db, refused, de
         ("ml_history('{device}', 'cpu_usage', points => 1)", "ML004"),
         ("ml_history('{device}', 'cpu_usage', points => NULL)", "ML004"),
         ("ml_history('{device}', 'cpu_usage', points => 100001)", "ML004"),
+        ("ml_histories(NULL::uuid)", "ML004"),
+        ("ml_histories('{device}', points => 1)", "ML004"),
+        ("ml_usual('{device}', NULL)", "ML004"),
+        ("ml_usual('{device}', 'cpu_usage', until => 'infinity')", "ML004"),
         ("ml_history('{device}', 'cpu_usage', now(), now() - interval '1 day')", "ML001"),
         ("ml_history('{device}', 'health.status')", "ML003"),
         ("ml_history('{device}', 'cpu_usage', '2001-01-01', '2001-01-02')", "ML001"),
@@ -127,3 +137,50 @@ def test_a_span_in_the_past_is_that_span(db, device):
     ).fetchone()
     assert found[:2] == (True, True)
     assert found[2] in (599, 600)
+
+
+@pytest.mark.rolled_back
+def test_the_histories_are_that_of_each_metric(db, device):
+    db.execute(
+        "INSERT INTO ml_metric (name, path) VALUES ('own', 'own'), ('uptime', 'health.uptime')"
+    )
+    # A collection that failed: all is 0, a total too.
+    db.execute(
+        "UPDATE device_shadow_history SET reported_state = reported_state ||"
+        """ '{"system": {"cpuUsage": 0, "memoryUsage": 0, "memoryTotal": 0}}'"""
+        " WHERE id = (SELECT max(id) - 100 FROM device_shadow_history)"
+    )
+    found = db.execute(
+        'SELECT h.metric, array_agg((h."timestamp", h.value)::text) = (SELECT array_agg(s::text)'
+        " FROM ml_history(%(device)s, h.metric, points => 60) AS s), count(*), min(h.value)"
+        " FROM ml_histories(%(device)s, points => 60) AS h GROUP BY h.metric",
+        {"device": device},
+    ).fetchall()
+    metrics = {row[0]: row[1:] for row in found}
+    assert {"cpu_usage", "disk_usage_percent", "uptime"} < set(metrics)
+    assert "own" not in metrics
+    assert {row[0] for row in metrics.values()} == {True}
+    assert {row[1] <= 60 for row in metrics.values()} == {True}
+    assert metrics["cpu_usage"][2] > 0
+    none = "SELECT count(*) FROM ml_histories(%s, '2001-01-01', '2001-01-02')"
+    assert db.execute(none, [device]).fetchone() == (0,)
+
+
+def test_what_is_usual_holds_the_means_of_ordinary_days(db, one, add_device, train):
+    device = add_device(readings=4800)
+    usual = "SELECT count(*) FROM ml_usual(%s, %s, now() - interval '3 days')"
+    assert one(usual, device, "cpu_usage") == 0
+    train(device)
+    share = one(
+        "SELECT avg((m.mean BETWEEN u.low AND u.high)::int)::float8 FROM ("
+        "  SELECT date_bin('15 min', \"timestamp\", '2001-01-01') AS at, avg(value) AS mean"
+        "  FROM ml_history(%(device)s, 'cpu_usage', now() - interval '3 days', points => 5000)"
+        "  GROUP BY 1) AS m CROSS JOIN LATERAL ("
+        "  SELECT * FROM ml_usual(%(device)s, 'cpu_usage', m.at, m.at + interval '15 min') LIMIT 1"
+        ") AS u".replace("%(device)s", f"'{device}'")
+    )
+    assert share > 0.95
+    width = "SELECT max(high - low) FROM ml_usual(%s, %s, now() - interval '3 days')"
+    assert 1 < one(width, device, "cpu_usage") < 12
+    assert one(usual, device, "disk_usage_percent") == 0  # it only grows
+    assert one(usual, device, "no.such") == 0

@@ -97,6 +97,19 @@ def test_a_rule_takes_precedence_of_its_metric(db, one, trained, scan):
     assert one(levels + " AND rule_id IS NULL AND incident_id IS NOT NULL") == 1
 
 
+@pytest.mark.rolled_back
+def test_the_limits_of_a_device_are_those_of_the_narrowest_rule(db, one, device):
+    limits = "SELECT (limit_low, limit_high)::text FROM ml_limits(%s) WHERE metric = 'cpu_usage'"
+    assert one(limits, device) == "(,80)"
+    db.execute("INSERT INTO ml_rule (metric, limit_low, limit_high) VALUES ('cpu_usage', 5, 70)")
+    db.execute("SELECT _ml_meet(ARRAY[%s::uuid])", [device])
+    rule = "INSERT INTO ml_rule (device_uuid, metric, limit_high, mute) VALUES (%s, 'cpu_usage', "
+    db.execute(rule + "60, false)", [device])
+    assert one(limits, device) == "(5,60)"
+    db.execute(rule + "NULL, true)", [device])
+    assert one(limits, device) == "(,)"
+
+
 def test_a_mute_that_has_ended_mutes_no_longer_what_goes_on(db, one, trained, scan):
     db.execute(RULE, [trained, "temperature"])
     db.execute("UPDATE ml_rule SET until = now() - interval '45 minutes'")
