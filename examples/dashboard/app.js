@@ -32,6 +32,7 @@ const PAGES = {
   "": (_, query) => inboxPage(query),
   devices: (_, query) => devicesPage(query),
   device: async (id, query) => (await import("./device.js")).devicePage(id, query),
+  capacity: async () => (await import("./capacity.js")).capacityPage(),
 };
 /** Of a page that is not in the navigation: under which one it is found. @type {Record<string, string>} */
 const UNDER = { device: "devices" };

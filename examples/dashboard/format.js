@@ -174,9 +174,19 @@ export function number(value, percent = false) {
   return (Math.abs(value) >= 10000 ? large : figure).format(value);
 }
 
-/** A value with its unit. @param {number | null} value @param {string | null} unit */
-export function quantity(value, unit) {
-  return unit === "%" || !unit || value === null ? number(value, unit === "%") : `${number(value)} ${unit}`;
+/** Of a value; more where two that differ by less are to be told apart. */
+const DIGITS = 3;
+const PREFIXES = ["", "k", "M", "G", "T", "P"];
+
+/** A value with its unit: "30.4 %", "1.5 MB/s", "0.0123". @param {number | null} value @param {string | null} unit */
+export function quantity(value, unit, digits = DIGITS) {
+  if (value === null) return "–";
+  const power = unit?.startsWith("B") ? Math.floor(Math.log10(Math.abs(value) || 1) / 3) : 0;
+  const prefix = PREFIXES[Math.max(0, power)] ?? "";
+  const scaled = prefix ? value / 1000 ** power : value;
+  const maximumSignificantDigits = Math.max(digits, Math.abs(scaled) >= 1000 ? 4 : 0);
+  const told = Math.abs(scaled) >= 100_000 ? large.format(scaled) : scaled.toLocaleString("en", { maximumSignificantDigits });
+  return unit ? `${told} ${prefix}${unit}` : told;
 }
 
 /** @param {number} count @param {string} one @param {string} many */

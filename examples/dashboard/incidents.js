@@ -1,13 +1,11 @@
 // Incidents as sentences, with what can be done about them.
 
-import { address, badge, clock, counted, fill, h, keep, number, span, time } from "./format.js";
+import { address, badge, clock, fill, h, keep, number, span, time } from "./format.js";
 import { post } from "./server.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Incident} Incident */
 /** @typedef {import("../api-server/src/documents.ts").Breach} Breach */
 /** @typedef {import("./app.js").Act} Act */
-
-const LISTED = 10;
 
 /** Kinds of trouble, as ml_incidents has them, the most specific first. */
 export const KINDS = {
@@ -47,24 +45,6 @@ export function breachList(breaches) {
     );
   });
   return h("ul", { class: "events" }, ...items);
-}
-
-/**
- * The first of them, and the others where they are asked for.
- * @param {Incident[]} incidents
- * @param {boolean} named whether to say of which device
- * @param {Act | false} act what buttons do; without it there are none
- */
-export function incidentList(incidents, named, act) {
-  if (incidents.length === 0) return h("p", { class: "muted" }, "None is open, and none was in the last day.");
-  const list = (/** @type {Incident[]} */ some) => showIncidents(h("ul", { class: "events" }), some, named, act);
-  const more = incidents.slice(LISTED);
-  return h(
-    "div",
-    {},
-    list(incidents.slice(0, LISTED)),
-    more.length > 0 && h("details", {}, h("summary", {}, `${counted(more.length, "earlier one")}`), list(more)),
-  );
 }
 
 /**

@@ -66,7 +66,8 @@ ROUTES = {
     f"GET /devices/{PARIS}/twin/history?field=cpu_usage&points=50": None,
     f"GET /devices/{PARIS}/twin/anomalies?hours=30": None,
     f"GET /devices/{PARIS}/signals": None,
-    f"GET /devices/{BERLIN}?field=cpu_usage&hours=12": None,
+    f"GET /devices/{BERLIN}?hours=12": None,
+    f"GET /devices/{PARIS}/metrics?points=20": None,
     f"GET /devices/{ATHENS}": None,
     f"GET /fleet/sparks?device={PARIS}&device={ATHENS}": None,
     "GET /fleet/health": None,
@@ -275,6 +276,32 @@ def test_a_twin_is_what_was_reported_and_its_history_keeps_extremes(api, fleet):
     assert thin["unit"] == "%"
 
 
+def test_a_span_of_time_is_the_same_on_every_route_of_a_device(api, fleet):
+    begin, end = fleet.ask(
+        'SELECT ARRAY[min("timestamp"), max("timestamp")]::timestamptz(0)[] FROM'
+        ' (SELECT "timestamp" FROM ml_anomalies WHERE device_uuid = %s'
+        ' ORDER BY "timestamp" DESC LIMIT 9) AS a',
+        PARIS,
+    )
+    span = f"from={begin:%Y-%m-%dT%H:%M:%SZ}&to={end:%Y-%m-%dT%H:%M:%SZ}"
+    _, page = ask(api, f"/devices/{PARIS}?{span}")
+    within = f"device_uuid = '{PARIS}' AND \"timestamp\" > '{begin}' AND \"timestamp\" <= '{end}'"
+    assert page["anomalies_found"] == len(page["anomalies"]) > 5
+    assert page["anomalies_found"] == fleet.ask(f"SELECT count(*) FROM ml_anomalies WHERE {within}")
+    _, found = ask(api, f"/devices/{PARIS}/metrics?{span}&points=10")
+    values = {one["metric"]: [each["value"] for each in one["points"]] for one in found["metrics"]}
+    assert {name for name, some in values.items() if some} == set(
+        fleet.ask(
+            "SELECT array_agg(DISTINCT metric) FROM ml_histories(%s, %s, %s)", PARIS, begin, end
+        )
+    )
+    for name, some in values.items():
+        if some:
+            _, one = ask(api, f"/devices/{PARIS}/twin/history?field={name}&{span}&points=10")
+            assert [each["value"] for each in one["points"]] == some
+    assert {page["from"], found["from"], one["from"]} == {one["from"]}
+
+
 def test_signals_are_those_of_the_view(api, fleet):
     _, found = ask(api, f"/devices/{PARIS}/signals")
     assert {one["metric"]: one["in_model"] for one in found["signals"]} == fleet.ask(
@@ -454,7 +481,8 @@ def test_a_page_of_the_servers_own_resolves_without_a_body(api, stuck):
         (f"GET /ml/anomalies/model-info/{NOBODY}", 404, "ML002"),
         (f"GET /ml/forecasts/model-info/{PARIS}", 404, "ML002"),
         (f"GET /devices/{NOBODY}", 404, "ML002"),
-        (f"GET /devices/{PARIS}?field=no.such", 404, "ML003"),
+        (f"GET /devices/{NOBODY}/metrics", 404, "ML002"),
+        (f"GET /devices/{PARIS}?from=today", 400, None),
         (f"GET /devices/{NOBODY}/twin", 404, "ML002"),
         (f"GET /devices/{NOBODY}/twin/history", 404, "ML002"),
         (f"GET /devices/{NOBODY}/twin/anomalies", 404, "ML002"),
@@ -593,6 +621,7 @@ ODD_ROUTES = {
     "GET /ml/forecasts/model-info/{}": None,
     "GET /devices/{}/twin": None,
     "GET /devices/{}/twin/history?field=cpu_usage": None,
+    "GET /devices/{}/metrics": None,
     "GET /devices/{}/twin/anomalies": None,
     "GET /devices/{}/signals": None,
     "GET /devices/{}": None,
@@ -637,8 +666,11 @@ def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_foreca
                     each["model_info"].pop("last_reading_age_seconds", None)
                 assert document == same
         _, page = ask(address, f"/devices/{uuid}")  # which pyml's own tables have
-        for part in ("history", "anomalies", "incidents", "forecast", "breaches"):
+        _, values = ask(address, f"/devices/{uuid}/twin/history")
+        for part in ("anomalies", "incidents", "breaches"):
             assert page[part], part
+        for part in ("points", "forecast"):
+            assert values[part], part
         for call in ODD_ROUTES:
             if "{}" in call:
                 status, body = do(address, call.format("no%20body"))

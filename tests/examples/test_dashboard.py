@@ -330,7 +330,7 @@ def test_a_refusal_is_shown_with_its_hint(api, visit):
 # ---- for everybody -----------------------------------------------------------------
 
 AXE = (SERVER / "node_modules/axe-core/axe.min.js").read_text
-PAGES = ["", "#/devices", f"#/device/{BERLIN}"]
+PAGES = ["", "#/devices", f"#/device/{BERLIN}", "#/capacity"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

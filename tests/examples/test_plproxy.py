@@ -270,9 +270,10 @@ def test_the_api_server_asks_the_router(trained: Sharded, serve: Callable[..., o
             incidents = get(f"/incidents{query}")
             assert len(incidents["incidents"]) == sum(number for ((number,),) in held)
             assert not incidents["may_act"]  # an incident's number is one of each shard's own
-        page = get(f"/devices/{DEVICES[0]}?hours=48")
-        assert len(page["history"]) == 1500
-        assert page["forecast"]
+        assert get(f"/devices/{DEVICES[0]}")["device"]["device_uuid"] == DEVICES[0]
+        values = get(f"/devices/{DEVICES[0]}/twin/history?field=cpu_usage&hours=48&points=5000")
+        assert len(values["points"]) == 1500
+        assert values["forecast"]
         rows = trained.each("SELECT count(*) FROM ml_doctor()")
         assert len(get("/health")["checks"]) == sum(number for ((number,),) in rows)
 

@@ -29,6 +29,12 @@ declare module "fastify" {
   }
 }
 
+/** What the dashboard has from npm. */
+const VENDOR = {
+  "chart.js": "chart.js/dist/chart.umd.min.js",
+  "hammer.js": "hammerjs/hammer.min.js",
+  "chartjs-plugin-zoom.js": "chartjs-plugin-zoom/dist/chartjs-plugin-zoom.min.js",
+};
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 export async function application(settings: Settings, connected: Connected): Promise<FastifyInstance> {
@@ -74,9 +80,9 @@ export async function application(settings: Settings, connected: Connected): Pro
   });
   await app.register(swaggerUi, { routePrefix: "/docs" });
   await app.register(fastifyStatic, { root: here("../../dashboard"), prefix: "/" });
-  app.get("/vendor/chart.js", { schema: { hide: true } }, (_request, reply) =>
-    reply.sendFile("chart.js/dist/chart.umd.min.js", here("../node_modules")),
-  );
+  for (const [name, file] of Object.entries(VENDOR)) {
+    app.get(`/vendor/${name}`, { schema: { hide: true } }, (_request, reply) => reply.sendFile(file, here("../node_modules")));
+  }
 
   await app.register(async (api) => {
     const known = new Map<string, string[]>();

@@ -47,26 +47,22 @@ export const Breach = object({
 
 export const DevicePage = object({
   device: Device,
-  fields: Type.Array(Type.String(), { description: "What can be asked for as field." }),
-  field: Type.String(),
-  unit: nullable(Type.String()),
-  history: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
-    description: "The field's readings, the oldest first.",
-  }),
+  from: Time,
+  to: Time,
+  metric: Type.String({ description: "To look at first: cpu_usage where its forest uses it, else the first that it uses." }),
   anomalies: Type.Array(
     object({
       timestamp: Time,
       severity: Severity,
       anomaly_score: nullable(Type.Number()),
       forecast_score: nullable(Type.Number()),
-      value: nullable(Type.Number({ description: "Of the field, where it was recorded." })),
+      metrics: Type.Record(Type.String(), nullable(Type.Number()), { description: "The reading." }),
       reasons: Type.Array(Reason),
     }),
+    { description: "Of the span, the newest first, 1000 at most." },
   ),
-  incidents: Type.Array(Incident),
-  forecast: Type.Array(Prediction),
-  forecast_level: nullable(Type.Number()),
-  limit_value: nullable(Type.Number({ description: "That the field's forecast reaches." })),
+  anomalies_found: Type.Integer({ description: "How many there are." }),
+  incidents: Type.Array(Incident, { description: "Not resolved, or ended within a day or since from; the former first." }),
   breaches: Type.Array(Breach),
   may_act: MayAct,
   timestamp: Time,
@@ -81,16 +77,39 @@ export const Twin = object({
   state: Type.Unknown({ description: "What the device reported last, whole." }),
 });
 
+const Points = Type.Array(object({ timestamp: Time, value: Type.Number() }), {
+  description: "In time order. Of each part of the span the least and the greatest value.",
+});
+
 export const TwinHistory = object({
   device_uuid: Uuid,
   device_id: Id,
   field: Type.String(),
   unit: nullable(Type.String()),
+  limit_low: nullable(Type.Number()),
+  limit_high: nullable(Type.Number()),
   from: Time,
   to: Time,
-  points: Type.Array(object({ timestamp: Time, value: Type.Number() }), {
-    description: "In time order. Of each part of the span the least and the greatest value.",
+  points: Points,
+  usual: Type.Array(object({ timestamp: Time, low: Type.Number(), high: Type.Number() }), {
+    description: "Between what its means of 15 minutes stay on ordinary days; empty where that is not known.",
   }),
+  forecast: Type.Array(Prediction, { description: "From the last reading that a scan saw." }),
+  forecast_level: nullable(Type.Number({ description: "Of its interval." })),
+});
+
+export const Metrics = object({
+  device_uuid: Uuid,
+  device_id: Id,
+  from: Time,
+  to: Time,
+  metrics: Type.Array(
+    object({
+      metric: Type.String(),
+      unit: nullable(Type.String()),
+      points: Points,
+    }),
+  ),
 });
 
 /** z scores in the shape that clients of the twin know. */
@@ -195,6 +214,7 @@ export type Devices = Static<typeof Devices>;
 export type Breach = Static<typeof Breach>;
 export type DevicePage = Static<typeof DevicePage>;
 export type Twin = Static<typeof Twin>;
+export type Metrics = Static<typeof Metrics>;
 export type TwinHistory = Static<typeof TwinHistory>;
 export type TwinAnomalies = Static<typeof TwinAnomalies>;
 export type Outlook = Static<typeof Outlook>;

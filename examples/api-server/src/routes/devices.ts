@@ -6,7 +6,7 @@ import * as documents from "../documents.js";
 import { missing } from "../errors.js";
 import type { Source } from "../source.js";
 import * as statements from "../statements.js";
-import { cursor, Device, field, fieldOr, given, hours, limit, moment, several, shown, words } from "./schemas.js";
+import { cursor, Device, fieldOr, given, hours, limit, points, several, shown, span, words } from "./schemas.js";
 
 const UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 const USUAL = "system.cpuUsage";
@@ -38,26 +38,33 @@ export const deviceRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async
     "/devices/:device",
     {
       schema: {
-        ...shown("devices", "One device: its status, history, anomalies and forecast", documents.DevicePage),
+        ...shown("devices", "One device: its status, incidents and anomalies", documents.DevicePage),
         params: Device,
-        querystring: given({ field: Type.Optional(field), hours: hours(24) }),
+        querystring: given(span(24)),
       },
     },
     async (request) => {
       const { device } = request.params;
-      const { field, hours } = request.query;
-      const statement = statements.device(await source.names(request), device, field, hours);
-      type Page = documents.DevicePage;
-      const found = await source.read<Omit<Page, "history"> | undefined>(request, statement);
-      if (!found) return unmet(device);
-      const readings = source.read<Page["history"]>(request, statements.history(device, found.field, hours));
-      const history = await readings.catch((error: { code?: string }) => {
-        // No reading, or none of a field that nobody has named: an empty chart beside all that is known.
-        if (error.code === "ML001" || (error.code === "ML003" && field === undefined)) return [];
-        throw error;
-      });
-      return { ...found, history };
+      const statement = statements.device(await source.names(request), device, request.query);
+      return (await source.read<documents.DevicePage | undefined>(request, statement)) ?? unmet(device);
     },
+  );
+
+  app.get(
+    "/devices/:device/metrics",
+    {
+      schema: {
+        ...shown(
+          "devices",
+          "Every metric of a device over a span of time",
+          documents.Metrics,
+          "All that are enabled, each thinned to as many points as are asked for; extremes are kept. One that measured nothing has no points.",
+        ),
+        params: Device,
+        querystring: given({ ...span(24), points: points(200) }),
+      },
+    },
+    (request) => source.read<documents.Metrics>(request, statements.metricsOf(request.params.device, request.query)),
   );
 
   app.get(
@@ -78,16 +85,15 @@ export const deviceRoutes: FastifyPluginAsyncTypebox<{ source: Source }> = async
       schema: {
         ...shown(
           "devices",
-          "Values of a field over a span of time",
+          "Values of a field over a span of time, and its forecast",
           documents.TwinHistory,
-          "Thinned to as many points as are asked for; extremes are kept. What is no measurement is left out.",
+          "Thinned to as many points as are asked for; extremes are kept. What is no measurement is left out. Beside them, what is usual then.",
         ),
         params: Device,
         querystring: given({
           field: fieldOr(USUAL),
-          from: Type.Optional(moment("Begin of the span; a day before its end, where not given.")),
-          to: Type.Optional(moment("End of the span; now, where not given.")),
-          points: Type.Integer({ minimum: 2, maximum: 10_000, default: 1000, description: "How many at most." }),
+          ...span(24),
+          points: points(1000),
         }),
       },
     },

@@ -48,6 +48,14 @@ export const words = (description: string, examples: string[]) =>
 const MOMENT = "^[1-9][0-9]{3}-.*(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$";
 export const moment = (description: string) =>
   Type.String({ format: "date-time", pattern: MOMENT, description, examples: ["2026-11-29T10:00:00Z"] });
+/** A span of time: the last hours, or those before `to`, or from when to when. */
+export const span = (usual: number) => ({
+  hours: hours(usual),
+  from: Type.Optional(moment("Begin of the span, in place of hours before its end.")),
+  to: Type.Optional(moment("End of the span; now, where not given.")),
+});
+export const points = (usual: number) =>
+  Type.Integer({ minimum: 2, maximum: 10_000, default: usual, description: "How many at most." });
 export const several = <T extends TSchema>(one: T) =>
   Type.Array(one, { minItems: 1, maxItems: 20, description: "May be given several times." });
 export const limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "How many a page has at most." });

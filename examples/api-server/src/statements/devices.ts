@@ -1,7 +1,7 @@
 /** Of devices, and of their models. */
 
 import type { Statement } from "../database.js";
-import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, reachOf, STATUSES, UNIT } from "./pieces.js";
+import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, reachOf, SPAN, STATUSES, type Span, unitOf } from "./pieces.js";
 
 /** What devices can be sorted by, each as a text that sorts like it. */
 const SORTS = {
@@ -41,53 +41,27 @@ export function devices(
   };
 }
 
-/** The readings of a field. */
-export function history(id: string, field: string, hours: number): Statement {
-  return {
-    text: `SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', z."timestamp", 'value', z.value) ORDER BY z."timestamp"), '[]') AS document
-    FROM ml_zscore($1, $2, hours => $3) AS z`,
-    values: [id, field, hours],
-  };
-}
+/** Anomalies in one answer. */
+const ANOMALIES = 1000;
 
-/** What the page of one device shows beside the readings; null for a device that pyml knows nothing of. */
-export function device(names: boolean, id: string, field: string | undefined, hours: number): Statement {
+/** Of one device all but its values; null for one that pyml knows nothing of. */
+export function device(names: boolean, id: string, { hours, from, to }: Span): Statement {
   return {
-    // The same numbers may be asked for by a metric's name and by its path.
-    text: `${fleetOf(names, `${ASKED}, `, ONE)}, used AS (
-      -- What its forest looks at.
-      SELECT g.metric FROM ml_signals g WHERE g.device_uuid = (SELECT device FROM asked) AND g.in_model
-    ), chosen AS (
-      -- Where none is asked for: the CPU, or else the first.
-      SELECT coalesce($2::text, (SELECT u.metric FROM used u
-                                 ORDER BY u.metric = 'cpu_usage' DESC, u.metric COLLATE "C" LIMIT 1), 'cpu_usage') AS field
-    ), alias AS (
-      SELECT q.field FROM chosen q UNION
-      SELECT CASE WHEN m.name = q.field THEN m.path ELSE m.name END FROM ml_metric m, chosen q
-      WHERE q.field IN (m.name, m.path) AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge'
-    ), forecast AS (
-      SELECT p.* FROM ml_forecasts p WHERE p.device_uuid = (SELECT device FROM asked) AND p.field IN (SELECT field FROM alias)
+    text: `${fleetOf(names, `${ASKED}, ${SPAN}, `, ONE, "least(now() - interval '1 day', (SELECT since FROM span))")}, found AS (
+      SELECT a.* FROM ml_anomalies a, span
+      WHERE a.device_uuid = (SELECT device FROM asked) AND a."timestamp" > span.since AND a."timestamp" <= span.until
+    ), newest AS (
+      SELECT n."timestamp", n.severity, n.anomaly_score, n.forecast_score, n.metrics, n.reasons
+      FROM found n ORDER BY n."timestamp" DESC LIMIT ${ANOMALIES}
     )
-    SELECT jsonb_build_object('device', to_jsonb(f), 'field', q.field,
-      -- Every metric, while it has no forest.
-      'fields', (SELECT jsonb_agg(m.name ORDER BY m.name) FROM ml_metric m
-                 WHERE CASE WHEN EXISTS (TABLE used) THEN m.name IN (TABLE used) ELSE m.enabled END),
-      'unit', (SELECT m.unit FROM ml_metric m JOIN alias a ON a.field = m.name ORDER BY m.name = q.field DESC, m.name LIMIT 1),
-      'anomalies', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', a."timestamp", 'severity', a.severity,
-                      'anomaly_score', a.anomaly_score, 'forecast_score', a.forecast_score,
-                      'value', (SELECT a.metrics -> n.field FROM alias n WHERE a.metrics ? n.field LIMIT 1),
-                      'reasons', a.reasons) ORDER BY a."timestamp" DESC), '[]')
-                    FROM ml_anomalies a
-                    WHERE a.device_uuid = (SELECT device FROM asked) AND a."timestamp" > now() - make_interval(hours => $3)),
-      'incidents', ${INCIDENTS},
-      'forecast', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', p."timestamp", 'predicted_value', p.predicted_value,
-                     'confidence_lower', p.confidence_lower, 'confidence_upper', p.confidence_upper) ORDER BY p."timestamp"), '[]')
-                   FROM forecast p),
-      'forecast_level', (SELECT max(p.level) FROM forecast p),
-      'limit_value', (SELECT max(b.limit_value) FROM breach b WHERE b.field IN (SELECT field FROM alias)),
-      'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}, 'timestamp', now()) AS document
-    FROM fleet f CROSS JOIN chosen q`,
-    values: [id, field, hours],
+    SELECT jsonb_build_object('device', to_jsonb(f), 'from', span.since, 'to', span.until,
+      'metric', coalesce((SELECT g.metric FROM ml_signals g WHERE g.device_uuid = f.device_uuid AND g.in_model
+                          ORDER BY g.metric = 'cpu_usage' DESC, g.metric COLLATE "C" LIMIT 1), 'cpu_usage'),
+      'anomalies', (SELECT coalesce(jsonb_agg(to_jsonb(n) ORDER BY n."timestamp" DESC), '[]') FROM newest n),
+      'anomalies_found', (SELECT count(*) FROM found),
+      'incidents', ${INCIDENTS}, 'breaches', ${BREACHES}, 'may_act', ${MAY_ACT}, 'timestamp', now()) AS document
+    FROM fleet f CROSS JOIN span`,
+    values: [id, hours, from, to],
   };
 }
 
@@ -102,24 +76,53 @@ export function twin(id: string): Statement {
   };
 }
 
-/** A field's values over a span of time, thinned; the last day where no span is given. */
-export function twinHistory(
-  id: string,
-  asked: { field: string; from?: string; to?: string; points: number },
-): Statement {
-  const { field, from, to, points } = asked;
+/** A field's values over a span of time, thinned, between what it usually is then, and its forecast. */
+export function twinHistory(id: string, asked: Span & { field: string; points: number }): Statement {
+  const { field, hours, from, to, points } = asked;
   return {
-    text: `WITH ${ASKED}, span AS MATERIALIZED (
-      SELECT coalesce($3::timestamptz, s.until - interval '1 day') AS since, s.until
-      FROM (SELECT coalesce($4::timestamptz, now()) AS until) AS s
-    ), point AS (
-      SELECT h.* FROM asked, span, ml_history(asked.device, $2, span.since, span.until, $5) AS h
+    // The same numbers may be asked for by a metric's name and by its path.
+    text: `WITH ${ASKED}, ${SPAN}, point AS (
+      SELECT h.* FROM asked, span, ml_history(asked.device, $5, span.since, span.until, $6) AS h
+    ), alias AS (
+      SELECT m.name, m.path FROM ml_metric m
+      WHERE m.name = $5 OR (m.path = $5 AND m.divisor_path IS NULL AND m.scale = 1 AND m.kind = 'gauge')
+      ORDER BY m.name = $5 DESC, m.name LIMIT 1
+    ), limits AS (
+      SELECT l.* FROM asked, ml_limits(asked.device) AS l WHERE l.metric = (SELECT a.name FROM alias a)
+    ), usual AS (
+      SELECT u.* FROM asked, span, alias a, ml_usual(asked.device, a.name, span.since, span.until) AS u
+    ), forecast AS (
+      SELECT p.* FROM ml_forecasts p
+      WHERE p.device_uuid = (SELECT device FROM asked) AND (p.field = $5 OR p.field IN (SELECT unnest(ARRAY[a.name, a.path]) FROM alias a))
     )
-    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'field', $2::text, 'unit', ${UNIT},
+    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'field', $5::text, 'unit', ${unitOf("$5")},
+      'limit_low', (SELECT l.limit_low FROM limits l), 'limit_high', (SELECT l.limit_high FROM limits l),
       'from', span.since, 'to', span.until,
-      'points', (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p."timestamp"), '[]') FROM point p)) AS document
+      'points', (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p."timestamp"), '[]') FROM point p),
+      'usual', (SELECT coalesce(jsonb_agg(to_jsonb(u) ORDER BY u."timestamp"), '[]') FROM usual u),
+      'forecast', (SELECT coalesce(jsonb_agg(jsonb_build_object('timestamp', p."timestamp", 'predicted_value', p.predicted_value,
+                     'confidence_lower', p.confidence_lower, 'confidence_upper', p.confidence_upper) ORDER BY p."timestamp"), '[]')
+                   FROM forecast p),
+      'forecast_level', (SELECT max(p.level) FROM forecast p)) AS document
     FROM span`,
-    values: [id, field, from, to, points],
+    values: [id, hours, from, to, field, points],
+  };
+}
+
+/** Every enabled metric of a device, with its values over a span of time, thinned. */
+export function metricsOf(id: string, asked: Span & { points: number }): Statement {
+  const { hours, from, to, points } = asked;
+  return {
+    text: `WITH ${ASKED}, ${SPAN}, point AS MATERIALIZED (
+      SELECT h.* FROM asked, span, ml_histories(asked.device, span.since, span.until, $5) AS h
+    )
+    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'from', span.since, 'to', span.until,
+      'metrics', (SELECT coalesce(jsonb_agg(jsonb_build_object('metric', m.name, 'unit', m.unit, 'points', (
+            SELECT coalesce(jsonb_agg(to_jsonb(p) - 'metric' ORDER BY p."timestamp"), '[]') FROM point p WHERE p.metric = m.name))
+          ORDER BY m.name), '[]')
+        FROM ml_metric m WHERE m.enabled)) AS document
+    FROM span`,
+    values: [id, hours, from, to, points],
   };
 }
 
@@ -129,7 +132,7 @@ export function outlook(names: boolean, id: string, field: string, days: number)
     text: `WITH ${ASKED}, ahead AS (
       SELECT o.* FROM asked, ml_outlook(asked.device, $2, $3) AS o
     )
-    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'field', $2::text, 'unit', ${UNIT},
+    SELECT jsonb_build_object('device_uuid', (SELECT device FROM asked), 'device_id', ${ID}, 'field', $2::text, 'unit', ${unitOf("$2")},
       'outlook', (SELECT coalesce(jsonb_agg(to_jsonb(a) ORDER BY a."timestamp"), '[]') FROM ahead a),
       'capacity', (SELECT coalesce(jsonb_agg(${reachOf(nameOf("c", names))} ORDER BY c.side), '[]')
         FROM ml_capacity c${namesOf("c", names)}

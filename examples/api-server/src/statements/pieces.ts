@@ -2,11 +2,19 @@
 
 /** The device of the id in `$1`, looked up once in a statement. */
 export const ASKED = "asked AS MATERIALIZED (SELECT ml_uuid($1) AS device)";
+/** The span of the hours in `$2`, or of the moments in `$3` and `$4`. */
+export const SPAN = `span AS MATERIALIZED (
+  SELECT coalesce($3::timestamptz, s.until - make_interval(hours => $2)) AS since, s.until
+  FROM (SELECT coalesce($4::timestamptz, now()) AS until) AS s
+)`;
+export type Span = { hours: number; from?: string; to?: string };
+
 /** Its id as the history has it; what no scan or training has met yet goes by what was asked for. */
 export const ID = "coalesce((SELECT d.device_id FROM asked JOIN ml_device d ON d.device_uuid = asked.device), $1)";
 
-/** The unit of the field in `$2`. */
-export const UNIT = "(SELECT m.unit FROM ml_metric m WHERE $2 IN (m.name, m.path) ORDER BY m.name = $2 DESC, m.name LIMIT 1)";
+/** The unit of a field. */
+export const unitOf = (field: string) =>
+  `(SELECT m.unit FROM ml_metric m WHERE ${field} IN (m.name, m.path) ORDER BY m.name = ${field} DESC, m.name LIMIT 1)`;
 
 /** The name of the device in a row of a view. */
 export const nameOf = (row: string, names: boolean) =>
@@ -23,8 +31,9 @@ export const reachOf = (name: string) => `to_jsonb(c) - 'device_name' || jsonb_b
  * Each device with its status, and its incidents that are not resolved or ended within a day.
  * @param before what the statement begins with
  * @param which devices, as a condition on their uuid that finds them by an index
+ * @param since after when an incident that is resolved has ended
  */
-export const fleetOf = (names: boolean, before = "", which = "IS NOT NULL") => `
+export const fleetOf = (names: boolean, before = "", which = "IS NOT NULL", since = "now() - interval '1 day'") => `
 WITH ${before}named AS (
   SELECT s.*, ${nameOf("s", names)} AS name
   FROM ml_device_status s${namesOf("s", names)}
@@ -33,7 +42,7 @@ WITH ${before}named AS (
   SELECT i.device_uuid, i.device_id, n.name, i.state <> 'resolved' AS unresolved, i.severity, i.kind, i.summary,
          i.started_at, ${incidentOf("n.name")} AS document
   FROM ml_incidents i JOIN named n USING (device_uuid)
-  WHERE (i.state <> 'resolved' OR i.ended_at > (SELECT now() - interval '1 day')) AND i.device_uuid ${which}
+  WHERE (i.state <> 'resolved' OR i.ended_at > (SELECT ${since})) AND i.device_uuid ${which}
 ), breach AS (
   SELECT b.device_uuid, n.device_id, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
   FROM ml_breaches b JOIN named n USING (device_uuid)
