@@ -221,7 +221,7 @@ PHASES = {
         "load TensorFlow": ("lstm:prepare",),
         "read": READ,
         "prepare": (*CLEAN, "training:regular"),
-        "fit": ("lstm:_descend", "lstm:choose_ridge", "lstm:linear_path"),
+        "fit": ("lstm:_descend", "lstm:choose_ridge", "lstm:Paths.fitted"),
         "measure": ("lstm:measured", "lstm:_peaks"),
         "build": ("lstm:numbers_of", "forecasters.inference:runner"),
         "store": STORE,

@@ -1,10 +1,11 @@
-"""Training of an LSTM's forecasts of one metric, beside a linear path.
+"""Training of an LSTM's forecasts of one metric, beside linear paths.
 
-For each step ahead the network forecasts a weighted mean of four simple forecasts plus a
-correction. The simple forecasts are the last value, two medians, and the linear path: a linear
-map of the lags fitted to absolute error. The LSTM, and a plain layer beside it, read the window
-and set the weights and the correction. Training starts from the linear path, and keeps what
-improves on it in a later part of the history. docs/forecasting.md has the steps in order.
+For each step ahead the network forecasts a weighted mean of five simple forecasts plus a
+correction. The simple forecasts are the last value, two medians, and two linear paths: linear
+maps of the lags fitted to absolute error, of which one reads a calendar too. The LSTM, and a
+plain layer beside it, read the window and set the weights and the correction. Training starts
+from the paths, and keeps what improves on them in a later part of the history.
+docs/forecasting.md has the steps in order.
 
 All functions take a series on a regular grid: neighbours one interval apart,
 a long gap a single NaN.
@@ -24,8 +25,8 @@ from pyml.detectors.rarity import figures as rarity
 from pyml.errors import NotEnoughData
 from pyml.forecasters import inference
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
-from pyml.forecasters.forecast import backtest, forecast, ordinary_changes, span
-from pyml.forecasters.linear import Scale, choose_ridge, linear_path
+from pyml.forecasters.forecast import backtest, forecast, span
+from pyml.forecasters.linear import Paths, Scale, choose_ridge
 from pyml.forecasters.measured import measured
 from pyml.forecasters.network import (
     Part,
@@ -37,6 +38,8 @@ from pyml.forecasters.network import (
     weights_of,
 )
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
+from pyml.forecasters.standstill import ordinary_changes
+from pyml.forecasters.usual import Usual, astray, learn, usual_of
 from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
 from pyml.models.blob import Run, Runner
 from pyml.models.wire import Graph, Numbers
@@ -52,9 +55,11 @@ LEVEL = 0.99
 class LSTM(Forecaster[Model]):
     """The LSTM.
 
-    Its graph takes ``window``, float64 (n, sequence_length), and gives ``forecast``, float64
-    (n, horizon), the network's, and ``simple``, float64 (n, horizon, 4), the simple forecasts
-    beside it; all in the metric's own unit.
+    Its graph takes ``window``, float64 (n, sequence_length), and ``clock``, int64 (n, 1 +
+    horizon), the parts of its calendar that the last value and the steps ahead lie in. It gives
+    ``forecast``, float64 (n, horizon), the network's; ``simple``, float64 (n, horizon, 5), the
+    simple forecasts beside it; and ``due``, float64 (n, horizon), the change that the calendar
+    lets expect; all in the metric's own unit.
 
     Parameters
     ----------
@@ -67,9 +72,10 @@ class LSTM(Forecaster[Model]):
         "horizon": ("forecast_horizon", int),
         "epochs": ("epochs", int),
         "seed": ("seed", int),
+        "zone": ("calendar_time_zone", str),
     }
     shape = ("sequence_length", "horizon")
-    max_bytes = 2 << 20  # the longest window and horizon take 1.5 MB
+    max_bytes = 3 << 20  # the longest window and horizon, with a week, take 2.3 MB
 
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
         self.parameters = parameters
@@ -103,7 +109,8 @@ class LSTM(Forecaster[Model]):
         series : Grid
         settings : mapping
             ``sequence_length`` and ``horizon``: values read and values forecast; ``epochs``: passes
-            over the data, at most; ``seed``; ``level``: share of the values that the intervals of
+            over the data, at most; ``seed``; ``zone``: whose clock counts, UTC if not given;
+            ``level``: share of the values that the intervals of
             scans cover, for `LEVEL`.
         bounds : tuple of float or None
         previous : Previous or None
@@ -143,7 +150,7 @@ class LSTM(Forecaster[Model]):
 
     def graph(self, numbers: Numbers, model: Model) -> Graph:
         """The whole path from raw window to forecast."""
-        return inference.graph(numbers, model.sequence_length, model.horizon)
+        return inference.graph(numbers, model.sequence_length, model.horizon, model.calendar.size)
 
     def runner(self, numbers: Numbers, model: Model) -> Runner:
         """The same in numpy."""
@@ -205,6 +212,7 @@ def _fit(
     horizon: int,
     epochs: int,
     seed: int,
+    zone: str = "UTC",
     level: float = LEVEL,
 ) -> Fitted[Model]:
     """`LSTM.fit`, its settings by name."""
@@ -216,17 +224,21 @@ def _fit(
     # The stored model sees all windows but those that its first intervals need.
     all_at = _thin(at[at <= at[-min(p.replay, len(held_at))] - horizon], p.most_windows)
     pulse()
-    windows = Windows.cut(values, at, sequence_length, horizon)
+    known = int(all_at[-1]) + horizon + 1
+    whole = usual_of(times[:known], values[:known], interval, horizon, zone, p)
+    fit_known = int(fit_at[-1]) + horizon + 1
+    usual = learn(times, values, whole.calendar, horizon, fit_known)
+    windows = Windows.cut(values, usual.others, at, sequence_length, horizon)
     pulse()
     to_fit, to_stop = windows.of(fit_at), windows.of(stop_at)
     scale = Scale.of(to_fit)
     ridge, linear = choose_ridge(scale, to_fit, to_stop, p, pulse)
-    linear = linear_path(scale, to_fit, ridge, p, pulse, linear)
+    paths = Paths.fitted(scale, to_fit, ridge, Paths.without(linear), p, pulse)
 
     pulse()
     network = network_of(sequence_length, horizon)
     pulse()
-    stop = Part.of(network, to_stop, scale, linear)
+    stop = Part.of(network, to_stop, scale, paths)
     pulse()
     start, warm = network.fresh(seed), False
     network.load(start)
@@ -237,7 +249,7 @@ def _fit(
             start, start_error, warm = network.weights(), stop.error(), True
     rng = np.random.default_rng(seed)
     pulse()
-    part = Part.of(network, to_fit, scale, linear)
+    part = Part.of(network, to_fit, scale, paths)
     best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, p, pulse)
 
     # The figures are of weights fitted before the held-out part began. The windows for early
@@ -252,9 +264,12 @@ def _fit(
         ordinary=_ordinary(values, fit_at, sequence_length, horizon, p.floor * scale.change, p),
         inflation=float(np.clip(stop.error() / max(part.error(), 1e-9), 1, p.most_inflation)),
         seen_until=float(times[fit_at[-1] + horizon]),
+        calendar=whole.calendar,
+        astray=_astray(to_fit, usual, times, interval, p),
     )
     pulse()
-    candidate = inference.runner(numbers_of(best, scale, linear), sequence_length, horizon).run
+    numbers = numbers_of(best, scale, paths, usual, sequence_length * interval)
+    candidate = inference.runner(numbers, sequence_length, horizon).run
     pulse()
     figures = {
         "windows": len(at),
@@ -266,19 +281,21 @@ def _fit(
         **_peaks(model, candidate, times, values, np.append(stop_at, held_at), level, p, pulse),
     }
 
-    to_refit = windows.of(all_at)
-    linear = linear_path(scale, to_refit, ridge, p, pulse, linear)
+    to_refit = Windows.cut(values[:known], whole.others, all_at, sequence_length, horizon)
+    paths = Paths.fitted(scale, to_refit, ridge, paths, p, pulse)
     network.reset(best)
     pulse()
     if best_epoch or warm:
-        part = Part.of(network, to_refit, scale, linear)
+        part = Part.of(network, to_refit, scale, paths)
         most = p.warm_refit_epochs if warm else p.refit_epochs
         for i in range(min(most, epochs)):
             part.epoch(p.refit_rate * (1 - i / most), p.batch, rng, pulse)
     ordinary = _ordinary(values, all_at, sequence_length, horizon, model.floor, p)
     seen_until = float(times[all_at[-1] + horizon])
-    model = replace(model, seen_until=seen_until, ordinary=ordinary)
-    return Fitted(numbers_of(network.weights(), scale, linear), model, figures)
+    missed = _astray(to_refit, whole, times[:known], interval, p)
+    model = replace(model, seen_until=seen_until, ordinary=ordinary, astray=missed)
+    numbers = numbers_of(network.weights(), scale, paths, whole, sequence_length * interval)
+    return Fitted(numbers, model, figures)
 
 
 def _descend(
@@ -330,6 +347,12 @@ def _continues(previous: Previous[Model], held_from: float, length: int, horizon
     model = previous.model
     same = (model.sequence_length, model.horizon) == (length, horizon)
     return same and model.seen_until <= held_from
+
+
+def _astray(windows: Windows, usual: Usual, times: Floats, interval: float, p: Parameters) -> float:
+    """`astray`, on windows of a series."""
+    risen = usual.risen(windows.behind.shape[1] * interval)
+    return astray(windows, usual, risen[usual.calendar.places(times)], p.replay)
 
 
 def _ordinary(

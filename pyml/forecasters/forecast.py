@@ -8,7 +8,6 @@ interval. docs/forecasting.md has the steps in order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.forecasters.base import Forecast
+from pyml.forecasters.intervals import LEVELS, quantiles, tracked
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
+from pyml.forecasters.standstill import still
 from pyml.forecasters.windows import Floats, Places, ahead_of, behind_of, origins
 from pyml.models.blob import Run
 
-FITTED = 2  # the experts from here on were fitted, as the network is
-LEVELS = (0.8, 0.9, 0.95)
+LAST, FITTED = 0, 2  # the experts from the second of these on were fitted, as the network is
 # The greatest value of the setting forecast_horizon.
 MOST_STEPS = 288
 
@@ -36,6 +36,8 @@ class _Replay:
     ----------
     said : ndarray of float64, shape (n, horizon, EXPERTS + 1)
         The simple forecasts, then the network's.
+    due : ndarray of float64, shape (n, horizon)
+        Changes from the last value that the time of day, or of week, lets expect.
     errors : ndarray of float64, shape (n, horizon, EXPERTS + 1)
         Absolute errors; those of fitted experts on seen origins are multiplied by ``inflation``.
     truth : ndarray of float64, shape (n, horizon)
@@ -49,6 +51,7 @@ class _Replay:
     """
 
     said: Floats
+    due: Floats
     errors: Floats
     truth: Floats
     spread: Floats
@@ -57,8 +60,8 @@ class _Replay:
 
     def of(self, rows: Places) -> _Replay:
         return _Replay(
-            *(self.said[rows], self.errors[rows], self.truth[rows], self.spread[rows]),
-            *(self.seen[rows], self.still[rows]),
+            *(self.said[rows], self.due[rows], self.errors[rows], self.truth[rows]),
+            *(self.spread[rows], self.seen[rows], self.still[rows]),
         )
 
 
@@ -72,9 +75,12 @@ def _before(known: Places, at: int, horizon: int, p: Parameters) -> Places:
     return rows
 
 
-def _said(run: Run, behind: Floats) -> Floats:
-    network, simple = run({"window": behind})
-    return np.concatenate([simple, network[:, :, None]], axis=2)
+def _said(model: Model, run: Run, behind: Floats, at: Floats) -> tuple[Floats, Floats]:
+    """What all say from some windows, whose last values are of the times `at`; what is due."""
+    ahead = model.interval * np.arange(model.horizon + 1)
+    clock = model.calendar.places(at[:, None] + ahead)
+    network, simple, due = run({"window": behind, "clock": clock})
+    return np.concatenate([simple, network[:, :, None]], axis=2), due
 
 
 def _spread(model: Model, behind: Floats, said: Floats) -> Floats:
@@ -87,7 +93,8 @@ def _spread(model: Model, behind: Floats, said: Floats) -> Floats:
         behind.std(axis=1),
         behind[:, -12:].std(axis=1),
         np.abs(np.diff(behind, axis=1)).mean(axis=1),
-        said.std(axis=2).mean(axis=1),
+        # Many times faster along the first axis than along few neighbours.
+        np.ascontiguousarray(np.moveaxis(said, 2, 0)).std(axis=0).mean(axis=1),
         np.abs(said[:, :, -1] - behind[:, -1:]).mean(axis=1),
     ]
     spread: Floats = np.exp(np.log(np.array(sizes) + model.floor).mean(axis=0))
@@ -95,47 +102,17 @@ def _spread(model: Model, behind: Floats, said: Floats) -> Floats:
 
 
 def _replay(
-    model: Model, said: Floats, behind: Floats, truth: Floats, seen: NDArray[np.bool_]
+    model: Model,
+    said: Floats,
+    due: Floats,
+    behind: Floats,
+    truth: Floats,
+    seen: NDArray[np.bool_],
 ) -> _Replay:
     errors = np.abs(said - truth[:, :, None])
     errors[:, :, FITTED:][seen] *= model.inflation
     spread = _spread(model, behind, said)
-    return _Replay(said, errors, truth, spread, seen, _still(behind, model.floor))
-
-
-def _still(behind: Floats, floor: float) -> NDArray[np.bool_]:
-    """Whether the metric stood still throughout each window (n, length)."""
-    return np.asarray(behind.std(axis=1) <= floor)
-
-
-def ordinary_changes(
-    values: Floats, at: Places, length: int, horizon: int, floor: float, p: Parameters = PARAMETERS
-) -> Floats:
-    """How far a metric ordinarily goes from a standstill, by each step ahead; shape (horizon,).
-
-    What stands still for longer than the replay leaves an interval of next to no width, and then
-    moves as it does each day. Of the largest changes of seven blocks of the windows the third
-    largest is the largest ordinary one. It is at least a step of a coarse metric.
-
-    Parameters
-    ----------
-    values : ndarray of float64, shape (n,)
-    at : ndarray of int64, shape (k,)
-        Origins to learn from; increasing.
-    length, horizon : int
-    floor : float
-        Standard deviation of a window that stands still, at most.
-    """
-    seen = values[: at[-1] + horizon + 1]
-    distinct = np.unique(seen[~np.isnan(seen)])
-    step = float(np.median(np.diff(distinct))) if len(distinct) > 1 else floor
-    largest = np.zeros((p.blocks, horizon))
-    for block, some in enumerate(np.array_split(at, p.blocks)):
-        still = some[_still(behind_of(values, some, length), floor)]
-        if len(still):
-            change = np.abs(ahead_of(values, still, horizon) - values[still, None])
-            largest[block] = np.maximum.accumulate(change.max(axis=0))
-    return np.asarray(np.maximum(np.sort(largest, axis=0)[-p.counted], step))
+    return _Replay(said, due, errors, truth, spread, seen, still(behind, model.floor))
 
 
 def _least(model: Model, past: _Replay, behind: Floats, predicted: Floats) -> Floats:
@@ -145,7 +122,7 @@ def _least(model: Model, past: _Replay, behind: Floats, predicted: Floats) -> Fl
     may then be slow to follow: how far a metric goes counts from its last value.
     """
     stood = bool(len(past.still)) and past.still.mean() > 0.5
-    if not stood and not _still(behind[None], model.floor)[0]:
+    if not stood and not still(behind[None], model.floor)[0]:
         return np.zeros(len(predicted))
     return np.asarray(np.array(model.ordinary) + np.abs(predicted - behind[-1]))
 
@@ -156,48 +133,12 @@ def _recent(replay: _Replay, p: Parameters) -> _Replay:
     return replay.of(unseen) if len(unseen) >= p.least_replay else replay
 
 
-def _quantiles(scores: Floats, levels: Sequence[float], p: Parameters) -> Floats:
-    """Conformal quantiles of each column, shape (q, horizon).
-
-    For n independent scores it is the (n + 1) level-th smallest (Angelopoulos and Bates,
-    "A Gentle Introduction to Conformal Prediction", 2021), or the largest where n is too small
-    for the level. Interpolated between two scores, so that the interval covers `level` rather
-    than at least `level`. Errors h steps ahead overlap with those of the h - 1 origins before.
-    At worst only one in h is independent, and the 1 in n + 1 becomes h; on recordings the truth
-    lies in the middle, which is taken.
-    """
-    n, horizon = scores.shape
-    alike = np.maximum(np.arange(1, horizon + 1) / p.every, 1)
-    place = np.clip(np.multiply.outer(levels, n + (1 + alike) / 2), 1, n) - 1
-    below = place.astype(np.int64)
-    rest, step, ordered = place - below, np.arange(horizon), np.sort(scores, axis=0)
-    least, more = ordered[below, step], ordered[np.minimum(below + 1, n - 1), step]
-    return np.asarray(least + rest * (more - least))
-
-
-def _tracked(scores: Floats, p: Parameters) -> float:
-    """Correction factor for the interval's width from tracking past coverage.
-
-    Goes through past forecasts in order of time, one a horizon, with `scores` (n, horizon).
-    Intervals get wider after some that covered less than they should, and narrower after some
-    that covered more, so that coverage is right in the long run whatever changes (conformal P
-    control; Angelopoulos, Candès and Tibshirani, "Conformal PID Control for Time Series
-    Prediction", 2023). One factor for all steps and levels: the interval of a higher level
-    contains that of a lower one.
-    """
-    usual, wider = _quantiles(scores, LEVELS, p), 0.0
-    apart = -(-scores.shape[1] // p.every)
-    for score in scores[(len(scores) - 1) % apart :: apart]:
-        covered = np.count_nonzero(score <= usual * math.exp(wider)) / usual.size
-        wider += p.gain * (sum(LEVELS) / len(LEVELS) - covered)
-    return math.exp(wider)
-
-
 def _conclude(
     model: Model,
     p: Parameters,
     past: _Replay,
     now: Floats,
+    due: Floats,
     spread: Floats,
     levels: Sequence[float],
 ) -> tuple[Floats, Floats]:
@@ -214,6 +155,8 @@ def _conclude(
     past : _Replay
     now : ndarray of float64, shape (horizon, EXPERTS + 1)
         The experts' forecasts from the window at hand.
+    due : ndarray of float64, shape (horizon,)
+        What is due then.
     spread : ndarray of float64, shape (1,)
         The spread of that window.
     levels : sequence of float, length q
@@ -230,8 +173,8 @@ def _conclude(
     recency = 0.5 ** (p.every / p.half_life * np.arange(n)[::-1, None, None])
     part = np.add.reduceat(past.errors * recency, first, axis=0)  # (folds, horizon, EXPERTS + 1)
     total = part.sum(axis=0)
-    share = _shares(total, p)
-    predicted = (now * share).sum(axis=1)
+    share, beyond = _shares(total, p), _beyond(past, due)
+    predicted = (_expecting(now, beyond) * share).sum(axis=1)
     if not levels:
         return predicted, np.empty((0, len(now)))
     others = _shares(total - part, p) if len(first) > 1 else share[None]
@@ -239,8 +182,26 @@ def _conclude(
     error = np.abs(past.truth - (past.said * own).sum(axis=2))
     error[past.seen] *= model.inflation
     scores = error / past.spread**p.spreading
-    half = _quantiles(scores, levels, p) * _tracked(scores, p) * spread**p.spreading
-    return predicted, half
+    half = quantiles(scores, levels, p) * tracked(scores, p) * spread**p.spreading
+    # As if errors of what is due were Laplace's: their mean tells how far each share of them goes.
+    astray = np.multiply.outer(-np.log1p(-np.array(levels)), model.astray * np.abs(beyond))
+    return predicted, half + astray
+
+
+def _beyond(past: _Replay, due: Floats) -> Floats:
+    """What is due and had no like at any replayed origin, shape (horizon,)."""
+    usual = np.abs(past.due).max(axis=0)
+    return due - np.clip(due, -usual, usual)
+
+
+def _expecting(now: Floats, beyond: Floats) -> Floats:
+    """The experts' forecasts, so that none expects less than what is due beyond the replay.
+
+    Until the job of each morning at six all forecasts are alike, and last night's errors do not
+    tell which of them know of it.
+    """
+    own, more = now - now[:, LAST, None], beyond[:, None]
+    return now + more - np.clip(own, np.minimum(more, 0), np.maximum(more, 0))
 
 
 def _shares(errors: Floats, p: Parameters) -> Floats:
@@ -299,15 +260,15 @@ def backtest(
     known = known[(known > at[0] - horizon - p.replay) & (known <= at[-1] - horizon)]
     behind = behind_of(values, known, length)
     seen = times[known] < model.seen_until
-    said = _said(run, behind)
-    past = _replay(model, said, behind, ahead_of(values, known, horizon), seen)
+    said, due = _said(model, run, behind, times[known])
+    past = _replay(model, said, due, behind, ahead_of(values, known, horizon), seen)
     here = behind_of(values, at, length)
-    now = _said(run, here)
+    now, due = _said(model, run, here, times[at])
     spread = _spread(model, here, now)
     found = []
     for i, a in enumerate(at):
         recent = _recent(past.of(_before(known, a, horizon, p)), p)
-        centre, widths = _conclude(model, p, recent, now[i], spread[i], levels)
+        centre, widths = _conclude(model, p, recent, now[i], due[i], spread[i], levels)
         found.append((centre, widths, _least(model, recent, here[i], centre)))
     predicted, half, least = zip(*found, strict=True)
     return Backtest(np.array(predicted), np.array(half), np.array(least))
@@ -389,12 +350,13 @@ def forecast(
         there = ~np.isnan(window)
         window = np.interp(np.arange(length), np.flatnonzero(there), window[there])
     behind = np.vstack([behind_of(values, known, length), window])
-    said = _said(run, behind)
+    said, due = _said(model, run, behind, np.append(times[known], times[-1]))
     spread = _spread(model, behind[-1:], said[-1:])[0]
     seen = times[known] < model.seen_until
-    replayed = _replay(model, said[:-1], behind[:-1], ahead_of(values, known, most), seen)
+    truth = ahead_of(values, known, most)
+    replayed = _replay(model, said[:-1], due[:-1], behind[:-1], truth, seen)
     past = _recent(replayed, p)
-    predicted, half = _conclude(model, p, past, said[-1], spread, [level])
+    predicted, half = _conclude(model, p, past, said[-1], due[-1], spread, [level])
     low, high = model.bounds
     centre = np.clip(predicted, low, high)[:steps]
     return Forecast(

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import unreadable
-from pyml.forecasters.windows import Floats, spans
+from pyml.forecasters.usual import early
+from pyml.forecasters.windows import Floats, Places, spans, steps_read
 from pyml.models.blob import Runner
-from pyml.models.wire import DOUBLE, FLOAT, Graph, Node, Numbers
+from pyml.models.wire import DOUBLE, FLOAT, INT64, Graph, Node, Numbers
 
 Single = NDArray[np.float32]
 UNITS = 24
@@ -23,7 +24,8 @@ DENSE = 64
 # The LSTM reads the window in patches, as in Nie et al., "A Time Series is Worth 64
 # Words" (ICLR 2023): a fifth of the steps, so a fifth of the time, at no loss.
 PATCH = 5
-EXPERTS = 4  # last value, median of the last 12, linear path, median of the window
+# Last value, median of the last 12, linear path, the same with a calendar, median of the window.
+EXPERTS = 5
 CLIP = 6.0  # standard deviations: a level outside those seen says no more than "outside"
 
 # Windows go through in blocks of so many, whose numbers between two steps stay in the cache.
@@ -35,8 +37,8 @@ def patch_of(length: int) -> int:
     return PATCH if length >= 2 * PATCH else 1
 
 
-def shapes(length: int, horizon: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of what a training sets in the graph, by name."""
+def shapes(length: int, horizon: int, parts: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of what a training sets in the graph, by name; `parts` are a calendar's."""
     patch = patch_of(length)
     used = length - length % patch
     state = UNITS + DENSE
@@ -44,7 +46,11 @@ def shapes(length: int, horizon: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         "centre": ("<f8", (1,)),
         "spread": ("<f8", (1,)),
         "change": ("<f8", (1,)),
+        "usual": ("<f4", (parts,)),
+        "risen": ("<f4", (parts,)),
+        "sure": ("<f4", (parts,)),
         "linear": ("<f4", (length + len(spans(length)), horizon)),
+        "calendar": ("<f4", (len(steps_read(horizon)) + length + len(spans(length)), horizon)),
         "lstm_kernel": ("<f4", (1, 4 * UNITS, 3 * patch)),
         "lstm_recurrent": ("<f4", (1, 4 * UNITS, UNITS)),
         "lstm_bias": ("<f4", (1, 8 * UNITS)),
@@ -57,7 +63,7 @@ def shapes(length: int, horizon: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
+def graph(numbers: Numbers, length: int, horizon: int, parts: int) -> Graph:
     """The whole path from raw window to forecast.
 
     Differences are taken in float64: a counter of bytes leaves float32 too few
@@ -73,7 +79,7 @@ def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
     UnreadableModel
         They have others.
     """
-    known = shapes(length, horizon)
+    known = shapes(length, horizon, parts)
     for name, (kind, shape) in known.items():
         cells = numbers.get(name)
         if cells is None or (cells.dtype.str, cells.shape) != (kind, shape):
@@ -84,15 +90,16 @@ def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
         "low": np.array([-CLIP], np.float32),
         "high": np.array([CLIP], np.float32),
         "nothing": np.zeros(1, np.float32),
+        "steps_read": steps_read(horizon),
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),
         "axis_0": np.array([0]),
         "patch_shape": np.array([0, used // patch, patch]),
         "flat_shape": np.array([0, 3 * used]),
         "gate_shape": np.array([0, horizon, EXPERTS]),
+        "flat_row": np.ones((1, horizon, 1), np.float32),
         "row_shape": np.array([0, horizon, 1]),
         "one_shape": np.array([0, 1, 1]),
-        "flat_row": np.ones((1, horizon, 1), np.float32),
         "zero": np.zeros(1, np.float32),
         "one": np.ones(1, np.float32),
     }
@@ -132,16 +139,24 @@ def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
     columns("delta", 0, length - 1, "lags")
     add("Mul", [medians[length], "zero"], "nil")  # (n, 1)
     add("Add", ["nil", "one"], "unit")
+    add("Gather", ["usual", "clock"], "usually")  # (n, 1 + horizon)
+    columns("usually", 0, 1, "usual_now")
+    columns("usually", 1, 1 + horizon, "usual_ahead")
+    add("Sub", ["usual_ahead", "usual_now"], "usual_change")  # (n, horizon)
     add("Concat", ["lags", *(medians[k] for k in spans(length)), "unit"], "regressors", axis=1)
+    add("Gather", ["usual_change", "steps_read"], "usual_read", axis=1)
+    add("Concat", ["usual_read", "regressors"], "dated", axis=1)
     add("MatMul", ["regressors", "linear"], "straight")  # (n, horizon)
+    add("MatMul", ["dated", "calendar"], "foreseen")
 
     def spread_out(name: str) -> str:
         add("Reshape", [name, "one_shape"], f"{name}_cell")
         return add("Mul", [f"{name}_cell", "flat_row"], f"{name}_row")  # (n, horizon, 1)
 
-    add("Reshape", ["straight", "row_shape"], "straight_row")
+    for name in ("straight", "foreseen"):
+        add("Reshape", [name, "row_shape"], f"{name}_row")
     near, far = medians[min(12, length)], medians[length]
-    rows = [spread_out("nil"), spread_out(near), "straight_row"]
+    rows = [spread_out("nil"), spread_out(near), "straight_row", "foreseen_row"]
     rows.append(f"{near}_row" if far == near else spread_out(far))
     add("Concat", rows, "experts", axis=2)  # (n, horizon, EXPERTS)
 
@@ -179,14 +194,31 @@ def graph(numbers: Numbers, length: int, horizon: int) -> Graph:
     add("Mul", ["experts64", "change"], "moved_simply")
     add("Reshape", ["last", "one_shape"], "last_cell")
     add("Add", ["moved_simply", "last_cell"], "simple")
+    columns("clock", 0, 1, "now")
+    add("Gather", ["sure", "now"], "sure_now")  # (n, 1)
+    add("Mul", ["usual_change", "sure_now"], "sure_change")
+    add("Gather", ["risen", "now"], "usual_rise")  # (n, 1)
+    add("Add", [far, "usual_rise"], "less_risen")
+    add("Neg", ["less_risen"], "risen_more")  # (n, 1)
+    add("Clip", ["sure_change", "nothing"], "most")
+    add("Clip", ["sure_change", "", "nothing"], "least")
+    add("Min", ["risen_more", "most"], "at_most")
+    add("Max", ["at_most", "least"], "come_early")
+    add("Sub", ["sure_change", "come_early"], "still_due")  # (n, horizon)
+    add("Cast", ["still_due"], "still_due64", to=DOUBLE)
+    add("Mul", ["still_due64", "change"], "due")
 
     # Opset 18 and IR 9 are read by every onnxruntime since 1.14.
     return Graph(
         "pyml_lstm",
         nodes,
         constants,
-        {"window": (DOUBLE, (length,))},
-        {"forecast": (DOUBLE, (horizon,)), "simple": (DOUBLE, (horizon, EXPERTS))},
+        {"window": (DOUBLE, (length,)), "clock": (INT64, (1 + horizon,))},
+        {
+            "forecast": (DOUBLE, (horizon,)),
+            "simple": (DOUBLE, (horizon, EXPERTS)),
+            "due": (DOUBLE, (horizon,)),
+        },
         {"": 18},
         9,
     )
@@ -203,12 +235,14 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
     Returns
     -------
     Runner
-        Of ``window``, float64 (n, length): ``forecast``, float64 (n, horizon), and
-        ``simple``, float64 (n, horizon, EXPERTS).
+        Of ``window``, float64 (n, length), and ``clock``, int64 (n, 1 + horizon): ``forecast``,
+        float64 (n, horizon), ``simple``, float64 (n, horizon, EXPERTS), and ``due``, float64
+        (n, horizon).
     """
-    linear, dense, dense_bias = (
-        np.array(numbers[name]) for name in ("linear", "dense", "dense_bias")
+    usual, risen, sure, linear, dated = (
+        np.array(numbers[name]) for name in ("usual", "risen", "sure", "linear", "calendar")
     )
+    dense, dense_bias = (np.array(numbers[name]) for name in ("dense", "dense_bias"))
     correct, correct_bias = np.array(numbers["correct"]), np.array(numbers["correct_bias"])
     centre, spread, change = (float(numbers[name][0]) for name in ("centre", "spread", "change"))
     # A sigmoid is (tanh(x / 2) + 1) / 2, and to halve a weight is exact: then one tanh does
@@ -218,21 +252,23 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
     kernel = np.ascontiguousarray(numbers["lstm_kernel"][0].T * part)
     recurrent = np.ascontiguousarray(numbers["lstm_recurrent"][0].T * part)
     bias = numbers["lstm_bias"][0].reshape(2, -1).sum(axis=0) * part
-    # The shares of each simple forecast side by side: sums along four cells are slow.
+    # The shares of each simple forecast side by side: sums along few cells are slow.
     order = np.arange(horizon * EXPERTS).reshape(horizon, EXPERTS).T.ravel()
     gate = np.ascontiguousarray(numbers["gate"][:, order])
     gate_bias = numbers["gate_bias"][order]
-    patch = patch_of(length)
+    patch, read_steps = patch_of(length), steps_read(horizon)
     used = length - length % patch
     steps = used // patch
 
-    def block_of(window: Floats) -> tuple[Floats, Floats]:
+    def block_of(window: Floats, clock: Places) -> tuple[Floats, Floats, Floats]:
         n = len(window)
         last = window[:, -1:]
         delta = ((window - last) / change).astype(np.float32)
         level = ((window[:, -used:] - centre) / spread).astype(np.float32)
         medians = {span: _median(delta[:, -span:]) for span in {*spans(length), min(12, length)}}
         read = [medians[span] for span in spans(length)]
+        usually = usual[clock]
+        usual_change = usually[:, 1:] - usually[:, :1]
         regressors = np.concatenate([delta[:, :-1], *read, np.ones_like(delta[:, :1])], axis=1)
         step = np.zeros_like(delta)
         np.subtract(delta[:, 1:], delta[:, :-1], out=step[:, 1:])
@@ -249,7 +285,8 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
         np.maximum(flat, 0, out=state[:, UNITS:])
         simply = np.zeros((EXPERTS, n, horizon), np.float32)
         simply[1], simply[2] = medians[min(12, length)], _alone(regressors, linear)
-        simply[3] = medians[length]
+        read = np.concatenate([usual_change[:, read_steps], regressors], axis=1)
+        simply[3], simply[4] = _alone(read, dated), medians[length]
         logits = _alone(state, gate)
         logits += gate_bias
         ahead = _blend(logits.reshape(n, EXPERTS, horizon).swapaxes(0, 1), simply)
@@ -257,17 +294,19 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
         simple = np.empty((n, horizon, EXPERTS))
         np.multiply(simply.transpose(1, 2, 0), change, out=simple)
         simple += last[:, :, None]
-        return ahead * change + last, simple
+        due = usual_change * sure[clock[:, :1]]
+        due -= early(due, -medians[length] - risen[clock[:, :1]])
+        return ahead * change + last, simple, due.astype(np.float64) * change
 
     def run(feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        window = feeds["window"]
+        window, clock = feeds["window"], feeds["clock"]
         first = range(0, max(1, len(window)), BLOCK)
         with np.errstate(all="ignore"):  # what is no number is seen in the answer
-            parts = [block_of(window[i : i + BLOCK]) for i in first]
+            parts = [block_of(window[i : i + BLOCK], clock[i : i + BLOCK]) for i in first]
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     size = sum(cells.nbytes for cells in numbers.values())
-    return Runner(run, size, [(horizon,), (horizon, EXPERTS)])
+    return Runner(run, size, [(horizon,), (horizon, EXPERTS), (horizon,)])
 
 
 def _alone(rows: Single, weights: Single) -> Single:

@@ -1,14 +1,15 @@
-"""The linear path of a forecast: a linear map of the lags, fitted to absolute error."""
+"""The linear paths of a forecast: linear maps of the lags, fitted to absolute error."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pyml.background import Pulse
 from pyml.forecasters.recurrent import Parameters
-from pyml.forecasters.windows import Floats, Windows
+from pyml.forecasters.windows import Floats, Windows, steps_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,45 @@ def regressors(windows: Windows, scale: Scale) -> Floats:
     return np.hstack([windows.from_last(read, scale.change), np.ones((len(read), 1))])
 
 
-def linear_path(
+def dated(windows: Windows, scale: Scale) -> Floats:
+    """Inputs of the path with a calendar, shape (n, steps read + inputs)."""
+    usually = windows.usually[:, steps_read(windows.usually.shape[1])]
+    return np.hstack([usually / scale.change, regressors(windows, scale)])
+
+
+class Paths(NamedTuple):
+    """Weights of the linear path (inputs, horizon), and of that with a calendar."""
+
+    linear: Floats
+    calendar: Floats
+
+    @classmethod
+    def fitted(
+        cls,
+        scale: Scale,
+        windows: Windows,
+        ridge: float,
+        start: Paths,
+        p: Parameters,
+        pulse: Pulse,
+    ) -> Paths:
+        """Both fitted to some windows."""
+        linear = _path(regressors(windows, scale), scale, windows, ridge, p, pulse, start.linear)
+        before = start.calendar[: -len(linear)]
+        if not windows.usually.any():
+            return cls(linear, np.vstack([np.zeros_like(before), linear]))
+        first = np.vstack([before, linear])
+        return cls(linear, _path(dated(windows, scale), scale, windows, ridge, p, pulse, first))
+
+    @classmethod
+    def without(cls, linear: Floats) -> Paths:
+        """The linear path, and the same for that with a calendar."""
+        horizon = linear.shape[1]
+        return cls(linear, np.vstack([np.zeros((len(steps_read(horizon)), horizon)), linear]))
+
+
+def _path(
+    inputs: Floats,
     scale: Scale,
     windows: Windows,
     ridge: float,
@@ -41,10 +80,10 @@ def linear_path(
     pulse: Pulse,
     start: Floats | None = None,
 ) -> Floats:
-    """Fit the linear path to some windows; weights of shape (inputs, horizon)."""
-    lags = np.clip(regressors(windows, scale), -p.reach, p.reach)
+    """Fit a path to some windows; weights of shape (inputs, horizon)."""
+    inputs = np.clip(inputs, -p.reach, p.reach)
     targets = np.clip(windows.from_last(windows.ahead, scale.change), -p.reach, p.reach)
-    return _least_absolute(lags, targets, ridge, start, p.rounds, pulse)
+    return _least_absolute(inputs, targets, ridge, start, p.rounds, pulse)
 
 
 def choose_ridge(
@@ -54,7 +93,8 @@ def choose_ridge(
     some = to_fit.of(to_fit.at[:: 3 if len(to_fit.at) > 3000 else 1])
     checks = regressors(to_stop, scale)
     wanted = to_stop.from_last(to_stop.ahead, scale.change)
-    paths = [linear_path(scale, some, ridge, p, pulse) for ridge in p.ridges]
+    inputs = regressors(some, scale)
+    paths = [_path(inputs, scale, some, ridge, p, pulse) for ridge in p.ridges]
     errors = [np.abs(wanted - checks @ weights).mean() for weights in paths]
     best = int(np.argmin(errors))
     return p.ridges[best], paths[best]

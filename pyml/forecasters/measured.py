@@ -6,7 +6,8 @@ import numpy as np
 
 from pyml.background import Pulse
 from pyml.forecasters.base import Previous
-from pyml.forecasters.forecast import LEVELS, backtest
+from pyml.forecasters.forecast import backtest
+from pyml.forecasters.intervals import LEVELS
 from pyml.forecasters.recurrent import Model, Parameters
 from pyml.forecasters.windows import Floats, Places, ahead_of, origins
 from pyml.models.blob import Run

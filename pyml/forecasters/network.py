@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pyml.background import Pulse
 from pyml.forecasters.inference import CLIP, DENSE, EXPERTS, UNITS, patch_of
-from pyml.forecasters.linear import Scale, regressors
+from pyml.forecasters.linear import Paths, Scale, dated, regressors
+from pyml.forecasters.usual import Usual
 from pyml.forecasters.windows import Floats, Windows, spans
 from pyml.models.wire import Array, Numbers
 
@@ -47,7 +48,7 @@ class _Inputs:
     experts: NDArray[np.float32]
 
 
-def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
+def _inputs(windows: Windows, scale: Scale, paths: Paths) -> _Inputs:
     n, length = windows.behind.shape
     change = windows.from_last(windows.behind, scale.change)
     level = np.clip((windows.behind - scale.centre) / scale.spread, -CLIP, CLIP)
@@ -57,10 +58,11 @@ def _inputs(windows: Windows, scale: Scale, linear: Floats) -> _Inputs:
     patches = np.concatenate(
         [c[:, -used:].reshape(n, -1, patch) for c in (level, np.arcsinh(change), step)], axis=2
     )
-    straight = regressors(windows, scale) @ linear
+    straight = regressors(windows, scale) @ paths.linear
+    foreseen = dated(windows, scale) @ paths.calendar
     medians = windows.from_last(windows.medians, scale.change)
     near, far = medians[:, spans(length).index(min(12, length)), None], medians[:, -1:]
-    experts = np.stack(np.broadcast_arrays(0.0, near, straight, far), axis=2)
+    experts = np.stack(np.broadcast_arrays(0.0, near, straight, foreseen, far), axis=2)
     return _Inputs(patches.astype(np.float32), experts.astype(np.float32))
 
 
@@ -193,10 +195,10 @@ class Network:
         self.load([np.zeros(shape, np.float32) for shape in self._shapes])
 
     def fresh(self, seed: int) -> Weights:
-        """Initial weights, with which the network gives nearly the linear path."""
+        """Initial weights, with which the network gives nearly the path with a calendar."""
         _, keras = _keras()
         horizon = self._shapes[-1][0]
-        lean = np.tile(np.array([0, 0, 2.5, 0], np.float32), horizon)
+        lean = np.tile(np.array([0, 0, 0, 2.5, 0], np.float32), horizon)
         kernel, recurrent, bias, dense, dense_bias, *heads = self._shapes
         gate, gate_bias, correct, correct_bias = heads
         glorot = keras.initializers.GlorotUniform(seed=seed)
@@ -253,9 +255,9 @@ class Part:
     targets: Any
 
     @classmethod
-    def of(cls, network: Network, windows: Windows, scale: Scale, linear: Floats) -> Part:
+    def of(cls, network: Network, windows: Windows, scale: Scale, paths: Paths) -> Part:
         """Windows as the network takes them."""
-        inputs = _inputs(windows, scale, linear)
+        inputs = _inputs(windows, scale, paths)
         targets = windows.from_last(windows.ahead, scale.change)
         arrays = (inputs.patches, inputs.experts, targets)
         return cls(network, *(network.tensor(array) for array in arrays))
@@ -298,14 +300,23 @@ def _disorder(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([i, f, c, o], axis=-1)
 
 
-def numbers_of(weights: Weights, scale: Scale, linear: Floats) -> dict[str, Array]:
-    """What `inference.graph` takes: the Keras weights, the scale and the linear path."""
+def numbers_of(
+    weights: Weights, scale: Scale, paths: Paths, usual: Usual, behind: float
+) -> dict[str, Array]:
+    """What `inference.graph` takes: Keras' weights, the scale, the paths, what is usual.
+
+    `behind` is how many seconds a window looks back.
+    """
     kernel, recurrent, bias, dense, dense_bias, gate, gate_bias, correct, correct_bias = weights
     numbers: dict[str, Array] = {
         "centre": np.array([scale.centre]),
         "spread": np.array([scale.spread]),
         "change": np.array([scale.change]),
-        "linear": linear.astype(np.float32),
+        "usual": (usual.parts / scale.change).astype(np.float32),
+        "risen": (usual.risen(behind) / scale.change).astype(np.float32),
+        "sure": usual.sure.astype(np.float32),
+        "linear": paths.linear.astype(np.float32),
+        "calendar": paths.calendar.astype(np.float32),
         "lstm_kernel": _reorder(kernel).T[None],  # (1, 4 units, inputs)
         "lstm_recurrent": _reorder(recurrent).T[None],
         "lstm_bias": np.concatenate([_reorder(bias), np.zeros_like(bias)])[None],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml.forecasters.base import KNOWN, MAX_HORIZON, Known
+from pyml.forecasters.calendar import Calendar, is_calendar
 from pyml.forms import listed, number, record, whole
 from pyml.parameters import parameter
 
@@ -135,6 +136,18 @@ class Parameters:
         "past intervals that cover a tenth less than they should widen later ones by gain / 10",
         "Angelopoulos, Candes and Tibshirani, 'Conformal PID Control', 2023; 40 series",
     )
+    day_from: float = parameter(
+        2.6,
+        "days of readings from which on the time of day is looked at: three, less what a training"
+        " leaves for its first intervals",
+        "sunrise is to be foreseen after three",
+    )
+    week_from: float = parameter(
+        18.8,
+        "days of readings from which on the time of the week is looked at too: three weeks,"
+        " likewise",
+        "below that a day of the week has one like it or none",
+    )
 
 
 PARAMETERS = Parameters()
@@ -159,6 +172,10 @@ class Model(Known):
         Factor on errors at windows that the training has seen.
     seen_until : float
         Time of the last value that the training has seen, in seconds.
+    calendar : Calendar
+        By which times of the day, or of the week, it knows what is usual.
+    astray : float
+        Mean error of what the calendar foresees, as a share of that.
     """
 
     sequence_length: int
@@ -166,6 +183,8 @@ class Model(Known):
     ordinary: tuple[float, ...]
     inflation: float
     seen_until: float
+    calendar: Calendar
+    astray: float
 
     def lookback(self, p: Parameters = PARAMETERS) -> float:
         """How far back a forecast reads, in seconds before the last reading."""
@@ -176,7 +195,8 @@ class Model(Known):
         """What `to_json` gave and JSON kept; None where no training has written it."""
         if not _IS_MODEL(meta):
             return None
-        model = cls(**cls.plain(meta) | {"ordinary": tuple(meta["ordinary"])})
+        own = {"ordinary": tuple(meta["ordinary"]), "calendar": Calendar(**meta["calendar"])}
+        model = cls(**cls.plain(meta) | own)
         return model if model.well_known() and len(model.ordinary) == model.horizon else None
 
 
@@ -187,4 +207,6 @@ _IS_MODEL = record(
     ordinary=listed(number(1e-300), 1, MAX_HORIZON),
     inflation=number(1e-3, 1e3),
     seen_until=number(),
+    calendar=is_calendar,
+    astray=number(0, 1),
 )

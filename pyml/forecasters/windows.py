@@ -54,6 +54,11 @@ def spans(length: int) -> list[int]:
     return [*(k for k in MEDIANS if k < length), length]
 
 
+def steps_read(horizon: int) -> Places:
+    """Of the steps ahead those at which the path with a calendar reads it: 12 at most."""
+    return np.linspace(0, horizon - 1, min(horizon, 12)).round().astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """The values around n origins.
@@ -68,24 +73,32 @@ class Windows:
         Trailing medians of `behind`, of the lengths of `spans`.
     ahead : ndarray of float64, shape (n, horizon)
         The values after each origin.
+    usually : ndarray of float64, shape (n, horizon)
+        By how much what is usual at the times of those differs from what is at the origin's.
     """
 
     at: Places
     behind: Floats
     medians: Floats
     ahead: Floats
+    usually: Floats
 
     @classmethod
-    def cut(cls, values: Floats, at: Places, length: int, horizon: int) -> Windows:
-        """Cut the windows around origins that no gap crosses."""
+    def cut(cls, values: Floats, usual: Floats, at: Places, length: int, horizon: int) -> Windows:
+        """Cut the windows around origins that no gap crosses; `usual` is as long as `values`."""
         behind = behind_of(values, at, length)
         medians = [np.median(behind[:, -k:], axis=1) for k in spans(length)]
-        return cls(at, behind, np.stack(medians, axis=1), ahead_of(values, at, horizon))
+        return cls(
+            *(at, behind, np.stack(medians, axis=1), ahead_of(values, at, horizon)),
+            ahead_of(usual, at, horizon) - usual[at, None],
+        )
 
     def of(self, at: Places) -> Windows:
         """The windows of some of the origins."""
         rows = np.searchsorted(self.at, at)
-        return Windows(at, self.behind[rows], self.medians[rows], self.ahead[rows])
+        return Windows(
+            *(at, self.behind[rows], self.medians[rows], self.ahead[rows], self.usually[rows])
+        )
 
     def from_last(self, values: Floats, unit: float) -> Floats:
         """Changes from the last value behind, in `unit`; `values` has shape (n, k)."""

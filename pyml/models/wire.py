@@ -24,7 +24,7 @@ Numbers = Mapping[str, Array]
 # TensorProto.DataType of the types that are stored, as little-endian bytes.
 CODES = {"<f4": 1, "|u1": 2, "<i8": 7, "<f8": 11}
 TYPES = {code: np.dtype(kind) for kind, code in CODES.items()}
-FLOAT, DOUBLE = CODES["<f4"], CODES["<f8"]
+FLOAT, DOUBLE, INT64 = CODES["<f4"], CODES["<f8"], CODES["<i8"]
 # AttributeProto.AttributeType
 INT, TENSOR, INTS = 2, 4, 7
 

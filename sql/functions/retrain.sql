@@ -37,7 +37,8 @@ BEGIN
               'scale', k.scale, 'kind', k.kind, 'lower', k.lower_bound, 'upper', k.upper_bound,
               'direction', k.direction, 'least_deviation', k.least_deviation) AS entry FROM ml_metric k) AS m;
     SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'settings', k.settings, 'parameters', coalesce(
-        (SELECT jsonb_object_agg(p.key, (s ->> p.value)::float8) FROM jsonb_each_text(k.settings) AS p), '{}')))
+        (SELECT jsonb_object_agg(p.key, CASE WHEN g.kind IN ('integer', 'number') THEN to_jsonb(g.value::float8) ELSE to_jsonb(g.value) END)
+         FROM jsonb_each_text(k.settings) AS p JOIN ml_setting g ON g.name = p.value), '{}')))
     INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);
     longest := make_interval(hours => (s ->> 'retrain_hours')::int);
     RETURN QUERY

@@ -8,6 +8,7 @@ DECLARE
     wanted text;
     number float8;
     document jsonb;
+    zone text;
 BEGIN
     @PYML_AT_HOME@
     IF TG_OP IN ('DELETE', 'TRUNCATE') OR TG_OP = 'UPDATE' AND (NEW.name, NEW.kind, NEW.minimum, NEW.maximum)
@@ -32,7 +33,14 @@ BEGIN
                 IF array_length(parse_ident(NEW.value), 1) IS DISTINCT FROM 2 THEN
                     wanted := 'a table as schema.name';
                 END IF;
-            WHEN 'zone' THEN PERFORM now() AT TIME ZONE NEW.value;
+            WHEN 'zone' THEN
+                PERFORM now() AT TIME ZONE NEW.value;
+                IF NEW.name = 'calendar_time_zone' THEN
+                    -- Python looks it up too, and knows neither abbreviations nor POSIX' own zones.
+                    SELECT z.name INTO zone FROM pg_timezone_names z WHERE lower(z.name) = lower(NEW.value) ORDER BY z.name <> NEW.value LIMIT 1;
+                    wanted := CASE WHEN zone IS NULL THEN 'the name of a time zone, as pg_timezone_names has it' END;
+                    NEW.value := coalesce(zone, NEW.value);
+                END IF;
             WHEN 'identifier' THEN
                 IF length(NEW.value) > 63 OR (NEW.value = '' AND NEW.name NOT IN ('history_shadow_column', 'history_id_column')) THEN
                     wanted := 'a column name';

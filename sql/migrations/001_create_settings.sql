@@ -40,6 +40,7 @@ FROM (VALUES
     ('forecast_horizon', 'integer', 1, 288, '12', 'Steps that a forecast looks ahead.'),
     ('epochs', 'integer', 1, 1000, '50', 'Most passes over the data in a training of an LSTM.'),
     ('row_security', 'text', NULL, NULL, '', 'Which devices a role sees in pyml''s tables, as an SQL condition on device_uuid; empty for all. SELECT ml_row_security() applies it.'),
+    ('calendar_time_zone', 'zone', NULL, NULL, 'UTC', 'Zone by whose clock a forecast knows the time of day and of week, by its name in pg_timezone_names.'),
     ('seed', 'integer', 0, 2147483647, '0', 'Seed of everything random in a training.')
 ) AS setting (name, kind, minimum, maximum, default_value, meaning);
 

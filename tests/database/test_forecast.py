@@ -260,3 +260,50 @@ def test_a_long_training_shows_in_pg_stat_activity(db, dsn, device):
         ).fetchone()[0]
     assert any(name.startswith("pyml: training lstm system.cpuUsage") for name in seen)
     assert after == before
+
+
+# A week of minutes up to a moment, with ten minutes of work at six by the clock on a wall.
+MORNINGS = """
+INSERT INTO device_shadow_history (device_uuid, "timestamp", reported_state)
+SELECT %(device)s, t AT TIME ZONE 'UTC', jsonb_build_object('system', jsonb_build_object('cpuUsage',
+    16 + 3 * abs(sin(n * n * 0.37)) + CASE WHEN (t AT TIME ZONE 'Europe/Berlin')::time
+        BETWEEN '06:00' AND '06:10' THEN 49 + 4 * sin(extract(day FROM t)) ELSE 0 END))
+FROM generate_series(0, 7 * 1440 + 355) AS n,
+    LATERAL (SELECT %(until)s::timestamptz - make_interval(mins => n)) AS u (t)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_of_each_morning_is_foreseen_after_a_week(db, add_device):
+    """In the week in which clocks change: in UTC the job comes an hour later on the last days."""
+    device, until = add_device(readings=0), "2026-10-27 05:55:20 Europe/Berlin"
+    db.execute("UPDATE ml_setting SET value = 'Europe/Berlin' WHERE name = 'calendar_time_zone'")
+    db.execute("UPDATE ml_setting SET value = '4' WHERE name = 'epochs'")
+    db.execute(MORNINGS, {"device": device, "until": until})
+    db.execute(
+        "SELECT ml_train_lstm(%s, 'system.cpuUsage', hours => 174, as_of => %s)", [device, until]
+    )
+    said = db.execute(
+        "SELECT predicted_value, confidence_lower, confidence_upper"
+        " FROM ml_predict(%s, 'system.cpuUsage', as_of => %s)",
+        [device, until],
+    ).fetchall()
+    before, job = said[:4], said[5:]
+    assert all(upper < 40 for _, _, upper in before)
+    for predicted, lower, upper in job:
+        assert 55 < predicted < 80
+        assert lower > 40
+        assert lower < 66 < upper
+    due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE field = 'system.cpuUsage'"
+    assert db.execute(due, [device]).fetchall() == []
+    db.execute("UPDATE ml_setting SET value = 'UTC' WHERE name = 'calendar_time_zone'")
+    assert db.execute(due, [device]).fetchall() == [("changed",)]
+
+
+def test_a_zone_that_no_calendar_has(db, refused):
+    change = "UPDATE ml_setting SET value = %s WHERE name = 'calendar_time_zone'"
+    why = refused(change, "EST5EDT4", sqlstate="ML004")
+    assert "time zone" in why.message_detail
+    db.execute(change, ["europe/berlin"])
+    found = db.execute("SELECT value FROM ml_setting WHERE name = 'calendar_time_zone'").fetchone()
+    assert found == ("Europe/Berlin",)

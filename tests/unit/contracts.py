@@ -25,14 +25,17 @@ ROOT = Path(__file__).parents[2]
 OWNERS = ROOT / "tests" / "database" / "owners"
 # Less than the settings ask for, so that a training takes moments.
 SMALL = {"n_estimators": 20, "epochs": 2, "sequence_length": 20, "forecast_horizon": 4}
-_SETTING = re.compile(r"^    \('(\w+)', '(number|integer)', [^,]+, [^,]+, '([^']*)'", re.M)
+_SETTING = re.compile(r"^    \('(\w+)', '(number|integer|zone)', [^,]+, [^,]+, '([^']*)'", re.M)
 
 
 def known_settings() -> dict[str, tuple[type, str]]:
-    """Type and default of each setting that is a number, as the migrations make it."""
+    """Type and default of each setting that a training may take, as the migrations make it."""
     sources = sorted((ROOT / "sql" / "migrations").glob("*.sql"))
     found = [row for path in sources for row in _SETTING.findall(path.read_text())]
-    return {name: ({"number": float, "integer": int}[kind], text) for name, kind, text in found}
+    return {
+        name: ({"number": float, "integer": int, "zone": str}[kind], text)
+        for name, kind, text in found
+    }
 
 
 def settings_of(owner: Any) -> dict[str, Any]:

@@ -381,7 +381,7 @@ def test_what_no_training_writes_beside_the_graph_is_refused(packed, alter, owne
 def _structure() -> list[str]:
     """What every forecast of this length and horizon has, by name."""
     model = onnx.ModelProto.FromString(FORECAST.read_bytes())
-    return [t.name for t in model.graph.initializer if t.name not in inference.shapes(50, 12)]
+    return [t.name for t in model.graph.initializer if t.name not in inference.shapes(50, 12, 1)]
 
 
 @pytest.mark.parametrize("name", _structure())
@@ -397,11 +397,12 @@ def test_a_forecast_with_another_structure_is_refused(name):
 def test_a_forecast_of_other_numbers_is_a_model():
     model = onnx.ModelProto.FromString(FORECAST.read_bytes())
     for tensor in model.graph.initializer:
-        if tensor.name in inference.shapes(50, 12):
+        if tensor.name in inference.shapes(50, 12, 1):
             cells = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(cells * 2, tensor.name))
     loaded = blob.load(NETWORK, model.SerializeToString())
-    assert np.isfinite(loaded.run({"window": np.zeros((2, 50))})[0]).all()
+    feeds = {"window": np.zeros((2, 50)), "clock": np.zeros((2, 13), np.int64)}
+    assert np.isfinite(loaded.run(feeds)[0]).all()
 
 
 @pytest.mark.parametrize(

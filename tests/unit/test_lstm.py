@@ -12,7 +12,10 @@ from pyml import lstm
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.forecasters import forecast
 from pyml.forecasters.base import Previous
+from pyml.forecasters.calendar import Calendar
+from pyml.forecasters.intervals import LEVELS, quantiles, tracked
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
+from pyml.forecasters.standstill import ordinary_changes
 from pyml.forecasters.windows import ahead_of, behind_of, origins
 from pyml.models import blob
 from pyml.telemetry.series import Grid, Metric
@@ -76,6 +79,8 @@ def model_of(horizon, floor=1.0):
         ordinary=(1.0,) * horizon,
         inflation=1.0,
         seen_until=0.0,
+        calendar=Calendar("UTC", 1, 1),
+        astray=1.0,
     )
 
 
@@ -129,7 +134,7 @@ def test_intervals_cover_what_they_say(fitted):
     times = times + fitted.model.seen_until
     predicted, half, _ = forecast.backtest(fitted.model, run_of(fitted), times, values, at)
     miss = np.abs(ahead_of(values, at, 4) - predicted)
-    for q, level in enumerate(forecast.LEVELS):
+    for q, level in enumerate(LEVELS):
         assert (miss <= half[:, q]).mean() == pytest.approx(level, abs=0.02)
 
 
@@ -191,6 +196,20 @@ def test_documents_keep_intervals_as_narrow_as_they_were(panel):
     assert told.least.min() > 10
 
 
+def test_sunrise_is_foreseen_after_three_days():
+    """Minute by minute, under clouds that change every twenty minutes."""
+    rng, minutes = np.random.default_rng(4), np.arange(4 * 1440)
+    clear = np.maximum(0.0, np.sin(np.pi * (minutes % 1440 - 360) / 720))
+    values = 80 * clear * np.repeat(rng.uniform(0.8, 1.0, len(minutes) // 20), 20)
+    times, dawn = 1_793_577_600.0 + 60.0 * minutes, 3 * 1440 + 360  # from a midnight in UTC on
+    trained = fit(times[: dawn - 5], values[: dawn - 5], interval=60.0, epochs=2)
+    told = ahead(trained, times[: dawn - 5], values[: dawn - 5])
+    came = values[dawn - 5 : dawn + 7]
+    assert came[-1] > 1.5
+    np.testing.assert_allclose(told.predicted, came, atol=0.4)
+    assert (came <= told.upper + 1e-9).all()
+
+
 def test_a_field_that_is_never_still_has_no_floor(series, fitted):
     times, values = series
     told = ahead(fitted, times, values)
@@ -204,10 +223,10 @@ def test_a_step_of_a_coarse_field_is_ordinary():
     values[700:] = 20.5
     values[1400:1410] = 26.0
     at = origins(values, 20, 4)
-    found = forecast.ordinary_changes(values, at, 20, 4, 1e-3)
+    found = ordinary_changes(values, at, 20, 4, 1e-3)
     np.testing.assert_array_equal(found, np.median(np.diff(np.unique(values))))
     daily = 20 + 3.0 * ((np.arange(2000) // 140) % 2)
-    np.testing.assert_array_equal(forecast.ordinary_changes(daily, at, 20, 4, 1e-3), 3.0)
+    np.testing.assert_array_equal(ordinary_changes(daily, at, 20, 4, 1e-3), 3.0)
 
 
 def test_a_training_says_how_far_its_forecasts_went_astray(fitted):
@@ -249,10 +268,10 @@ def test_quantiles_cover_their_level_and_no_more():
     """A new score has each of the 100 ranks among 99 others with the same probability."""
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))[:, None]
     scores = np.repeat(scores, PARAMETERS.every, axis=1)  # steps whose errors do not overlap
-    found = forecast._quantiles(scores, [0.8, 0.905, 0.999], PARAMETERS)
+    found = quantiles(scores, [0.8, 0.905, 0.999], PARAMETERS)
     expected = np.repeat([[80.0], [90.5], [99.0]], PARAMETERS.every, axis=1)
     np.testing.assert_allclose(found, expected)
-    assert (forecast._quantiles(scores[:1], [0.5, 0.9], PARAMETERS) == scores[0]).all()
+    assert (quantiles(scores[:1], [0.5, 0.9], PARAMETERS) == scores[0]).all()
 
 
 @pytest.mark.slow
@@ -266,24 +285,22 @@ def test_what_comes_in_a_day_is_covered_as_it_should_while_errors_change(seed):
     deviations = []
     for now in range(replayed + 3, n, 3):
         past = scores[now - replayed - 3 : now - 3 + 1]
-        half = forecast._quantiles(past, forecast.LEVELS, PARAMETERS)
-        widths = half, half * forecast._tracked(past, PARAMETERS)
-        deviations.append([(scores[now] <= w).mean() - np.mean(forecast.LEVELS) for w in widths])
+        half = quantiles(past, LEVELS, PARAMETERS)
+        widths = half, half * tracked(past, PARAMETERS)
+        deviations.append([(scores[now] <= w).mean() - np.mean(LEVELS) for w in widths])
     total = np.cumsum(deviations, axis=0)
     day = (total[24:] - total[:-24]) / 24
-    untracked, tracked = np.sqrt((day**2).mean(axis=0))
-    assert tracked < 0.6 * untracked
+    before, after = np.sqrt((day**2).mean(axis=0))
+    assert after < 0.6 * before
 
 
 def test_an_interval_is_widened_by_what_went_before():
     scores = np.abs(np.random.default_rng(0).normal(size=(100, 12)))
     grown = scores * np.repeat([1.0, 3.0], 50)[:, None]
-    assert forecast._tracked(grown[::-1], PARAMETERS) < 0.8
-    assert forecast._tracked(grown, PARAMETERS) > 1.2
-    assert (
-        forecast._tracked(np.ones((1, 12)), PARAMETERS) < 1.0
-    )  # the only one there was is covered
-    assert 0.0 < forecast._tracked(np.zeros((100, 12)), PARAMETERS) < 1.0
+    assert tracked(grown[::-1], PARAMETERS) < 0.8
+    assert tracked(grown, PARAMETERS) > 1.2
+    assert tracked(np.ones((1, 12)), PARAMETERS) < 1.0  # the only one there was is covered
+    assert 0.0 < tracked(np.zeros((100, 12)), PARAMETERS) < 1.0
 
 
 @pytest.mark.filterwarnings("error")
@@ -301,11 +318,14 @@ def test_who_errs_less_of_late_has_the_say():
     n, horizon = 100, 12
     size = np.repeat([[1.0, 3.0, 9.0], [3.0, 1.0, 9.0]], n // 2, axis=0)
     errors = np.repeat(size[:, None], horizon, axis=1)
+    nothing = np.zeros((n, horizon))
     past = forecast._Replay(
-        errors, errors, np.zeros((n, horizon)), np.ones((n, 1)), *np.zeros((2, n), np.bool_)
+        errors, nothing, errors, nothing, np.ones((n, 1)), *np.zeros((2, n), np.bool_)
     )
     now = np.tile([10.0, 20.0, 30.0], (horizon, 1))
-    predicted, _ = forecast._conclude(model_of(horizon), PARAMETERS, past, now, np.ones(1), [0.9])
+    predicted, _ = forecast._conclude(
+        model_of(horizon), PARAMETERS, past, now, nothing[0], np.ones(1), [0.9]
+    )
     np.testing.assert_allclose(predicted, 20.0, atol=0.1)
 
 
