@@ -58,6 +58,10 @@ class Found:
         Hours between two such on ordinary days; None where not known.
     evidence : mapping
     sentence : str
+    phase : float
+        Seconds since the Unix epoch at which one of the looks of `every` falls due.
+    alone : bool
+        Whether it is looked at without a model, so that it need not wait for what has one.
     """
 
     finding_id: int
@@ -75,6 +79,8 @@ class Found:
     rarity: float | None
     evidence: Mapping[str, Any]
     sentence: str
+    phase: float = 0.0
+    alone: bool = False
 
     @property
     def order(self) -> tuple[float, str, str, float]:
@@ -184,7 +190,10 @@ class Clock:
     now : float
     reached : float or None
         The newest reading that was looked at.
+    newest : float or None
+        The newest that there is; without a model none is looked at.
     """
 
     now: float
     reached: float | None
+    newest: float | None = None

@@ -197,9 +197,10 @@ def _told(was: Incident | None, group: Group, clock: Clock, terms: Terms, hushed
 
 def _is_over(one: Found, clock: Clock, gap: float) -> bool:
     """Whether all has been well for long enough, as readings since then show."""
-    if clock.reached is None or clock.reached <= one.last_at + gap:
+    reached = clock.newest if one.alone else clock.reached
+    if reached is None or reached <= one.last_at + gap:
         return False
-    return not one.every or clock.reached // one.every * one.every > one.last_at
+    return not one.every or reached - (reached - one.phase) % one.every > one.last_at
 
 
 def _is_critical(members: Iterable[Found], terms: Terms) -> bool:

@@ -1,6 +1,7 @@
 """When a device's signals reach their limits: looked at by a scan once a day."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,7 @@ from pyml.telemetry.window import metrics_of
 
 DETECTOR, KIND = "capacity", "breach"
 EVERY = DAY
-"""Seconds, since the Unix epoch, whose multiples bring findings up to date."""
+"""Seconds from one look to the next."""
 # Times capacity_days that are looked ahead: to be sure, the far end of the band has to be there.
 AHEAD = 2
 
@@ -40,7 +41,7 @@ def look(device: str, history: History, newest: float | None, found: Findings) -
     if newest is None:
         return
     limits = [dict(row) for row in backend.execute(queries.LIMITS, device)]
-    if all(_is_looked_at(one["looked_at"], newest) for one in limits):
+    if all(_is_looked_at(one["looked_at"], newest, phase(device)) for one in limits):
         return
     known = metrics_of(backend.execute)
     days = int(history.settings["capacity_days"])
@@ -67,8 +68,13 @@ def look(device: str, history: History, newest: float | None, found: Findings) -
     _tell(device, newest, days, reached, found)
 
 
-def _is_looked_at(at: float | None, newest: float) -> bool:
-    return at is not None and newest // EVERY <= at // EVERY
+def phase(device: str) -> float:
+    """Seconds after midnight in UTC at which a device's look falls due: a fleet's are spread."""
+    return zlib.crc32(device.encode()) % EVERY
+
+
+def _is_looked_at(at: float | None, newest: float, due: float) -> bool:
+    return at is not None and (newest - due) // EVERY <= (at - due) // EVERY
 
 
 def _tell(

@@ -64,7 +64,7 @@ def bring_on(
         return
     ids = [one.incident_id for one in incidents]
     rows = backend.execute(queries.INCIDENT_FINDINGS, device, since, ids)
-    found = [found_of(row) for row in rows]
+    found = [found_of(row, device) for row in rows]
     said = said_of(device, state["rules"], found, clock.now)
     left = left_of(found, incidents, said, terms)
     put_kept(device, rows, found, left, terms.rare)
@@ -97,12 +97,13 @@ def _incident(row: Any) -> Incident:
     )
 
 
-def found_of(row: Any) -> Found:
-    """A row of `queries.INCIDENT_FINDINGS`."""
+def found_of(row: Any, device: str) -> Found:
+    """A row of `queries.INCIDENT_FINDINGS` of a device."""
     said = parsed(row["evidence"])
     evidence = said if isinstance(said, dict) else {}
     finder = DETECTORS.get(row["detector"])
     every = finder.every if isinstance(finder, Finder) else 0.0
+    limits = row["detector"] == capacity.DETECTOR
     return Found(
         finding_id=int(row["finding_id"]),
         incident_id=row["incident_id"],
@@ -113,7 +114,9 @@ def found_of(row: Any) -> Found:
         metrics=_metrics(row["metric"], evidence.get("metrics")),
         started_at=float(row["started_at"]),
         last_at=float(row["last_at"]),
-        every=capacity.EVERY if row["detector"] == capacity.DETECTOR else every,
+        every=capacity.EVERY if limits else every,
+        phase=capacity.phase(device) if limits else 0.0,
+        alone=limits,
         severe=row["severity"] == "critical",
         score=float(row["score"]),
         rarity=row["rarity"],

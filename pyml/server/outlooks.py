@@ -51,7 +51,8 @@ def outlook_of(
     NotEnoughData, UnknownField
     """
     since = until - DAY * int(history.settings["outlook_days"])
-    metric, _, found = window(history, device, since, until, field, known)
+    quiet = history.quiet(device, since, until)
+    metric, _, found = window(history, device, since, until, field, known, quiet)
     readings = found.readings
     signal = steps_of(readings.times, readings.values[:, 0], found.interval)
     least = Parameters().least_days

@@ -26,7 +26,7 @@ def proposal(device: str, incident_id: int) -> dict[str, Any]:
     row = backend.execute(queries.INCIDENT, device, incident_id)[0]
     now, since = float(row["now"]), float(row["started_at"]) - WEEKS * DAY
     rows = backend.execute(queries.INCIDENT_FINDINGS, device, since, [incident_id])
-    found = [found_of(each) for each in rows]
+    found = [found_of(each, device) for each in rows]
     own = [one for one in found if one.incident_id == incident_id]
     if not own:
         raise NotEnoughData(

@@ -266,7 +266,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
         if state["silent_from"] is not None and until >= state["silent_from"]:
             found.silence(state, history, mark, until)
             if found.first is not None:
-                clock, replayed = Clock(until, mark), as_of is not None
+                clock, replayed = Clock(until, mark, newest), as_of is not None
                 spans = found.interval, 0.0
                 incidents.bring_on(device, state, found.first, clock, *spans, replayed)
         backend.execute(queries.SCAN_UNCHANGED, device)
@@ -288,7 +288,7 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     run.forecast()
     capacity.look(device, history, newest, found)
     if found.first is not None or state["troubled"]:
-        clock, replayed = Clock(until, mark), as_of is not None
+        clock, replayed = Clock(until, mark, newest), as_of is not None
         spans = max(run.interval, found.interval), run.memory()
         incidents.bring_on(device, state, found.first, clock, *spans, replayed)
     signals.put(history, device, float(state["now"]))

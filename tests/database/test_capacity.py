@@ -74,11 +74,13 @@ def test_what_reaches_no_limit_says_so_and_makes_no_incident(db, one, disk):
     assert one("SELECT count(*) FROM ml_incidents") == 0
 
 
-def test_it_is_over_when_the_disk_is_cleaned(db, one, disk, train):
+@pytest.mark.parametrize("trained", [True, False])
+def test_it_is_over_when_the_disk_is_cleaned(db, one, disk, train, trained):
     # Detection, which tells that all else is well, has its own words for a disk that is cleaned.
     db.execute("UPDATE ml_metric SET enabled = false WHERE name = 'disk_usage_percent'")
     device = disk("84 + 1.9 * d")
-    train(device)
+    if trained:
+        train(device)
     db.execute("CALL ml_scan(%s)", [device])
     assert one("SELECT state FROM ml_incidents") == "open"
     db.execute(LATER, [4.76 * 40, 2, device, 2])
