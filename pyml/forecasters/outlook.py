@@ -303,6 +303,7 @@ def _forecasts(
     made: dict[tuple[str, int], tuple[float, Floats, Floats, float]] = {}
     ahead, slopes = np.empty((len(ways), h)), []
     days_ahead = np.arange(1, h + 1) / a_day
+    left = {keep: keep**days_ahead for keep in {way.keep for way in ways}}
     for i, way in enumerate(ways):
         if way.shape == "cycle":
             ahead[i], slope = cycle(values, h, bool(way.slope), p.reset)
@@ -313,7 +314,7 @@ def _forecasts(
             made[key] = _level(values, a_day, h, way)
         slope, shape, rest, usual = made[key]
         away = median(rest[-max(1, round(way.span * a_day)) :]) - usual
-        ahead[i] = usual + shape + away * way.keep**days_ahead + slope * days_ahead
+        ahead[i] = usual + shape + away * left[way.keep] + slope * days_ahead
         slopes.append(slope)
     return ahead, slopes
 
