@@ -7,7 +7,9 @@ DATA is the folder of the recordings, ../shared/data by default; the protocol is
 DATA.md beside it: 12 steps ahead, the last fifth of a series as test, trained once
 on the 80 % before it (NAB) or the 7 days before it (SMD), an origin every step
 (NAB) or every 12th (SMD). Errors and widths are divided by the error of repeating
-the last value on the same origins.
+the last value on the same origins. LightGBM, and statsforecast's AutoARIMA and AutoETS
+take part where they are installed (``pip install lightgbm statsforecast``, which
+nothing else here needs).
 
 ``--memory`` instead makes a database of its own on a server where pyml is installed,
 with a day of minutes of 200 devices, and prints the memory of a session that trains a
@@ -15,11 +17,13 @@ forecast of each.
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +39,7 @@ from numpy.typing import NDArray
 
 from pyml.forecasters import forecast
 from pyml.forecasters.base import Fitted, Previous
+from pyml.forecasters.intervals import LEVELS
 from pyml.forecasters.network import prepare
 from pyml.forecasters.recurrent import Model
 from pyml.forecasters.windows import origins
@@ -53,6 +58,7 @@ SMD_MACHINES = ("1-3", "2-4", "3-3", "3-10")
 SMD_METRICS = ("cpu_r", "mem_u", "eth1_fi")
 WEEK, DAY = 7 * 1440, 1440  # minutes
 RIDGE_REPLAY = 500
+CARRIED = 1000  # values that a model of statsforecast sees before an origin
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def judged(task: Task, predicted: Floats, half: Floats | None = None) -> Result:
     error = np.abs(truth - predicted)
     if half is None:
         return Result(error.mean() / naive, [], [])
-    levels = range(len(forecast.LEVELS))
+    levels = range(len(LEVELS))
     return Result(
         error.mean() / naive,
         [float((error <= half[:, q]).mean()) for q in levels],
@@ -174,10 +180,10 @@ def ridge(task: Task) -> Result:
     told, truth, spread = predict(past)
     scores = np.abs(truth - told) / spread
     predicted, _, now = predict(task.origins)
-    half = np.empty((len(now), len(forecast.LEVELS), HORIZON))
+    half = np.empty((len(now), len(LEVELS), HORIZON))
     for i, stop in enumerate(np.searchsorted(past, task.origins - HORIZON, side="right")):
         recent = scores[max(0, stop - RIDGE_REPLAY) : stop]
-        for q, level in enumerate(forecast.LEVELS):
+        for q, level in enumerate(LEVELS):
             place = min(1.0, np.ceil((len(recent) + 1) * level) / len(recent))
             half[i, q] = np.quantile(recent, place, axis=0, method="higher") * now[i]
     return judged(task, predicted, half)
@@ -201,6 +207,30 @@ def boosted(task: Task) -> Result:
         model.fit(inputs(behind), truth[:, step] - behind[:, -1])
         steps.append(here[:, -1] + model.booster_.predict(inputs(here)))
     return judged(task, np.stack(steps, axis=1))
+
+
+def automatic(name: str) -> Callable[[Task], Result]:
+    """A model that statsforecast chooses and fits once, on the training, carried on to each origin.
+
+    Without a season: one of a day of minutes is beyond it. What is missing is as it was last.
+    """
+
+    def forecast(task: Task) -> Result:
+        from statsforecast import models
+
+        values = task.grid.values.copy()
+        for place in np.flatnonzero(np.isnan(values)):
+            values[place] = values[place - 1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = getattr(models, name)(season_length=1).fit(values[task.begin : task.test])
+            ahead = [
+                model.forward(values[max(0, at + 1 - CARRIED) : at + 1], HORIZON)["mean"]
+                for at in task.origins
+            ]
+        return judged(task, np.array(ahead))
+
+    return forecast
 
 
 @dataclass(frozen=True)
@@ -283,15 +313,19 @@ def memory(dsn: str, devices: int = 200) -> None:
 def table(data: Path, only: str) -> None:
     """Print the comparison, a row for each series as it is done."""
     methods = {"last": last_value, "med 12": median_of_12, "ridge": ridge, "LightGBM": boosted}
-    try:
-        import lightgbm  # noqa: F401
-    except ImportError:
-        print("LightGBM is not installed (pip install lightgbm): its column is left out.")
-        del methods["LightGBM"]
+    methods |= {name: automatic(name) for name in ("AutoARIMA", "AutoETS")}
+    for library, theirs in {
+        "lightgbm": ["LightGBM"],
+        "statsforecast": ["AutoARIMA", "AutoETS"],
+    }.items():
+        if importlib.util.find_spec(library) is None:
+            print(f"{', '.join(theirs)} left out: pip install {library}")
+            for name in theirs:
+                del methods[name]
     prepare(LENGTH, HORIZON)  # TensorFlow loaded, as in a session that has trained before
-    levels = "".join(f"  {level:>5.0%} width ridge" for level in forecast.LEVELS)
+    levels = "".join(f"  {level:>5.0%} width ridge" for level in LEVELS)
     print(
-        f"{'':13}{''.join(f'{m:>9}' for m in methods)}{'pyml':>9}{levels}"
+        f"{'':13}{''.join(f'{m:>10}' for m in methods)}{'pyml':>10}{levels}"
         "  cold s  (CPU)  warm s  (CPU)"
     )
     rows: list[tuple[Floats, Floats]] = []
@@ -302,9 +336,7 @@ def table(data: Path, only: str) -> None:
         told = {name: method(task) for name, method in methods.items()}
         told["pyml"], cold, warm = network(task)
         ours, theirs = told["pyml"], told["ridge"]
-        cells = [
-            (ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(forecast.LEVELS))
-        ]
+        cells = [(ours.coverage[q], ours.width[q], theirs.width[q]) for q in range(len(LEVELS))]
         rows.append((np.array([r.error for r in told.values()]), np.array(cells)))
         costs.append((cold, warm))
         print_row(task.name, *rows[-1], seconds(costs[-1:]))
@@ -315,12 +347,11 @@ def table(data: Path, only: str) -> None:
     means = np.concatenate([cells[:, :, :1].mean(axis=0), widths], axis=1)
     print_row("all", centre, means, seconds(costs))
     print_row("worst", errors.max(axis=0), np.empty((0, 3)), "")
-    off = np.abs(cells[:, :, 0] - forecast.LEVELS).max(axis=0)
+    print_row("pyml by it", centre[-1] / centre, np.empty((0, 3)), "")
+    off = np.abs(cells[:, :, 0] - LEVELS).max(axis=0)
     print(
         "\nCoverage misses its level by at most "
-        + ", ".join(
-            f"{miss:.3f} ({level:.0%})" for miss, level in zip(off, forecast.LEVELS, strict=True)
-        )
+        + ", ".join(f"{miss:.3f} ({level:.0%})" for miss, level in zip(off, LEVELS, strict=True))
         + "."
     )
     deaf = max(cost.deaf for pair in costs for cost in pair)
@@ -339,7 +370,7 @@ def seconds(costs: list[tuple[Cost, Cost]]) -> str:
 
 def print_row(name: str, errors: Floats, cells: Floats, rest: str) -> None:
     """One line: relative errors, then coverage and both widths at each level."""
-    told = "".join(f"{e:9.3f}" for e in errors)
+    told = "".join(f"{e:10.3f}" for e in errors)
     print(f"{name:13}{told}{''.join(f'  {c:5.3f} {w:5.2f} {r:5.2f}' for c, w, r in cells)}{rest}")
     sys.stdout.flush()
 

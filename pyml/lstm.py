@@ -226,6 +226,7 @@ def _fit(
     pulse()
     known = int(all_at[-1]) + horizon + 1
     whole = usual_of(times[:known], values[:known], interval, horizon, zone, p)
+    pulse()
     fit_known = int(fit_at[-1]) + horizon + 1
     usual = learn(times, values, whole.calendar, horizon, fit_known)
     windows = Windows.cut(values, usual.others, at, sequence_length, horizon)

@@ -285,8 +285,8 @@ def runner(numbers: Numbers, length: int, horizon: int) -> Runner:
         np.maximum(flat, 0, out=state[:, UNITS:])
         simply = np.zeros((EXPERTS, n, horizon), np.float32)
         simply[1], simply[2] = medians[min(12, length)], _alone(regressors, linear)
-        read = np.concatenate([usual_change[:, read_steps], regressors], axis=1)
-        simply[3], simply[4] = _alone(read, dated), medians[length]
+        told = np.concatenate([usual_change[:, read_steps], regressors], axis=1)
+        simply[3], simply[4] = _alone(told, dated), medians[length]
         logits = _alone(state, gate)
         logits += gate_bias
         ahead = _blend(logits.reshape(n, EXPERTS, horizon).swapaxes(0, 1), simply)
