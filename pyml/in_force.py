@@ -19,15 +19,18 @@ Load = Callable[[Owner[Any], int, str], blob.Model[Any]]
 """Gives a stored model of an owner, by its model_id and sha256."""
 
 
-def stored(execute: Execute, owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
-    """A stored model, ready.
+def stored(
+    execute: Execute, owner: Owner[Any], model_id: int | None, sha256: str
+) -> blob.Model[Any]:
+    """A stored model, ready; without a `model_id` the fleet's of its kind.
 
     Raises
     ------
     ModelNotFound
     UnreadableModel
     """
-    found = execute(queries.BLOB, model_id)
+    fleets = model_id is None
+    found = execute(queries.FLEET_BLOB, owner.kind) if fleets else execute(queries.BLOB, model_id)
     if not found:
         raise ModelNotFound(
             f"model {model_id} has just been dropped",

@@ -88,6 +88,30 @@ SELECT _ml_meet(ARRAY[$1])
 -- A model's bytes, and their digest.
 SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_model WHERE model_id = $1
 
+-- query: fleet_finders()
+-- The finders in force of some devices of the fleet, always the same; 16 MB at most.
+SELECT f.kind, f.model_id, f.sha256 FROM (
+    SELECT m.kind, m.model_id, m.sha256, sum(octet_length(m.blob)) OVER (ORDER BY d.place, m.kind COLLATE "C") AS bytes
+    FROM (SELECT DISTINCT ON (place) o.device_uuid, md5(o.device_uuid::text) COLLATE "C" AS place FROM ml_model o
+          WHERE o.is_current AND o.trained_with IS NOT NULL AND NOT EXISTS (
+              SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid AND s.retired_at IS NOT NULL)
+          ORDER BY place LIMIT 200) AS d
+    JOIN ml_model m ON m.device_uuid = d.device_uuid AND m.is_current AND m.trained_with IS NOT NULL) AS f
+WHERE f.bytes <= 16777216 ORDER BY f.bytes
+
+-- query: put_fleet_models(text[], int[], bytea[])
+-- Replaces what stands in for the finders of devices that have none of their own.
+SELECT _ml_put_fleet_models($1, $2, $3)
+
+-- query: fleet_models()
+-- What stands in for the finders of devices that have none of their own.
+SELECT kind, sha256, date_part('epoch', made_at) AS made_at FROM ml_fleet_model
+WHERE field = '' ORDER BY kind COLLATE "C"
+
+-- query: fleet_blob(text)
+-- The bytes of one of these, and their digest.
+SELECT blob, encode(sha256(blob), 'hex') AS sha256 FROM ml_fleet_model WHERE kind = $1 AND field = ''
+
 -- query: lock_model(uuid, text, text)
 -- Waits for whoever moves the is_current mark.
 SELECT _ml_lock_model($1, $2, $3)

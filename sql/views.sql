@@ -209,7 +209,7 @@ SELECT d.device_uuid, m.forest_model_id, m.forest_trained_at, m.forecast_models,
             WHEN i.incidents > 0 OR EXISTS (SELECT FROM ml_forecast_point p
                 WHERE p.device_uuid = d.device_uuid AND p.breach IS NOT NULL AND p."timestamp" > d.last_reading_at) THEN 'warning'
             WHEN d.silent THEN 'silent'
-            WHEN m.forest_model_id IS NULL THEN 'untrained'
+            WHEN m.forest_model_id IS NULL THEN CASE WHEN d.scan_outcome <> 'failed' THEN 'learning' ELSE 'untrained' END
             ELSE 'ok' END AS status,
        i.incidents AS open_incidents, d.scanned_from
 FROM (
@@ -229,7 +229,7 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS incidents, coalesce(bool_or(n.severity = 'critical'), false) AS critical
     FROM ml_incident n WHERE n.device_uuid = d.device_uuid AND n.state <> 'resolved') AS i;
 COMMENT ON VIEW ml_device_status IS 'One row a device that has a model in force or was scanned: its status, its models and their age, the last reading and scan, open incidents and the last day''s anomalies. Retired devices are left out.';
-COMMENT ON COLUMN ml_device_status.status IS 'In a word, the first that holds: critical (an unresolved incident is), failing (its scan fails, as error says), warning (an unresolved incident, or a limit that the forecast reaches), silent, untrained (no forest in force), ok.';
+COMMENT ON COLUMN ml_device_status.status IS 'In a word, the first that holds: critical (an unresolved incident is), failing (its scan fails, as error says), warning (an unresolved incident, or a limit that the forecast reaches), silent, learning (no forest in force yet: what is ordinary on other devices stands in), untrained (no forest, and nothing stands in), ok.';
 COMMENT ON COLUMN ml_device_status.scanned_from IS 'From when on it has been scanned: of what came before there are no anomalies and incidents.';
 COMMENT ON COLUMN ml_device_status.open_incidents IS 'Incidents that are not resolved.';
 COMMENT ON COLUMN ml_device_status.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
@@ -312,11 +312,11 @@ CREATE OR REPLACE VIEW ml_fleet_health WITH (security_invoker = true) AS
 SELECT s.devices, s.critical, s.failing, s.warning, s.silent, s.untrained, s.ok, s.without_model, s.oldest_scan_at, s.last_reading_at,
        s.open_incidents, i.incidents_7d, s.expected_7d, a.anomalies_24h, a.critical_24h, a.devices_with_anomalies_24h,
        (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome IN ('trained', 'kept')) AS trainings_24h,
-       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h
+       (SELECT count(*) FROM ml_run r WHERE r.started_at > now() - interval '24 hours' AND r.outcome = 'failed') AS failed_trainings_24h, s.learning
 FROM (
     SELECT count(*) AS devices, count(*) FILTER (WHERE t.status = 'critical') AS critical, count(*) FILTER (WHERE t.status = 'failing') AS failing,
            count(*) FILTER (WHERE t.status = 'warning') AS warning, count(*) FILTER (WHERE t.status = 'silent') AS silent,
-           count(*) FILTER (WHERE t.status = 'untrained') AS untrained, count(*) FILTER (WHERE t.status = 'ok') AS ok,
+           count(*) FILTER (WHERE t.status = 'learning') AS learning, count(*) FILTER (WHERE t.status = 'untrained') AS untrained, count(*) FILTER (WHERE t.status = 'ok') AS ok,
            count(*) FILTER (WHERE t.forest_model_id IS NULL) AS without_model,
            min(t.scanned_at) AS oldest_scan_at, max(t.last_reading_at) AS last_reading_at, coalesce(sum(t.open_incidents), 0)::bigint AS open_incidents,
            coalesce(sum(coalesce(k.false_alarms_per_week, g.value::float8)) FILTER (WHERE t.forest_model_id IS NOT NULL), 0) AS expected_7d
@@ -338,6 +338,7 @@ COMMENT ON COLUMN ml_fleet_health.failing IS 'Those whose status is failing: the
 COMMENT ON COLUMN ml_fleet_health.warning IS 'Those whose status is warning.';
 COMMENT ON COLUMN ml_fleet_health.silent IS 'Those whose status is silent.';
 COMMENT ON COLUMN ml_fleet_health.untrained IS 'Those whose status is untrained.';
+COMMENT ON COLUMN ml_fleet_health.learning IS 'Those whose status is learning.';
 COMMENT ON COLUMN ml_fleet_health.ok IS 'Those whose status is ok.';
 COMMENT ON COLUMN ml_fleet_health.without_model IS 'Those that have no forest, whatever their status.';
 COMMENT ON COLUMN ml_fleet_health.oldest_scan_at IS 'When the device was scanned that has waited longest.';

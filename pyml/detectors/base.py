@@ -7,8 +7,9 @@ the store, scans, workers and the checks of `tests/unit/test_detectors.py` find 
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -125,10 +126,21 @@ class Known:
         How each comes; set by `knowing`.
     """
 
+    EACH: ClassVar[tuple[str, ...]] = ("names", "metrics", "habits")
+    """The fields that are of length m."""
+
     names: tuple[str, ...]
     interval: float
     metrics: tuple[Metric, ...] = ()
     habits: tuple[Habit, ...] = ()
+
+    def of_metrics(self, names: Collection[str]) -> Self:
+        """The same of some of the metrics."""
+        kept = [name in names for name in self.names]
+        some: dict[str, Any] = {
+            field: tuple(compress(getattr(self, field), kept)) for field in self.EACH
+        }
+        return replace(self, **some)
 
     def knowing(self, metrics: Sequence[Metric], habits: Sequence[Habit]) -> Self:
         """The same, with what to read and how it comes."""
@@ -385,6 +397,23 @@ class Finder(Detector[M]):
     def silent_from(self, model: M, last: float) -> float:
         """From when on it finds something though nothing came after the moment `last`."""
         return math.inf
+
+    def pooled(self, models: Sequence[M]) -> M | None:
+        """What stands in for a device that has no model of its own yet.
+
+        As patient as the most patient of several devices' models (`pyml.detectors.pooling`), of
+        the metrics that enough of them report, in whatever order they come; None where there is
+        none.
+        """
+        return None
+
+    def unlike(self, model: M, signals: Signals, until: float, pulse: Pulse) -> set[str]:
+        """Metrics of a device's first readings that such a model does not fit; "": the device.
+
+        What it would find there is how the device is.
+        """
+        since = float(signals.times[0]) - 1
+        return {one.metric for one in self.find(model, signals, since, until, pulse)}
 
 
 DETECTORS: Registry[Detector[Any]] = Registry("pyml.detectors", "pyml.forest")

@@ -5,7 +5,7 @@ that is learned and judged (`pyml.telemetry.readings`), so nothing else tells of
 signal ordinarily sends nothing else is learned from the training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
+from pyml.detectors import pooling
 from pyml.detectors.base import (
     DETECTORS,
     KNOWN,
@@ -59,6 +60,8 @@ class Model(Known):
     allowed : tuple of float or None, length m
         Seconds from which on it is a finding; None where it is not looked at.
     """
+
+    EACH = (*Known.EACH, "longest", "allowed")
 
     longest: tuple[float, ...]
     allowed: tuple[float | None, ...]
@@ -127,7 +130,7 @@ class Junk(Finder[Model]):
     def lookback(self, model: Model) -> float:
         """As long as the longest time from which on it is a finding."""
         every = [self._after(model, j) or 0.0 for j in range(len(model.names))]
-        return max(every) + self.habits.longest_pause(model.interval)
+        return max(every, default=0.0) + self.habits.longest_pause(model.interval)
 
     def find(
         self, model: Model, signals: Signals, since: float, until: float, pulse: Pulse
@@ -150,6 +153,17 @@ class Junk(Finder[Model]):
                     for span in spans(here, began)
                 ]
         return found
+
+    def pooled(self, models: Sequence[Model]) -> Model | None:
+        """What is junk on most devices for so long is junk; see `Finder.pooled`."""
+        shared = pooling.Shared.by(models)
+        if not shared.of:
+            return None
+        return Model(
+            **shared.known(),
+            longest=tuple(map(pooling.most, shared.each("longest"))),
+            allowed=tuple(map(pooling.greatest, shared.each("allowed"))),
+        )
 
     def _finding(
         self,

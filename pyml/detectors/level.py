@@ -12,13 +12,14 @@ Page, "Continuous inspection schemes", Biometrika 1954: where a move began is th
 the cumulative sum.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pyml.background import Pulse
+from pyml.detectors import pooling
 from pyml.detectors.base import (
     CRITICAL,
     DETECTORS,
@@ -45,6 +46,7 @@ from pyml.detectors.usual import (
     learn,
     means_of,
     running_sums,
+    together,
 )
 from pyml.errors import NotEnoughData
 from pyml.forms import listed, number, record
@@ -61,6 +63,8 @@ class Model(Known):
         Seconds.
     usual : tuple of Usual, length m
     """
+
+    EACH = (*Known.EACH, "usual")
 
     windows: tuple[float, ...]
     usual: tuple[Usual, ...]
@@ -189,6 +193,20 @@ class Level(Finder[Model]):
                 continue
             found += self._of_metric(model, j, at, judged, since, pulse)
         return sorted(found, key=lambda one: (one.started_at, one.metric, one.kind))
+
+    def pooled(self, models: Sequence[Model]) -> Model | None:
+        """What lies far outside of where most devices ever are; see `Finder.pooled`."""
+        shared = pooling.Shared.by(models)
+        windows = self.parameters.windows
+        usual = {
+            metric: found
+            for metric, each in zip(shared.of, shared.each("usual"), strict=True)
+            if (found := together(each, len(windows), self.parameters)) is not None
+        }
+        if not usual:
+            return None
+        shared = replace(shared, of={metric: shared.of[metric] for metric in usual})
+        return Model(**shared.known(), windows=windows, usual=tuple(usual.values()))
 
     def _of_metric(
         self, model: Model, j: int, times: Floats, values: Floats, since: float, pulse: Pulse

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyml.detectors.base import Finding, Floats
 from pyml.detectors.baseline import SETTLED
+from pyml.detectors.pooling import is_fleets
 from pyml.detectors.wording import day, figures, moment, of, step
 from pyml.seconds import DAY, HOUR
 
@@ -209,7 +210,8 @@ def sentence(found: Finding, unit: str | None) -> str:
     side = "above" if own["beyond"] > 0 else "below"
     by = of(figures(abs(own["beyond"]))[0], step(unit)) + pace
     since = "since " + moment(found.started_at, found.last_at)
-    away = f"{by} {side} what is usual at this hour ({usual})"
+    where = "on other devices" if is_fleets(own) else "at this hour"
+    away = f"{by} {side} what is usual {where} ({usual})"
     place = of(to, unit) + pace
     if found.kind == "drift":
         turn = "rising" if own["beyond"] > 0 else "falling"

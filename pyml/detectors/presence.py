@@ -4,7 +4,7 @@ How long either ordinarily stays away is learned from the training: a rhythm of 
 silence, and a device that pauses each night does not fall silent each night.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
+from pyml.detectors import pooling
 from pyml.detectors.base import (
     CRITICAL,
     DETECTORS,
@@ -75,6 +76,8 @@ class Model(Known):
     allowed : tuple of float or None, length m
         Seconds for which a metric may be missing; None where it is not looked at.
     """
+
+    EACH = (*Known.EACH, "away", "allowed")
 
     quiet: float
     silence: float
@@ -206,6 +209,29 @@ class Presence(Finder[Model]):
                     found.append(self._missing(model, j, times, began, span, parted))
         return found
 
+    def pooled(self, models: Sequence[Model]) -> Model | None:
+        """What most devices never do for so long is silence; see `Finder.pooled`."""
+        shared = pooling.Shared.by(models)
+        if not shared.of:
+            return None
+        return Model(
+            **shared.known(),
+            quiet=pooling.most(model.quiet for model in models),
+            silence=pooling.most(model.silence for model in models),
+            away=tuple(map(pooling.most, shared.each("away"))),
+            allowed=tuple(map(pooling.greatest, shared.each("allowed"))),
+        )
+
+    def unlike(self, model: Model, signals: Signals, until: float, pulse: Pulse) -> set[str]:
+        """Also what the device reports too seldom to be missed."""
+        there = np.isfinite(signals.values[~signals.held]).mean(axis=0)
+        seldom = {
+            name
+            for name, share in zip(signals.names, there, strict=True)
+            if share < self.parameters.reported
+        }
+        return seldom | super().unlike(model, signals, until, pulse)
+
     def _silent(self, model: Model, times: Floats, since: float, until: float) -> list[Finding]:
         """Spans without a reading, each from a reading of increasing `times` (n,) on.
 
@@ -271,8 +297,9 @@ class Presence(Finder[Model]):
         """What is gone, and for how long."""
         lasted, evidence = lasting(found.last_at - found.started_at), found.evidence
         if found.kind == "silent":
+            who = "other devices never pause" if pooling.is_fleets(evidence) else "it never pauses"
             return (
-                f"the device has sent no reading for {lasted}; it never pauses for more than"
+                f"the device has sent no reading for {lasted}; {who} for more than"
                 f" {lasting(evidence['longest'])}"
             )
         return (

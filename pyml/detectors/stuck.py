@@ -5,7 +5,7 @@ is not. How long a signal stands still at most is learned from the training; one
 stands still for hours (coarse, slow, sent on change) is not looked at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
+from pyml.detectors import pooling
 from pyml.detectors.base import (
     DETECTORS,
     KNOWN,
@@ -74,6 +75,8 @@ class Model(Known):
         The extremes of the training: a signal that stands there is at the end of its range, but
         for one that is never 0 and stands there.
     """
+
+    EACH = (*Known.EACH, "longest", "allowed", "low", "high")
 
     longest: tuple[float, ...]
     allowed: tuple[float | None, ...]
@@ -186,7 +189,7 @@ class Stuck(Finder[Model]):
     def lookback(self, model: Model) -> float:
         """As long as the longest span from which on standing still is a finding."""
         # Readings of one stretch are no further apart than a pause: one of them lies before it.
-        longest = max(after for after in model.allowed if after)
+        longest = max((after for after in model.allowed if after), default=0.0)
         return longest + self.habits.longest_pause(model.interval)
 
     def find(
@@ -221,6 +224,28 @@ class Stuck(Finder[Model]):
                 ]
                 found.append(self._finding(model, j, signals, int(began[j][span[0]]), span, moved))
         return found
+
+    def pooled(self, models: Sequence[Model]) -> Model | None:
+        """What stands still on most devices for so long stands still; see `Finder.pooled`."""
+        shared = pooling.Shared.by(models)
+        allowed = tuple(map(pooling.greatest, shared.each("allowed")))
+        if not any(allowed):
+            return None
+        return Model(
+            **shared.known(),
+            longest=tuple(map(pooling.most, shared.each("longest"))),
+            allowed=allowed,
+            low=tuple(map(pooling.least, shared.each("low"))),
+            high=tuple(map(pooling.most, shared.each("high"))),
+        )
+
+    def unlike(self, model: Model, signals: Signals, until: float, pulse: Pulse) -> set[str]:
+        """Also what has stood still from the first reading on: it may do so for days."""
+        moved = (np.diff(signals.values, axis=0) != 0) & ~np.isnan(signals.values[1:])
+        still = {
+            name for name, any_ in zip(signals.names, moved.any(axis=0), strict=True) if not any_
+        }
+        return still | super().unlike(model, signals, until, pulse)
 
     def _counts(
         self, model: Model, j: int, signals: Signals, rows: NDArray[np.intp]
@@ -275,9 +300,10 @@ class Stuck(Finder[Model]):
     def words(self, model: Model, found: Finding, unit: str | None) -> str:
         """What stands still, at which value, and for how long."""
         value = of(f"{found.evidence['value']:,.6g}", unit)
+        whose = "on other devices " * pooling.is_fleets(found.evidence)
         return (
             f"{found.metric} has stood at {value} for {lasting(found.last_at - found.started_at)};"
-            f" it never stands still for more than {lasting(found.evidence['longest'])}"
+            f" {whose}it never stands still for more than {lasting(found.evidence['longest'])}"
         )
 
     def of_json(self, meta: dict[str, Any]) -> Model | None:

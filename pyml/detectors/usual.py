@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
-from pyml.detectors import baseline
+from pyml.detectors import baseline, pooling
 from pyml.detectors.baseline import SLOTS_OF_DAY, SLOTS_OF_WEEK, Baseline, Learned
 from pyml.detectors.moved import Move
 from pyml.detectors.rarity import Excursions
@@ -93,6 +93,12 @@ class Parameters:
     )
     critical: float = parameter(2.5, "limits beyond which a finding is critical", "judgement")
     lookback: float = parameter(172_800.0, "seconds back to where a move began", "two days")
+    outside: float = parameter(
+        1.0,
+        "widths of where a fleet's devices ever are by which one without a model has to lie "
+        "outside",
+        "judgement: what only a fault does",
+    )
     every: float = parameter(
         3_600.0,
         "seconds after which windows longer than half of `brief` are looked at again",
@@ -217,6 +223,34 @@ def learn(
     without = [limits_of(np.delete(daily, d, axis=1), days - 1)[1] for d in range(days)]
     pulse()
     return usual, _held_out(learned, means, np.stack(without, axis=1), most, interval, p)
+
+
+def together(several: Sequence[Usual], windows: int, p: Parameters) -> Usual | None:
+    """What is usual of a metric on several devices: anywhere where they ever are; None: nothing.
+
+    Of each, its hours and how far it may go from them. In the shortest window a burst may still be
+    how a device is.
+    """
+    still = float(np.median([max(one.ranges) for one in several])) == 0
+    if still or len({one.baseline.grows for one in several}) > 1:  # there is no scale
+        return None
+    lows, highs = zip(*map(_ends, several), strict=True)
+    ends = pooling.span(lows, highs)
+    if ends is None:
+        return None
+    low, high = ends
+    half = max((high - low) / 2, p.least)
+    limit = half * (1 + 2 * p.outside)
+    middle = Baseline(several[0].baseline.grows, ((low + high) / 2,), (), 0.0, 0.0)
+    limits = (0.0, *(limit,) * (windows - 1))
+    return Usual(middle, (half,) * windows, limits, p.most * limit, False)
+
+
+def _ends(usual: Usual) -> tuple[float, float]:
+    """Where a metric is at the least and at the most."""
+    base, far = usual.baseline, max(usual.limits)
+    week = base.week or (0.0,)
+    return min(base.day) + min(week) - far, max(base.day) + max(week) + far
 
 
 def _ranges(daily: Floats, part: float, p: Parameters) -> Floats:

@@ -40,6 +40,7 @@ class Functions:
     draw: Callable[..., str]
     scan: Callable[..., str]
     train: Callable[..., str]
+    pool: Callable[..., str]
     propose: Callable[..., str]
     kinds: Callable[..., Iterable[tuple[Any, ...]]]
     environment: Callable[..., str]
@@ -72,7 +73,7 @@ def enter(version: str, site: str) -> Functions:
                 "Reconnect, and call pyml before other functions in PL/Python.",
             )
         np.ones((LARGE, LARGE)) @ np.ones((LARGE, LARGE))
-        from pyml.server import api, outlooks, proposals, scan, values
+        from pyml.server import api, learning, outlooks, proposals, scan, values
     except MemoryError:
         raise
     except Exception as error:  # whatever a library that is not whole may raise
@@ -97,6 +98,7 @@ def enter(version: str, site: str) -> Functions:
         api.draw,
         scan.scan,
         api.train,
+        learning.pool,
         proposals.proposal,
         api.kinds,
         api.environment,
@@ -128,6 +130,7 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
         draw=document,
         scan=document,
         train=document,
+        pool=document,
         propose=document,
         kinds=rows(3),
         environment=document,

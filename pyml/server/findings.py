@@ -11,11 +11,12 @@ import numpy as np
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Finding, Signals
 from pyml.detectors.joining import joined
+from pyml.detectors.pooling import FLEETS
 from pyml.detectors.runs import Run, runs
 from pyml.errors import PymlError
 from pyml.forms import parsed
 from pyml.incidents.rules import Rule, overruled
-from pyml.server import backend, fields, store
+from pyml.server import backend, fields, learning, store
 from pyml.server.rarity import Rarity
 from pyml.server.scoring import PIECE
 from pyml.server.store import Current
@@ -55,6 +56,11 @@ class Findings:
         """The longest of the models, in seconds."""
         return max((current.knows.interval for _, current in self.finders), default=0.0)
 
+    @property
+    def are_fleets(self) -> bool:
+        """Whether all of these stand in for the device's own."""
+        return bool(self.finders) and all(current.model_id is None for _, current in self.finders)
+
     def paths(self) -> dict[str, None]:
         """What they read, in order."""
         found: dict[str, None] = {}
@@ -81,14 +87,19 @@ class Findings:
         What fails here is said by the next scan that has something to look at.
         """
         known_as = history.id(self.device)
+        own: list[tuple[Finder[Any], Current]] = []
         for row in parsed(state["models"]):
             finder = DETECTORS.get(row["kind"])
             if isinstance(finder, Finder):
                 with suppress(PymlError):
                     of_device = known_as, "", state["metrics"], float(state["now"])
-                    current = store.of_row(finder, row, *of_device)
-                    if finder.silent_from(current.knows, last) <= until:
-                        self.finders.append((finder, current))
+                    own.append((finder, store.of_row(finder, row, *of_device)))
+        known = learning.finders_for(self.device, state, history, until, own)
+        self.finders += [
+            (finder, current)
+            for finder, current in known or ()
+            if finder.silent_from(current.knows, last) <= until
+        ]
         self.look(history, last, until)
 
     def look(self, history: History, since: float, until: float) -> bool:
@@ -138,6 +149,8 @@ class Findings:
             found = finder.find(ruled, signals, since, until, backend.pulse)
         if not found:
             return
+        if current.model_id is None:
+            found = [replace(one, evidence={**one.evidence, **FLEETS}) for one in found]
         gap = self._gap(knows.interval)
         first = min(one.started_at for one in found) - gap
         before = backend.execute(queries.FINDINGS, self.device, finder.kind, first)

@@ -53,8 +53,8 @@ class Rarity:
     devices: int
 
     @classmethod
-    def of(cls, kind: str, model_id: int) -> "Rarity":
-        """Those of a detector's kind and of its current model."""
+    def of(cls, kind: str, model_id: int | None) -> "Rarity":
+        """Those of a detector's kind and of its current model; of the fleet alone without one."""
         row = backend.execute(queries.RARITY, kind, model_id)[0]
         said = parsed(row["own"] or "{}")
         own = Curve.of(said["ordinary_hours"], said["peaks"]) if _HAS_PEAKS(said) else None

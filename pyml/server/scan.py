@@ -14,7 +14,7 @@ from pyml.detectors.runs import Run
 from pyml.errors import PymlError, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.incidents.base import Clock
-from pyml.server import backend, capacity, incidents, outside, store
+from pyml.server import backend, capacity, incidents, learning, outside, store
 from pyml.server.findings import Findings
 from pyml.server.late import Late
 from pyml.server.outside import Judged
@@ -76,15 +76,14 @@ class Scan:
         metrics, now = state["metrics"], float(state["now"])
         known_as = self.history.id(self.device)
         rows = json.loads(state["models"])
-        if not any(isinstance(DETECTORS.get(row["kind"]), Judge) for row in rows):
-            self.failures.append(store.missing(DETECTORS["forest"], known_as, ""))
+        own: list[tuple[Finder[Any], Current]] = []
         for row in rows:
             try:
                 if row["kind"] in DETECTORS:
                     owner: Any = DETECTORS[row["kind"]]
                     current = store.of_row(owner, row, known_as, "", metrics, now)
-                    here: Any = self.findings.finders
-                    (here if isinstance(owner, Finder) else self.detectors).append((owner, current))
+                    here: Any = own if isinstance(owner, Finder) else self.detectors
+                    here.append((owner, current))
                 elif row["kind"] in FORECASTERS:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
@@ -93,6 +92,10 @@ class Scan:
                     raise store.unknown(row["kind"], row["model_id"], known_as)
             except PymlError as error:
                 self.failures.append(error)
+        found = learning.finders_for(self.device, state, self.history, self.until, own)
+        if found is None:
+            self.failures.insert(0, store.missing(DETECTORS["forest"], known_as, ""))
+        self.findings.finders += found or []
 
     def fetch(self) -> None:
         """Read the rows once that all models look into."""
@@ -123,7 +126,7 @@ class Scan:
 
     def detect(self) -> tuple[bool, int]:
         """Log what the detectors flag; whether none failed, and how many readings were scored."""
-        spoke, readings = bool(self.detectors), 0
+        spoke, readings = bool(self.detectors) or self.findings.are_fleets, 0
         for detector, current in self.detectors:
             try:
                 readings = max(readings, self._detector(detector, current))

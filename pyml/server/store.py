@@ -27,11 +27,14 @@ CACHE_BYTES = 10 << 20
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The current model of a device, kind and field, when it was looked up."""
+    """The current model of a device, kind and field, when it was looked up.
+
+    One of the fleet, which stands in for a device's own, has no `model_id`.
+    """
 
     device_id: str
     now: float
-    model_id: int
+    model_id: int | None
     trained_at: float
     readings_used: int
     figures: str
@@ -72,10 +75,10 @@ class Current:
         return figures
 
 
-_cache: OrderedDict[tuple[int, str, str], blob.Model[Any]] = OrderedDict()
+_cache: OrderedDict[tuple[int | None, str, str], blob.Model[Any]] = OrderedDict()
 
 
-def ready(owner: Owner[Any], model_id: int, sha256: str) -> blob.Model[Any]:
+def ready(owner: Owner[Any], model_id: int | None, sha256: str) -> blob.Model[Any]:
     """A stored model, ready; kept for the session, the least used leaving first.
 
     Rows never change, so that what is kept cannot be stale.
@@ -191,6 +194,30 @@ def of_row(
         model,
         hint,
     )
+
+
+def of_fleet(owner: Owner[Any], row: Mapping[str, Any], device: str, state: Any) -> Current:
+    """The fleet's model that a row describes, for a device that has no model of its own.
+
+    Parameters
+    ----------
+    owner : Owner
+    row : mapping
+        Of `queries.FLEET_MODELS`.
+    device : str
+        Its id in the history.
+    state : mapping
+        A row of `queries.SCAN_STATE`.
+
+    Raises
+    ------
+    ModelNotFound
+    UnreadableModel
+    """
+    model = ready(owner, None, row["sha256"])
+    in_force.check(owner, model, "", state["metrics"])
+    hint = owner.training_call(device)
+    return Current(device, float(state["now"]), None, float(row["made_at"]), 0, "{}", model, hint)
 
 
 def missing(owner: Owner[Any], device: str, field: str) -> ModelNotFound:

@@ -242,16 +242,20 @@ class History:
         A window that is no longer than that is one part.
         """
         while until - since > longest:
-            query = queries.next_row(self.parts)
-            found = self.execute(query, *self._key(device, since, until))
-            if not found:
+            first = self.first(device, since, until)
+            if first is None:
                 return
             # A little before it, since a window begins after its first moment.
-            since = max(since, float(found[0]["t"]) - 1)
+            since = max(since, first - 1)
             yield since, min(since + longest, until)
             since += longest
         if since < until:
             yield since, until
+
+    def first(self, device: str, since: float, until: float) -> float | None:
+        """Time of a device's first row in a window."""
+        found = self.execute(queries.next_row(self.parts), *self._key(device, since, until))
+        return float(found[0]["t"]) if found else None
 
     def arrivals(self, device: str, since: float, until: float) -> Floats:
         """Times (n,) of one device's rows in a window, in no order."""

@@ -35,6 +35,23 @@ END
 $$;
 COMMENT ON FUNCTION _ml_put_finders(bigint, text[], jsonb[], jsonb[], float8[], bytea[]) IS 'Adds the finders that were trained with a forest, which is in force, and puts them in force in place of those of earlier trainings.';
 
+CREATE OR REPLACE FUNCTION _ml_put_fleet_models(kinds text[], devices int[], blobs bytea[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    @PYML_AT_HOME@
+    PERFORM _ml_well_formed(cardinality(kinds) <= 100 AND cardinality(kinds) = ALL (ARRAY[cardinality(devices), cardinality(blobs)])
+        AND NOT EXISTS (SELECT FROM unnest(kinds, devices, blobs) AS f (kind, devices, blob)
+            WHERE (f.kind ~ '^[a-z][a-z0-9_]{0,30}$' AND f.devices > 0 AND octet_length(f.blob) BETWEEN 1 AND 8388608) IS NOT TRUE), 'fleet model');
+    DELETE FROM ml_fleet_model m WHERE m.field = '' AND m.kind <> ALL (kinds);
+    INSERT INTO ml_fleet_model AS m (kind, devices, sha256, blob)
+    SELECT f.kind, f.devices, encode(sha256(f.blob), 'hex'), f.blob FROM unnest(kinds, devices, blobs) AS f (kind, devices, blob)
+    ON CONFLICT (kind, field) DO UPDATE SET made_at = EXCLUDED.made_at, devices = EXCLUDED.devices, sha256 = EXCLUDED.sha256, blob = EXCLUDED.blob;
+END
+$$;
+COMMENT ON FUNCTION _ml_put_fleet_models(text[], int[], bytea[]) IS 'Replaces what stands in for the finders of devices that have none of their own.';
+
 CREATE OR REPLACE FUNCTION _ml_put_findings(device uuid, detector text, brief boolean, at float8, gap float8, kinds text[], metrics text[], first_at float8[], last_at float8[], severities text[], scores float8[], rarities float8[], evidence text[], sentences text[], model_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, @extschema@, pg_temp

@@ -18,6 +18,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_train(uuid, text, text) IS 'Trains one model of any kind, with the arguments that a person gave to the current one.';
 
+CREATE OR REPLACE FUNCTION _ml_pool_models() RETURNS jsonb
+LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    @PYML_LOAD@
+    return GD['pyml @PYML_VERSION@'].pool()
+$$;
+COMMENT ON FUNCTION _ml_pool_models() IS 'Writes ml_fleet_model anew, of the finders in force of up to 200 devices.';
+
 CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- as in _ml_pool_peaks
@@ -237,6 +246,9 @@ BEGIN
     @PYML_AT_HOME@
     IF job.done > 0 THEN
         PERFORM _ml_pool_peaks();
+        IF NOT row_security_active('ml_model') THEN -- who sees some devices alone makes nothing of the fleet
+            PERFORM _ml_answer(_ml_pool_models());
+        END IF;
     END IF;
     PERFORM _ml_note_job(job, true);
     COMMIT;

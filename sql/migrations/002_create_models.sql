@@ -55,6 +55,24 @@ CREATE UNIQUE INDEX ml_model_current ON ml_model (device_uuid, kind, field) WHER
 CREATE INDEX ml_model_with ON ml_model (trained_with) WHERE trained_with IS NOT NULL;
 CREATE INDEX ml_model_history ON ml_model (device_uuid, kind, field, model_id DESC);
 
+-- A table of its own: these belong to no device.
+CREATE TABLE ml_fleet_model (
+    kind    text NOT NULL,
+    field   text NOT NULL DEFAULT '',
+    made_at timestamptz NOT NULL DEFAULT now(),
+    devices integer NOT NULL,
+    sha256  text NOT NULL,
+    blob    bytea NOT NULL,
+    PRIMARY KEY (kind, field)
+);
+COMMENT ON TABLE ml_fleet_model IS 'What stands in for the models of a device that has none of its own yet, one row a kind. ml_retrain makes it of the models in force. It holds what is ordinary on most devices, and nothing of a single one.';
+COMMENT ON COLUMN ml_fleet_model.kind IS 'As in ml_model.kind.';
+COMMENT ON COLUMN ml_fleet_model.field IS 'The forecast field; empty for a finder.';
+COMMENT ON COLUMN ml_fleet_model.made_at IS 'When it was made.';
+COMMENT ON COLUMN ml_fleet_model.devices IS 'Devices of whose models it was made.';
+COMMENT ON COLUMN ml_fleet_model.sha256 IS 'Checksum of blob, in hexadecimal.';
+COMMENT ON COLUMN ml_fleet_model.blob IS 'The model, as in ml_model.blob.';
+
 CREATE TABLE ml_run (
     run_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     device_uuid uuid NOT NULL,
@@ -89,5 +107,6 @@ CREATE INDEX ml_run_failed ON ml_run (started_at DESC) WHERE outcome = 'failed';
 
 SELECT pg_catalog.pg_extension_config_dump('ml_model', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_model_model_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ml_fleet_model', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_run', '');
 SELECT pg_catalog.pg_extension_config_dump('ml_run_run_id_seq', '');

@@ -106,9 +106,9 @@ COMMENT ON COLUMN ml_finding.incident_id IS 'The incident that it belongs to; NU
 COMMENT ON COLUMN ml_finding.rule_id IS 'The rule (ml_rule) that keeps it from being told; NULL where none does, or where it is not rare enough to be told.';
 COMMENT ON COLUMN ml_finding.quiet_id IS 'The quiet window (ml_quiet) that keeps it from being told; likewise.';
 COMMENT ON COLUMN ml_finding.rarity IS 'Hours between two such findings on ordinary days; NULL where not known. By this device or by all together, whichever is less.';
-COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds.';
+COMMENT ON COLUMN ml_finding.evidence IS 'The numbers that make the case, as last seen. Spans of time are in seconds. scope is fleet where a model of ml_fleet_model found it.';
 COMMENT ON COLUMN ml_finding.sentence IS 'The same in words, as last seen.';
-COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen; NULL where none was needed (capacity).';
+COMMENT ON COLUMN ml_finding.model_id IS 'The model that found it, as last seen; NULL where none was needed (capacity), or one of ml_fleet_model stood in.';
 COMMENT ON COLUMN ml_finding.found_at IS 'As of which time a scan first found it.';
 COMMENT ON COLUMN ml_finding.updated_at IS 'As of which time a scan last changed it.';
 

@@ -16,7 +16,7 @@ WRITING = {
     *("_ml_rollback", "_ml_forget", "_ml_put_model", "_ml_put_run", "_ml_prune", "_ml_retain"),
     *("_ml_put_findings", "_ml_put_finders", "_ml_put_kept", "_ml_put_capacity"),
     *("_ml_put_anomalies", "_ml_put_incidents", "_ml_say", "_ml_put_forecast", "_ml_put_scan"),
-    *("_ml_put_devices", "_ml_put_signals", "_ml_pool_peaks"),
+    *("_ml_put_devices", "_ml_put_signals", "_ml_pool_peaks", "_ml_put_fleet_models"),
     *("_ml_note_scan", "_ml_begin_job", "_ml_note_job", "_ml_lock", "_ml_try_lock"),
     *("_ml_put_retired", "_ml_put_unretired"),
     *("_ml_put_targets", "_ml_claim_delivery", "_ml_confirm", "_ml_postpone", "_ml_watch_scans"),

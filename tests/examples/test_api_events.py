@@ -214,7 +214,7 @@ def test_prometheus_is_told_what_the_views_say(api, fleet):
             " FROM ml_incidents WHERE state <> 'resolved' GROUP BY 1, 2, 3) AS i"
         )
     assert status == 200
-    for word in ("critical", "failing", "warning", "silent", "untrained", "ok"):
+    for word in ("critical", "failing", "warning", "silent", "learning", "untrained", "ok"):
         assert told[f'pyml_devices{{status="{word}"}}'] == health[word]
     unresolved = {k: v for k, v in told.items() if k.startswith("pyml_unresolved_incidents")}
     assert unresolved == {f"pyml_unresolved_incidents{key}": n for key, n in counts.items()}

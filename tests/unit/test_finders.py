@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyml.detectors.base import CRITICAL, WARNING, Signals
+from pyml.detectors.pooling import FLEETS
 from pyml.detectors.rarity import MOST_PEAKS
 from pyml.following import Following, finders
 from pyml.models import blob
@@ -336,6 +337,118 @@ def test_junk_is_found_or_is_too_little(one, trained, later):
         assert found.score > 0
         assert found.started_at <= found.last_at
         assert found.sentence or one.words(model, found, None)
+
+
+def jump_far(values):
+    values[1200:2800, 2] = 65535.0
+
+
+GROSS = {
+    "stuck": (hang,),
+    "presence": (vanish, fall_silent),
+    "level": (jump_far,),
+    "junk": (answer_junk,),
+}
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Models of a fleet of five, by kind."""
+    return {one.kind: [ready(one, telemetry(seed=s)) for s in range(20, 25)] for one in ALL}
+
+
+def test_what_stands_in_is_a_model_as_any_other(finder, several):
+    models = several[finder.kind]
+    model = finder.pooled(models)
+    data = blob.pack(finder, {}, model)
+    assert blob.load(finder, data).knows == model
+    assert blob.pack(finder, {}, finder.pooled(models[::-1])) == data
+    assert finder.pooled(models[:2]) is None
+    assert finder.pooled([]) is None
+    less = [one.of_metrics({"cpu"} if place > 1 else NAMES) for place, one in enumerate(models)]
+    assert finder.pooled(less) == replace(model.of_metrics({"cpu"}), interval=MINUTE)
+
+
+def test_what_stands_in_tells_of_what_is_gross_alone(finder, several):
+    """Nor does a device whose training was a fault make it deaf."""
+    faults = GROSS.get(finder.kind, ())
+    poisoned = [ready(finder, changed(telemetry(seed=25), fault)) for fault in faults]
+    for models in (several[finder.kind], *([*several[finder.kind] * 2, one] for one in poisoned)):
+        model = finder.pooled(models)
+        for seed in range(3, 6):
+            assert found_by(finder, model, telemetry(seed=seed)) == []
+        for fault in faults:
+            found = found_by(finder, model, changed(telemetry(seed=5), fault))
+            assert found, fault
+            words = [
+                finder.words(model, replace(one, evidence=one.evidence | FLEETS), None)
+                for one in found
+            ]
+            assert not any(
+                "at this hour" in each or "it never" in each
+                for each in words
+                if "other devices" not in each
+            )
+
+
+def test_a_device_of_another_scale_or_habit_is_not_compared(finder, several):
+    model = finder.pooled(several[finder.kind])
+
+    def first(change):
+        seen = changed(telemetry(seed=5, n=60), change).of_metrics(model.names)
+        return finder.unlike(model, seen, float(seen.times[-1]), nothing)
+
+    def another(values):
+        values[:, 2] += 500
+
+    def still(values):
+        values[:, 0] = 41.0
+
+    def junk_only(values):
+        values[:, 1] = -999.0
+
+    assert first(lambda values: None) == set()
+    odd = {
+        "level": (another, {"received"}),
+        "stuck": (still, {"cpu"}),
+        "presence": (junk_only, {"memory"}),
+        "junk": (junk_only, {"memory"}),
+    }
+    change, names = odd.get(finder.kind, (lambda values: None, set()))
+    assert first(change) == names
+
+
+def test_devices_that_differ_much_make_it_speak_of_none_of_them(finder):
+    scales = (1.0, 1.5, 30.0, 1e4)
+    fleet = [replace(one, values=one.values * scale) for scale in scales for one in [telemetry(7)]]
+    model = finder.pooled([ready(finder, one) for one in fleet])
+    if finder.kind == "level":  # no three are where others are
+        assert model is None
+        return
+    for one in fleet:
+        first = replace(
+            one, **{k: getattr(one, k)[:60] for k in ("times", "values", "held", "unfit")}
+        )
+        unlike = finder.unlike(model, first, float(first.times[-1]), nothing)
+        found = found_by(finder, model, one)
+        assert {each.metric for each in found} <= unlike
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(of=st.lists(junk(2, (60, 400, 800), 60.0), min_size=3, max_size=4))
+def test_of_junk_comes_a_model_or_none(one, of):
+    models = []
+    for times, values in of:
+        values = values[:, np.isfinite(values).any(axis=0)]
+        signals = signals_of(times, values, NAMES[: values.shape[1]])
+        if values.size:
+            models.append(unless_too_little(lambda signals=signals: ready(one, signals)))
+    model = one.pooled([model for model in models if model])
+    if model is not None:
+        assert blob.load(one, blob.pack(one, {}, model)).knows == model
+        for found in found_by(one, model, telemetry(n=400)):
+            assert 0 < found.score < math.inf
 
 
 def test_one_that_has_too_little_to_go_by_is_left_out():

@@ -1,6 +1,6 @@
 /** Figures as Prometheus reads them. */
 
-const STATUSES = ["critical", "failing", "warning", "silent", "untrained", "ok"] as const;
+const STATUSES = ["critical", "failing", "warning", "silent", "learning", "untrained", "ok"] as const;
 
 /** What the statement gives: a row of ml_fleet_health, and what it lacks. */
 export type Measured = Record<(typeof STATUSES)[number], number> & {

@@ -21,7 +21,7 @@ TABLES = (
     *("ml_setting", "ml_metric", "ml_model", "ml_run", "ml_anomaly", "ml_forecast_point"),
     *("ml_scan_state", "ml_job", "ml_device_forecast", "ml_arrival", "ml_finding"),
     *("ml_incident", "ml_event", "ml_target", "ml_delivery", "ml_rule", "ml_quiet"),
-    "ml_capacity_state",
+    *("ml_capacity_state", "ml_fleet_model"),
 )
 
 
@@ -67,6 +67,7 @@ def primary(server):
             [device],
         )
         db.execute("CALL ml_scan()")
+        db.execute("INSERT INTO ml_fleet_model VALUES ('stuck', '', now(), 3, 'x', 'x')")
         db.execute("INSERT INTO ml_target (target, severity) VALUES ('ops', 'warning')")
         db.execute("SELECT _ml_put_event(NULL, NULL, 'stalled', now(), false)")
         db.execute(f"CREATE ROLE {ROLE} LOGIN")

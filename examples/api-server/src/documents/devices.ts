@@ -5,7 +5,7 @@ import { Incident, MayAct } from "./incidents.js";
 import { Prediction } from "./models.js";
 import { Cursor, Id, Name, nullable, object, Reason, Severity, Time, Uuid } from "./shared.js";
 
-export const Status = Type.Enum(["critical", "failing", "warning", "silent", "untrained", "ok"], {
+export const Status = Type.Enum(["critical", "failing", "warning", "silent", "learning", "untrained", "ok"], {
   description: "In a word, the first that holds: as ml_device_status has it.",
 });
 

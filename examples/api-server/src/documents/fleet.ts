@@ -15,6 +15,7 @@ export const FleetHealth = object({
   failing: Type.Integer(),
   warning: Type.Integer(),
   silent: Type.Integer(),
+  learning: Type.Integer(),
   untrained: Type.Integer(),
   open_incidents: Type.Integer(),
   incidents_7d: Type.Integer(),

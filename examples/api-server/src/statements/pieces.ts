@@ -57,14 +57,14 @@ WITH ${before}named AS (
 )`;
 export const ONE = "= (SELECT device FROM asked)";
 /** The statuses, the worst first. */
-export const STATUSES = "ARRAY['critical', 'failing', 'warning', 'silent', 'untrained', 'ok']";
+export const STATUSES = "ARRAY['critical', 'failing', 'warning', 'silent', 'learning', 'untrained', 'ok']";
 
 export const HEALTH = `
   SELECT jsonb_build_object(
     'totalDevices', h.devices,
     'health', jsonb_build_object('healthy', h.ok, 'degraded', h.devices - h.ok - h.critical,
       'critical', h.critical, 'healthyPercentage', coalesce(round(100.0 * h.ok / nullif(h.devices, 0)), 0)),
-    'failing', h.failing, 'warning', h.warning, 'silent', h.silent, 'untrained', h.untrained,
+    'failing', h.failing, 'warning', h.warning, 'silent', h.silent, 'learning', h.learning, 'untrained', h.untrained,
     'open_incidents', h.open_incidents, 'incidents_7d', h.incidents_7d, 'expected_7d', h.expected_7d,
     'anomalies_24h', h.anomalies_24h, 'critical_24h', h.critical_24h,
     'trainings_24h', h.trainings_24h, 'failed_trainings_24h', h.failed_trainings_24h,
