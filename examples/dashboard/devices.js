@@ -10,7 +10,7 @@ import { get } from "./server.js";
 
 /** Of devices, and of those whose lines are asked for at a time. */
 const PAGE = 50;
-const STATUSES = /** @type {const} */ (["critical", "failing", "warning", "silent", "untrained", "ok"]);
+const STATUSES = /** @type {const} */ (["critical", "failing", "warning", "silent", "learning", "untrained", "ok"]);
 /** What is of interest first, and the other way round. @type {Record<string, [name: string, first: string, then: string]>} */
 const SORTS = {
   status: ["status", "status", "-status"],
@@ -108,6 +108,7 @@ function byStatus(query, health) {
     warning: health.warning,
     silent: health.silent,
     untrained: health.untrained,
+    learning: health.learning,
     ok: health.health.healthy,
   };
   return choice("Status", [

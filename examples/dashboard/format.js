@@ -211,7 +211,7 @@ export function lines(sentence, width = 60) {
   }, []);
 }
 
-const SIGNS = { critical: "◆", warning: "▲", failing: "✕", silent: "◌", untrained: "○", ok: "●" };
+const SIGNS = { critical: "◆", warning: "▲", failing: "✕", silent: "◌", untrained: "○", learning: "◔", ok: "●" };
 
 /** What they mean, where it is pointed at. */
 const MEANS = {
@@ -220,6 +220,7 @@ const MEANS = {
   failing: "The last scan of the device failed.",
   silent: "No reading for longer than the device ever pauses.",
   untrained: "No forest in force: few kinds of trouble are found.",
+  learning: "No models of its own yet: what is ordinary on the other devices stands in.",
   ok: "Nothing is wrong that is known of.",
 };
 

@@ -148,8 +148,8 @@ async function showOver(place, get, showIn) {
 function inFigures(health) {
   if (health.totalDevices === 0) return [];
   const { critical, healthy } = health.health;
-  const { failing, warning, silent, untrained } = health;
-  const counts = Object.entries({ critical, failing, warning, silent, untrained, ok: healthy }).filter(([, count]) => count > 0);
+  const { failing, warning, silent, untrained, learning } = health;
+  const counts = Object.entries({ critical, failing, warning, silent, untrained, learning, ok: healthy }).filter(([, count]) => count > 0);
   return [
     h("a", { href: "#/devices", id: "figure-devices", title: "That have a model or were scanned, without retired ones." }, counted(health.totalDevices, "device")),
     ": ",
