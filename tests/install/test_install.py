@@ -20,7 +20,7 @@ pytestmark = pytest.mark.server
 VERSION = re.search(
     r'__version__ = "(.+)"', (Path(__file__).parents[2] / "pyml/__init__.py").read_text()
 )[1]
-EXTENSIONS = "SELECT string_agg(extname, ' ' ORDER BY 1) FROM pg_extension"
+EXTENSIONS = "SELECT string_agg(extname, ' ' ORDER BY extname) FROM pg_extension"
 INSTALLED = "SELECT extversion FROM pg_extension WHERE extname = 'pyml'"
 
 
@@ -161,7 +161,8 @@ SELECT string_agg(line, chr(10) ORDER BY line COLLATE "C") FROM (
          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
         (SELECT string_agg(pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
          FROM pg_constraint k WHERE k.conrelid = c.oid),
-        (SELECT string_agg(pg_get_indexdef(i.indexrelid), ', ' ORDER BY 1)
+        (SELECT string_agg(pg_get_indexdef(i.indexrelid), ', '
+             ORDER BY pg_get_indexdef(i.indexrelid))
          FROM pg_index i WHERE i.indrelid = c.oid),
         (SELECT string_agg(pg_get_triggerdef(t.oid), ', ' ORDER BY t.tgname)
          FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
