@@ -13,6 +13,7 @@ import argparse
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,12 @@ from pathlib import Path
 import psycopg
 from playwright.sync_api import Browser, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from installer.dashboard import api_server
+from installer.live import beside
+
 ROOT = Path(__file__).parents[1]
-SERVER = ROOT / "examples/api-server"
 VISITS = 9
 
 DEVICES = """
@@ -98,19 +103,9 @@ PAGES = {"#/": ".incident", "#/?search=oven": ".incident", "#/devices": ROWS}
 @contextmanager
 def served(dsn: str) -> Iterator[str]:
     """The address of the API server on that database."""
-    subprocess.run(["npm", "run", "build"], cwd=SERVER, check=True, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(
-        ["node", "dist/main.js"],
-        cwd=SERVER,
-        env={"PATH": "/usr/bin:/bin", "DATABASE_URL": dsn, "PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    settings = {"DATABASE_URL": dsn, "PORT": "0"}
+    with beside(api_server(), settings, stdout=subprocess.PIPE, text=True) as process:
         yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def visit(browser: Browser, address: str, shown: str) -> list[float]:

@@ -1,6 +1,6 @@
 // Capacity: which limits are reached when, the soonest first.
 
-import { address, clock, counted, fill, h, quantity, span, time } from "./format.js";
+import { address, clock, counted, fill, h, headings, isBeyond, quantity, span, time } from "./format.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Capacity} Capacity */
 /** @typedef {Capacity["capacity"][number]} Reach */
@@ -25,8 +25,8 @@ export function capacityPage() {
 
 /** @param {HTMLElement} element @param {Capacity} found */
 function show(element, { capacity, total }) {
-  const soon = capacity.filter((one) => one.earliest || isBeyond(one));
-  const reached = [...soon.filter(isBeyond), ...soon.filter((one) => !isBeyond(one))];
+  const soon = capacity.filter((one) => one.earliest || isPast(one));
+  const reached = [...soon.filter(isPast), ...soon.filter((one) => !isPast(one))];
   const far = capacity.filter((one) => !soon.includes(one) && !one.why_not);
   const unknown = capacity.filter((one) => one.why_not);
   const days = Math.max(0, ...capacity.map((one) => one.days));
@@ -53,9 +53,7 @@ function show(element, { capacity, total }) {
 }
 
 /** @param {Reach} one */
-function isBeyond({ value, limit_value, side }) {
-  return value !== null && (side === "high" ? value >= limit_value : value <= limit_value);
-}
+const isPast = (one) => isBeyond(one.value, one.limit_value, one.side);
 
 function empty() {
   return h(
@@ -95,7 +93,7 @@ function reachTable(rows, when = true) {
   const cells = (/** @type {Reach} */ one) => {
     const told = (/** @type {number | null} */ value) => quantity(value, one.unit);
     const not = h("span", { class: "muted" }, `not in ${counted(one.days, "day")}`);
-    const moments = isBeyond(one)
+    const moments = isPast(one)
       ? [h("strong", { class: "badge critical" }, "beyond it now"), "–", "–"]
       : [one.earliest, one.probably, one.latest].map((moment) => (moment ? until(moment) : not.cloneNode(true)));
     const slope = one.slope ? `${one.slope > 0 ? "+" : ""}${told(one.slope)}` : "–";
@@ -103,8 +101,8 @@ function reachTable(rows, when = true) {
   };
   return h(
     "table",
-    { class: "limits" },
-    h("thead", {}, h("tr", {}, ...columns.map(([name, said]) => h("th", { scope: "col", title: said || undefined }, name)))),
+    { class: "limits cards" },
+    headings(columns),
     h(
       "tbody",
       {},

@@ -1,7 +1,7 @@
 // One device: a metric large, all of them small, and what was wrong in words.
 
 import { breachList, showIncidents } from "./incidents.js";
-import { badge, clock, counted, fill, h, number, quantity, quoted, section, time, why, zone } from "./format.js";
+import { badge, clock, counted, fill, h, headings, isBeyond, number, quantity, quoted, section, time, why, zone } from "./format.js";
 import { multiples, quality } from "./multiples.js";
 import { draw, limitsOf } from "./plot.js";
 import { controls, link, spanOf, viewOf } from "./range.js";
@@ -216,7 +216,7 @@ function sentences(picture, signal) {
 /** When a limit is reached. @param {Outlook["capacity"][number]} one @param {number | null} now @param {(value: number | null) => string} measured */
 function reached({ limit_value, side, earliest, latest, probably, days, why_not }, now, measured) {
   const limit = `its ${side === "high" ? "upper" : "lower"} limit of ${measured(limit_value)}`;
-  if (now !== null && (side === "high" ? now >= limit_value : now <= limit_value)) return `It is beyond ${limit}.`;
+  if (isBeyond(now, limit_value, side)) return `It is beyond ${limit}.`;
   if (why_not) return `When it reaches ${limit} is not known: ${why_not}.`;
   if (!earliest) return `It does not reach ${limit} within ${counted(days, "day")}.`;
   const when = [probably ? `probably ${clock(probably)}` : "", latest ? `at the latest ${clock(latest)}` : `perhaps not within ${counted(days, "day")}`];
@@ -232,7 +232,7 @@ function forecast({ page, values }) {
     const call = `SELECT ml_train_lstm(${quoted(page.device.device_id)}, ${quoted(values.field)});`;
     return h("p", { class: "muted" }, "No forecast of this metric: ", h("code", {}, call));
   }
-  const names = ["Time", "Forecast", `${Math.round((share ?? 0) * 1000) / 10} % between`];
+  const columns = /** @type {const} */ ([["Time"], ["Forecast"], [`${Math.round((share ?? 0) * 1000) / 10} % between`]]);
   const rows = steps.map((step) =>
     h(
       "tr",
@@ -249,7 +249,7 @@ function forecast({ page, values }) {
     h(
       "table",
       { id: "forecast" },
-      h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name)))),
+      headings(columns),
       h("tbody", {}, ...rows),
     ),
   );

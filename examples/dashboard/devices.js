@@ -1,6 +1,6 @@
 // All devices: a page of them, found by name and status, in any order.
 
-import { address, badge, changed, choice, counted, fill, h, keep, quantity, searching, time } from "./format.js";
+import { address, badge, changed, choice, counted, countsOf, fill, h, headings, keep, quantity, searching, svg, time } from "./format.js";
 import { paged } from "./paging.js";
 import { get } from "./server.js";
 
@@ -27,12 +27,11 @@ export function devicesPage(query) {
   const statuses = h("div", {}, byStatus(query));
   const controls = h("div", { class: "filters" }, statuses, order(query), searching("devices", query, "name or id"));
   const body = h("tbody");
-  const names = ["Device", "Status", "Last 6 h", "Open incidents", "Last reading"];
   const table = h(
     "table",
-    { class: "devices" },
+    { class: "devices cards" },
     h("caption", { class: "unseen" }, "Devices"),
-    h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name)))),
+    headings([["Device"], ["Status"], ["Last 6 h"], ["Open incidents"], ["Last reading"]]),
     body,
   );
   /** @type {Device[]} */
@@ -102,15 +101,7 @@ function nothing() {
 /** @param {URLSearchParams} query @param {Health} [health] */
 function byStatus(query, health) {
   const chosen = query.get("status");
-  const counts = health && {
-    critical: health.health.critical,
-    failing: health.failing,
-    warning: health.warning,
-    silent: health.silent,
-    untrained: health.untrained,
-    learning: health.learning,
-    ok: health.health.healthy,
-  };
+  const counts = health && countsOf(health);
   return choice("Status", [
     { text: "any", href: changed("devices", query, { status: null }), chosen: chosen === null },
     ...STATUSES.map((one) => ({
@@ -181,13 +172,7 @@ function line({ metric, unit, last_value, points }) {
     const y = HEIGHT - 2 - ((value - low) / (high - low || 1)) * (HEIGHT - 4);
     return `${x.toFixed(1)},${y.toFixed(1)}`;
   });
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  svg.setAttribute("class", "spark");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(svg.namespaceURI, "polyline");
-  path.setAttribute("points", place.join(" "));
-  svg.append(path);
+  const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "spark", "aria-hidden": "true" };
   const title = `${metric} in the last 6 hours: between ${quantity(low, unit)} and ${quantity(high, unit)}, at last ${now}`;
-  return h("span", { class: "spark-of", title }, svg, h("span", {}, now, h("span", { class: "muted id" }, metric)));
+  return h("span", { class: "spark-of", title }, svg("svg", box, svg("polyline", { points: place.join(" ") })), h("span", {}, now, h("span", { class: "muted id" }, metric)));
 }

@@ -211,6 +211,29 @@ export function lines(sentence, width = 60) {
   }, []);
 }
 
+/** Whether a value is at its limit or past it. @param {number | null} value @param {number} limit @param {string} side */
+export function isBeyond(value, limit, side) {
+  return value !== null && (side === "high" ? value >= limit : value <= limit);
+}
+
+/** The head of a table. @param {readonly (readonly [name: string, said?: string])[]} columns */
+export function headings(columns) {
+  return h("thead", {}, h("tr", {}, ...columns.map(([name, said]) => h("th", { scope: "col", title: said || undefined }, name))));
+}
+
+/** An element of a picture. @param {string} name @param {Record<string, string | number>} attributes @param {...Element} children */
+export function svg(name, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
+  element.append(...children);
+  return element;
+}
+
+/** How many devices have each status, the worst first. @param {import("../api-server/src/documents.ts").FleetHealth} health */
+export function countsOf({ health, failing, warning, silent, learning, untrained }) {
+  return { critical: health.critical, failing, warning, silent, learning, untrained, ok: health.healthy };
+}
+
 const SIGNS = { critical: "◆", warning: "▲", failing: "✕", silent: "◌", untrained: "○", learning: "◔", ok: "●" };
 
 /** What they mean, where it is pointed at. */

@@ -1,7 +1,7 @@
 // The inbox: what is open, the newest trouble first, and what many devices have at once as one.
 
 import { noDevice } from "./devices.js";
-import { addressOf, badge, changed, choice, counted, fill, h, keep, searching, section, time } from "./format.js";
+import { addressOf, badge, changed, choice, counted, countsOf, fill, h, keep, searching, section, time } from "./format.js";
 import { actions, facts, kindOf, KINDS, showIncidents } from "./incidents.js";
 import { paged } from "./paging.js";
 
@@ -147,9 +147,7 @@ async function showOver(place, get, showIn) {
 /** How the fleet is, in a line. @param {Health} health */
 function inFigures(health) {
   if (health.totalDevices === 0) return [];
-  const { critical, healthy } = health.health;
-  const { failing, warning, silent, untrained, learning } = health;
-  const counts = Object.entries({ critical, failing, warning, silent, untrained, learning, ok: healthy }).filter(([, count]) => count > 0);
+  const counts = Object.entries(countsOf(health)).filter(([, count]) => count > 0);
   return [
     h("a", { href: "#/devices", id: "figure-devices", title: "That have a model or were scanned, without retired ones." }, counted(health.totalDevices, "device")),
     ": ",

@@ -1,13 +1,12 @@
 // All metrics of a device, small, beside each other: each a link that brings it forward.
 
-import { clock, counted, h, quantity, span } from "./format.js";
-import { at } from "./spans.js";
+import { clock, counted, h, quantity, span, svg } from "./format.js";
+import { at, isWithin } from "./spans.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Metrics["metrics"][number]} Metric */
 /** @typedef {import("../api-server/src/documents.ts").Signals["signals"][number]} Signal */
 /** @typedef {import("../api-server/src/documents.ts").Incident} Incident */
 
-const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 200;
 const HEIGHT = 48;
 /** A line is broken where nothing came for so many usual steps. */
@@ -74,14 +73,6 @@ function small({ metric, unit, points }, signal, incidents, { range, shown, link
   );
 }
 
-/** @param {string} name @param {Record<string, string | number>} attributes @param {...Element} children */
-function s(name, attributes, ...children) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
-  element.append(...children);
-  return element;
-}
-
 /** @param {Metric["points"]} points @param {[number, number]} range @param {number} low @param {number} high @param {Incident[]} incidents */
 function line(points, [from, to], low, high, incidents) {
   const x = (/** @type {string} */ moment) => (Math.min(1, Math.max(0, (at(moment) - from) / (to - from))) * WIDTH);
@@ -94,10 +85,10 @@ function line(points, [from, to], low, high, incidents) {
     return `${broken ? "M" : "L"}${one.x.toFixed(1)} ${one.y.toFixed(1)}${broken ? "h0" : ""}`;
   });
   const spans = incidents
-    .filter((one) => at(one.ended_at) >= from && at(one.started_at) <= to)
-    .map((one) => s("rect", { class: `span ${one.severity}`, x: x(one.started_at), y: 0, height: HEIGHT, width: Math.max(1.5, x(one.ended_at) - x(one.started_at)) }));
+    .filter((one) => isWithin(one, [from, to]))
+    .map((one) => svg("rect", { class: `span ${one.severity}`, x: x(one.started_at), y: 0, height: HEIGHT, width: Math.max(1.5, x(one.ended_at) - x(one.started_at)) }));
   const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" };
-  return s("svg", box, ...spans, s("path", { d: path.join("") }));
+  return svg("svg", box, ...spans, svg("path", { d: path.join("") }));
 }
 
 /** How a signal is measured, in words. @param {Signal | undefined} signal */

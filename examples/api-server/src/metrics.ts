@@ -1,6 +1,6 @@
 /** Figures as Prometheus reads them. */
 
-const STATUSES = ["critical", "failing", "warning", "silent", "learning", "untrained", "ok"] as const;
+import { STATUSES } from "./documents/devices.js";
 
 /** What the statement gives: a row of ml_fleet_health, and what it lacks. */
 export type Measured = Record<(typeof STATUSES)[number], number> & {

@@ -5,7 +5,9 @@ import { Incident, MayAct } from "./incidents.js";
 import { Prediction } from "./models.js";
 import { Cursor, Id, Name, nullable, object, Reason, Severity, Time, Uuid } from "./shared.js";
 
-export const Status = Type.Enum(["critical", "failing", "warning", "silent", "learning", "untrained", "ok"], {
+/** The worst first. */
+export const STATUSES = ["critical", "failing", "warning", "silent", "learning", "untrained", "ok"] as const;
+export const Status = Type.Enum([...STATUSES], {
   description: "In a word, the first that holds: as ml_device_status has it.",
 });
 
@@ -77,7 +79,7 @@ export const Twin = object({
   state: Type.Unknown({ description: "What the device reported last, whole." }),
 });
 
-const Points = Type.Array(object({ timestamp: Time, value: Type.Number() }), {
+export const Points = Type.Array(object({ timestamp: Time, value: Type.Number() }), {
   description: "In time order. Of each part of the span the least and the greatest value.",
 });
 

@@ -1,7 +1,7 @@
 /** Of the fleet, and of the server. */
 
 import { Type, type Static } from "typebox";
-import { Reach } from "./devices.js";
+import { Points, Reach } from "./devices.js";
 import { Id, nullable, object, Severity, Time, Uuid } from "./shared.js";
 
 export const FleetHealth = object({
@@ -49,7 +49,7 @@ export const Sparks = object({
       metric: Type.String({ description: "That its latest open trouble is about; the CPU, or else the first, where there is none." }),
       unit: nullable(Type.String()),
       last_value: nullable(Type.Number({ description: "As the last scan saw it." })),
-      points: Type.Array(object({ timestamp: Time, value: Type.Number() }), { description: "Thinned, extremes kept." }),
+      points: Points,
     }),
     { description: "Of those that have a model and have reported within the six hours." },
   ),

@@ -1,12 +1,12 @@
 /** Of devices, and of their models. */
 
 import type { Statement } from "../database.js";
-import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, reachOf, SPAN, STATUSES, type Span, unitOf } from "./pieces.js";
+import { ASKED, BREACHES, fleetOf, ID, INCIDENTS, MAY_ACT, nameOf, namesOf, ONE, reachOf, SPAN, WORST_FIRST, type Span, unitOf } from "./pieces.js";
 
 /** What devices can be sorted by, each as a text that sorts like it. */
 const SORTS = {
   name: "lower(s.name)",
-  status: `array_position(${STATUSES}, s.status)::text`,
+  status: `array_position(${WORST_FIRST}, s.status)::text`,
   last_reading: "to_char(coalesce(extract(epoch FROM s.last_reading_at), 0), 'FM0000000000000.000000')",
   open_incidents: "to_char(s.open_incidents, 'FM0000000000')",
 };

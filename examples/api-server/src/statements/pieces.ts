@@ -1,5 +1,7 @@
 /** What several statements are made of. */
 
+import { STATUSES } from "../documents/devices.js";
+
 /** The device of the id in `$1`, looked up once in a statement. */
 export const ASKED = "asked AS MATERIALIZED (SELECT ml_uuid($1) AS device)";
 /** The span of the hours in `$2`, or of the moments in `$3` and `$4`. */
@@ -57,7 +59,7 @@ WITH ${before}named AS (
 )`;
 export const ONE = "= (SELECT device FROM asked)";
 /** The statuses, the worst first. */
-export const STATUSES = "ARRAY['critical', 'failing', 'warning', 'silent', 'learning', 'untrained', 'ok']";
+export const WORST_FIRST = `ARRAY[${STATUSES.map((one) => `'${one}'`)}]`;
 
 export const HEALTH = `
   SELECT jsonb_build_object(
