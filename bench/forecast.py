@@ -259,7 +259,7 @@ def network(task: Task) -> tuple[Result, Cost, Cost]:
         def pulse() -> None:
             looks.append(time.perf_counter())
 
-        fitted = NETWORK.fit(history, SETTINGS, FREE, previous, pulse)
+        fitted = NETWORK.fit(history, SETTINGS, FREE, previous, None, pulse)
         looks.append(time.perf_counter())
         wall, cpu = looks[-1] - looks[0], time.process_time() - cpu
         return fitted, Cost(wall, cpu, float(np.diff(looks).max()))
@@ -280,7 +280,7 @@ def milliseconds(task: Task) -> float:
     """Of one warm forecast: readings to grid, replay, interval."""
     part = slice(task.begin, task.test)
     history = series.Grid(task.grid.times[part], task.grid.values[part], task.grid.interval)
-    fitted = NETWORK.fit(history, SETTINGS | {"epochs": 1}, FREE, None, lambda: None)
+    fitted = NETWORK.fit(history, SETTINGS | {"epochs": 1}, FREE, None, None, lambda: None)
     run = run_of(fitted)
     back = int(NETWORK.lookback(fitted.model) / task.grid.interval)
     times, values = (a[task.test : task.test + back] for a in (task.grid.times, task.grid.values))

@@ -100,6 +100,17 @@ def check(owner: Owner[Any], model: blob.Model[Any], field: str, rows: str | Non
         check_metrics([model.knows.metric], model.knows.totals, field, rows)
 
 
+def fleets(
+    execute: Execute, forecaster: Forecaster[Any], field: str, load: Load
+) -> tuple[int, blob.Model[Any]] | None:
+    """The fleet's model of a field, with its model_id; None where there is none to use."""
+    for row in execute(queries.FLEET_MODEL, forecaster.kind, field) if forecaster.pools else ():
+        model = usable(forecaster, row, field, load)
+        if model is not None:
+            return int(row["model_id"]), model
+    return None
+
+
 def usable(
     forecaster: Forecaster[Any],
     row: Mapping[str, Any],

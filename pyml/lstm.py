@@ -13,8 +13,9 @@ a long gap a single NaN.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,21 +24,21 @@ from pyml.background import Pulse
 from pyml.detectors.rarity import Excursions
 from pyml.detectors.rarity import figures as rarity
 from pyml.errors import NotEnoughData
-from pyml.forecasters import inference
+from pyml.forecasters import inference, pooling
 from pyml.forecasters.base import FORECASTERS, Bounds, Fitted, Forecast, Forecaster, Previous
 from pyml.forecasters.forecast import backtest, forecast, span
 from pyml.forecasters.linear import Paths, Scale, choose_ridge
 from pyml.forecasters.measured import measured
 from pyml.forecasters.network import (
     Part,
-    Weights,
+    descend,
     network_of,
     numbers_of,
     prepare,
     starved,
     weights_of,
 )
-from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
+from pyml.forecasters.recurrent import LEVEL, PARAMETERS, Model, Parameters
 from pyml.forecasters.standstill import ordinary_changes
 from pyml.forecasters.usual import Usual, astray, learn, usual_of
 from pyml.forecasters.windows import Floats, Places, Windows, ahead_of, origins
@@ -46,9 +47,6 @@ from pyml.models.wire import Graph, Numbers
 from pyml.queries import literal
 from pyml.seconds import HOUR
 from pyml.telemetry.series import Grid
-
-# Share of the values that the intervals of scans cover, as the setting has it by default.
-LEVEL = 0.99
 
 
 @FORECASTERS.register
@@ -75,6 +73,7 @@ class LSTM(Forecaster[Model]):
         "zone": ("calendar_time_zone", str),
     }
     shape = ("sequence_length", "horizon")
+    pools = True
     max_bytes = 3 << 20  # the longest window and horizon, with a week, take 2.3 MB
 
     def __init__(self, parameters: Parameters = PARAMETERS) -> None:
@@ -95,6 +94,7 @@ class LSTM(Forecaster[Model]):
         settings: Mapping[str, Any],
         bounds: Bounds,
         previous: Previous[Model] | None,
+        fleet: Previous[Model] | None,
         pulse: Pulse,
     ) -> Fitted[Model]:
         """Train on one metric's history.
@@ -116,6 +116,8 @@ class LSTM(Forecaster[Model]):
         previous : Previous or None
             The new model is compared with it. If it has not seen what is held out now, training
             starts from its weights.
+        fleet : Previous or None
+            It is measured on what is held out, too.
         pulse : callable
 
         Raises
@@ -124,7 +126,17 @@ class LSTM(Forecaster[Model]):
             Too few windows without a gap, or a constant series.
         """
         with starved():
-            return _fit(series, bounds, previous, self.parameters, pulse, **settings)
+            return _fit(series, bounds, previous, fleet, self.parameters, pulse, **settings)
+
+    def fit_fleet(
+        self, series: Sequence[Grid], settings: Mapping[str, Any], pulse: Pulse
+    ) -> Fitted[Model]:
+        """Train on one metric of many devices, each in a unit of its own."""
+        with starved():
+            fitted, distances = pooling.fit(series, self.parameters, pulse, **settings)
+        hours = sum(one.interval * len(one.heights) for one in distances) / HOUR
+        peaks = [Excursions.lasting(*one).peaks().heights.tolist() for one in distances]
+        return replace(fitted, figures=fitted.figures | rarity(hours, chain.from_iterable(peaks)))
 
     def lookback(self, model: Model) -> float:
         """Seconds before the last reading that a forecast wants to see."""
@@ -143,6 +155,21 @@ class LSTM(Forecaster[Model]):
             level=level,
             parameters=self.parameters,
         )
+
+    def forecast_any(
+        self, model: Model, run: Run, series: Grid, horizon: int | None, level: float
+    ) -> Forecast:
+        """Forecast the series in a unit of its own."""
+        unit = pooling.Unit.of(series.values, model.horizon)
+        if unit is None:
+            raise NotEnoughData(
+                "the field is constant: there is nothing to forecast from",
+                detail=f"{len(series.values)} readings were looked at.",
+                hint="Wait until it moves, or forecast another field.",
+            )
+        alike = Grid(series.times, unit.standard(series.values), series.interval)
+        said = self.forecast(replace(model, bounds=(None, None)), run, alike, horizon, level)
+        return unit.back(said, model.bounds)
 
     def of_json(self, meta: dict[str, Any]) -> Model | None:
         """What `to_json` gave and JSON kept; None where no training has written it."""
@@ -205,6 +232,7 @@ def _fit(
     series: Grid,
     bounds: Bounds,
     previous: Previous[Model] | None,
+    fleet: Previous[Model] | None,
     p: Parameters,
     pulse: Pulse,
     *,
@@ -251,7 +279,7 @@ def _fit(
     rng = np.random.default_rng(seed)
     pulse()
     part = Part.of(network, to_fit, scale, paths)
-    best, best_epoch, epoch = _descend(part, stop, start, start_error, epochs, warm, rng, p, pulse)
+    best, best_epoch, epoch = descend(part, stop, start, start_error, epochs, warm, rng, p, pulse)
 
     # The figures are of weights fitted before the held-out part began. The windows for early
     # stopping count as unseen, since they only chose penalty and epoch.
@@ -278,7 +306,7 @@ def _fit(
         "epochs": epoch,
         "best_epoch": best_epoch,
         "warm": warm,
-        **measured(model, candidate, previous, times, values, held_at, p, pulse),
+        **measured(model, candidate, previous, fleet, times, values, held_at, p, pulse),
         **_peaks(model, candidate, times, values, np.append(stop_at, held_at), level, p, pulse),
     }
 
@@ -297,50 +325,6 @@ def _fit(
     model = replace(model, seen_until=seen_until, ordinary=ordinary, astray=missed)
     numbers = numbers_of(network.weights(), scale, paths, whole, sequence_length * interval)
     return Fitted(numbers, model, figures)
-
-
-def _descend(
-    part: Part,
-    stop: Part,
-    start: Weights,
-    start_error: float,
-    epochs: int,
-    warm: bool,
-    rng: np.random.Generator,
-    p: Parameters,
-    pulse: Pulse,
-) -> tuple[Weights, int, int]:
-    """Train until the error on the stopping part no longer falls.
-
-    Returns
-    -------
-    best : list of ndarray
-        The averaged weights after the best epoch; `start` if no epoch improves on it.
-    best_epoch, epoch : int
-        Number of the best epoch, and of epochs run.
-    """
-    network = part.network
-    network.reset(start)
-    best, best_error, best_epoch, average = start, start_error, 0, start
-    rate, patience = (p.warm_rate, p.warm_patience) if warm else (p.rate, p.patience)
-    most = min(epochs, p.warm_epochs) if warm else epochs
-    waited = epoch = 0
-    while epoch < most and waited < patience:
-        epoch += 1
-        part.epoch(rate, p.batch, rng, pulse)
-        here = network.weights()
-        # The random weights of a cold start do not enter the average.
-        keep = p.averaging if warm or epoch > 1 else 0.0
-        average = [keep * a + np.float32(1 - keep) * h for a, h in zip(average, here, strict=True)]
-        network.load(average)
-        error = stop.error()
-        network.load(here)
-        waited = 0 if error < best_error * (1 - p.least_progress) else waited + 1
-        if error < best_error:
-            best, best_error, best_epoch = average, error, epoch
-        elif waited % p.halve_after == 0:
-            rate /= 2
-    return best, best_epoch, epoch
 
 
 def _continues(previous: Previous[Model], held_from: float, length: int, horizon: int) -> bool:

@@ -28,6 +28,10 @@ jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',
 coalesce(_ml_device_settings($1) ->> 'false_alarms_per_week',
          (SELECT t.value FROM ml_setting t WHERE t.name = 'false_alarms_per_week'))::float8
 
+-- part: fleets
+(n.device_uuid = _ml_whole_fleet()
+    AND (SELECT g.value::int FROM ml_setting g WHERE g.name = 'fleet_training_seconds') > 0)
+
 -- query: context()
 -- The context of a call that needs no model.
 SELECT c.* FROM @context@
@@ -54,15 +58,27 @@ SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at
 FROM @context@
 LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
 
--- query: any_model(uuid, text, text)
--- The same where no field is named: of the usual field (by its path, or by its metric's name), or
--- else of one that has a model, enabled metrics first.
-SELECT c.*, m.field, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
-       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+-- query: forecast_model(uuid, text, text)
+-- The same of a forecast; the fleet's, where the device has none of its own.
+SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now,
+       m.device_uuid <> $1 AS fleets
 FROM @context@
 LEFT JOIN LATERAL (
-    SELECT n.* FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = $2 AND n.is_current
-    ORDER BY n.field = $3 DESC,
+    SELECT n.* FROM ml_model n WHERE n.kind = $2 AND n.field = $3 AND n.is_current
+        AND (n.device_uuid = $1 OR @fleets@)
+    ORDER BY n.device_uuid <> $1 LIMIT 1) AS m ON true
+
+-- query: any_model(uuid, text, text)
+-- The same where no field is named: of the usual field (by its path, or by its metric's name), or
+-- else of one that has a model, enabled metrics first; of a field that the device has one of, if any.
+SELECT c.*, m.field, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now,
+       m.device_uuid <> $1 AS fleets
+FROM @context@
+LEFT JOIN LATERAL (
+    SELECT n.* FROM ml_model n WHERE n.kind = $2 AND n.is_current AND (n.device_uuid = $1 OR @fleets@)
+    ORDER BY n.device_uuid <> $1, n.field = $3 DESC,
         EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.path = $3
             AND k.divisor_path IS NULL AND k.scale = 1 AND k.kind = 'gauge') DESC,
         EXISTS (SELECT FROM ml_metric k WHERE k.name = n.field AND k.enabled) DESC,
@@ -98,6 +114,24 @@ SELECT f.kind, f.model_id, f.sha256 FROM (
           ORDER BY place LIMIT 200) AS d
     JOIN ml_model m ON m.device_uuid = d.device_uuid AND m.is_current AND m.trained_with IS NOT NULL) AS f
 WHERE f.bytes <= 16777216 ORDER BY f.bytes
+
+-- query: fleet_sample()
+-- Some devices of the fleet, always the same.
+SELECT d.device_uuid::text AS device FROM ml_device d
+WHERE NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = d.device_uuid AND s.retired_at IS NOT NULL)
+ORDER BY md5(d.device_uuid::text) COLLATE "C" LIMIT 200
+
+-- query: fleet_model(text, text)
+-- The forecast model of the fleet for a kind and a field, where one is in force.
+SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
+       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+FROM @context@
+JOIN ml_model m ON m.kind = $1 AND m.field = $2 AND m.is_current
+CROSS JOIN LATERAL (SELECT m.device_uuid) AS n WHERE @fleets@
+
+-- query: pool()
+-- Makes of the models in force what holds for the whole fleet.
+SELECT _ml_pool()
 
 -- query: put_fleet_models(text[], int[], bytea[])
 -- Replaces what stands in for the finders of devices that have none of their own.
@@ -176,8 +210,8 @@ SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 -- query: due()
 -- The models of the fleet that are due for training, the longest due first.
 SELECT d.device_uuid::text AS device, d.kind, d.field
-FROM _ml_due(ARRAY(SELECT _ml_fleet())) AS d
-ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"
+FROM _ml_due(ARRAY(SELECT _ml_fleet()) || _ml_whole_fleet()) AS d
+ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"
 
 -- query: given(uuid, text, text)
 -- The arguments that a person gave to the training of the model in force.
@@ -220,15 +254,21 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
        (SELECT coalesce(json_agg(json_build_object('kind', m.kind, 'field', m.field,
                    'model_id', m.model_id, 'sha256', m.sha256,
                    'trained_at', date_part('epoch', m.trained_at),
-                   'readings_used', m.readings_used, 'figures', @figures@)
+                   'readings_used', m.readings_used, 'figures', @figures@,
+                   'fleets', m.device_uuid <> $1)
                    ORDER BY m.field COLLATE "C", m.kind COLLATE "C"), '[]')::text
-        FROM ml_model m WHERE m.device_uuid = $1 AND m.is_current AND (m.field = ''
+        FROM ml_model m CROSS JOIN LATERAL (SELECT m.device_uuid) AS n
+        WHERE m.is_current AND (@fleets@ AND m.field <> ''
+            AND m.field = ANY (coalesce((SELECT o.fields FROM ml_device_forecast o WHERE o.device_uuid = $1),
+                ARRAY(SELECT jsonb_array_elements_text(f.value::jsonb) FROM ml_setting f WHERE f.name = 'forecast_fields')))
+            AND NOT EXISTS (SELECT FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = m.kind AND n.field = m.field AND n.is_current)
+          OR m.device_uuid = $1 AND (m.field = ''
             OR m.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)
                            FROM ml_setting f WHERE f.name = 'forecast_fields')
             OR m.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o
                            WHERE o.device_uuid = $1)
             OR EXISTS (SELECT FROM ml_metric k
-                       WHERE m.field IN (k.name, k.path, k.divisor_path)))) AS models
+                       WHERE m.field IN (k.name, k.path, k.divisor_path))))) AS models
 FROM @context@
 LEFT JOIN ml_scan_state s ON s.device_uuid = $1
 CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n.last_at) AS last_at

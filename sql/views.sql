@@ -10,10 +10,14 @@ SELECT m.model_id, m.device_uuid, m.kind, nullif(m.field, '') AS field, m.is_cur
        m.versions, m.seconds, octet_length(m.blob) AS bytes,
        refused.started_at AS refused_at,
        CASE refused.outcome WHEN 'kept' THEN format('held-out error %s, of the model in force %s',
-            refused.figures ->> 'candidate_mae', refused.figures ->> 'previous_mae')
+            coalesce(refused.figures ->> 'candidate_mae', refused.figures ->> 'mae'), coalesce(refused.figures ->> 'previous_mae', refused.figures ->> 'fleet_mae'))
             ELSE refused.error END AS refused_why,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = m.device_uuid), m.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = m.device_uuid), m.device_uuid::text) AS device_name
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = m.device_uuid),
+           CASE WHEN m.device_uuid = _ml_whole_fleet() THEN 'the fleet' ELSE m.device_uuid::text END) AS device_name,
+       CASE WHEN m.device_uuid = _ml_whole_fleet() THEN 'fleet' ELSE 'device' END AS scope,
+       CASE WHEN jsonb_typeof(m.figures -> 'mae') = 'number' AND jsonb_typeof(m.figures -> 'fleet_mae') = 'number'
+            THEN (m.figures ->> 'mae')::float8 / nullif((m.figures ->> 'fleet_mae')::float8, 0) END AS error_by_fleets
 FROM ml_model m
 LEFT JOIN LATERAL (
     SELECT r.started_at, r.outcome, r.error, r.figures FROM ml_run r
@@ -25,6 +29,8 @@ COMMENT ON COLUMN ml_models.model_id IS 'The model''s number.';
 COMMENT ON COLUMN ml_models.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_models.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_models.device_name IS 'The device''s name; its id where it has none.';
+COMMENT ON COLUMN ml_models.scope IS 'device, or fleet: trained on many devices, and in force for those that have no model of their own of the field.';
+COMMENT ON COLUMN ml_models.error_by_fleets IS 'Error of a device''s own forecast on what was held out of its training, divided by that of the fleet''s model there: less than 1, or it would not be in force. NULL where the fleet had none.';
 COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder that was trained with the forest: stuck, presence.';
 COMMENT ON COLUMN ml_models.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_models.is_current IS 'Whether it is the model in force.';
@@ -218,7 +224,8 @@ FROM (
     FROM ml_scan_state s WHERE s.retired_at IS NULL
     UNION ALL
     SELECT DISTINCT o.device_uuid, NULL::timestamptz, NULL::timestamptz, NULL, NULL, NULL, false, NULL::timestamptz
-    FROM ml_model o WHERE o.is_current AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
+    FROM ml_model o WHERE o.is_current AND o.device_uuid <> _ml_whole_fleet()
+      AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = o.device_uuid)
 ) AS d
 CROSS JOIN LATERAL (
     SELECT min(c.model_id) FILTER (WHERE c.kind = 'forest') AS forest_model_id,
@@ -410,7 +417,8 @@ CREATE OR REPLACE VIEW ml_runs WITH (security_invoker = true) AS
 SELECT r.run_id, r.device_uuid, r.kind, nullif(r.field, '') AS field, r.started_at, r.seconds, r.outcome,
        r.model_id, r.sqlstate, r.error, r.figures,
        coalesce((SELECT k.device_id FROM ml_device k WHERE k.device_uuid = r.device_uuid), r.device_uuid::text) AS device_id,
-       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = r.device_uuid), r.device_uuid::text) AS device_name
+       coalesce((SELECT coalesce(k.device_name, k.device_id) FROM ml_device k WHERE k.device_uuid = r.device_uuid),
+           CASE WHEN r.device_uuid = _ml_whole_fleet() THEN 'the fleet' ELSE r.device_uuid::text END) AS device_name
 FROM ml_run r
 ORDER BY r.started_at DESC;
 COMMENT ON VIEW ml_runs IS 'Training attempts, the latest first.';
@@ -422,7 +430,7 @@ COMMENT ON COLUMN ml_runs.kind IS 'forest or lstm.';
 COMMENT ON COLUMN ml_runs.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_runs.started_at IS 'When it began.';
 COMMENT ON COLUMN ml_runs.seconds IS 'How long it took.';
-COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better), failed, or absent (the device does not report this field of the setting forecast_fields).';
+COMMENT ON COLUMN ml_runs.outcome IS 'trained, kept (the model in force was better, or the fleet''s as good), failed, or absent (the device does not report this field of the setting forecast_fields).';
 COMMENT ON COLUMN ml_runs.model_id IS 'The model that came of it, or was kept.';
 COMMENT ON COLUMN ml_runs.sqlstate IS 'SQLSTATE of the error; NULL where there was none.';
 COMMENT ON COLUMN ml_runs.error IS 'The error''s message.';

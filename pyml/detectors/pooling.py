@@ -131,7 +131,7 @@ class Shared:
             "names": tuple(metric.name for metric in self.of),
             "interval": most(model.interval for model in self.models),
             "metrics": tuple(self.of),
-            "habits": tuple(_habit(habits) for habits in self.each("habits")),
+            "habits": tuple(pooled(habits) for habits in self.each("habits")),
         }
 
     def each(self, name: str) -> Iterator[list[Any]]:
@@ -140,7 +140,7 @@ class Shared:
             yield [getattr(model, name)[j] for model, j in own]
 
 
-def _habit(habits: Sequence[Habit], p: Parameters = PARAMETERS) -> Habit:
+def pooled(habits: Sequence[Habit], p: Parameters = PARAMETERS) -> Habit:
     """How a signal comes that comes to several devices in these ways."""
     ends = [habit.usual for habit in habits if habit.usual]
     usual = None

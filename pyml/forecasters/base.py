@@ -173,7 +173,8 @@ class Fitted(Generic[M]):
     figures : dict
         JSON-able: what was measured on held-out data. ``mae``, ``mase``, ``beats_naive`` and
         ``coverage`` are shown with forecasts; ``accepted`` is false where the current model does
-        better on what neither has seen, and stays. ``peaks`` and ``ordinary_hours``
+        better on what neither has seen, and stays; ``beats_fleet`` is false where the fleet's
+        does as well. ``peaks`` and ``ordinary_hours``
         (`pyml.detectors.rarity.figures`) are of distances from the forecast, in half widths of the
         interval that a scan compares with.
     """
@@ -199,9 +200,12 @@ class Forecaster(Owner[M]):
     ----------
     shape : sequence of str
         Those of `settings` that a current model has to share for a training to start from it.
+    pools : bool
+        Whether one model of its kind can be trained on many devices, and then forecasts any.
     """
 
     shape: ClassVar[Sequence[str]] = ()
+    pools: ClassVar[bool] = False
 
     def load(self, settings: Mapping[str, Any]) -> None:
         """Import the libraries that `fit` needs; it then starts at once."""
@@ -213,6 +217,7 @@ class Forecaster(Owner[M]):
         settings: Mapping[str, Any],
         bounds: Bounds,
         previous: Previous[M] | None,
+        fleet: Previous[M] | None,
         pulse: Pulse,
     ) -> Fitted[M]:
         """Train on one signal; the same input gives the same bytes.
@@ -228,12 +233,39 @@ class Forecaster(Owner[M]):
             Range of possible values, where known.
         previous : Previous or None
             The current model, where it has the same `shape`.
+        fleet : Previous or None
+            The fleet's, likewise. Where it ``pools``.
         pulse : callable
 
         Raises
         ------
         NotEnoughData
         """
+
+    def fit_fleet(
+        self, series: Sequence[Grid], settings: Mapping[str, Any], pulse: Pulse
+    ) -> Fitted[M]:
+        """Train one model on a signal of many devices; the same input gives the same bytes.
+
+        Parameters
+        ----------
+        series : sequence of Grid
+            One of each device.
+        settings : mapping
+            As for `fit`.
+        pulse : callable
+
+        Raises
+        ------
+        NotEnoughData
+        """
+        raise NotImplementedError
+
+    def forecast_any(
+        self, model: M, run: Run, series: Grid, horizon: int | None, level: float
+    ) -> Forecast:
+        """Forecast by what `fit_fleet` gave; arguments and errors are those of `forecast`."""
+        raise NotImplementedError
 
     @abstractmethod
     def lookback(self, model: M) -> float:

@@ -8,6 +8,7 @@ from pyml.background import Pulse
 from pyml.forecasters.base import Previous
 from pyml.forecasters.forecast import backtest
 from pyml.forecasters.intervals import LEVELS
+from pyml.forecasters.pooling import forecast_by
 from pyml.forecasters.recurrent import Model, Parameters
 from pyml.forecasters.windows import Floats, Places, ahead_of, origins
 from pyml.models.blob import Run
@@ -18,13 +19,14 @@ def measured(
     model: Model,
     run: Run,
     previous: Previous[Model] | None,
+    fleet: Previous[Model] | None,
     times: Floats,
     values: Floats,
     held_at: Places,
     p: Parameters,
     pulse: Pulse,
 ) -> dict[str, Any]:
-    """Errors and coverage on held-out windows; errors of naive forecasts and of `previous`."""
+    """Errors and coverage on held-out windows; errors of naive forecasts and of other models."""
     at = held_at[:: -(-len(held_at) // p.measured)]
     truth = ahead_of(values, at, model.horizon)
     pulse()
@@ -50,6 +52,7 @@ def measured(
             str(level): float(2 * half[:, q].mean()) for q, level in enumerate(LEVELS)
         },
         **_compared(previous, times, values, at, error, p),
+        **_beside_fleet(fleet, times, values, at, error, p, pulse),
     }
 
 
@@ -79,6 +82,38 @@ def _compared(
         "previous_mae": before,
         "candidate_mae": now,
         "compared_windows": int(unseen.sum()),
+    }
+
+
+def _beside_fleet(
+    fleet: Previous[Model] | None,
+    times: Floats,
+    values: Floats,
+    at: Places,
+    error: Floats,
+    p: Parameters,
+    pulse: Pulse,
+) -> dict[str, Any]:
+    """The error of the fleet's model, and whether this one's is less by more than chance.
+
+    The test of Diebold and Mariano, "Comparing Predictive Accuracy" (1995), one-sided. Forecasts
+    of the same values err alike: what is compared are means over blocks of a horizon's length.
+    """
+    if fleet is None or fleet.model.horizon != error.shape[1]:
+        return {}
+    pulse()
+    predicted = forecast_by(fleet, times, values, at, p)
+    theirs = np.abs(ahead_of(values, at, fleet.model.horizon) - predicted)
+    known = np.isfinite(theirs).all(axis=1)
+    if known.sum() < p.least_part:
+        return {}
+    block = np.unique(at[known] // fleet.model.horizon, return_inverse=True)[1]
+    less = (theirs - error)[known].mean(axis=1)
+    gains = np.bincount(block, less) / np.bincount(block)
+    chance = float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return {
+        "fleet_mae": float(theirs[known].mean()),
+        "beats_fleet": bool(gains.mean() > p.sure * chance),
     }
 
 

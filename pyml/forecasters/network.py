@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyml.background import Pulse
 from pyml.forecasters.inference import CLIP, DENSE, EXPERTS, UNITS, patch_of
 from pyml.forecasters.linear import Paths, Scale, dated, regressors
+from pyml.forecasters.recurrent import Parameters
 from pyml.forecasters.usual import Usual
 from pyml.forecasters.windows import Floats, Windows, spans
 from pyml.models.wire import Array, Numbers
@@ -274,6 +275,50 @@ class Part:
         for first in range(0, len(rows), CHUNK):
             pulse()
             self.network.train(self, rows[first : first + CHUNK], rate)
+
+
+def descend(
+    part: Part,
+    stop: Part,
+    start: Weights,
+    start_error: float,
+    epochs: int,
+    warm: bool,
+    rng: np.random.Generator,
+    p: Parameters,
+    pulse: Pulse,
+) -> tuple[Weights, int, int]:
+    """Train until the error on the stopping part no longer falls.
+
+    Returns
+    -------
+    best : list of ndarray
+        The averaged weights after the best epoch; `start` if no epoch improves on it.
+    best_epoch, epoch : int
+        Number of the best epoch, and of epochs run.
+    """
+    network = part.network
+    network.reset(start)
+    best, best_error, best_epoch, average = start, start_error, 0, start
+    rate, patience = (p.warm_rate, p.warm_patience) if warm else (p.rate, p.patience)
+    most = min(epochs, p.warm_epochs) if warm else epochs
+    waited = epoch = 0
+    while epoch < most and waited < patience:
+        epoch += 1
+        part.epoch(rate, p.batch, rng, pulse)
+        here = network.weights()
+        # The random weights of a cold start do not enter the average.
+        keep = p.averaging if warm or epoch > 1 else 0.0
+        average = [keep * a + np.float32(1 - keep) * h for a, h in zip(average, here, strict=True)]
+        network.load(average)
+        error = stop.error()
+        network.load(here)
+        waited = 0 if error < best_error * (1 - p.least_progress) else waited + 1
+        if error < best_error:
+            best, best_error, best_epoch = average, error, epoch
+        elif waited % p.halve_after == 0:
+            rate /= 2
+    return best, best_epoch, epoch
 
 
 # One for each architecture that this process met: tracing takes longer than training.

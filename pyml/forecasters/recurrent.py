@@ -136,6 +136,25 @@ class Parameters:
         "past intervals that cover a tenth less than they should widen later ones by gain / 10",
         "Angelopoulos, Candes and Tibshirani, 'Conformal PID Control', 2023; 40 series",
     )
+    sure: float = parameter(
+        1.645,
+        "standard errors by which a device's own model has to beat the fleet's",
+        "one chance in twenty that it does not",
+    )
+    pooled_held: float = parameter(
+        1 / 6, "share of a device's stretches held out for the figures of a fleet", "judgement"
+    )
+    pooled_stop: float = parameter(
+        1 / 6,
+        "share of each stretch of a device by which a fleet's model chooses the epoch",
+        "judgement; some stretches as a whole choose badly: few of them are like the others",
+    )
+    pooled_stops: int = parameter(2500, "such windows, of all devices, at most", "judgement")
+    afar: float = parameter(
+        20.0,
+        "usual changes from the median at which a level counts as far as any, in a fleet",
+        "judgement",
+    )
     day_from: float = parameter(
         2.6,
         "days of readings from which on the time of day is looked at: three, less what a training"
@@ -151,6 +170,8 @@ class Parameters:
 
 
 PARAMETERS = Parameters()
+# Share of the values that the intervals of scans cover, as the setting has it by default.
+LEVEL = 0.99
 
 
 MAX_LENGTH = 500  # as the setting has it

@@ -35,15 +35,16 @@ def _lstm() -> Forecaster[Any]:
 # ---- kinds -----------------------------------------------------------------------
 
 
-@rows(3)
+@rows(4)
 def kinds() -> Iterator[Row]:
-    """``_ml_kinds``: whether a kind detects, and the settings that its models follow.
+    """``_ml_kinds``: whether a kind detects, or pools, and the settings that its models follow.
 
     Without finders, which are trained with the forest.
     """
     for owner in (*(one for one in DETECTORS if not isinstance(one, Finder)), *FORECASTERS):
         settings = {name: setting for name, (setting, _) in owner.settings.items()}
-        yield owner.kind, owner.kind in DETECTORS, backend.to_json(settings)
+        pools = isinstance(owner, Forecaster) and owner.pools
+        yield owner.kind, owner.kind in DETECTORS, pools, backend.to_json(settings)
 
 
 @document
@@ -242,6 +243,7 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
         given=arguments.chosen(hours=hours),
         until=until,
         current=in_force.usable(_lstm(), row, field, store.ready),
+        fleet=in_force.fleets(backend.execute, _lstm(), field, store.ready),
         poll=backend.progress(f"training lstm {field}"),
     )
     kept = store.keep(history, device, _lstm().kind, field, trained, row["model_id"], started)
@@ -282,6 +284,7 @@ def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, A
             "model_id": current.model_id,
             "trained_at": iso(current.trained_at),
             "training_samples": current.readings_used,
+            "scope": "fleet" if current.of_fleet else "device",
             "sequence_length": current.knows.sequence_length,
             "forecast_horizon": current.knows.horizon,
             "level": scoring.LEVEL,

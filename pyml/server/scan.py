@@ -11,7 +11,7 @@ from typing import Any
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge
 from pyml.detectors.runs import Run
-from pyml.errors import PymlError, UnreadableModel
+from pyml.errors import NotEnoughData, PymlError, UnknownField, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.incidents.base import Clock
 from pyml.server import backend, capacity, incidents, learning, outside, store
@@ -20,7 +20,7 @@ from pyml.server.late import Late
 from pyml.server.outside import Judged
 from pyml.server.rarity import Rarity
 from pyml.server.rules import rules_of
-from pyml.server.scoring import PIECE, forecast, score
+from pyml.server.scoring import PIECE, fitted, forecast, score
 from pyml.server.signals import SignalState
 from pyml.server.store import Current
 from pyml.telemetry.day import first_hour
@@ -87,9 +87,12 @@ class Scan:
                 elif row["kind"] in FORECASTERS:
                     owner, name = FORECASTERS[row["kind"]], row["field"]
                     current = store.of_row(owner, row, known_as, name, metrics, now)
+                    current = fitted(owner, self.history, current, self.device, self.until)
                     self.forecasters.append((owner, name, current))
                 else:
                     raise store.unknown(row["kind"], row["model_id"], known_as)
+            except (NotEnoughData, UnknownField):
+                pass  # what the fleet's model forecasts of others
             except PymlError as error:
                 self.failures.append(error)
         found = learning.finders_for(self.device, state, self.history, self.until, own)
@@ -190,7 +193,8 @@ class Scan:
                 self._forecaster(forecaster, name, current, judged)
                 self.interval = max(self.interval, current.knows.interval)
             except PymlError as error:
-                self.failures.append(error)
+                if not (current.of_fleet and isinstance(error, NotEnoughData)):
+                    self.failures.append(error)
         for kind, judged in apart.items():
             if judged:
                 among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)

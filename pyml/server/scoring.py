@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from pyml.detectors.base import Detection, Judge, Reason, Signals
 from pyml.forecasters.base import Forecast, Forecaster
+from pyml.seconds import HOUR
 from pyml.server import backend, fields, store
 from pyml.server.store import Current
 from pyml.telemetry.day import first_hour
 from pyml.telemetry.history import History
 from pyml.telemetry.readings import Readings, lookback
 from pyml.telemetry.series import Grid, regular
-from pyml.telemetry.window import measured, no_numbers, signal
+from pyml.telemetry.window import measured, metrics_of, no_numbers, signal, window
 
 # Intervals, a week of minutes: a longer window is scored in pieces of as many, so that a
 # cancel is heard in time and memory does not grow with the window.
@@ -154,7 +155,33 @@ def forecast(
     if not len(grid.values):
         raise no_numbers(history, device, knows.metric, until - back, until)
     with current.in_use():
-        return forecaster.forecast(knows, current.model.run, grid, horizon, level)
+        by = forecaster.forecast_any if current.of_fleet else forecaster.forecast
+        return by(knows, current.model.run, grid, horizon, level)
+
+
+def fitted(
+    forecaster: Forecaster[Any], history: History, current: Current, device: str, until: float
+) -> Current:
+    """A forecast model as it fits a device: the fleet's learns how the device's readings come.
+
+    Raises
+    ------
+    NotEnoughData, UnknownField
+        There are too few to tell.
+    """
+    if not current.of_fleet:
+        return current
+    knows = current.knows
+    back, longest = 0.0, HOUR * int(history.settings_of(device)["training_hours"])
+    last = history.last(device, until, knows.metric.path, until - longest)
+    while back < forecaster.lookback(knows) and back < longest:
+        back = min(forecaster.lookback(knows), longest)
+        end = until if last is None else last
+        field, known = knows.metric.name, metrics_of(backend.execute)
+        metric, _, found = window(history, device, end - back, end, field, known)
+        bounds = (metric.lower, metric.upper)
+        knows = replace(knows, interval=found.interval, habit=found.habits[0], bounds=bounds)
+    return replace(current, model=replace(current.model, knows=knows))
 
 
 def forecast_of(
@@ -168,4 +195,5 @@ def forecast_of(
     """The forecast of a field (None: of one that has a model), up to a moment or now."""
     history, current = store.current(forecaster, device, field)
     moment = current.now if until is None else until
+    current = fitted(forecaster, history, current, device, moment)
     return forecast(forecaster, history, current, device, horizon, level, moment), current

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pyml import in_force, queries, training
 from pyml.errors import ModelNotFound, PymlError, UnreadableModel, unreadable
 from pyml.following import LEADS, columns
-from pyml.forecasters.base import Figures, is_figures
+from pyml.forecasters.base import Figures, Forecaster, is_figures
 from pyml.forms import parsed
 from pyml.models import blob
 from pyml.models.about import About
@@ -29,7 +29,8 @@ CACHE_BYTES = 10 << 20
 class Current:
     """The current model of a device, kind and field, when it was looked up.
 
-    One of the fleet, which stands in for a device's own, has no `model_id`.
+    A finder of the fleet, which stands in for a device's own, has no `model_id`; a forecast of the
+    fleet is marked.
     """
 
     device_id: str
@@ -40,6 +41,7 @@ class Current:
     figures: str
     model: blob.Model[Any]
     hint: str
+    of_fleet: bool = False
 
     @property
     def knows(self) -> Any:
@@ -110,13 +112,16 @@ def current(owner: Owner[Any], device: str, field: str | None = "") -> tuple[His
     ModelNotFound
     UnreadableModel
     """
-    query, wanted = queries.CURRENT_MODEL, field
-    if field is None:
-        query, wanted = queries.ANY_MODEL, fields.USUAL
+    foretells = isinstance(owner, Forecaster)
+    named = queries.FORECAST_MODEL if foretells else queries.CURRENT_MODEL
+    query, wanted = (named, field) if field is not None else (queries.ANY_MODEL, fields.USUAL)
     row = backend.execute(query, device, owner.kind, wanted)[0]
     history = backend.history_of(row)
     if field is None:
-        field = row["field"] or _trainable(history, device, float(row["now"]))
+        field = row["field"]
+        if field is None:
+            field = _trainable(history, device, float(row["now"]))
+            row = backend.execute(named, device, owner.kind, field)[0]
     try:
         known_as = history.id(device)
         return history, of_row(owner, row, known_as, field, row["metrics"], float(row["now"]))
@@ -168,7 +173,7 @@ def of_row(
         Its id in the history.
     row : mapping
         ``model_id`` (None where there is none), ``sha256``, ``trained_at``, ``readings_used`` and
-        ``figures``.
+        ``figures``; ``fleets`` where it may be the fleet's.
     metrics : str or None
         Of `queries.CONTEXT`.
     now : float
@@ -193,6 +198,7 @@ def of_row(
         row["figures"],
         model,
         hint,
+        bool(row.get("fleets")),
     )
 
 
@@ -255,10 +261,10 @@ def keep(
     """Make a training's model the current one, or record that that stays; the answer."""
     about = trained.about(time.monotonic() - started)
     if trained.data is None:
-        model_id = current
+        model_id = current if trained.instead is None else trained.instead
         backend.execute(
             queries.PUT_RUN,
-            *(device, kind, field, about["seconds"], "kept", current),
+            *(device, kind, field, about["seconds"], "kept", model_id),
             *(backend.to_json(about["figures"]), None, None),
         )
     else:
@@ -267,7 +273,7 @@ def keep(
             backend.execute(queries.PUT_FINDERS, model_id, *columns(trained.followers))
     return {
         "device_uuid": device,
-        "device_id": history.id(device),
+        "device_id": device if device == training.FLEET else history.id(device),
         "model_id": model_id,
         **trained.details,
         "held_out": {
@@ -279,7 +285,8 @@ def keep(
 
 def put(device: str, kind: str, field: str, data: bytes, about: About) -> int:
     """Add a model and make it the current one; readers see the old one or the new."""
-    backend.execute(queries.MEET, device)
+    if device != training.FLEET:
+        backend.execute(queries.MEET, device)
     stored = backend.execute(
         queries.PUT_MODEL,
         *(device, kind, field, about["window_start"], about["window_end"]),

@@ -174,6 +174,9 @@ def retrain(
             say(f"{type(error).__name__}: {error}".splitlines()[0])
         left = [model for model in left if outcomes.get(model) not in SETTLED]
         fruitless = fruitless + 1 if left == before else 0
+    if {"trained", "kept"} & {*outcomes.values()}:
+        with at_home(connection(dsn)) as execute:
+            execute(queries.POOL)
     failed = sum(outcome == "failed" for outcome in outcomes.values())
     bar = _bar(len(outcomes) - len(left), len(outcomes), failed, started)
     print(bar if outcomes else "", file=sys.stderr)  # also what was stored without a word is done

@@ -135,7 +135,8 @@ def _train(
         figures = json.dumps(trained.figures, allow_nan=False)
         execute(
             queries.PUT_RUN,
-            *(*model, about["seconds"], "kept", row["model_id"], figures, None, None),
+            *(*model, about["seconds"], "kept", trained.instead or row["model_id"]),
+            *(figures, None, None),
         )
         return "kept"
     # Letters go as they are: an escape would have to be of the database's encoding.

@@ -111,7 +111,7 @@ BEGIN
     FROM ml_run r WHERE r.outcome = 'failed' AND r.started_at > now() - interval '1 day'
       AND NOT EXISTS (SELECT FROM ml_run l WHERE l.device_uuid = r.device_uuid AND l.kind = r.kind AND l.field = r.field AND l.started_at > r.started_at);
     ok := failed = 0;
-    SELECT nullif(count(DISTINCT r.device_uuid), 0) INTO total FROM ml_run r WHERE r.outcome = 'absent' AND r.started_at > now() - interval '1 day';
+    SELECT nullif(count(DISTINCT r.device_uuid), 0) INTO total FROM ml_run r WHERE r.outcome = 'absent' AND r.started_at > now() - interval '1 day' AND r.device_uuid <> _ml_whole_fleet();
     detail := CASE WHEN ok THEN concat('none failed within a day', '; ' || total || ' devices do not report a field of forecast_fields') ELSE format('%s models could not be trained; the last: %s', failed, words) END;
     fix := CASE WHEN NOT ok THEN 'SELECT device_uuid, kind, field, error FROM @extschema@.ml_runs WHERE outcome = ''failed'' LIMIT 20;' END;
     RETURN NEXT;

@@ -42,6 +42,12 @@ END
 $$;
 COMMENT ON FUNCTION _ml_devices() IS 'The devices that the history holds: the uuid by which pyml''s tables know each, and its id there.';
 
+CREATE OR REPLACE FUNCTION _ml_whole_fleet() RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$ SELECT '00000000-0000-0000-0000-000000000000'::uuid $$;
+COMMENT ON FUNCTION _ml_whole_fleet() IS 'The device under which models stand that belong to no single one.';
+
 CREATE OR REPLACE FUNCTION _ml_fleet() RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -163,7 +169,9 @@ BEGIN
         UNION
         SELECT m.device_uuid FROM ml_model m WHERE m.is_current
         EXCEPT
-        SELECT d.device FROM _ml_devices() AS d));
+        SELECT d.device FROM _ml_devices() AS d
+        EXCEPT
+        SELECT _ml_whole_fleet()));
 END
 $$;
 COMMENT ON FUNCTION _ml_retire_absent() IS 'Retires the devices that the history no longer holds: they leave the views at once, their models wait for them to come back until ml_forget drops them.';

@@ -111,7 +111,7 @@ BEGIN
         SELECT k.task, k.what FROM ml_lock k WHERE k.device_uuid = device FOR UPDATE SKIP LOCKED) AS free
     WHERE l.task = free.task AND l.what = free.what;
     INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, retired_at)
-    VALUES (device, clock_timestamp(), 'unchanged', clock_timestamp());
+    SELECT device, clock_timestamp(), 'unchanged', clock_timestamp() WHERE device <> _ml_whole_fleet();
     RETURN jsonb_build_object('device_uuid', device, 'models', models, 'runs', runs,
         'anomalies', anomalies, 'findings', findings, 'forecast_points', points);
 END

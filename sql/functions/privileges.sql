@@ -83,7 +83,9 @@ BEGIN
     FOR relation IN SELECT t.relation FROM _ml_device_tables() AS t LOOP
         EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', relation);
         IF wanted <> '' THEN
-            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING (%s\n)', relation, wanted);
+            -- Who may see a device may see the fleet's models, which forecast it.
+            EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING ((%s\n)%s)', relation, wanted,
+                CASE WHEN relation = 'ml_model'::regclass THEN format(' OR device_uuid = %L', _ml_whole_fleet()) END);
             EXECUTE format('COMMENT ON POLICY pyml_devices ON %s IS %L', relation, wanted);
             EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
             RETURN NEXT relation::text;

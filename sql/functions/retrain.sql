@@ -1,13 +1,13 @@
 -- What is due, and retraining.
 
-CREATE OR REPLACE FUNCTION _ml_kinds() RETURNS TABLE (kind text, detects boolean, settings jsonb, error jsonb)
+CREATE OR REPLACE FUNCTION _ml_kinds() RETURNS TABLE (kind text, detects boolean, pools boolean, settings jsonb, error jsonb)
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     @PYML_LOAD@
     return GD['pyml @PYML_VERSION@'].kinds()
 $$;
-COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models that are trained by themselves: detectors that judge readings, and forecasters, each with the settings that its parameters follow. Finders are trained with the forest.';
+COMMENT ON FUNCTION _ml_kinds() IS 'The registered kinds of models that are trained by themselves: detectors that judge readings, and forecasters, each with the settings that its parameters follow, and whether the fleet can have one. Finders are trained with the forest.';
 
 CREATE OR REPLACE FUNCTION _ml_train(device uuid, kind text, field text) RETURNS jsonb
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE SECURITY INVOKER
@@ -27,6 +27,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION _ml_pool_models() IS 'Writes ml_fleet_model anew, of the finders in force of up to 200 devices.';
 
+CREATE OR REPLACE FUNCTION _ml_pool() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    PERFORM _ml_pool_peaks();
+    IF NOT row_security_active('ml_model') THEN -- who sees some devices alone makes nothing of the fleet
+        PERFORM _ml_answer(_ml_pool_models());
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _ml_pool() IS 'Makes of the models in force what holds for the whole fleet, after trainings: ml_rarity and ml_fleet_model.';
+
 CREATE OR REPLACE FUNCTION _ml_due(devices uuid[]) RETURNS TABLE (device_uuid uuid, kind text, field text, reason text, since timestamptz)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp SET jit = off -- as in _ml_pool_peaks
@@ -45,7 +58,7 @@ BEGIN
     FROM (SELECT k.name, k.enabled, jsonb_build_object('name', k.name, 'path', k.path, 'divisor_path', k.divisor_path,
               'scale', k.scale, 'kind', k.kind, 'lower', k.lower_bound, 'upper', k.upper_bound,
               'direction', k.direction, 'least_deviation', k.least_deviation) AS entry FROM ml_metric k) AS m;
-    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'settings', k.settings, 'parameters', coalesce(
+    SELECT jsonb_object_agg(k.kind, jsonb_build_object('detects', k.detects, 'pools', k.pools, 'settings', k.settings, 'parameters', coalesce(
         (SELECT jsonb_object_agg(p.key, CASE WHEN g.kind IN ('integer', 'number') THEN to_jsonb(g.value::float8) ELSE to_jsonb(g.value) END)
          FROM jsonb_each_text(k.settings) AS p JOIN ml_setting g ON g.name = p.value), '{}')))
     INTO kinds FROM _ml_kinds() AS k WHERE k.error IS NULL OR _ml_raise(k.error);
@@ -53,15 +66,25 @@ BEGIN
     RETURN QUERY
     WITH wanted AS (
         SELECT d.device, k.kind, '' AS field, true AS asked_for
-        FROM unnest(devices) AS d (device), jsonb_each(kinds) AS k (kind, known) WHERE k.known @> '{"detects": true}' AND detected IS NOT NULL
+        FROM unnest(devices) AS d (device), jsonb_each(kinds) AS k (kind, known)
+        WHERE k.known @> '{"detects": true}' AND detected IS NOT NULL AND d.device <> _ml_whole_fleet()
         UNION ALL
         SELECT d.device, k.kind, f.name, o.device_uuid IS NOT NULL
         FROM jsonb_each(kinds) AS k (kind, known) JOIN unnest(devices) AS d (device) ON NOT k.known @> '{"detects": true}'
         LEFT JOIN ml_device_forecast o ON o.device_uuid = d.device
         CROSS JOIN LATERAL unnest(coalesce(o.fields, ARRAY(SELECT jsonb_array_elements_text((s ->> 'forecast_fields')::jsonb)))) AS f (name)
+        WHERE d.device <> _ml_whole_fleet() OR k.known @> '{"pools": true}' AND (s ->> 'fleet_training_seconds')::int > 0
+            -- Of fewer devices there is nothing in common.
+            AND (SELECT count(*) FROM (SELECT FROM ml_device e LEFT JOIN ml_scan_state t ON t.device_uuid = e.device_uuid
+                 WHERE t.retired_at IS NULL LIMIT 3) AS three) = 3
+    ), pooled AS MATERIALIZED (
+        SELECT m.kind, m.field FROM ml_model m
+        WHERE m.device_uuid = _ml_whole_fleet() AND m.is_current AND (s ->> 'fleet_training_seconds')::int > 0
     ), judged AS (
         SELECT w.device, w.kind, w.field, greatest(m.trained_at, done.started_at) AS since, failed.times, failed.last, absent.last AS absent_at,
-            CASE WHEN m.model_id IS NULL THEN 'never trained'
+            w.device <> _ml_whole_fleet() AND EXISTS (SELECT FROM pooled p WHERE p.kind = w.kind AND p.field = w.field) AS stood_in,
+            CASE WHEN m.model_id IS NULL AND (done.outcome IS DISTINCT FROM 'kept' -- or the fleet's did as well
+                     OR NOT EXISTS (SELECT FROM pooled p WHERE p.kind = w.kind AND p.field = w.field)) THEN 'never trained'
                  WHEN done.outcome IS DISTINCT FROM 'kept' AND (
                     NOT m.parameters @> ((kinds -> w.kind -> 'parameters') || own.parameters
                         || CASE WHEN m.parameters -> 'given' <> '{}' THEN _ml_given(m.parameters, kinds -> w.kind -> 'settings') ELSE '{}' END)
@@ -93,16 +116,22 @@ BEGIN
             SELECT max(r.started_at) AS last FROM ml_run r
             WHERE m.model_id IS NULL AND NOT w.asked_for AND r.device_uuid = w.device AND r.kind = w.kind AND r.field = w.field
               AND r.outcome = 'absent' AND r.asked IS NOT DISTINCT FROM _ml_asked_of(digest, w.device)) AS absent ON true
-    )
-    SELECT j.device, j.kind, j.field, j.reason, j.since FROM judged j
-    WHERE j.reason IS NOT NULL
+    ), waiting AS (
+        SELECT j.*, rank() OVER (PARTITION BY j.stood_in ORDER BY j.since NULLS FIRST, j.device, j.kind COLLATE "C", j.field COLLATE "C") AS place
+        FROM judged j WHERE j.reason IS NOT NULL
       -- After a failure a quarter of an hour's wait, twice as long after each further one.
       AND (j.times = 0 OR j.last + least(interval '15 minutes' * 2 ^ least(j.times - 1, 20), greatest(longest, interval '1 day')) < clock_timestamp())
       -- A field that the device does not report is tried again after retrain_hours.
-      AND (j.absent_at IS NULL OR j.absent_at < clock_timestamp() - longest);
+      AND (j.absent_at IS NULL OR j.absent_at < clock_timestamp() - longest)
+    )
+    -- Where the fleet's model stands in, a night's trainings are counted: those of the last one are not in the way.
+    SELECT w.device, w.kind, w.field, w.reason, w.since FROM waiting w
+    WHERE NOT w.stood_in OR w.place <= (s ->> 'forecast_trainings')::int - (
+        SELECT count(*) FROM ml_run r JOIN pooled p ON p.kind = r.kind AND p.field = r.field
+        WHERE r.started_at > clock_timestamp() - 0.9 * longest AND r.outcome IN ('trained', 'kept') AND r.device_uuid <> _ml_whole_fleet());
 END
 $$;
-COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours.';
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours. Of fields that the fleet has a model of, as many as forecast_trainings says.';
 
 CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb, settings jsonb) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
@@ -228,9 +257,12 @@ BEGIN
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
     PERFORM _ml_meet(devices);
-    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
-           array_agg(d.kind ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
-           array_agg(d.field ORDER BY d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
+    IF device IS NULL AND NOT row_security_active('ml_model') THEN -- likewise
+        devices := _ml_whole_fleet() || devices;
+    END IF;
+    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
+           array_agg(d.kind ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
+           array_agg(d.field ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
     INTO devices, kinds, fields FROM _ml_due(devices) AS d;
     job := _ml_begin_job('retrain', slot, cardinality(devices));
     COMMIT;
@@ -245,10 +277,7 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, @extschema@, pg_temp', true);
     @PYML_AT_HOME@
     IF job.done > 0 THEN
-        PERFORM _ml_pool_peaks();
-        IF NOT row_security_active('ml_model') THEN -- who sees some devices alone makes nothing of the fleet
-            PERFORM _ml_answer(_ml_pool_models());
-        END IF;
+        PERFORM _ml_pool();
     END IF;
     PERFORM _ml_note_job(job, true);
     COMMIT;

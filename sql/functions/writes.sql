@@ -106,6 +106,12 @@ BEGIN
        AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device AND m.kind = _ml_put_run.kind AND m.field = _ml_put_run.field AND m.is_current) THEN
         outcome := 'absent';
     END IF;
+    -- Where the fleet's model does as well, it is in force, and the device's own no longer.
+    IF outcome = 'kept' AND EXISTS (SELECT FROM ml_model f WHERE f.model_id = _ml_put_run.model_id AND f.device_uuid = _ml_whole_fleet()) THEN
+        PERFORM _ml_lock_model(device, kind, field);
+        UPDATE ml_model m SET is_current = false
+        WHERE m.device_uuid = device AND m.kind = _ml_put_run.kind AND m.field = _ml_put_run.field AND m.is_current;
+    END IF;
     INSERT INTO ml_run (device_uuid, kind, field, started_at, seconds, outcome, model_id, figures, sqlstate, error)
     VALUES (device, kind, field, clock_timestamp() - make_interval(secs => CASE outcome WHEN 'kept' THEN 0 ELSE seconds END),
         seconds, outcome, model_id, figures, sqlstate, error);

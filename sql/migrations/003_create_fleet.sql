@@ -8,6 +8,8 @@ FROM (VALUES
     ('models_kept', 'integer', 1, 1000, '3', 'Models kept for a device, kind and field; ml_retrain prunes older ones, never the one in force.'),
     ('forecast_fields', 'json', NULL, NULL, '["system.cpuUsage"]', 'Fields with a forecast of their own, for each device without a row in ml_device_forecast.'),
     ('forecast_level', 'number', 0.5, 0.999, '0.99', 'Share of the values that a stored forecast''s interval shall cover; a value outside is an anomaly of the tier lstm.'),
+    ('fleet_training_seconds', 'integer', 0, 86400, '300', 'Seconds that the training of a forecast model of the fleet may take; 0: there is none, and each device has its own alone.'),
+    ('forecast_trainings', 'integer', 1, 1000000, '80', 'Forecasts of single devices, of fields that the fleet has a model of, that are trained in retrain_hours at most.'),
     ('scan_first_hours', 'integer', 1, 8760, '24', 'Hours that the first scan of a device goes back.'),
     ('scan_late_minutes', 'integer', 0, 10080, '15', 'Minutes before the newest reading that each scan looks at again. Rows that come later than that are found by their id, or counted hourly.'),
     ('incident_gap_minutes', 'integer', 1, 1440, '10', 'Anomalies of a device nearer to each other than this are one finding.'),

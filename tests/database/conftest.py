@@ -71,22 +71,25 @@ def device(add_device: Callable[..., Device]) -> Device:
 
 
 @pytest.fixture
-def train(db: psycopg.Connection, dsn: str) -> Iterator[Callable[..., int]]:
-    """Train a model as a worker of a fleet does; gives its id. Without a field it is a forest.
+def train(db: psycopg.Connection, dsn: str) -> Iterator[Callable[..., int | None]]:
+    """Train a model as a worker of a fleet does. Without a field it is a forest.
+
+    Gives the id of the one then in force; None where that is the fleet's.
 
     For tests that need a model and do not look at how it came about: a worker has the libraries
     loaded after its first training, where the backend of each test would take seconds to load them.
     """
 
-    def train(device: Device, field: str = "") -> int:
+    def train(device: Device, field: str = "") -> int | None:
         model = (device, "lstm" if field else "forest", field)
         with job.at_home(job.connection(dsn)) as execute:
             job._train(execute, execute, model, time.monotonic(), lambda: None)
-        return db.execute(
+        found = db.execute(
             "SELECT model_id FROM ml_model WHERE is_current"
             " AND device_uuid::text = %s AND kind = %s AND field = %s",
             model,
-        ).fetchone()[0]
+        ).fetchone()
+        return found[0] if found else None
 
     yield train
     job.disconnect()

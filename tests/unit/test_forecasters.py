@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyml.errors import BadArgument, NotEnoughData
 from pyml.forecasters.base import FORECASTERS, Previous, is_figures
@@ -45,7 +46,7 @@ def telemetry(seed=0, n=600):
 
 def train(forecaster, grid, bounds=FREE, previous=None, pulse=nothing):
     """A training with all that is stored of it: its fitted numbers, and the model that knows."""
-    fitted = forecaster.fit(grid, settings_of(forecaster), bounds, previous, pulse)
+    fitted = forecaster.fit(grid, settings_of(forecaster), bounds, previous, None, pulse)
     return fitted, fitted.model.knowing(METRIC, HABIT, ["system.memoryTotal"])
 
 
@@ -259,3 +260,86 @@ def test_junk_has_finite_forecasts_or_is_too_little(one, trained):
     assert np.isfinite(lines(told)).all()
     assert (told.lower <= told.predicted).all()
     assert (told.predicted <= told.upper).all()
+
+
+POOLING = pytest.mark.parametrize("forecaster", [one for one in ALL if one.pools])
+
+
+def fleet_of(n, readings=400):
+    """Devices of different levels and sizes; the last one's sensor sends junk."""
+    rng = np.random.default_rng(n)
+    grids = [telemetry(seed, readings) for seed in range(n)]
+    sizes = rng.uniform(0.01, 1000, n)
+    scaled = [
+        Grid(g.times, 7e5 + size * g.values, INTERVAL) for g, size in zip(grids, sizes, strict=True)
+    ]
+    junk = rng.choice([-999.0, 0.0, 1e300, 65535.0], readings)
+    return [*scaled, Grid(grids[0].times, junk, INTERVAL)]
+
+
+@pytest.fixture(scope="module")
+def fleets():
+    """The model of a fleet, of each that has one."""
+    return {
+        one.kind: one.fit_fleet(fleet_of(3), settings_of(one), nothing) for one in ALL if one.pools
+    }
+
+
+@POOLING
+def test_a_fleet_has_one_model_the_same_to_the_byte(forecaster, fleets):
+    fitted = fleets[forecaster.kind]
+    again = forecaster.fit_fleet(fleet_of(3), settings_of(forecaster), nothing)
+    both = [
+        blob.pack(forecaster, one.numbers, one.model.knowing(METRIC, HABIT, []))
+        for one in (fitted, again)
+    ]
+    assert both[0] == both[1]
+    assert fitted.figures["devices"] == 4
+    assert is_figures({name: fitted.figures[name] for name in SHOWN})
+    assert json.loads(json.dumps(fitted.figures, allow_nan=False)) == fitted.figures
+    assert fitted.figures["ordinary_hours"] > 0
+
+
+@POOLING
+@given(size=st.floats(1e-6, 1e6), level=st.floats(-1e9, 1e9), readings=st.integers(60, 300))
+def test_it_forecasts_a_device_in_whatever_unit(forecaster, fleets, size, level, readings):
+    fitted = fleets[forecaster.kind]
+    run = forecaster.runner(fitted.numbers, fitted.model).run
+    plain = telemetry(99, readings)
+    other = Grid(plain.times, level + size * (plain.values - 50), INTERVAL)
+    told, scaled = (
+        forecaster.forecast_any(fitted.model, run, grid, None, 0.9) for grid in (plain, other)
+    )
+    assert (scaled.lower <= scaled.predicted).all()
+    assert (scaled.predicted <= scaled.upper).all()
+    spread = 1e-3 * size + 1e-9 * abs(level)
+    for mine, theirs in zip(lines(told)[1:], lines(scaled)[1:], strict=True):
+        np.testing.assert_allclose(theirs, level + size * (mine - 50), atol=30 * spread, rtol=1e-9)
+
+
+@POOLING
+def test_what_does_not_move_has_no_such_forecast(forecaster, fleets):
+    fitted = fleets[forecaster.kind]
+    run = forecaster.runner(fitted.numbers, fitted.model).run
+    still = Grid(telemetry().times, np.full(len(telemetry().times), 5.0), INTERVAL)
+    with pytest.raises(NotEnoughData, match="constant"):
+        forecaster.forecast_any(fitted.model, run, still, None, 0.9)
+    with pytest.raises(NotEnoughData):
+        forecaster.fit_fleet([still] * 3, settings_of(forecaster), nothing)
+
+
+@POOLING
+def test_a_model_of_its_own_says_whether_it_beats_the_fleets(forecaster, fleets):
+    fitted = fleets[forecaster.kind]
+    fleet = Previous(
+        fitted.numbers, fitted.model, forecaster.runner(fitted.numbers, fitted.model).run
+    )
+    figures = {}
+    # A saw that nobody else has, and what has nothing of its own.
+    saw = Grid(telemetry(n=900).times, np.arange(900) % 7 * 10.0, INTERVAL)
+    for name, grid in (("saw", saw), ("alike", telemetry(50, 900))):
+        settings = settings_of(forecaster)
+        figures[name] = forecaster.fit(grid, settings, FREE, None, fleet, nothing).figures
+    assert figures["saw"]["beats_fleet"]
+    assert figures["saw"]["mae"] < figures["saw"]["fleet_mae"]
+    assert not figures["alike"]["beats_fleet"]

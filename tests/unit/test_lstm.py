@@ -45,11 +45,14 @@ def fit(
     interval=INTERVAL,
     bounds=(None, None),
     previous=None,
+    fleet=None,
     pulse=lambda: None,
     by=LSTM,
     **settings,
 ):
-    return by.fit(Grid(times, values, interval), SETTINGS | settings, bounds, previous, pulse)
+    return by.fit(
+        Grid(times, values, interval), SETTINGS | settings, bounds, previous, fleet, pulse
+    )
 
 
 def run_of(fitted):

@@ -63,6 +63,7 @@ class Yesterday(Forecaster[Model]):
         settings: Mapping[str, Any],
         bounds: Bounds,
         previous: Previous[Model] | None,
+        fleet: Previous[Model] | None,
         pulse: Pulse,
     ) -> Fitted[Model]:
         """Nothing is learnt; the figures are the errors of the last day."""

@@ -1,0 +1,210 @@
+"""A device's history -> a forecast to store; and that of many devices -> one of the fleet."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pyml import background
+from pyml.detectors.pooling import PARAMETERS, pooled
+from pyml.errors import ModelNotFound, NotEnoughData, UnknownField
+from pyml.forecasters.base import Forecaster, Previous
+from pyml.models import blob
+from pyml.telemetry.habits import Habit
+from pyml.telemetry.history import Floats, History
+from pyml.telemetry.series import Grid, Metric, regular
+from pyml.telemetry.window import window
+from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, wider
+
+# Devices that a fleet's model is trained on, at most.
+MOST_DEVICES = 60
+
+
+def train_forecaster(
+    forecaster: Forecaster[Any],
+    history: History,
+    known: Sequence[Metric],
+    device: str,
+    field: str,
+    *,
+    given: Mapping[str, Any],
+    until: float,
+    current: blob.Model[Any] | None,
+    fleet: tuple[int, blob.Model[Any]] | None,
+    poll: Poll,
+) -> Trained:
+    """Train a forecast of a field on a device's last hours up to `until`.
+
+    Parameters
+    ----------
+    known : sequence of Metric
+        All metrics, enabled for detection or not.
+    given : mapping
+        As in `train_detector`.
+    current : Model or None
+        The model to start from and to be better than, where it is of the shape now asked for.
+    fleet : tuple or None
+        The fleet's model_id and model, likewise to be better than.
+
+    Raises
+    ------
+    ModelNotFound, NotEnoughData, UnknownField
+    """
+    settings = taken(forecaster, history.settings_of(device), given)
+    hours = settings["hours"]
+    since = until - hours * 3600
+    quiet = history.quiet(device, since, until)
+    metric, totals, found = window(
+        history, device, since, until, field, known, quiet, MOST_READINGS
+    )
+    readings, (habit,) = found.readings, found.habits
+    ledger = readings.ledger()
+    values = readings.values[:, 0]
+    usable = int(np.isfinite(readings.came().values).sum())
+    grid = regular(readings.times, values, found.interval)
+    bounds = (metric.lower, metric.upper)
+
+    def alike(model: blob.Model[Any] | None) -> Previous[Any] | None:
+        if model is None or model.knows.metric != metric:
+            return None
+        if any(getattr(model.knows, name) != settings[name] for name in forecaster.shape):
+            return None
+        return Previous(model.numbers, model.knows, model.run)
+
+    rival = alike(fleet[1] if fleet else None)
+    asked = asked_of(forecaster, settings, history)
+    try:
+        fitted = beside(
+            lambda: forecaster.load(asked),
+            lambda pulse: forecaster.fit(grid, asked, bounds, alike(current), rival, pulse),
+            poll,
+        )
+    except NotEnoughData as error:
+        error.hint = forecaster.training_call(history.id(device), field, wider(hours))
+        raise
+    finally:
+        background.trim()
+    model = fitted.model.knowing(metric, habit, totals)
+    better = bool(fitted.figures.get("beats_fleet", True))
+    accepted = better and bool(fitted.figures.get("accepted", True))
+    rejected = ledger.used + ledger.rejected - usable
+    return Trained(
+        blob.pack(forecaster, fitted.numbers, model) if accepted else None,
+        grid.times,
+        rejected,
+        {
+            **settings,
+            "given": dict(given),
+            "metric": asdict(metric),
+            "quiet": found.left_out._asdict(),
+        },
+        fitted.figures,
+        {
+            "accepted": accepted,
+            "training_samples": usable,
+            "rejected_samples": rejected,
+            "quiet_samples": sum([found.left_out.rows, *found.left_out.values.values()]),
+            "forecast_horizon": model.horizon,
+            "interval_seconds": grid.interval,
+        },
+        instead=fleet[0] if fleet and not better else None,
+    )
+
+
+def train_fleet(
+    forecaster: Forecaster[Any],
+    history: History,
+    known: Sequence[Metric],
+    devices: Sequence[str],
+    field: str,
+    until: float,
+    poll: Poll,
+) -> Trained:
+    """Train one forecast of a field on the last hours of many devices, up to `until`.
+
+    Parameters
+    ----------
+    known : sequence of Metric
+        All metrics, enabled for detection or not.
+    devices : sequence of str
+        In the order in which they are asked; those that do not report the field are passed over.
+
+    Raises
+    ------
+    NotEnoughData
+        It takes longer than the settings allow.
+    UnknownField
+        Too few devices report it.
+    """
+    settings = taken(forecaster, history.settings, {})
+    longest = float(history.settings["fleet_training_seconds"])
+    begun = time.monotonic()
+
+    def within() -> None:
+        poll()
+        if time.monotonic() - begun > longest:
+            raise NotEnoughData(
+                f"the forecast of {field} of the fleet took longer than {longest:g} s",
+                detail="What is in force stays.",
+                hint=f"UPDATE ml_setting SET value = '{2 * longest:g}' "  # noqa: S608 (a hint)
+                "WHERE name = 'fleet_training_seconds';",
+            )
+
+    grids: list[Grid] = []
+    habits: list[Habit] = []
+    times: list[Floats] = []
+    for device in devices:
+        within()
+        since = until - 3600 * settings["hours"]
+        with suppress(NotEnoughData, UnknownField, ModelNotFound):
+            quiet = history.quiet(device, since, until)
+            of_one = (history, device, since, until, field, known, quiet, MOST_READINGS)
+            metric, totals, found = window(*of_one)
+            readings = found.readings
+            grids.append(regular(readings.times, readings.values[:, 0], found.interval))
+            habits += found.habits
+            times.append(readings.came().times)
+        if len(grids) == MOST_DEVICES:
+            break
+    if len(grids) < PARAMETERS.least:
+        raise UnknownField(
+            f"{len(grids)} devices report {field}; the forecast of a fleet takes"
+            f" {PARAMETERS.least}",
+            detail=f"{len(devices)} devices were asked.",
+            hint="SELECT * FROM ml_discover();",
+        )
+    asked = asked_of(forecaster, settings, history)
+    try:
+        fitted = beside(
+            lambda: forecaster.load(asked),
+            lambda pulse: forecaster.fit_fleet(grids, asked, pulse),
+            within,
+        )
+    finally:
+        background.trim()
+    model = fitted.model.knowing(metric, pooled(habits), totals)
+    of_all = np.sort(np.concatenate(times))
+    return Trained(
+        blob.pack(forecaster, fitted.numbers, model),
+        of_all,
+        0,
+        {**settings, "given": {}, "metric": asdict(metric)},
+        fitted.figures,
+        {
+            "accepted": True,
+            "devices": len(grids),
+            "training_samples": len(of_all),
+            "forecast_horizon": model.horizon,
+        },
+    )
+
+
+def asked_of(
+    forecaster: Forecaster[Any], settings: Mapping[str, Any], history: History
+) -> dict[str, Any]:
+    """What a forecaster's training is given."""
+    asked = {name: settings[name] for name in forecaster.settings}
+    return asked | {"level": float(history.settings["forecast_level"])}
