@@ -1,12 +1,16 @@
 """Devices per second of scans and trainings over a fleet, and the backend's memory.
 
     python bench/fleet.py "dbname=bench" [--devices 1000] [--days 7] [--lstm 5] [--calls 1000]
+    python bench/fleet.py "dbname=bench" --nights 2
 
 needs an empty database on this host, on a server where pyml is installed. It makes
 the user's table (one index, as device and time), fills it (10 million rows: 3 GB), and
 prints each figure beside the same work done by a call a device. ``CPU ms`` is the
 backend's processor time for each, ``MB`` its private memory before and after. A loaded
 machine takes more of either time: the load is printed. Nothing is deleted afterwards.
+
+``--nights`` trains forecasts alone, as so many nights one after the other would: the model of the
+fleet, and those of single devices. A night's figures are divided by all devices.
 """
 
 import argparse
@@ -104,6 +108,23 @@ def make(conn: Connection, devices: int, days: int) -> Any:
     return end
 
 
+def nights(conn: Connection, devices: int, count: int) -> None:
+    """Train what is due of forecasts, so many nights."""
+    conn.execute("UPDATE ml_metric SET enabled = false")
+    for night in range(1, count + 1):
+        report(
+            conn, f"forecasts, night {night}", devices, lambda: conn.execute("CALL ml_retrain()")
+        )
+        told = conn.execute(
+            "SELECT outcome, count(*), round(sum(seconds)::numeric) FROM ml_run"
+            " WHERE started_at > now() - interval '20 hours' GROUP BY outcome ORDER BY 1"
+        ).fetchall()
+        said = [f"{outcome} {number}, {seconds} s" for outcome, number, seconds in told]
+        print(f"  {'; '.join(said)}", flush=True)
+        conn.execute("UPDATE ml_run SET started_at = started_at - interval '25 hours'")
+        conn.execute("UPDATE ml_model SET trained_at = trained_at - interval '25 hours'")
+
+
 def main() -> None:
     """Fill the database and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -112,6 +133,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1000)
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--lstm", type=int, default=5, help="devices with a forecast of their own")
+    parser.add_argument("--nights", type=int, help="nights of forecasts alone")
     parser.add_argument("--calls", type=int, default=1000, help="devices of the separate calls")
     given = parser.parse_args()
 
@@ -130,6 +152,10 @@ def main() -> None:
         f"{'':48} {'number':>6} {'seconds':>8} {'a second':>9} {'CPU ms':>9} {'MB':>7} {'after':>7}"
         f" {'load':>6}"
     )
+
+    if given.nights:
+        nights(conn, given.devices, given.nights)
+        return
 
     def as_of(minutes: int) -> str:
         return f"timestamptz '{end}+00' - interval '{minutes} minutes'"

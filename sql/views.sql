@@ -244,7 +244,7 @@ COMMENT ON COLUMN ml_device_status.device_id IS 'The device, by its id in the hi
 COMMENT ON COLUMN ml_device_status.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_device_status.forest_model_id IS 'The forest in force; NULL where there is none.';
 COMMENT ON COLUMN ml_device_status.forest_trained_at IS 'When that was trained.';
-COMMENT ON COLUMN ml_device_status.forecast_models IS 'How many fields have a forecast model in force.';
+COMMENT ON COLUMN ml_device_status.forecast_models IS 'How many fields have a forecast model of the device''s own in force.';
 COMMENT ON COLUMN ml_device_status.oldest_model_at IS 'When the oldest of all these was trained.';
 COMMENT ON COLUMN ml_device_status.last_reading_at IS 'Time of the last reading that a scan saw.';
 COMMENT ON COLUMN ml_device_status.scanned_at IS 'When the device was last scanned.';
