@@ -249,7 +249,12 @@ def train_lstm(device: str, field: str | None, hours: int | None, as_of: str) ->
     kept = store.keep(history, device, _lstm().kind, field, trained, row["model_id"], started)
     length = {"sequence_length": trained.parameters["sequence_length"]}
     answer: dict[str, Any] = backend.shown(kept | length | {"field": field})
-    if not trained.figures["beats_naive"]:
+    if trained.instead is not None:
+        backend.notice(
+            f"the fleet's model forecasts {field} as well, and is in force: mean absolute error"
+            f" {trained.figures['fleet_mae']:.4g}, of the device's own {trained.figures['mae']:.4g}"
+        )
+    elif not trained.figures["beats_naive"]:
         backend.notice(
             f"the forecast of {field} is no better than a naive one: "
             f"mean absolute error {trained.figures['mae']:.4g}"

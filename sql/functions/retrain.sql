@@ -92,7 +92,8 @@ BEGIN
                     OR metrics ? w.field AND m.parameters -> 'metric' IS DISTINCT FROM metrics -> w.field) THEN 'changed'
                  WHEN m.model_id = ANY (state.unreadable) OR w.kind = 'forest' AND EXISTS ( -- or one that was trained with it
                     SELECT FROM ml_model f WHERE f.trained_with = m.model_id AND f.is_current AND f.model_id = ANY (state.unreadable)) THEN 'unreadable'
-                 WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest THEN 'aged'
+                 -- Where the fleet's did as well, its own is tried more seldom.
+                 WHEN greatest(m.trained_at, done.started_at) < clock_timestamp() - longest * CASE WHEN m.model_id IS NULL THEN 7 ELSE 1 END THEN 'aged'
                  WHEN EXISTS (
                     SELECT FROM ml_incident i WHERE i.device_uuid = w.device AND i.why = 'became usual'
                       AND i.resolved_at > greatest(m.trained_at, done.started_at)) THEN 'became usual' END AS reason

@@ -74,7 +74,9 @@ def test_a_device_has_its_own_where_that_is_better(db, one, fleet, train):
         refused + " AND kind = 'lstm' AND started_at > now() - '1 day'::interval", [alike]
     )
     assert told.fetchall() == [("kept", False)] * 2
-    assert db.execute(DUE, [FLEET, alike[0]]).fetchall() == []
+    for days, due in ((0, []), (2, []), (6, [(alike[0], FIELD, "aged")])):
+        db.execute("UPDATE ml_run SET started_at = started_at - make_interval(days => %s)", [days])
+        assert db.execute(DUE, [other, alike[0]]).fetchall() == due
     assert one("SELECT count(*) FROM ml_device_status") == 3
     # Without the fleet's, each is due for its own.
     db.execute("UPDATE ml_setting SET value = '0' WHERE name = 'fleet_training_seconds'")

@@ -105,6 +105,7 @@ export const Forecast = object({
     sequence_length: Type.Integer(),
     forecast_horizon: Type.Integer(),
     level: Type.Number(),
+    scope: Type.Enum(["device", "fleet"]),
     interval_from: Type.Integer(),
     last_reading: Time,
     last_reading_age_seconds: Type.Number(),
