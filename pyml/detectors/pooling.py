@@ -42,6 +42,12 @@ class Parameters:
         "seconds that the readings of a device's training have to last for its own models to count",
         "a rhythm of the day is known from three days on: before, each evening is unusual",
     )
+    unjudged: float = parameter(
+        7 * DAY - HOUR,
+        "seconds that a device has to have reported for what lies outside the fleet's forecasts to"
+        " be an anomaly",
+        "five quiet hosts: 1 to 5 false incidents each in their first week without",
+    )
     readings: int = parameter(20, "first readings by which a device is known", "judgement")
     seconds: float = parameter(HOUR, "how long these last at least", "judgement")
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from pyml import queries
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge
+from pyml.detectors.pooling import PARAMETERS
 from pyml.detectors.runs import Run
 from pyml.errors import NotEnoughData, PymlError, UnknownField, UnreadableModel
 from pyml.forecasters.base import FORECASTERS, Forecaster
 from pyml.incidents.base import Clock
+from pyml.seconds import DAY
 from pyml.server import backend, capacity, incidents, learning, outside, store
 from pyml.server.findings import Findings
 from pyml.server.late import Late
@@ -29,6 +31,8 @@ from pyml.telemetry.readings import lookback
 from pyml.telemetry.series import columns_of
 from pyml.telemetry.window import signal
 
+# How far back a device's first readings are looked for: a week that it was away for makes it new.
+LONGEST = 7 * DAY
 # Anomalies that are logged by one statement, at which a cancel is heard.
 ENTRIES = 2000
 
@@ -200,6 +204,11 @@ class Scan:
                 among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)
                 self._log(kind, True, outside.entries(kind, judged, among), self.interval)
 
+    def _is_new(self) -> bool:
+        """Whether a forecast of the fleet does not judge it yet."""
+        before = self.until - PARAMETERS.unjudged
+        return self.history.first(self.device, before - LONGEST, before) is None
+
     def _forecaster(
         self,
         forecaster: Forecaster[Any],
@@ -213,7 +222,7 @@ class Scan:
         points = backend.execute(queries.POINTS, *said, self.since, self.until)
         ahead = forecast(forecaster, self.history, current, self.device, None, level, self.until)
         ahead = ahead.at_least(knows.bounds)
-        if points:
+        if points and not (current.of_fleet and self._is_new()):
             readings = signal(
                 *(self.history, self.device, self.since, self.until),
                 *(knows.metric, knows.totals, knows.habit, knows.interval),

@@ -136,3 +136,19 @@ def test_who_sees_some_devices_is_forecast_by_it(db, one, fleet, train):
     assert db.execute("SELECT device_uuid::text FROM ml_models").fetchall() == [(FLEET,)]
     db.execute("RESET ROLE")
     db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_in_its_first_week_a_device_is_not_judged_by_it(db, one, fleet, train, add_device):
+    train(FLEET, FIELD)
+    known, new = (add_device(readings=n, interval=600) for n in (1300, 800))  # nine days, and five
+    for device in (known, new):
+        db.execute("CALL ml_scan(%s, %s)", [device, one(AGO, 35)])
+        db.execute(
+            "UPDATE device_shadow_history SET reported_state ="
+            " jsonb_set(reported_state, '{system,cpuUsage}', '99') WHERE device_uuid = %s"
+            " AND \"timestamp\" > (now() AT TIME ZONE 'UTC') - interval '32 minutes'",
+            [device],
+        )
+        db.execute("CALL ml_scan(%s)", [device])
+    told = db.execute("SELECT DISTINCT device_uuid::text, tier FROM ml_anomaly").fetchall()
+    assert told == [(known, "lstm")]
