@@ -39,6 +39,7 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
     assert "7/7 1 failed" in ran.stderr
     assert one("SELECT count(*) FROM ml_model WHERE is_current AND kind = 'forest'") == 6
     assert one("SELECT sqlstate FROM ml_run WHERE device_uuid = %s", poor) == "ML001"
+    assert one("SELECT min(devices) FROM ml_fleet_model") == 6  # what stands in for a seventh
     again = fleet("retrain", "--jobs", "2", "--dsn", dsn)
     assert (again.stdout, again.returncode) == ("nothing due\n", 0)
 
