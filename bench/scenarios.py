@@ -1,23 +1,25 @@
 """How long until trouble is told: six faults, through the SQL functions, beside their twins.
 
     python bench/scenarios.py "$(python3 install.py demo --dsn)"
-    python bench/scenarios.py DSN --only drift leak --seeds 3 --scan 300
+    python bench/scenarios.py DSN --only drift leak --noise middle --seeds 3 --scan 300
 
 makes a database ``pyml_scenarios`` on that server and empties it first. Each device reports
 for a week, is trained, and then has a fault while it is scanned every minute or every five
-minutes, as of that time; its twin is the same device without the fault. It is told when a finding
-of the right kind and metric is part of an incident. Beside it stand the time asked for; the first
-reading in the fault that ml_zscore calls anomalous, looked at once at the end; what a test needs
-that knows the noise and the fault, but not when it begins, at one false alarm a week (Lorden 1971:
-the logarithm of the readings in a week over the information in each of them); and of the twin all
-incidents, and how many readings ml_zscore calls anomalous, a day.
+minutes, as of that time; its twin is the same device without a fault, scanned for as long as the
+longest of the faults lasts. The devices' faults begin at hours that are spread over the day. A
+fault is told when a finding of the right kind and metric is part of an incident. Beside it stand
+the time asked for; the first reading in the fault that ml_zscore calls anomalous, looked at once
+at the end; what a test needs that knows the noise and the fault, but not when it begins, at one
+false alarm a week (Lorden 1971: the logarithm of the readings in a week over the information in
+each of them); and of the twin all incidents, and how many readings ml_zscore calls anomalous, a
+day.
 """
 
 import argparse
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from timing import database
+from timing import database, say
 
 Floats = NDArray[np.float64]
 Fields = dict[str, Floats]
@@ -44,9 +46,9 @@ INSERT INTO ml_metric (name, path, unit) VALUES
 ON CONFLICT DO NOTHING
 """
 FOUND = """
-SELECT extract(epoch FROM min(found_at) - %(since)s)::float8 FROM ml_finding
+SELECT EXISTS (SELECT FROM ml_finding
 WHERE device_uuid = %(device)s AND last_at > %(since)s AND incident_id IS NOT NULL
-  AND kind = ANY (%(kinds)s) AND (metric = ANY (%(metrics)s) OR metric = '')
+  AND kind = ANY (%(kinds)s) AND (metric = ANY (%(metrics)s) OR metric = ''))
 """
 TOLD = "SELECT count(*) FROM ml_incident WHERE device_uuid = %s AND opened_at > %s"
 
@@ -135,6 +137,7 @@ class Case:
     interval: float
     every: float
     seed: int
+    hour: float  # of the day, UTC, at which the fault begins
 
 
 def noise(rng: np.random.Generator, times: Floats, interval: float, size: float) -> Floats:
@@ -182,39 +185,42 @@ def load(conn: psycopg.Connection[Any], times: Floats, fields: Fields) -> str:
     return own
 
 
-def replay(
+def scanned(
+    conn: psycopg.Connection[Any], own: str, since: float, lasts: float, every: float
+) -> Iterator[float]:
+    """Scan a device time and again; gives the seconds since the beginning after each scan."""
+    for after in np.arange(every, lasts + 1, every).tolist():
+        conn.execute("CALL ml_scan(%s, %s)", [own, datetime.fromtimestamp(since + after, UTC)])
+        yield after
+
+
+def told(
     conn: psycopg.Connection[Any], own: str, scenario: Scenario, since: float, every: float
-) -> tuple[float | None, int]:
-    """Seconds until it is told, and all incidents until then or to the end."""
-    began = datetime.fromtimestamp(since, UTC)
+) -> float:
+    """Seconds until it is told; NaN for never."""
     asked = {
         "device": own,
-        "since": began,
+        "since": datetime.fromtimestamp(since, UTC),
         "kinds": list(scenario.kinds),
         "metrics": list(scenario.metrics),
     }
-    told = None
-    for after in np.arange(every, scenario.lasts + 1, every).tolist():
-        conn.execute("CALL ml_scan(%s, %s)", [own, datetime.fromtimestamp(since + after, UTC)])
-        row = conn.execute(FOUND, asked).fetchone()
-        if row and row[0] is not None:
-            told = after
-            break
-    (count,) = conn.execute(TOLD, [own, began]).fetchone() or (0,)
-    return told, int(count)
+    for after in scanned(conn, own, since, scenario.lasts, every):
+        if conn.execute(FOUND, asked).fetchone() == (True,):
+            return after
+    return np.nan
 
 
 def zscore(
     conn: psycopg.Connection[Any], own: str, scenario: Scenario, since: float
-) -> tuple[float | None, int]:
-    """Seconds until the first reading that ml_zscore calls anomalous, and how many it does."""
+) -> tuple[float, int]:
+    """Seconds until the first reading that ml_zscore calls anomalous, or NaN; how many it does."""
     hours = int((time.time() - since + TRAINED) / HOUR) + 1
     first, count = conn.execute(
         "SELECT extract(epoch FROM min(timestamp)), count(*) FROM ml_zscore(%s, %s, %s)"
         " WHERE is_anomaly AND timestamp > %s",
         [own, scenario.field, hours, datetime.fromtimestamp(since, UTC)],
     ).fetchone() or (None, 0)
-    return None if first is None else float(first) - since, int(count)
+    return np.nan if first is None else float(first) - since, int(count)
 
 
 def needed(scenario: Scenario, plain: Fields, faulty: Fields, case: Case) -> float:
@@ -235,31 +241,43 @@ def needed(scenario: Scenario, plain: Fields, faulty: Fields, case: Case) -> flo
     return float(max(enough[0] - started[0] + 1, 1)) * case.interval
 
 
-def measured(conn: psycopg.Connection[Any], scenario: Scenario, case: Case) -> list[float]:
-    """Told, z score, needed (seconds, NaN for never); incidents and z scores of the twin a day."""
-    end = float(np.floor(time.time() / MINUTE) * MINUTE) - MINUTE
-    since = end - scenario.lasts
-    times = np.arange(since - TRAINED, end + 1, case.interval)
-    rows = times > since
+def measured(
+    conn: psycopg.Connection[Any], scenarios: list[Scenario], case: Case
+) -> list[list[float]]:
+    """Of each fault told, z score and needed (seconds, NaN for never); of the twin, both a day."""
+    lasts = max(scenario.lasts for scenario in scenarios)
+    last = time.time() - MINUTE - lasts
+    since = round(last - (last - case.hour * HOUR) % DAY)
+    times = np.arange(since - TRAINED, since + lasts + 1, case.interval)
     # str.__hash__ differs from process to process.
     seed = case.seed * 101 + sum(map(ord, case.kind + case.level))
     plain = device(seed, case.kind, times, case.interval, NOISE[case.level])
-    faulty = {name: column.copy() for name, column in plain.items()}
-    scenario.fault(faulty, rows, times[rows] - since)
-    figures: list[float] = []
-    for fields in (faulty, plain):
-        own = load(conn, times, fields)
-        as_of = datetime.fromtimestamp(since, UTC)
-        conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [own, as_of])
-        told, count = replay(conn, own, scenario, since, case.every)
-        first, many = zscore(conn, own, scenario, since)
-        days = scenario.lasts / DAY
-        if fields is faulty:
-            figures += [np.nan if one is None else one for one in (told, first)]
-            figures.append(needed(scenario, plain, faulty, case))
-        else:
-            figures += [count / days, many / days]
+    twin = trained(conn, times, plain, since)
+    for _ in scanned(conn, twin, since, lasts, case.every):
+        pass
+    (count,) = conn.execute(TOLD, [twin, datetime.fromtimestamp(since, UTC)]).fetchone() or (0,)
+    figures = []
+    for scenario in scenarios:
+        rows = (times > since) & (times <= since + scenario.lasts)
+        faulty = {name: column.copy() for name, column in plain.items()}
+        scenario.fault(faulty, rows, times[rows] - since)
+        sent = times <= since + scenario.lasts
+        cut = {name: column[sent] for name, column in faulty.items()}
+        own = trained(conn, times[sent], cut, since)
+        after = told(conn, own, scenario, since, case.every)
+        first, _ = zscore(conn, own, scenario, since)
+        _, many = zscore(conn, twin, scenario, since)
+        enough = needed(scenario, plain, faulty, case)
+        figures.append([after, first, enough, count * DAY / lasts, many * DAY / lasts])
     return figures
+
+
+def trained(conn: psycopg.Connection[Any], times: Floats, fields: Fields, since: float) -> str:
+    """A device with these messages, trained as of `since`; gives its id."""
+    own = load(conn, times, fields)
+    as_of = datetime.fromtimestamp(since, UTC)
+    conn.execute("SELECT ml_train_forest(%s, as_of => %s)", [own, as_of])
+    return own
 
 
 def shown(seconds: float) -> str:
@@ -275,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dsn")
     parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--noise", nargs="*", choices=list(NOISE), default=list(NOISE))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--interval", type=float, nargs="*", default=[10.0, 60.0])
     parser.add_argument("--scan", type=float, nargs="*", default=[60.0, 300.0])
@@ -288,24 +307,28 @@ def main() -> None:
             f"{'fault':<10}{'reads':>6}{'scans':>6}{'asked':>9}{'told: median':>14}{'worst':>9}"
             f"{'never':>9}{'z score':>9}{'needed':>9}{'twin: incidents a day':>22}{'z a day':>9}"
         )
-        for name, interval, every in product(asked.only, asked.interval, asked.scan):
-            cases = [
-                Case(kind, level, interval, every, seed)
-                for kind, level, seed in product(("host", "sensor"), NOISE, range(asked.seeds))
-            ]
-            scenario = SCENARIOS[name]
-            figures = np.array([measured(conn, scenario, case) for case in cases])
-            print(line(name, interval, every, scenario.asked, figures), flush=True)
+        scenarios = [SCENARIOS[name] for name in asked.only]
+        devices = list(product(("host", "sensor"), asked.noise, range(asked.seeds)))
+        for interval, every in product(asked.interval, asked.scan):
+            each = []
+            for place, (kind, level, seed) in enumerate(devices):
+                # 25, not 24: windows of hours are looked at after each full hour.
+                case = Case(kind, level, interval, every, seed, 25 * place / len(devices))
+                each.append(measured(conn, scenarios, case))
+                say(f"{place + 1} of {len(devices)} devices")
+            for place, name in enumerate(asked.only):
+                figures = np.array([one[place] for one in each])
+                print(line(name, interval, every, SCENARIOS[name].asked, figures), flush=True)
 
 
 def line(name: str, interval: float, every: float, asked: float, figures: Floats) -> str:
     """One line of the table."""
-    told, first, enough = np.nan_to_num(figures[:, :3], nan=np.inf).T
+    after, first, enough = np.nan_to_num(figures[:, :3], nan=np.inf).T
     findings, scores = figures[:, 3:].mean(axis=0)
-    never = f"{int(np.isinf(told).sum())} of {len(told)}"
+    never = f"{int(np.isinf(after).sum())} of {len(after)}"
     return (
-        f"{name:<10}{interval:>5.0f}s{every:>5.0f}s{shown(asked):>9}{shown(np.median(told)):>14}"
-        f"{shown(told.max()):>9}{never:>9}{shown(np.median(first)):>9}"
+        f"{name:<10}{interval:>5.0f}s{every:>5.0f}s{shown(asked):>9}{shown(np.median(after)):>14}"
+        f"{shown(after.max()):>9}{never:>9}{shown(np.median(first)):>9}"
         f"{shown(np.median(enough)):>9}{findings:>22.2f}{scores:>9.1f}"
     )
 
