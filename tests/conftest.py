@@ -14,6 +14,8 @@ import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 
+# Before any test loads numpy: it keeps BLAS on one thread, where two would wait for each other.
+import pyml  # noqa: F401
 from tests.databases import Lent
 
 # onnxruntime, which tests compare with, else reports its use to its maker.
