@@ -33,7 +33,8 @@ def failed(done: subprocess.CompletedProcess, wrong: str, fix: str) -> None:
     assert fix in hint
 
 
-@pytest.fixture(params=["admin", "user"])
+# A user's files and rights are looked at by test_uninstall_finds_out_about_permissions_first.
+@pytest.fixture(params=["admin", pytest.param("user", marks=pytest.mark.long)])
 def person(request: pytest.FixtureRequest) -> Person:
     """Each kind of person, with nothing installed."""
     return request.getfixturevalue(request.param)
@@ -112,41 +113,6 @@ def releases(admin: Person) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(place)
 
 
-def test_upgrade(admin: Person, libraries: str, releases: tuple[Path, Path]) -> None:
-    old, new = releases
-    into = ["--into", str(admin.home / "opt")]
-    like = ["--libraries", libraries]
-    failed(admin.run("upgrade", admin.dsn, *into, checkout=old), "no pyml to upgrade", "install.py")
-    assert admin.run("install", admin.dsn, *into, *like, checkout=old).returncode == 0
-    admin.sql("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
-
-    failed(admin.run("install", admin.dsn, *into, *like, checkout=new), "has pyml 1.0.0", "upgrade")
-    (new / "sql/releases.json").rename(new / "sql/kept.json")
-    (new / "sql/releases.json").write_text("{}")
-    files = admin.files()
-    failed(
-        admin.run("upgrade", admin.dsn, *into, *like, checkout=new), "no way from", "releases.json"
-    )
-    assert admin.files() == files
-    (new / "sql/kept.json").replace(new / "sql/releases.json")
-
-    done = admin.run("upgrade", admin.dsn, *into, *like, checkout=new)
-    assert done.returncode == 0, done.stderr
-    assert "reconnect" in done.stderr
-    assert admin.sql(INSTALLED) == "1.1.0"
-    assert admin.sql("SELECT to_regclass('ml_extra') IS NOT NULL") == "t"
-    setting = "SELECT value::float8 FROM ml_setting WHERE name = 'contamination'"
-    assert admin.sql(setting) == "0.02"
-    assert "1.1.0" in admin.sql("SELECT detail FROM ml_doctor() WHERE check_name = 'python'")
-
-    first = next(iter(sorted((new / "sql/migrations").glob("*.sql"))))
-    first.write_text(first.read_text() + "-- changed\n")
-    failed(admin.run("install", admin.dsn, *into, checkout=new), "release 1.0.0 has shipped", "git")
-
-    assert admin.run("uninstall", admin.dsn, *into, "--yes", checkout=old).returncode == 0
-    assert admin.files() == set()
-
-
 # Everything that a user of the extension meets, whatever the numbers of its objects.
 CATALOGUE = """
 SELECT string_agg(line, chr(10) ORDER BY line COLLATE "C") FROM (
@@ -190,19 +156,38 @@ STATEMENTS = (
 )
 
 
+def refused_upgrades(admin: Person, old: Path, new: Path, place: list[str]) -> None:
+    """What may not be done with a database of 1.0.0 is refused, and changes nothing."""
+    files = admin.files()
+    failed(admin.run("install", admin.dsn, *place, checkout=new), "has pyml 1.0.0", "upgrade")
+    releases, first = new / "sql/releases.json", min((new / "sql/migrations").glob("*.sql"))
+    for path, text, wrong, fix in (
+        (releases, "{}", "no way from", "releases.json"),
+        (first, first.read_text() + "-- changed\n", "release 1.0.0 has shipped", "git"),
+    ):
+        kept = path.read_text()
+        path.write_text(text)
+        failed(admin.run("upgrade", admin.dsn, *place, checkout=new), wrong, fix)
+        path.write_text(kept)
+    assert admin.files() == files
+
+
 def test_upgrade_with_data_in_place(
     admin: Person, libraries: str, releases: tuple[Path, Path]
 ) -> None:
     old, new = releases
     into = ["--into", str(admin.home / "opt")]
     place = [*into, "--libraries", libraries]
+    failed(admin.run("upgrade", admin.dsn, *into, checkout=old), "no pyml to upgrade", "install.py")
     assert admin.run("install", admin.dsn, *place, checkout=old).returncode == 0
+    refused_upgrades(admin, old, new, place)
     with psycopg.connect(admin.dsn, autocommit=True) as held:
         held.execute((old / "demo/history.sql").read_bytes())
         device = held.execute(
             "INSERT INTO devices VALUES (gen_random_uuid(), 'kept') RETURNING uuid::text"
         ).fetchone()[0]
         held.execute(HISTORY, [device])
+        held.execute("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
         held.execute("CREATE ROLE reader LOGIN; SELECT ml_grant('reader', 'read')")
         held.execute("GRANT SELECT ON device_shadow_history TO reader")
         held.execute("SELECT ml_train_forest(%s)", [device])
@@ -211,6 +196,8 @@ def test_upgrade_with_data_in_place(
 
         upgraded = admin.run("upgrade", admin.dsn, *place, checkout=new)
         assert upgraded.returncode == 0, upgraded.stderr
+        assert "reconnect" in upgraded.stderr
+        assert admin.sql(INSTALLED) == "1.1.0"
 
         # The session that holds the old code says so, whatever it calls; others go on.
         for statement in STATEMENTS:
@@ -224,6 +211,9 @@ def test_upgrade_with_data_in_place(
             assert "Traceback" not in (said.context or "")
         detail = "SELECT ok, detail FROM ml_doctor() WHERE check_name = 'python'"
         assert held.execute(detail).fetchone()[0] is False
+    assert "1.1.0" in admin.sql("SELECT detail FROM ml_doctor() WHERE check_name = 'python'")
+    setting = "SELECT value::float8 FROM ml_setting WHERE name = 'contamination'"
+    assert admin.sql(setting) == "0.02"
     with psycopg.connect(admin.dsn, user="reader", autocommit=True) as reader:
         assert reader.execute(asked, [device]).fetchone() == before
         # What a release adds is given to those who had a level before.
@@ -231,8 +221,7 @@ def test_upgrade_with_data_in_place(
     dumped = subprocess.run(["pg_dump", "-s", admin.dsn], capture_output=True, text=True).stdout
     assert re.search(r"GRANT ALL ON FUNCTION public.ml_detect\(.*\) TO reader", dumped)
 
-    with psycopg.connect(admin.dsn, autocommit=True) as db:
-        db.execute("CREATE DATABASE fresh")
+    admin.sql("CREATE DATABASE fresh")
     fresh = admin.dsn.replace("/postgres?", "/fresh?")
     assert admin.run("install", fresh, *place, checkout=new).returncode == 0
     with psycopg.connect(admin.dsn) as one, psycopg.connect(fresh) as other:
