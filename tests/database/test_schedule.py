@@ -45,8 +45,8 @@ def test_from_another_database_it_says_what_to_run_there(db, home, refused):
 
 
 @pytest.mark.slow
-def test_it_really_fires(db, home, one, add_device, refused):
-    """In a schema whose name has to be quoted in each command."""
+def test_what_is_scheduled_runs(db, dsn, home, one, add_device, refused, long):
+    """In a schema whose name has to be quoted in each command; `--long` waits for pg_cron."""
     db.execute('DROP EXTENSION pyml; CREATE SCHEMA "odd Schema"')
     db.execute('CREATE EXTENSION pyml SCHEMA "odd Schema"')
     db.execute('SET search_path = "odd Schema", public')
@@ -54,6 +54,13 @@ def test_it_really_fires(db, home, one, add_device, refused):
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     said = refused("SELECT * FROM ml_schedule('* * * * *', '* * * * *')", sqlstate="ML006")
     home.execute(said.message_hint)
+    scheduled = jobs(home, db)
+    assert [schedule for _, schedule, _ in scheduled] == ["* * * * *"] * 2
+    if not long:  # at once, in a session as pg_cron has it
+        home.execute("UPDATE cron.job SET active = false WHERE database = %s", [db.info.dbname])
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for *_, command in scheduled:
+                conn.execute(command.encode())
     until = time.monotonic() + 75
     while one("SELECT count(*) FROM ml_job WHERE finished_at IS NOT NULL") < 2:
         assert time.monotonic() < until, home.execute(
