@@ -47,8 +47,9 @@ def test_two_workers_train_each_device_once(db, dsn, one, add_device):
 def test_what_it_stores_is_what_a_training_in_the_server_stores(db, dsn, add_device):
     device = add_device(readings=600)
     db.execute("UPDATE ml_setting SET value = '2' WHERE name = 'epochs'")
-    ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)
-    assert ran.stdout == "2 trained\n", ran.stderr
+    for model in ((device, "forest", ""), (device, "lstm", "system.cpuUsage")):
+        assert job.retrain_one(dsn, None, *model) == (model, "trained", "")
+    job.connection(dsn).close()
     made = "SELECT kind, {} FROM ml_model WHERE is_current ORDER BY kind"
     said = made.format("sha256, blob, parameters, figures, versions, readings_used, window_end")
     outside = db.execute(said).fetchall()
