@@ -6,6 +6,8 @@ import uuid
 import psycopg
 import pytest
 
+from tests.stored import newest, put_model
+
 STATE = "SELECT outcome, sqlstate, readings, anomalies FROM ml_scan_state WHERE device_uuid = %s"
 SPIKE = """
 UPDATE device_shadow_history
@@ -180,10 +182,9 @@ def test_a_call_within_a_transaction_is_refused_before_any_work(db, one, trained
 
 
 @pytest.mark.slow
-def test_two_at_once_share_the_devices(db, dsn, one, add_device, train):
-    devices = [add_device(readings=200) for _ in range(30)]
-    for device in devices:
-        train(device)
+def test_two_at_once_share_the_devices(db, dsn, one, add_device):
+    for _ in range(20):
+        put_model(db, add_device(readings=200), newest("forest"))
 
     def scan():
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -195,8 +196,8 @@ def test_two_at_once_share_the_devices(db, dsn, one, add_device, train):
     for session in sessions:
         session.join()
     # A session that began after a device was done looks again and finds nothing new.
-    assert one("SELECT count(*) FROM ml_scan_state WHERE outcome <> 'failed'") == 30
-    assert one("SELECT max(done) FROM ml_job") < 30
+    assert one("SELECT count(*) FROM ml_scan_state WHERE outcome <> 'failed'") == 20
+    assert one("SELECT max(done) FROM ml_job") < 20
     assert one("SELECT sum(failed) FROM ml_job") == 0
 
 
@@ -225,17 +226,17 @@ def test_sessions_that_meet_a_device_at_once_all_go_on(dsn, one):
 
 
 @pytest.mark.slow
-def test_a_cancel_stops_the_procedure(db, one, add_device, train):
-    for _ in range(40):
-        train(add_device(readings=200))
+def test_a_cancel_stops_the_procedure(db, one, add_device):
+    for _ in range(20):
+        put_model(db, add_device(readings=200), newest("forest"))
     db.execute("SET statement_timeout = '60ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.execute("CALL ml_scan()")
     db.execute("RESET statement_timeout")
     assert one("SELECT count(*) FROM ml_scan_state WHERE outcome = 'failed'") == 0
-    assert one("SELECT count(*) FROM ml_scan_state") < 40
+    assert one("SELECT count(*) FROM ml_scan_state") < 20
     db.execute("CALL ml_scan()")
-    assert one("SELECT count(*) FROM ml_scan_state") == 40
+    assert one("SELECT count(*) FROM ml_scan_state") == 20
 
 
 def test_neighbours_are_one_finding(db, one, trained):

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from installer.dashboard import api_server, find_node
 from installer.process import Failure
+from tests.stored import newest, put_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVER = EXAMPLES / "api-server"
@@ -163,7 +164,8 @@ def odd(db: psycopg.Connection) -> psycopg.Connection:
 def _odd_forecast(_server, _copy) -> Iterator[psycopg.Connection]:
     with _copy(f"{_server.dbname}_odd") as conn:
         fill_with_odd(conn)
-        conn.execute("SELECT ml_train_lstm(%s)", [ODD])
+        (device,) = conn.execute("SELECT ml_uuid(%s)::text", [ODD]).fetchone()
+        put_model(conn, device, newest("lstm"))
         yield conn
 
 
@@ -238,7 +240,7 @@ expect.set_options(timeout=15_000)
 PHONE, TABLET = {"width": 390, "height": 844}, {"width": 880, "height": 1180}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium; without it its tests are skipped."""
     if not CHROMIUM:

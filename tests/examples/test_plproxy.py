@@ -19,6 +19,7 @@ from installer.extension import extension_files
 from installer.postgres import find_postgres
 from installer.process import Failure, write
 from installer.suite import find_plproxy
+from tests.stored import newest, put_model
 
 pytestmark = pytest.mark.slow
 
@@ -122,10 +123,8 @@ def sharded() -> Iterator[Sharded]:
             with made.shard(device).connect() as conn:
                 conn.execute("INSERT INTO devices VALUES (%s, 'test')", [device])
                 conn.execute(ROWS, [device])
-        made.shard(DEVICES[0]).ask(
-            "INSERT INTO ml_device_forecast VALUES (%s, '{system.cpuUsage}') RETURNING 1",
-            DEVICES[0],
-        )
+        with made.shard(DEVICES[0]).connect() as conn:
+            put_model(conn, DEVICES[0], newest("lstm"))
         yield made
     finally:
         for cluster in filter(Cluster.is_running, clusters):

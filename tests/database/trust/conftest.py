@@ -1,13 +1,10 @@
-"""Models that need no training, and roles of each level."""
+"""Devices with models that need no training, roles of each level, and servers to hurt."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,17 +12,9 @@ import pytest
 from installer.cluster import Cluster, home
 from installer.postgres import find_postgres
 from installer.process import HERE
+from tests.stored import newest, put_model
 
 LEVELS = ("nobody", "read", "act", "train", "notify")
-FORMATS = Path(__file__).with_name("formats")
-PUT = """
-INSERT INTO ml_model (device_uuid, kind, field, is_current, window_start, window_end, readings_used,
-    readings_rejected, parameters, figures, versions, seconds, sha256, blob)
-SELECT %s, r.kind, r.field, true, r.window_start, r.window_end, r.readings_used,
-    r.readings_rejected, r.parameters, r.figures, r.versions, r.seconds, %s, %s
-FROM jsonb_populate_record(NULL::ml_model, %s) AS r
-RETURNING model_id
-"""
 # Lets a backend have so many bytes more, and no others.
 LIMIT = """
 CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
@@ -34,21 +23,6 @@ CREATE FUNCTION limit_memory(more bigint) RETURNS void LANGUAGE plpython3u AS $$
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, -1))
 $$
 """
-
-
-def put_model(
-    db: psycopg.Connection, device: str, path: Path, blob: bytes | None = None, **changes: object
-) -> int:
-    """Put a committed model in force for a device, or other bytes or columns of it; its id."""
-    data = path.read_bytes() if blob is None else blob
-    row = json.dumps(json.loads(path.with_suffix(".json").read_text())["row"] | changes)
-    digest = hashlib.sha256(data).hexdigest()
-    return db.execute(PUT, [device, digest, data, row]).fetchone()[0]
-
-
-def newest(kind: str) -> Path:
-    """The committed model of a kind, of the newest format."""
-    return max(FORMATS.glob(f"{kind}-*.onnx"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 @pytest.fixture

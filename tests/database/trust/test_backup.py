@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from pyml.workers import job
+from tests.stored import newest, put_model
 
 from ..conftest import ROWS
-from .conftest import newest, put_model
 from .test_privileges import READ
 
 pytestmark = pytest.mark.server

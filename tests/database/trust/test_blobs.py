@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.stored import newest, put_model
+
 from . import mutate
-from .conftest import newest, put_model
 
 ASK = {
     "forest": "SELECT ml_detect('{}', hours => 10)::text, (SELECT count(*) FROM ml_score('{}',"

@@ -6,7 +6,8 @@ import time
 import psycopg
 import pytest
 
-from .conftest import newest, put_model
+from tests.stored import newest, put_model
+
 from .test_blobs import cpu_seconds
 
 ROWS = 300_000

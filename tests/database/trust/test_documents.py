@@ -7,7 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from .conftest import newest, put_model
+from tests.stored import newest, put_model
+
 from .test_blobs import memory
 
 FORECAST, DETECT = "SELECT ml_forecast('{}')", "SELECT ml_detect('{}', hours => 10)"

@@ -12,8 +12,7 @@ import json
 import pytest
 
 from pyml.models.blob import FORMAT
-
-from .conftest import FORMATS, put_model
+from tests.stored import FORMATS, put_model
 
 DEVICE = "10000000-0000-4000-8000-000000000001"
 END = "2026-01-11 00:00:00+00"

@@ -9,7 +9,7 @@ import onnx
 import psycopg
 import pytest
 
-from .conftest import newest, put_model
+from tests.stored import newest, put_model
 
 HIDE = """
 UPDATE device_shadow_history SET reported_state = reported_state || jsonb_build_object(

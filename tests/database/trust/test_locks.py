@@ -5,7 +5,8 @@ import time
 import psycopg
 import pytest
 
-from .conftest import newest, put_model
+from tests.stored import newest, put_model
+
 from .test_privileges import READ, TRAIN
 
 TABLES = ("devices", "device_shadow_history")

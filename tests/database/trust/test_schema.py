@@ -7,8 +7,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pyml.workers import job
+from tests.stored import newest, put_model
 
-from .conftest import newest, put_model
 from .test_privileges import ACT, READ, TRAIN
 
 HOME = '"odd schema"'
