@@ -39,6 +39,11 @@ def test_the_script_is_of_ascii_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoded",
+    ["SQL_ASCII", *(pytest.param(one, marks=pytest.mark.long) for one in ("EUC_JP", "LATIN1"))],
+    indirect=True,
+)
 def test_the_whole_path(db, one, encoded, device):
     field = "temp\u00e9rature" if encoded[0] == "LATIN1" else FIELD
     db.execute(PUT, [field])

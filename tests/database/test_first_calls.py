@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from .trust.conftest import newest, put_model
+from tests.stored import newest, put_model
 
 FIRST = (
     "SELECT ml_detect('{}')",
@@ -21,7 +21,8 @@ FIRST = (
     "CALL ml_scan('{}')",
     "SELECT ml_train_forest('{}')",
     pytest.param("CALL ml_retrain('{}')", marks=pytest.mark.slow),
-    pytest.param("SELECT ml_train_lstm('{}')", marks=pytest.mark.slow),
+    # As the tests of cancels in test_forecast.py have it.
+    pytest.param("SELECT ml_train_lstm('{}')", marks=pytest.mark.long),
 )
 
 

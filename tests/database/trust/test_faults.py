@@ -25,7 +25,7 @@ from .test_blobs import cpu_seconds
 
 pytestmark = pytest.mark.server
 
-DEVICES = 3
+DEVICES = 2
 WORK = {
     "ml_train_forest": "SELECT ml_train_forest('{device}')",
     "ml_train_lstm": "SELECT ml_train_lstm('{device}')",

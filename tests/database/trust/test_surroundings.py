@@ -8,8 +8,10 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from tests.stored import newest, put_model
+
 from ..conftest import ROWS
-from .conftest import LIMIT, newest, put_model
+from .conftest import LIMIT
 
 # Each would break whatever took it for the library of that name.
 NAMES = ("numpy", "pyml", "sklearn", "scipy")
@@ -178,7 +180,7 @@ def test_memory_may_be_missing_when_pyml_is_loaded(db, dsn, add_modelled, long):
 
 @pytest.mark.slow
 def test_memory_may_end_within_a_call(db, dsn, add_modelled, long):
-    device = add_modelled(readings=30_000)
+    device = add_modelled(readings=15_000)
     db.execute(LIMIT)
     answers = []
     for room in range(0, 300, 6 if long else 70):
