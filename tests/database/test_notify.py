@@ -11,7 +11,16 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.receivers import SECRET, Receiver, notify, notifying, receiving, table, until
+from tests.receivers import (
+    SECRET,
+    Receiver,
+    free_port,
+    notify,
+    notifying,
+    receiving,
+    table,
+    until,
+)
 
 # An incident of each of so many devices, all begun now, by the function that scans write with.
 OPEN = """
@@ -155,6 +164,7 @@ def test_who_heard_of_an_incident_hears_of_its_end_whatever_it_became(
     assert [told["event"] for told in receiver.got] == ["opened", "resolved"]
 
 
+@pytest.mark.slow
 def test_what_fails_is_tried_again_in_order_and_stops_nobody_else(db, dsn, one, opened):
     tries = []
 
@@ -180,6 +190,7 @@ def test_what_fails_is_tried_again_in_order_and_stops_nobody_else(db, dsn, one, 
     assert tries == [first, first, first, second]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_for_a_day_is_a_dead_letter(db, dsn, one, opened):
     answers = [500]
     with receiving(lambda handler, document: answers[0]) as receiver:
@@ -246,6 +257,7 @@ def test_an_unknown_target_is_not_sent_again(refused):
     )
 
 
+@pytest.mark.slow
 def test_two_notifiers_tell_each_event_once_and_in_order(db, dsn, one, opened):
     def slow(handler, document):
         time.sleep(0.02)
@@ -315,6 +327,7 @@ def test_a_flood_is_one_only_for_who_is_told_of_five(db, dsn, receiver, opened):
     assert sorted(told["device_name"] for told in receiver.got) == ["boiler-1", "boiler-2"]
 
 
+@pytest.mark.slow
 def test_while_a_scan_goes_on_what_it_opens_waits(db, dsn, one, receiver, opened):
     registered(receiver.table(), dsn)
     job = one("INSERT INTO ml_job (kind, total) VALUES ('scan', 10) RETURNING job_id")
@@ -339,6 +352,7 @@ FROM generate_series(%s, %s, interval '5 minutes') AS t, generate_series(1, 2) A
 """
 
 
+@pytest.mark.slow
 def test_scans_that_no_longer_come_are_told_once_and_that_they_come_again(db, dsn, one, receiver):
     device_filter = table("boilers", url=receiver.url("/b"), secret=SECRET, devices=["boiler-*"])
     targets = receiver.table() + device_filter
@@ -374,6 +388,7 @@ def test_who_has_seldom_scanned_is_told_nothing(db, dsn, one, receiver):
     assert receiver.got == []
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_when_the_message_at_hand_is_sent(db, dsn, one, opened):
     begun = []
 
@@ -393,11 +408,12 @@ def test_a_signal_ends_it_when_the_message_at_hand_is_sent(db, dsn, one, opened)
         assert len(receiver.got) == 1
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_a_table_a_log_or_a_process_title(db, dsn, one, opened):
     with receiving(lambda handler, document: 500) as receiver:
         mail = table(
             "mail",
-            url=f"mailto://us3r:s3cret@127.0.0.1:{receiver.port}?to=a@example.com"
+            url=f"mailto://us3r:s3cret@127.0.0.1:{free_port()}?to=a@example.com"
             "&from=b@example.com&mode=insecure",
         )
         with notifying(receiver.table() + mail, "--dsn", dsn) as process:
@@ -498,7 +514,7 @@ WHERE "timestamp" > (now() AT TIME ZONE 'UTC') - interval '14 minutes'
 
 @pytest.mark.slow
 def test_a_scan_in_which_a_fleet_fails_is_one_message(db, dsn, one, receiver, train, device, long):
-    count = 500 if long else 60
+    count = 500 if long else 20
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'scan_first_hours'")
     train(device)
