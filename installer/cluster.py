@@ -160,8 +160,9 @@ class Cluster:
                 f"cron.host = '{self.run}'",
                 f"cron.database_name = '{database}'",
             ]
-        if self.name == "test":  # nothing that is worth a wait for the disk
+        if self.name == "test":  # nothing is worth a wait for the disk, and plans hang on no chance
             lines += ["fsync = off", "full_page_writes = off", "synchronous_commit = off"]
+            lines += ["autovacuum = off"]
         path, text = self.data / "pyml.conf", "\n".join(lines) + "\n"
         if path.exists() and path.read_text() == text:
             return False

@@ -80,10 +80,10 @@ def test_missing_tables_are_created_with_their_indexes(db, dsn):
 
 
 def test_an_existing_table_keeps_the_indexes_that_its_owner_gave_it(db, dsn, recording):
-    db.execute("DROP INDEX device_shadow_history_state_idx")
+    db.execute("DROP INDEX device_shadow_history_timestamp_idx")
     sample_fleet.load(dsn, 1, 0.1, NOW)
     load(db, recording)
-    absent = db.execute("SELECT to_regclass('device_shadow_history_state_idx') IS NULL")
+    absent = db.execute("SELECT to_regclass('device_shadow_history_timestamp_idx') IS NULL")
     assert absent.fetchone() == (True,)
 
 
