@@ -40,6 +40,7 @@ def mend(db, ask):
     return mended
 
 
+@pytest.mark.slow
 def test_a_fleet_that_works_is_well(db, ask, add_device):
     add_device(readings=300)
     db.execute("CALL ml_retrain()")
@@ -339,6 +340,7 @@ def test_a_row_at_either_end_of_time_hides_nothing(db, ask, add_device, zone):
     assert ask("clock")[1].startswith("1 of 1 devices have readings in the future")
 
 
+@pytest.mark.slow
 def test_a_reader_is_told_the_same(db, dsn, add_device):
     add_device(readings=300)
     db.execute("CALL ml_retrain()")

@@ -33,6 +33,7 @@ def fleet(db, add_device):
     return devices
 
 
+@pytest.mark.slow
 def test_a_device_of_sixty_readings_is_forecast(db, one, fleet, train, add_device, refused):
     model = train(FLEET, FIELD)
     assert one("SELECT device_name FROM ml_models WHERE model_id = %s", model) == "the fleet"
@@ -54,6 +55,7 @@ def test_a_device_of_sixty_readings_is_forecast(db, one, fleet, train, add_devic
     assert db.execute(points, [younger]).fetchone() == (0, None)
 
 
+@pytest.mark.slow
 def test_a_device_has_its_own_where_that_is_better(db, one, fleet, train):
     """The fleet's takes over where it is as good, also from one that was in force before."""
     other, *alike = fleet
@@ -85,6 +87,7 @@ def test_a_device_has_its_own_where_that_is_better(db, one, fleet, train):
         one(INFO, alike[0], FIELD)
 
 
+@pytest.mark.slow
 def test_a_night_trains_as_many_as_the_setting_says(db, one, fleet, train):
     due = "SELECT array_agg(DISTINCT device_uuid::text) FROM _ml_due(%s) WHERE kind = 'lstm'"
     everybody = [FLEET, *fleet]
@@ -101,6 +104,7 @@ def test_a_night_trains_as_many_as_the_setting_says(db, one, fleet, train):
     assert one(due, everybody) == [device for device in fleet if device not in first]
 
 
+@pytest.mark.slow
 def test_fewer_than_three_devices_are_no_fleet(db, one, fleet):
     db.execute("SELECT ml_forget(%s)", [fleet[0]])
     due = "SELECT count(*) FROM _ml_due(ARRAY[%s::uuid])"

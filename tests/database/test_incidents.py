@@ -221,6 +221,7 @@ def test_the_same_trouble_of_many_devices_is_one_row(db, one):
     assert rows[0][5].startswith("7 of 60 devices: temperature level since ")
 
 
+@pytest.mark.slow
 def test_views_read_few_rows_of_a_hundred_thousand_incidents(db, one):
     db.execute(
         "INSERT INTO ml_scan_state (device_uuid, scanned_at, outcome, last_reading)"

@@ -9,6 +9,8 @@ import pytest
 
 from .test_partitions import BY_MONTH
 
+pytestmark = pytest.mark.slow
+
 # Takes away the rows of a device from so many minutes ago to so many, kept until they come late.
 HOLD = """
 WITH gone AS (
@@ -195,7 +197,6 @@ def test_a_lesser_id_that_is_committed_later(db, dsn, small, hold, send, is_logg
     assert db.execute(OUTCOME, [device]).fetchone() == ("unchanged", None)
 
 
-@pytest.mark.slow
 def test_ids_are_waited_for_until_their_transactions_have_ended(db, dsn, one, small, send, hold):
     device = small()
     db.execute("CALL ml_scan()")
@@ -235,7 +236,6 @@ def test_single_devices_and_the_fleet(db, small, hold, send, is_logged):
     assert db.execute(OUTCOME, [devices[0]]).fetchone() == ("unchanged", None)
 
 
-@pytest.mark.slow
 def test_several_sessions(db, dsn, one, small, hold, send, is_logged):
     devices = [small(200) for _ in range(6)]
     spans = {device: hold(device, 150, 100) for device in devices}

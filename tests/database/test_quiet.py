@@ -205,6 +205,7 @@ WHERE (now() AT TIME ZONE 'UTC') - "timestamp" BETWEEN make_interval(mins => %s)
 MODELS = "SELECT kind, encode(sha256(blob), 'hex') FROM ml_model WHERE is_current ORDER BY kind"
 
 
+@pytest.mark.slow
 def test_a_model_does_not_know_the_values_of_a_quiet_window(db, one, met):
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")
     as_of = one("SELECT now()")

@@ -159,6 +159,7 @@ def _typed(db: psycopg.Connection, **columns: str) -> None:
     db.execute(COPY_AS.format(made))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "found"),
     [

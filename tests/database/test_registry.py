@@ -171,6 +171,7 @@ def test_another_value_of_its_own_setting_ends_the_wait_after_a_failure(db, add_
     assert ("mad", "", "never trained") in db.execute(DUE, [device]).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_detectors_alone")
 def test_an_argument_given_for_its_own_parameter_stays(db, one, device, register):
     register("mad.py", OWN_SETTING)
@@ -233,6 +234,7 @@ def test_a_scan_that_does_not_know_a_kind_says_so_and_goes_on(db, one, dsn, devi
     assert one("SELECT count(*) FROM ml_anomaly WHERE tier = 'mad'") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forecaster_alone")
 def test_a_forecaster_is_trained_for_each_field_and_stored(db, one, device):
     due = [("forest", "")] + [("yesterday", field) for field in FIELDS]
@@ -249,6 +251,7 @@ def test_a_forecaster_is_trained_for_each_field_and_stored(db, one, device):
     assert [reason for kind, _, reason in db.execute(DUE, [device])] == ["changed", "changed"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forecaster_alone")
 def test_a_scan_stores_what_a_forecaster_says_and_logs_what_lies_outside(db, one, device):
     db.execute("CALL ml_retrain()")

@@ -22,6 +22,7 @@ def test_a_muted_metric_makes_no_incident_and_its_findings_are_recorded(db, one,
     assert ("level",) in kept
 
 
+@pytest.mark.slow
 def test_what_is_proposed_runs_as_printed_and_keeps_the_like_quiet(db, one, trained, scan):
     db.execute(HOT, [trained, -1, 120])
     scan(*range(150, 0, -10))

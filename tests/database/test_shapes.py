@@ -145,6 +145,7 @@ def test_an_id_that_the_history_does_not_hold(db, add_device):
     assert caught.value.sqlstate == "ML002"
 
 
+@pytest.mark.slow
 def test_a_document_that_is_none_counts_for_nothing(db, one, add_device):
     add_device(readings=300)
     known_as = reshaped(db, "text that is JSON")

@@ -1,5 +1,9 @@
 """`sql/smoke.sql` as a person runs it."""
 
+import pytest
+
+pytestmark = pytest.mark.slow  # the fleet takes long to make
+
 STEPS = {  # and how many lines each has at least
     "Is all well?": 13,
     "Train an Isolation Forest": 1,

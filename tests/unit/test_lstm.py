@@ -199,6 +199,7 @@ def test_documents_keep_intervals_as_narrow_as_they_were(panel):
     assert told.least.min() > 10
 
 
+@pytest.mark.slow
 def test_sunrise_is_foreseen_after_three_days():
     """Minute by minute, under clouds that change every twenty minutes."""
     rng, minutes = np.random.default_rng(4), np.arange(4 * 1440)

@@ -13,6 +13,8 @@ from pyml.forecasters.usual import Usual
 from pyml.forecasters.windows import Windows, origins, spans, steps_read
 from pyml.models import wire
 
+pytestmark = pytest.mark.slow
+
 # Of all lengths and horizons that the settings allow, those at the edges of what they change:
 # patches, medians, even and odd spans, what is left over of a window.
 SHAPES = [
@@ -74,7 +76,6 @@ def test_what_is_written_is_what_the_library_writes():
         assert onnx.ModelProto.FromString(file).SerializeToString() == file
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "horizon"),
     [(50, 12), (23, 5), (8, 2), pytest.param(100, 48, marks=pytest.mark.long)],
@@ -133,7 +134,6 @@ def test_the_weights_survive_the_graph():
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.slow
 def test_what_the_network_raises_is_a_want_of_memory():
     import tensorflow as tf
 

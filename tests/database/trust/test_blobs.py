@@ -102,6 +102,7 @@ def test_what_was_made_by_hand_is_refused(reader):
     assert {name for name, outcome in outcomes.items() if outcome != "ML005"} == set()
 
 
+@pytest.mark.slow
 def test_what_was_mutated_is_refused_or_is_a_model(reader, long, tmp_path):
     rng = random.Random(20)
     blob = newest(reader.kind).read_bytes()

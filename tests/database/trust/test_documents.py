@@ -11,6 +11,8 @@ from tests.stored import newest, put_model
 
 from .test_blobs import memory
 
+pytestmark = pytest.mark.slow
+
 FORECAST, DETECT = "SELECT ml_forecast('{}')", "SELECT ml_detect('{}', hours => 10)"
 SCAN = "SELECT outcome, sqlstate, error FROM ml_scan_state"
 
@@ -166,7 +168,6 @@ def test_a_path_of_a_metric_is_bounded(db, device, column, path):
         assert caught.value.sqlstate == "ML004"
 
 
-@pytest.mark.slow
 def test_plans_of_many_shapes_of_model_take_a_bounded_space(db, dsn, device):
     model = onnx.ModelProto.FromString(newest("lstm").read_bytes())
     entry = model.metadata_props[0]

@@ -10,6 +10,8 @@ from contextlib import suppress
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # The functions that answer from stored models, but for trainings.
 STATEMENTS = (
     "SELECT ml_detect('{device}')",

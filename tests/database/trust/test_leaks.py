@@ -11,6 +11,8 @@ import pytest
 
 from tests.stored import newest, put_model
 
+pytestmark = pytest.mark.slow
+
 HIDE = """
 UPDATE device_shadow_history SET reported_state = reported_state || jsonb_build_object(
     'billing', jsonb_build_object('pin', 987654321 + (id %% 2))) WHERE device_uuid = %s
@@ -109,7 +111,6 @@ def test_the_same_forest_of_configured_metrics_is_scored(db, one, device, strang
     assert one("SELECT count(*) FROM ml_anomaly") > 500
 
 
-@pytest.mark.slow
 def test_what_a_scan_cannot_read_is_trained_anew(db, one, device, stranger):
     """Though what is stored beside the model says that nothing has changed."""
     db.execute("UPDATE ml_setting SET value = '[]' WHERE name = 'forecast_fields'")
@@ -203,7 +204,6 @@ def test_a_field_that_nobody_has_configured_is_forecast_for_who_asks_alone(
         db.execute(undo)
 
 
-@pytest.mark.slow
 def test_a_model_follows_a_metric_that_was_changed(db, one, refused, device, train):
     db.execute("UPDATE ml_setting SET value = '[\"temperature\"]' WHERE name = 'forecast_fields'")
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'epochs'")

@@ -70,6 +70,7 @@ FROM (VALUES ('scan', %(device)s::text), ('retrain', concat(%(device)s, '/forest
 TABLES_OF_PYML = ("ml_lock", "ml_scan_state", "ml_model", "ml_job", "ml_run", "ml_setting")
 
 
+@pytest.mark.slow
 def test_nobody_without_the_right_to_train_can_hold_up_a_scan_or_a_training(
     db, one, connect, add_device
 ):
@@ -145,6 +146,7 @@ def test_a_scan_passes_over_what_another_session_has(db, dsn, one, add_modelled)
     assert one(job) == "(2,0)"
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_is_forgotten_in_one_statement(db, dsn, long):
     """The server's table of locks has room for some 7,000; these would be 9,000 of them."""
     count = 20_000 if long else 3_000

@@ -162,6 +162,7 @@ def test_a_worker_outside_the_server_is_refused_too(db, dsn, impostor):
     assert db.execute("TABLE seen").fetchall() == []
 
 
+@pytest.mark.slow
 def test_a_scheduled_job_calls_no_impostor(db, dsn, home):
     commands = db.execute(f"SELECT command FROM {HOME}._ml_jobs('* * * * *', '* * * * *', 1)")
     jobs = [command for (command,) in commands.fetchall()]

@@ -7,6 +7,8 @@ import pytest
 
 from installer.postgres import find_postgres
 
+pytestmark = pytest.mark.slow
+
 LEVELS = ("read", "train")
 VIEWS = (
     *("ml_models", "ml_anomalies", "ml_incidents", "ml_forecasts", "ml_breaches"),
