@@ -309,10 +309,11 @@ def test_a_forecasters_models_are_pruned_rolled_back_and_forgotten(db, one, devi
 
 
 @pytest.mark.slow
-def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register):
+def test_two_forecasters_of_a_field_say_each_their_own(db, one, device, register, train):
     """Each has points of its own in ml_forecast_point, and readings are compared with both."""
     db.execute(SET, ['["system.cpuUsage"]', "forecast_fields"])
     db.execute(SET, ["1", "epochs"])
+    train(device, "system.cpuUsage")
     register("yesterday.py")
     db.execute("CALL ml_retrain()")
     db.execute("CALL ml_scan(as_of => %s)", [one(AGO, 8)])
