@@ -199,7 +199,7 @@ def serving(dsn: str) -> Iterator[Service]:
 # ---- trainings -----------------------------------------------------------------
 
 READ = ("telemetry.history:History.read",)
-CLEAN = ("telemetry.series:clean", "telemetry.series:measure")
+CLEAN = tuple(f"telemetry.window:{name}" for name in ("received", "learn", "assemble"))
 STORE = ("server.store:put",)
 PHASES = {
     "ml_train_forest": {
@@ -207,21 +207,23 @@ PHASES = {
         "read": READ,
         "prepare": (
             *CLEAN,
-            *("forest:moves", "forest:whitening", "forest:with_decay", "forest:matrix"),
+            *("forest:standardised", "forest:moves", "detectors.hours:learn"),
         ),
         "fit": ("detectors.growing:grow",),
         "limits": (
             "detectors.thresholds:Blocks.unseen_scores",
             "detectors.thresholds:Thresholds.of",
+            "forest:_unseen_distances",
         ),
+        "finders": ("training.detectors:Following.of",),
         "build": ("detectors.growing:path_lengths", "detectors.growing:numbers_of"),
         "store": STORE,
     },
     "ml_train_lstm": {
         "load TensorFlow": ("lstm:prepare",),
         "read": READ,
-        "prepare": (*CLEAN, "training:regular"),
-        "fit": ("lstm:_descend", "lstm:choose_ridge", "lstm:Paths.fitted"),
+        "prepare": (*CLEAN, "training.forecasters:regular", "lstm:usual_of", "lstm:learn"),
+        "fit": ("lstm:descend", "lstm:choose_ridge", "lstm:Paths.fitted"),
         "measure": ("lstm:measured", "lstm:_peaks"),
         "build": ("lstm:numbers_of", "forecasters.inference:runner"),
         "store": STORE,

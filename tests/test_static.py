@@ -1,7 +1,9 @@
 """What can be known without running it: style, types, and who imports whom."""
 
+import importlib
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,15 @@ def test_static(check: str) -> None:
         [sys.executable, *CHECKS[check]], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_bench_of_latency_watches_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names functions of the package; those of the server need one."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    phases = importlib.import_module("latency").PHASES
+    names = [name for parts in phases.values() for some in parts.values() for name in some]
+    for module, _, path in (name.partition(":") for name in names):
+        if module.startswith("server."):
+            assert f"def {path}(" in (ROOT / "pyml" / f"{module.replace('.', '/')}.py").read_text()
+        else:
+            assert callable(attrgetter(path)(importlib.import_module(f"pyml.{module}")))
