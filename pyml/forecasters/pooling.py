@@ -119,9 +119,7 @@ def _joined(several: Sequence[Windows], reach: float) -> Windows:
         for one in fields(Windows)
     }
     read = ("behind", "medians", "ahead")
-    parts |= {name: np.clip(parts[name], -reach, reach) for name in read}
-    # They are of many times: their places are those of rows.
-    return Windows(**parts | {"at": np.arange(len(parts["at"]))})
+    return Windows(**parts | {name: np.clip(parts[name], -reach, reach) for name in read})
 
 
 class Distances(NamedTuple):
@@ -145,19 +143,18 @@ class _Device:
 
     Attributes
     ----------
-    fit, stop, both : list of Windows
-        Of the earlier and of the last part of each stretch, no target of one of them in the other,
-        without its last stretches; and of all stretches, whole. Each stretch is in a unit of its
-        own.
+    fit, stop : list of Windows
+        Of the earlier and of the last part of each stretch, each stretch in a unit of its own; no
+        target of one lies in the other.
     held : list of tuple
-        Its last stretches, each in the unit of what came before it, and origins in it.
+        Its last stretches, of which those have nothing: each in the unit of what came before it,
+        and origins in it.
     ordinary : ndarray of float64, shape (horizon,)
         How far it goes from a standstill, in the unit of all its values.
     """
 
     fit: list[Windows]
     stop: list[Windows]
-    both: list[Windows]
     held: list[tuple[Grid, Places]]
     ordinary: Floats
 
@@ -174,27 +171,20 @@ class _Device:
         # So that all of them together have as many as a training takes.
         every = -(-len(at) * devices // p.most_windows)
         few = int(np.ceil(len(at) * p.pooled_stop * devices / p.pooled_stops))
-        fit_on = max(1, len(stretches) - max(1, int(p.pooled_held * len(stretches))))
-        fit: list[Windows] = []
-        stop: list[Windows] = []
-        both: list[Windows] = []
-        held: list[tuple[Grid, Places]] = []
-        for i, some in enumerate(stretches):
+        cut: tuple[list[Windows], list[Windows]] = ([], [])
+        held_out = max(1, int(p.pooled_held * len(stretches)))
+        fit_on = len(stretches) - held_out if len(stretches) > 1 else 1
+        for some in stretches[:fit_on]:
             # As of the last of them, all that a forecast then reads.
-            end = max(int(some[-1]) + 1, back)
-            unit = Unit.of(values[max(0, end - back) : end], horizon)
-            if unit is None:
-                continue
-            alike = unit.standard(values)
-            last = some[-1] - len(some) * p.pooled_stop
-            parts = [(both, some[::every])]
-            if i < fit_on:
-                parts += [
-                    (fit, some[some <= last - horizon][::every]),
-                    (stop, some[some > last][::few]),
-                ]
-            for part, rows in parts:
-                part.append(Windows.cut(alike, np.zeros(len(alike)), rows, length, horizon))
+            stop = max(int(some[-1]) + 1, back)
+            unit = Unit.of(values[max(0, stop - back) : stop], horizon)
+            if unit is not None:
+                alike = unit.standard(values)
+                last = some[-1] - len(some) * p.pooled_stop
+                split = some[some <= last - horizon][::every], some[some > last][::few]
+                for part, rows in zip(cut, split, strict=True):
+                    part.append(Windows.cut(alike, np.zeros(len(alike)), rows, length, horizon))
+        held = []
         for some in stretches[fit_on:]:
             first = max(0, int(some[0]) + 1 - back)
             before = Unit.of(values[first : some[0] + 1], horizon)
@@ -203,7 +193,7 @@ class _Device:
                 alike = before.standard(values[here])
                 held.append((Grid(times[here], alike, grid.interval), some[::horizon] - first))
         ordinary = ordinary_changes(whole.standard(values), at, length, horizon, p.floor, p)
-        return cls(fit, stop, both, held, ordinary)
+        return cls(*cut, held, ordinary)
 
 
 def fit(
@@ -261,6 +251,8 @@ def fit(
     scale = Scale(0.0, where or 1.0, 1.0)
     calendar = Calendar(ZONE, 1, 1)
     usual = learn(np.empty(0), np.empty(0), calendar, horizon)
+    # The windows are of many times: their places are those of rows.
+    fit_on, stop_on = (replace(one, at=np.arange(len(one.at))) for one in (fit_on, stop_on))
     ridge, linear = choose_ridge(scale, fit_on, stop_on, p, pulse)
     paths = Paths.fitted(scale, fit_on, ridge, Paths.without(linear), p, pulse)
     network = network_of(sequence_length, horizon)
@@ -289,14 +281,6 @@ def fit(
     numbers = numbers_of(best, scale, paths, usual, 0.0)
     run = inference.runner(numbers, sequence_length, horizon).run
     figures, distances = _measured(model, run, found, level, p, pulse)
-    # What was held out is the newest: then it is trained on as well.
-    whole = _joined([one for device in found for one in device.both], p.reach)
-    paths = Paths.fitted(scale, whole, ridge, paths, p, pulse)
-    network.reset(best)
-    part = Part.of(network, whole, scale, paths)
-    for i in range(min(p.refit_epochs, epochs)):
-        part.epoch(p.refit_rate * (1 - i / p.refit_epochs), p.batch, rng, pulse)
-    numbers = numbers_of(network.weights(), scale, paths, usual, 0.0)
     counts = {"devices": len(found), "training_windows": n, "epochs": epoch}
     return Fitted(numbers, model, counts | {"best_epoch": best_epoch} | figures), distances
 
