@@ -376,6 +376,7 @@ def test_everything_is_reached_by_keyboard(api, visit):
     page.keyboard.press("Enter")
     page.wait_for_url("**/#/devices?sort=name")
     ready(page)
+    expect(sort).to_have_text("name ↓")  # the list is sorted, so the link is the next one
     expect(sort).to_be_focused()  # not thrown back to the begin of the page
     page.keyboard.press("Enter")
     page.wait_for_url("**/#/devices?sort=-name")
