@@ -371,11 +371,8 @@ def _peaks(
     places = _thin(np.array(at, np.int64), p.measured)
     pulse()
     truth = ahead_of(values, places, horizon)
-    predicted, half, least = backtest(model, run, times, values, places, [level], p)
+    distance = backtest(model, run, times, values, places, [level], p).far(truth)
     pulse()
-    width = np.maximum(half[:, 0], least)
-    known = width > 0
-    distance = np.where(known, np.abs(truth - predicted) / np.where(known, width, 1.0), 0.0)
     when = times[places[:, None] + np.arange(1, horizon + 1)]
     highest = Excursions.lasting(model.interval, when.ravel(), distance.ravel()).peaks()
     return rarity(when.size * model.interval / HOUR, highest.heights.tolist())

@@ -231,6 +231,15 @@ class Backtest(NamedTuple):
     half: Floats
     least: Floats
 
+    def far(self, truth: Floats) -> Floats:
+        """How far what came (k, horizon) lies from it, in half widths as a scan has them.
+
+        Those are of the last of its levels.
+        """
+        width = np.maximum(self.half[:, -1], self.least)
+        off = np.abs(truth - self.predicted)
+        return np.divide(off, width, out=np.zeros_like(off), where=width > 0)
+
 
 def backtest(
     model: Model,

@@ -307,10 +307,8 @@ def _measured(
             naive += float(np.abs(truth - values[at, None]).sum())
             inside += (off[:, None] <= found.half[:, :-1]).sum(axis=(0, 2))
             cells += off.size
-            width = np.maximum(found.half[:, -1], found.least)
             when = times[at[:, None] + np.arange(1, model.horizon + 1)]
-            far = np.where(width > 0, off / np.where(width > 0, width, 1.0), 0.0)
-            distances.append(Distances(series.interval, when.ravel(), far.ravel()))
+            distances.append(Distances(series.interval, when.ravel(), found.far(truth).ravel()))
     figures = {
         "mae": None,  # each device has a unit of its own
         "mase": None,

@@ -174,11 +174,10 @@ def fitted(
     knows = current.knows
     back, longest = 0.0, HOUR * int(history.settings_of(device)["training_hours"])
     last = history.last(device, until, knows.metric.path, until - longest)
+    end, known = until if last is None else last, metrics_of(backend.execute)
     while back < forecaster.lookback(knows) and back < longest:
         back = min(forecaster.lookback(knows), longest)
-        end = until if last is None else last
-        field, known = knows.metric.name, metrics_of(backend.execute)
-        metric, _, found = window(history, device, end - back, end, field, known)
+        metric, _, found = window(history, device, end - back, end, knows.metric.name, known)
         bounds = (metric.lower, metric.upper)
         knows = replace(knows, interval=found.interval, habit=found.habits[0], bounds=bounds)
     return replace(current, model=replace(current.model, knows=knows))

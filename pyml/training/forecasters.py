@@ -16,7 +16,7 @@ from pyml.models import blob
 from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Floats, History
 from pyml.telemetry.series import Grid, Metric, regular
-from pyml.telemetry.window import window
+from pyml.telemetry.window import Learned, window
 from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, wider
 
 # Devices that a fleet's model is trained on, at most.
@@ -55,16 +55,10 @@ def train_forecaster(
     """
     settings = taken(forecaster, history.settings_of(device), given)
     hours = settings["hours"]
-    since = until - hours * 3600
-    quiet = history.quiet(device, since, until)
-    metric, totals, found = window(
-        history, device, since, until, field, known, quiet, MOST_READINGS
-    )
+    metric, totals, found, grid = _read(history, device, field, known, hours, until)
     readings, (habit,) = found.readings, found.habits
     ledger = readings.ledger()
-    values = readings.values[:, 0]
     usable = int(np.isfinite(readings.came().values).sum())
-    grid = regular(readings.times, values, found.interval)
     bounds = (metric.lower, metric.upper)
 
     def alike(model: blob.Model[Any] | None) -> Previous[Any] | None:
@@ -75,7 +69,7 @@ def train_forecaster(
         return Previous(model.numbers, model.knows, model.run)
 
     rival = alike(fleet[1] if fleet else None)
-    asked = asked_of(forecaster, settings, history)
+    asked = _asked(forecaster, settings, history)
     try:
         fitted = beside(
             lambda: forecaster.load(asked),
@@ -158,15 +152,12 @@ def train_fleet(
     times: list[Floats] = []
     for device in devices:
         within()
-        since = until - 3600 * settings["hours"]
         with suppress(NotEnoughData, UnknownField, ModelNotFound):
-            quiet = history.quiet(device, since, until)
-            of_one = (history, device, since, until, field, known, quiet, MOST_READINGS)
-            metric, totals, found = window(*of_one)
-            readings = found.readings
-            grids.append(regular(readings.times, readings.values[:, 0], found.interval))
+            read = _read(history, device, field, known, settings["hours"], until)
+            metric, totals, found, grid = read
+            grids.append(grid)
             habits += found.habits
-            times.append(readings.came().times)
+            times.append(found.readings.came().times)
         if len(grids) == MOST_DEVICES:
             break
     if len(grids) < PARAMETERS.least:
@@ -176,7 +167,7 @@ def train_fleet(
             detail=f"{len(devices)} devices were asked.",
             hint="SELECT * FROM ml_discover();",
         )
-    asked = asked_of(forecaster, settings, history)
+    asked = _asked(forecaster, settings, history)
     try:
         fitted = beside(
             lambda: forecaster.load(asked),
@@ -202,7 +193,25 @@ def train_fleet(
     )
 
 
-def asked_of(
+def _read(
+    history: History,
+    device: str,
+    field: str,
+    known: Sequence[Metric],
+    hours: int,
+    until: float,
+) -> tuple[Metric, list[str], Learned, Grid]:
+    """What a field means, the paths of totals, and a device's last hours, also on its grid."""
+    since = until - hours * 3600
+    quiet = history.quiet(device, since, until)
+    of_one = (history, device, since, until, field, known, quiet, MOST_READINGS)
+    metric, totals, found = window(*of_one)
+    readings = found.readings
+    grid = regular(readings.times, readings.values[:, 0], found.interval)
+    return metric, totals, found, grid
+
+
+def _asked(
     forecaster: Forecaster[Any], settings: Mapping[str, Any], history: History
 ) -> dict[str, Any]:
     """What a forecaster's training is given."""
