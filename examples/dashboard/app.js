@@ -160,8 +160,15 @@ function showFailure({ message, detail, hint }, status = 0) {
   );
 }
 
-/** Who gives a token is asked no more until the tab is closed. @param {string} why */
+/** Who gives a token is asked no more until the tab is closed; what is being typed stays. @param {string} why */
 function askForToken(why) {
+  notice.hidden = true;
+  updated = undefined;
+  const asked = document.querySelector("#why");
+  if (asked) {
+    asked.textContent = `${why}.`;
+    return;
+  }
   const input = h("input", { type: "password", id: "token", autocomplete: "off", required: true });
   const form = h("form", { class: "controls" }, h("label", {}, "Token ", input), h("button", {}, "Go on"));
   form.addEventListener("submit", (event) => {
@@ -170,9 +177,8 @@ function askForToken(why) {
     stream.again();
     void refresh();
   });
-  notice.hidden = true;
-  updated = undefined;
-  fill(main, h("section", { class: "panel failure", role: "alert" }, h("h1", {}, "Who are you?"), h("p", {}, `${why}.`), form));
+  const told = h("p", { id: "why" }, `${why}.`);
+  fill(main, h("section", { class: "panel failure", role: "alert" }, h("h1", {}, "Who are you?"), told, form));
 }
 
 /** The server may be there again. */
