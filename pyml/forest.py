@@ -142,7 +142,7 @@ class Forest(Judge[Model]):
         filled = np.where(np.isnan(cells), fill, cells)
         pulse()
         trees_, seed = settings["n_estimators"], settings["seed"]
-        grown = growing.grow(filled, blocks.seen(), blocks.rows, trees_, seed, pulse)
+        grown = growing.grow(filled, seen.views(), blocks.seen(), blocks.rows, trees_, seed, pulse)
         paths = growing.path_lengths(grown)
         alone = -blocks.unseen_scores(grown, paths, filled, pulse)
         apart = _unseen_distances(blocks, compared, pulse)

@@ -43,10 +43,19 @@ class Features:
         return Features(self.columns[rows], self.vectors[rows])
 
     def matrix(self) -> Matrix:
-        """What trees split by, shape (n, m * (2 + w))."""
-        m = self._metrics
-        parts = (self.columns[:, :m], self.vectors, self.columns[:, 2 * m : -m])
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        """What trees split by, shape (n, m * (3 + w)): values and spreads, then the vectors."""
+        return np.concatenate([self.columns[:, : -self._metrics], self.vectors], axis=1).astype(
+            np.float32
+        )
+
+    def views(self) -> NDArray[np.bool_]:
+        """Which columns of the matrix one half of the trees sees, and which the other.
+
+        Both see values and longer spreads. One sees the first spread as it is, the other the
+        vectors in its place.
+        """
+        of = np.arange(self.columns.shape[1] + self._metrics) // self._metrics
+        return np.array([of < of[-1] - 1, of != 1])
 
     def single(self) -> Floats:
         """What each metric says alone, shape (n, 3 m): the vectors, then its jump."""

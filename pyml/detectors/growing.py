@@ -35,15 +35,16 @@ def medians(matrix: Matrix) -> Matrix:
 
 def grow(
     matrix: Matrix,
+    views: NDArray[np.bool_],
     seen: Sequence[NDArray[np.intp]],
     rows: int,
     n_estimators: int,
     seed: int,
     pulse: Pulse,
 ) -> list[Any]:
-    """Trees as scikit-learn's IsolationForest grows them, each on rows that its group sees.
+    """Trees as scikit-learn's IsolationForest grows them, each on rows and columns that it sees.
 
-    Where each tree sees all rows they are that library's of the same seed, to the last bit.
+    Where each tree sees all of both they are that library's of the same seed, to the last bit.
     Grown one by one: IsolationForest makes three random generators, a clone and a weight
     for every row of `matrix` for each tree, which takes three times as long as the trees;
     and it shuffles all rows to pick some, which takes a third as long.
@@ -51,6 +52,8 @@ def grow(
     Parameters
     ----------
     matrix : ndarray of float32, shape (n, f)
+    views : ndarray of bool, shape (v, f)
+        Columns that trees see; the trees of a group take the views in turn.
     seen : sequence of ndarray of int
         The rows that the trees of each group may see; tree i is of group ``i % len(seen)``.
     rows : int
@@ -81,7 +84,10 @@ def grow(
             some = picker.choice(len(mine), rows, replace=False, shuffle=False)
             picked = mine[np.sort(some)]
             random.seed(splits)
-            trees.append(tree.fit(matrix[picked], noise[picked], check_input=False).tree_)
+            # No tree splits by what is the same everywhere.
+            view = views[grown // len(seen) % len(views)]
+            shown = np.where(view, matrix[picked], np.float32(0))
+            trees.append(tree.fit(shown, noise[picked], check_input=False).tree_)
     return trees
 
 

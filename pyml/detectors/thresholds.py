@@ -118,7 +118,7 @@ class Thresholds:
         cls, blocks: Blocks, scores: Floats, contamination: float, p: Parameters
     ) -> "Thresholds":
         """Those of a training, from scores (n,) by trees that have not seen the readings."""
-        shares = np.array([contamination, p.critical_share * contamination])
+        shares = p.ahead_share * contamination * np.array([1.0, p.critical_share])
         unseen = blocks.parts(scores, blocks.ordinary)
         each = np.array([lowest(part, shares) for part in unseen])
         warning, critical = limits(unseen, each, shares, p).tolist()
@@ -133,7 +133,7 @@ def lowest(scores: Floats, shares: Floats) -> Floats:
 def limits(unseen: Sequence[Floats], each: Floats, shares: Floats, p: Parameters) -> Floats:
     """Scores below which a reading is flagged, for shares of readings to flag.
 
-    The mean of the second to fourth lowest quantiles of the blocks: one bad day does not make
+    The mean of the middle three quantiles of the blocks: one bad day does not make
     the model deaf for a week. Yet no looser than either the whole or the latest block would have
     it: a machine that now works otherwise is not flagged until the week is over.
 

@@ -31,8 +31,8 @@ TOLD = {
     ),
     "gateway-lisbon": (
         "network_receive_rate has been at 16 million B/s since 04:00 UTC, 14.5 million B/s "
-        "above what is usual at this hour (1.11 million to 1.43 million B/s). Also "
-        "unusual: temperature. Over since 04:29 UTC, after 30 min"
+        "above what is usual at this hour (1.11 million to 1.43 million B/s). Over "
+        "since 04:29 UTC, after 30 min"
     ),
     "batch-dublin": (
         "cpu_usage has been at 61.6 % since 05:32 UTC, 48.6 points above what is usual at "

@@ -140,15 +140,17 @@ INTS = (
     *("nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs"),
 )
 
+INNER = "the first node that leads to another"
+
 
 @pytest.mark.parametrize(
     ("name", "at", "value"),
     [
         ("nodes_truenodeids", 0, 10**9),
         ("nodes_falsenodeids", 0, -5),
-        ("nodes_truenodeids", 0, 0),  # a circle
+        ("nodes_truenodeids", INNER, 0),  # a circle
         ("nodes_trueleafs", 0, 2),
-        ("nodes_trueleafs", 0, 1),  # the node's number for a leaf's
+        ("nodes_trueleafs", INNER, 1),  # the node's number for a leaf's
         ("nodes_featureids", 0, 10**6),
         ("nodes_featureids", 0, -1),
         ("tree_roots", 0, -1),
@@ -167,7 +169,8 @@ def test_trees_that_lead_astray_are_refused(fitted, name, at, value):
         if at is None:
             attributes[name].i = value
         else:
-            attributes[name].ints[at] = value
+            first = list(attributes["nodes_trueleafs"].ints).index(0)
+            attributes[name].ints[first if at == INNER else at] = value
 
     with pytest.raises(UnreadableModel):
         blob.load(FOREST, _altered(fitted, alter))

@@ -85,14 +85,15 @@ def alone(fitted, matrix):
 
 
 def trained_on(fitted, times, values, trees):
-    """What the trees of a training are grown on, nothing missing, and its blocks."""
+    """What the trees of a training are grown on, nothing missing; which see what; its blocks."""
     model, m = fitted.model, values.shape[1]
     scaled = features.standardised(model.scaling, values)
     columns = features.moves(model.spans, times, scaled, nothing)
     _, compared = hours.learn(times, columns[:, : 2 * m], np.arange(2 * m) >= m, nothing)
-    matrix = features.Features(columns, compared).matrix()
+    seen = features.Features(columns, compared)
+    matrix = seen.matrix()
     filled = np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
-    return filled, FOREST.blocks(model.spans, times, compared, trees)
+    return filled, seen.views(), FOREST.blocks(model.spans, times, compared, trees)
 
 
 def explained(fitted, times, values, row):
@@ -101,15 +102,29 @@ def explained(fitted, times, values, row):
 
 
 @pytest.mark.parametrize("trees", [1, 6])
-def test_scores_are_those_of_scikit_learn(trees):
-    """So few trees see all that there is, as that library's do of so few readings."""
+def test_trees_that_see_everything_are_those_of_scikit_learn(trees):
     times, values = (cells[: PARAMETERS.subsample] for cells in telemetry())
     values[5:90:7, 1] = np.nan
-    fitted = train(times, values, n_estimators=trees, seed=3)
-    filled, _ = trained_on(fitted, times, values, trees)
+    filled, views, blocks = trained_on(train(times, values), times, values, trees)
+    assert blocks.groups == 1
+    all_, rows = np.ones_like(views), len(filled)
+    grown = growing.grow(filled, all_, blocks.seen(), rows, trees, 3, nothing)
+    found = blocks.unseen_scores(grown, growing.path_lengths(grown), filled, nothing)
     oracle = IsolationForest(n_estimators=trees, random_state=3).fit(filled)
-    found = alone(fitted, filled)
     np.testing.assert_allclose(found, oracle.score_samples(filled), atol=1e-5)
+
+
+def test_half_the_trees_see_how_much_a_metric_moves_and_half_how_unusual_that_is_at_its_hour():
+    times, values = telemetry(days=3)
+    m, n = values.shape[1], 56
+    filled, views, blocks = trained_on(train(times, values), times, values, n)
+    grown = growing.grow(filled, views, blocks.seen(), blocks.rows, n, 3, nothing)
+    value, spread, longer, beyond, unusual = range(5)
+    for i, tree in enumerate(grown):
+        split = set((tree.feature[tree.feature >= 0] // m).tolist())
+        assert split == (
+            {value, longer, beyond, unusual} if i // 7 % 2 else {value, spread, longer}
+        )
 
 
 def lengths(grown, filled):
@@ -126,8 +141,8 @@ def lengths(grown, filled):
 def test_scores_are_those_of_trees_that_each_see_four_days_of_seven(trees):
     times, values = telemetry(days=3)
     fitted = train(times, values, n_estimators=trees, seed=3)
-    filled, blocks = trained_on(fitted, times, values, trees)
-    grown = growing.grow(filled, blocks.seen(), blocks.rows, trees, 3, lambda: None)
+    filled, views, blocks = trained_on(fitted, times, values, trees)
+    grown = growing.grow(filled, views, blocks.seen(), blocks.rows, trees, 3, nothing)
     assert blocks.groups == 7
     length = lengths(grown, filled)
     usual = _average_path_length([PARAMETERS.subsample])[0]
@@ -154,8 +169,8 @@ def test_trees_of_a_leaf_or_a_single_split_score_as_scikit_learns():
     usual = _average_path_length([PARAMETERS.subsample])[0]
     for seed in range(40):
         fitted = train(times, values, n_estimators=5, seed=seed)
-        filled, blocks = trained_on(fitted, times, values, 5)
-        grown = growing.grow(filled, blocks.seen(), blocks.rows, 5, seed, lambda: None)
+        filled, views, blocks = trained_on(fitted, times, values, 5)
+        grown = growing.grow(filled, views, blocks.seen(), blocks.rows, 5, seed, nothing)
         sizes |= {tree.node_count for tree in grown}
         found = alone(fitted, filled)
         wanted = -(2 ** (-lengths(grown, filled).mean(axis=0) / usual))
@@ -348,9 +363,9 @@ def test_what_a_machine_does_each_night_is_ordinary():
     often, once = values.copy(), values.copy()
     often[nights] += 20
     once[nights & (times < times[1500])] += 20
-    _, blocks = trained_on(train(times, often), times, often, 50)
+    *_, blocks = trained_on(train(times, often), times, often, 50)
     assert blocks.ordinary[nights].mean() > 0.9
-    _, blocks = trained_on(train(times, once), times, once, 50)
+    *_, blocks = trained_on(train(times, once), times, once, 50)
     assert not blocks.ordinary[1440 + 25 : 1440 + 45].any()
 
 
