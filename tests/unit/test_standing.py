@@ -133,6 +133,41 @@ def stuck_values(plain):
     return values
 
 
+def test_two_that_stop_at_the_same_reading_are_stuck_after_three_readings():
+    plain = noise(START + 60.0 * np.arange(4000), ("a", "b", "c"))
+    model = fitted(Stuck(), plain)
+    assert (model.together, model.longest_together) == (120.0, 0.0)
+    values = plain.values.copy()
+    values[3000:, :2] = 51.25, 49.5
+    for readings, found in ((3002, []), (3003, ["a", "b"])):
+        short = signals_of(plain.times[:readings], values[:readings], plain.names)
+        told = Stuck().find(model, short, plain.times[2000], short.times[-1], nothing)
+        assert [one.metric for one in told] == found
+    assert told[0].evidence["together"] == ["b"]
+    assert told[0].evidence["witnesses"] == ["c"]
+    assert (told[0].started_at, told[0].score) == (plain.times[3000], 1.0)
+    assert Stuck().words(model, told[0], "K") == (
+        "a has stood at 51.25 K for 2 min, as long as b;"
+        " they never stand still together for more than 1 min"
+    )
+    values[3001, 1] = 49.6  # not at the same reading
+    later = signals_of(plain.times[:3008], values[:3008], plain.names)
+    assert Stuck().find(model, later, plain.times[2000], later.times[-1], nothing) == []
+    values[3000:] = values[3000]  # nothing moves
+    all_still = signals_of(plain.times, values, plain.names)
+    assert Stuck().find(model, all_still, plain.times[2000], plain.times[-1], nothing) == []
+
+
+def test_two_that_often_stop_together_are_given_three_times_as_long():
+    plain = noise(START + 60.0 * np.arange(7 * 1440), ("a", "b", "c"))
+    values = plain.values.copy()
+    for begin in range(100, 7 * 1440, 700):
+        values[begin : begin + 5, :2] = values[begin, :2]
+    model = fitted(Stuck(), signals_of(plain.times, values, plain.names))
+    assert (model.together, model.longest_together) == (720.0, 240.0)
+    assert model.allowed[:2] == (720.0, 720.0)
+
+
 def test_where_all_stand_still_none_is_stuck(plain):
     model = fitted(Stuck(), plain)
 
