@@ -21,8 +21,8 @@ class Model(Known):
     allowed : tuple of float or None, length m
         Seconds of standing still from which on it is a finding; None where it is not looked at.
     together : float or None
-        Seconds from which on two that stand still since the same reading, while another moves, are
-        a finding; None where that is not looked at.
+        Seconds from which on two that stopped together are a finding, while a third moves; None
+        where that is not looked at.
     longest_together : float
         The longest ordinary stretch of that, in seconds.
     low, high : tuple of float, length m
@@ -40,12 +40,18 @@ class Model(Known):
     longest_together: float = 0.0
 
 
+# Readings within which signals that stop together take their values: one may have come before by
+# chance.
+APART = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Still:
     """Which of the signals that are looked at stand still at which reading; k signals.
 
     Attributes
     ----------
+    times : ndarray of float64, shape (n,)
     watched : list of int, length k
         Their columns.
     allowed : list of float, length k
@@ -59,6 +65,7 @@ class Still:
         Where it is not at the end of its range.
     """
 
+    times: Floats
     watched: list[int]
     allowed: list[float]
     began: NDArray[np.intp]
@@ -79,20 +86,28 @@ class Still:
         lasted = times - times[began]
         moving = (lasted < np.array(allowed)[:, None]) & np.isfinite(values)
         inner = [within(model, j, column) for j, column in zip(watched, values, strict=True)]
-        return cls(watched, allowed, began, lasted, moving, np.array(inner))
+        return cls(times, watched, allowed, began, lasted, moving, np.array(inner))
+
+    def beside(self, i: int) -> NDArray[np.bool_]:
+        """Which others (k, n) stopped with signal i, not at the end of their ranges.
+
+        They took their values within `APART` readings of each other.
+        """
+        near = np.abs(self.began - self.began[i]) <= APART
+        near[i] = False
+        return np.asarray(near & self.within & self.within[i])
 
     def together(self, pulse: Pulse) -> Floats:
-        """Seconds (k, n) for which a signal has stood still with another, while a third moves.
+        """Seconds (k, n) for which a signal and one beside it have stood still.
 
-        Both have stood still since the same reading, at which both took a new value.
+        0 where no third has moved meanwhile.
         """
-        lasted = np.zeros_like(self.lasted)
-        counted = np.where(self.within, self.began, -1 - np.arange(len(self.began))[:, None])
-        moved = counted < self.began.max(axis=0)
-        for i, began in enumerate(counted):
+        lasted, latest = np.zeros_like(self.lasted), self.began.max(axis=0)
+        for i, began in enumerate(self.began):
             pulse()
-            shared = (counted == began).sum(axis=0) > 1
-            lasted[i] = np.where(shared & moved[i], self.lasted[i], 0.0)
+            both = np.maximum(self.began, began)
+            since = np.where(self.beside(i), both, latest).min(axis=0)
+            lasted[i] = np.where(since < latest, self.times - self.times[since], 0.0)
         return lasted
 
     def names(self, model: Model, which: NDArray[np.bool_]) -> list[str]:

@@ -49,7 +49,7 @@ class Parameters:
     )
     together_readings: int = parameter(
         2,
-        "intervals for which two signals have to stand still since the same reading at least",
+        "intervals for which two signals that stop together have to stand still at least",
         "three equal readings; three kinds: 3 findings more in 347 machine-days, to 28",
     )
     together_seconds: float = parameter(120.0, "the same, in seconds", "as three of a minute")
@@ -101,7 +101,7 @@ class Stuck(Finder[Model]):
         self.parameters, self.habits = parameters, habits
 
     def fit(self, signals: Signals, settings: Mapping[str, Any], pulse: Pulse) -> Fitted[Model]:
-        """Learn how long each signal stands still, and two since the same reading.
+        """Learn how long each signal stands still, and two that stop together.
 
         Raises
         ------
@@ -212,13 +212,13 @@ class Stuck(Finder[Model]):
             after = np.where(both, model.together or 0.0, still.allowed[i])
             rows = rows[self._counts(model, j, signals, rows, after[rows])]
             # A witness: where nothing moves the machine is off, or sends its last reading again.
-            moving = still.moving & (still.began != still.began[i])
+            beside = still.beside(i) & (still.lasted > 0)
+            moving = still.moving & ~beside
+            moving[i] = False
             if len(still.watched) > 1:
                 rows = rows[moving[:, rows].any(axis=0)]
             for span in spans(rows, still.began[i]):
                 last = span[-1]
-                with_it = (together[:, last] > 0) & (still.began[:, last] == still.began[i, last])
-                with_it[i] = False
                 found.append(
                     self._finding(
                         model,
@@ -227,7 +227,7 @@ class Stuck(Finder[Model]):
                         int(still.began[i, last]),
                         span,
                         still.names(model, moving[:, last]),
-                        still.names(model, with_it) if both[last] else [],
+                        still.names(model, beside[:, last]) if both[last] else [],
                     )
                 )
         return found

@@ -133,7 +133,7 @@ def stuck_values(plain):
     return values
 
 
-def test_two_that_stop_at_the_same_reading_are_stuck_after_three_readings():
+def test_two_that_stop_together_are_stuck_after_three_readings():
     plain = noise(START + 60.0 * np.arange(4000), ("a", "b", "c"))
     model = fitted(Stuck(), plain)
     assert (model.together, model.longest_together) == (120.0, 0.0)
@@ -150,7 +150,10 @@ def test_two_that_stop_at_the_same_reading_are_stuck_after_three_readings():
         "a has stood at 51.25 K for 2 min, as long as b;"
         " they never stand still together for more than 1 min"
     )
-    values[3001, 1] = 49.6  # not at the same reading
+    values[3001:, 1] = 49.6  # one reading later
+    later = signals_of(plain.times[:3004], values[:3004], plain.names)
+    assert len(Stuck().find(model, later, plain.times[2000], later.times[-1], nothing)) == 2
+    values[3003:, 1] = 49.7  # three readings later
     later = signals_of(plain.times[:3008], values[:3008], plain.names)
     assert Stuck().find(model, later, plain.times[2000], later.times[-1], nothing) == []
     values[3000:] = values[3000]  # nothing moves
