@@ -35,7 +35,7 @@ def _lstm() -> Forecaster[Any]:
 # ---- kinds -----------------------------------------------------------------------
 
 
-@rows(4)
+@rows
 def kinds() -> Iterator[Row]:
     """``_ml_kinds``: whether a kind detects, or pools, and the settings that its models follow.
 
@@ -196,7 +196,7 @@ def detect(device: str, hours: int, max_anomalies: int) -> dict[str, Any]:
     }
 
 
-@rows(6)
+@rows
 def score(device: str, since: str, until: str) -> Iterator[Row]:
     """``ml_score``."""
     arguments.given(device=device, since=since, until=until)
@@ -301,7 +301,7 @@ def forecast(device: str, field: str | None, horizon: int | None) -> dict[str, A
     }
 
 
-@rows(4)
+@rows
 def predict(
     device: str, field: str, horizon: int | None, level: float, as_of: str
 ) -> Iterator[Row]:

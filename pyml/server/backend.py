@@ -16,6 +16,7 @@ from pyml import queries
 from pyml.background import require_room
 from pyml.errors import BrokenEnvironment, PymlError, translated
 from pyml.queries import Query
+from pyml.server.dispatch import ROWS
 from pyml.telemetry.history import History
 
 P = ParamSpec("P")
@@ -203,23 +204,22 @@ def document(function: Callable[P, dict[str, Any]]) -> Callable[P, str]:
     return answer
 
 
-def rows(width: int) -> Callable[[Callable[P, Iterator[Row]]], Callable[P, Iterator[Row]]]:
-    """Make a function answer with rows of `width` columns and one for an error of the user's.
+def rows(function: Callable[P, Iterator[Row]]) -> Callable[P, Iterator[Row]]:
+    """Make a function answer with rows, each with one more column: an error of the user's.
 
-    Rows are made as they are asked for: between two of them PostgreSQL hears of a cancel.
+    `ROWS` has the other columns of each such function. Rows are made as they are asked for: between
+    two of them PostgreSQL hears of a cancel.
     """
+    width = ROWS[function.__name__]
 
-    def decorate(function: Callable[P, Iterator[Row]]) -> Callable[P, Iterator[Row]]:
-        @functools.wraps(function)
-        def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
-            try:
-                _require_serial()
-                require_room()
-                for row in function(*args, **kwargs):
-                    yield (*row, None)
-            except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
-                yield (*[None] * width, to_json(_failure(error)))
+    @functools.wraps(function)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
+        try:
+            _require_serial()
+            require_room()
+            for row in function(*args, **kwargs):
+                yield (*row, None)
+        except (PymlError, plpy.SPIError, MemoryError, RecursionError) as error:
+            yield (*[None] * width, to_json(_failure(error)))
 
-        return answer
-
-    return decorate
+    return answer

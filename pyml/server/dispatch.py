@@ -6,7 +6,7 @@ exception would reach the user with a Python traceback.
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pyml import __version__
@@ -19,6 +19,18 @@ from pyml.errors import BrokenEnvironment
 ROOM = 128 << 20
 # Sides of matrices whose product is large.
 LARGE = 160
+# Columns of the functions that answer with rows, beside the one for an error; the other functions
+# answer with a document.
+ROWS = {
+    "score": 6,
+    "predict": 4,
+    "look_ahead": 6,
+    "history": 2,
+    "histories": 3,
+    "usual": 3,
+    "zscore": 5,
+    "kinds": 4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +126,8 @@ def _shut(message: str, detail: str, hint: str) -> Functions:
     def rows(width: int) -> Callable[..., list[tuple[Any, ...]]]:
         return lambda *_: [(*[None] * width, json.dumps(error))]
 
-    return Functions(
-        train_forest=document,
-        detect=document,
-        score=rows(6),
-        train_lstm=document,
-        store_model=document,
-        forecast=document,
-        predict=rows(4),
-        look_ahead=rows(6),
-        history=rows(2),
-        histories=rows(3),
-        usual=rows(3),
-        zscore=rows(5),
-        draw=document,
-        scan=document,
-        train=document,
-        pool=document,
-        propose=document,
-        kinds=rows(3),
-        environment=document,
-    )
+    names = [one.name for one in fields(Functions)]
+    functions: dict[str, Any] = {
+        name: rows(ROWS[name]) if name in ROWS else document for name in names
+    }
+    return Functions(**functions)

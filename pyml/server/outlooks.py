@@ -16,7 +16,7 @@ MOST_DAYS = 30
 """Days that an outlook looks ahead at most."""
 
 
-@rows(6)
+@rows
 def look_ahead(device: str, field: str, days: int) -> Iterator[Row]:
     """``ml_outlook``."""
     arguments.given(device=device, field=field, days=days)

@@ -37,7 +37,7 @@ def _measured(
     return came.times[good], backend.shown(came.values[good, 0])
 
 
-@rows(2)
+@rows
 def history(device: str, field: str, since: str, until: str, points: int) -> Iterator[Row]:
     """``ml_history``."""
     arguments.given(device=device, field=field, since=since, until=until, points=points)
@@ -48,7 +48,7 @@ def history(device: str, field: str, since: str, until: str, points: int) -> Ite
     yield from zip(times[kept].tolist(), values[kept].tolist(), strict=True)
 
 
-@rows(3)
+@rows
 def histories(device: str, since: str, until: str, points: int) -> Iterator[Row]:
     """``ml_histories``: the window is read once for all metrics."""
     arguments.given(device=device, since=since, until=until, points=points)
@@ -74,7 +74,7 @@ def histories(device: str, since: str, until: str, points: int) -> Iterator[Row]
             yield metric.name, moment, value
 
 
-@rows(3)
+@rows
 def usual(device: str, metric: str, since: str, until: str, points: int) -> Iterator[Row]:
     """``ml_usual``."""
     arguments.given(device=device, metric=metric, since=since, until=until, points=points)
@@ -99,7 +99,7 @@ def usual(device: str, metric: str, since: str, until: str, points: int) -> Iter
         yield from zip(times.tolist(), *ends, strict=True)
 
 
-@rows(5)
+@rows
 def zscore(device: str, field: str, hours: int, threshold: float) -> Iterator[Row]:
     """``ml_zscore``."""
     arguments.given(device=device, field=field, hours=hours, threshold=threshold)

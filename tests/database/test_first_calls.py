@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from pyml import __version__
 from tests.stored import newest, put_model
 
 FIRST = (
@@ -36,3 +37,39 @@ def test_it_may_come_first(db, dsn, add_device, statement):
         put_model(db, device, newest(kind))
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(statement.format(device))
+
+
+# What a session holds that loaded pyml before the extension was upgraded.
+ANOTHER = f"""
+DO LANGUAGE plpython3u $$
+    plpy.execute("SELECT * FROM _ml_kinds()")
+    from pyml.server.dispatch import enter
+    GD['pyml {__version__}'] = enter('0.9', '')
+$$
+"""
+REFUSED = (
+    "SELECT ml_train_forest('{}')",
+    "SELECT ml_train_lstm('{}')",
+    "CALL ml_scan('{}')",
+    "CALL ml_retrain('{}')",
+    "SELECT ml_detect('{}')",
+    "SELECT ml_forecast('{}')",
+    "SELECT ml_chart('{}')",
+    "SELECT ml_score('{}', now() - interval '1 hour', now())",
+    "SELECT ml_predict('{}', 'cpu_usage')",
+    "SELECT ml_outlook('{}', 'cpu_usage')",
+    "SELECT ml_history('{}', 'cpu_usage')",
+    "SELECT ml_histories('{}')",
+    "SELECT ml_usual('{}', 'cpu_usage')",
+    "SELECT ml_zscore('{}', 'cpu_usage')",
+)
+
+
+@pytest.mark.fresh
+def test_a_session_that_holds_another_version_has_to_reconnect(db, refused, add_device):
+    device = add_device(readings=2)
+    db.execute(ANOTHER)
+    for statement in REFUSED:
+        said = refused(statement.format(device), sqlstate="ML006")
+        assert "this session holds pyml" in said.message_primary, statement
+        assert "Reconnect" in said.message_hint
