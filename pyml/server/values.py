@@ -88,7 +88,8 @@ def usual(device: str, metric: str, since: str, until: str, points: int) -> Iter
         _history().require(device)
         return
     step = max(USUAL_STEP, (last - first) / (points - 1))
-    times = np.append(np.arange(first, last, step), last)
+    before = np.arange(min(np.ceil((last - first) / step), points - 1))
+    times = np.append(first + step * before, last)
     band = current.knows.around(metric, times) if last > first else None
     if band is not None:
         bounds = metric_of(metric, current.knows.metrics)
@@ -108,7 +109,8 @@ def zscore(device: str, field: str, hours: int, threshold: float) -> Iterator[Ro
     until = float(backend.execute(queries.SESSION)[0]["until"])
     since = until - hours * 3600
     times, values = _measured(_history(), device, field, since, until, metrics_of(backend.execute))
-    spread = float(values.std()) if np.ptp(values) > 0 else 0.0
+    # A value that still holds may come from a message of which no reading was made.
+    spread = float(values.std()) if len(values) and np.ptp(values) > 0 else 0.0
     z = (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
     judged = len(values) >= LEAST_VALUES
     for moment, value, score in zip(times.tolist(), values.tolist(), z.tolist(), strict=True):

@@ -184,3 +184,6 @@ def test_what_is_usual_holds_the_means_of_ordinary_days(db, one, add_device, tra
     assert 1 < one(width, device, "cpu_usage") < 12
     assert one(usual, device, "disk_usage_percent") == 0  # it only grows
     assert one(usual, device, "no.such") == 0
+    for points, days in ((24, 5), (50, 6)):  # the step is no whole number of seconds
+        ends = f"'2026-01-01', timestamptz '2026-01-01' + interval '{days} days', {points}"
+        assert one(f"SELECT count(*) FROM ml_usual(%s, 'cpu_usage', {ends})", device) == points

@@ -61,6 +61,20 @@ def test_what_no_sensor_measured_is_missing(db, one, device, cpu):
 
 
 @pytest.mark.rolled_back
+def test_where_every_reading_is_out_of_range_there_is_none(db, one, device):
+    """The only possible value comes in a message that is too near to another for a reading."""
+    possible, not_so = (f'{{"system": {{"cpuUsage": {cpu}}}}}' for cpu in (50, 150))
+    db.execute("UPDATE device_shadow_history SET reported_state = %s", [not_so])
+    db.execute(
+        'INSERT INTO device_shadow_history (device_uuid, reported_state, "timestamp")'
+        " SELECT device_uuid, %s::jsonb, \"timestamp\" + interval '5 s'"
+        ' FROM device_shadow_history ORDER BY "timestamp" DESC OFFSET 9 LIMIT 1',
+        [possible],
+    )
+    assert one("SELECT count(*) FROM ml_zscore(%s, 'cpu_usage')", device) == 0
+
+
+@pytest.mark.rolled_back
 def test_a_tiny_number_is_zero(db, one, device):
     db.execute(PUT, ['{"system": {"cpuUsage": 1e-400, "memoryTotal": 16320}}', device, 3])
     assert one("SELECT min(value) FROM ml_zscore(%s, 'system.cpuUsage')", device) == 0
