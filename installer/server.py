@@ -31,11 +31,13 @@ DECLARE
     granted record;
 BEGIN
     FOR granted IN
-        SELECT r.rolname,
-            CASE max(p.proname::text) WHEN 'ml_train_forest' THEN 'train' ELSE 'read' END AS level
+        SELECT r.rolname, CASE WHEN bool_or(p.proname = 'ml_train_forest') THEN 'train'
+            WHEN bool_or(p.proname = 'ml_acknowledge') THEN 'act'
+            WHEN bool_or(p.proname = 'ml_detect') THEN 'read' ELSE 'notify' END AS level
         FROM pg_proc p, aclexplode(p.proacl) AS a JOIN pg_roles r ON r.oid = a.grantee
-        WHERE p.pronamespace = home AND p.proname IN ('ml_detect', 'ml_train_forest')
-          AND a.grantee <> p.proowner GROUP BY r.rolname
+        WHERE p.pronamespace = home AND a.grantee <> p.proowner AND p.proname IN
+            ('ml_train_forest', 'ml_acknowledge', 'ml_detect', '_ml_claim_delivery')
+        GROUP BY r.rolname
     LOOP
         EXECUTE format('SELECT %s.ml_grant(%L, %L)', home, granted.rolname, granted.level);
     END LOOP;

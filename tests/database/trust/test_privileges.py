@@ -7,6 +7,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from installer.server import GRANT_AGAIN
 from pyml.workers import job
 
 from .conftest import LEVELS
@@ -143,6 +144,11 @@ def test_a_level_replaces_the_one_before(db: psycopg.Connection, roles: dict[str
     for level, other in (("read", "train"), ("train", "read")):
         db.execute("SELECT ml_grant(%s, %s)", [roles[level], other])
     assert matrix(db, {**roles, "read": roles["train"], "train": roles["read"]}) == before
+
+
+def test_an_upgrade_leaves_each_role_its_level(db: psycopg.Connection, roles: dict[str, str]):
+    db.execute(GRANT_AGAIN)
+    assert matrix(db, roles) == MATRIX.read_text()
 
 
 @pytest.mark.slow
