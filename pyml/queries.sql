@@ -279,13 +279,16 @@ CROSS JOIN (SELECT max(n.late_id) AS late_id, min(n.first_at) AS first_at, max(n
 SELECT _ml_put_capacity($1, $2)
 
 -- query: limits(uuid)
--- The limits of a device's metrics, and when each was looked at last.
-SELECT m.name AS metric, e.side, e.reached AS limit, m.unit, date_part('epoch', t.looked_at) AS looked_at
-FROM _ml_limits($1) AS l JOIN ml_metric m ON m.name = l.metric
-CROSS JOIN LATERAL (VALUES ('high', l.limit_high), ('low', l.limit_low)) AS e (side, reached)
-LEFT JOIN ml_capacity_state t ON t.device_uuid = $1 AND t.metric = m.name AND t.side = e.side
-    AND t.limit_value = e.reached
-WHERE e.reached IS NOT NULL ORDER BY m.name COLLATE "C", e.side
+-- The limits of a device's metrics, and when each was looked at last. A row without a metric is one
+-- that was looked at and is no limit any more.
+SELECT e.metric, e.side, e.reached AS limit, e.unit, date_part('epoch', t.looked_at) AS looked_at
+FROM (SELECT m.name AS metric, s.side, s.reached, m.unit
+      FROM _ml_limits($1) AS l JOIN ml_metric m ON m.name = l.metric
+      CROSS JOIN LATERAL (VALUES ('high', l.limit_high), ('low', l.limit_low)) AS s (side, reached)
+      WHERE s.reached IS NOT NULL) AS e
+FULL JOIN (SELECT c.* FROM ml_capacity_state c WHERE c.device_uuid = $1) AS t
+    ON t.metric = e.metric AND t.side = e.side AND t.limit_value = e.reached
+ORDER BY e.metric COLLATE "C", e.side
 
 -- query: scan_unchanged(uuid)
 -- Records a scan that found nothing new.

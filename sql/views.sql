@@ -296,9 +296,9 @@ CREATE OR REPLACE VIEW ml_capacity WITH (security_invoker = true) AS
 SELECT c.device_uuid, c.metric, k.unit, c.side, c.limit_value, c.value, c.slope, c.earliest, c.probably, c.latest, c.days, c.looked_at, c.why_not,
        coalesce(d.device_id, c.device_uuid::text) AS device_id, coalesce(d.device_name, d.device_id, c.device_uuid::text) AS device_name
 FROM ml_capacity_state c
-JOIN ml_metric k ON k.name = c.metric AND c.limit_value = CASE c.side WHEN 'high' THEN k.limit_high ELSE k.limit_low END
+JOIN ml_metric k ON k.name = c.metric
 LEFT JOIN ml_device d ON d.device_uuid = c.device_uuid;
-COMMENT ON VIEW ml_capacity IS 'When each device''s signals reach their limits (limit_high, limit_low of ml_metric), one row a limit, by the outlook that a scan makes once a day (ml_outlook). A limit that is new waits for the next scan.';
+COMMENT ON VIEW ml_capacity IS 'When each device''s signals reach their limits (limit_high, limit_low of ml_metric, or of a rule), one row a limit, by the outlook that a scan makes once a day (ml_outlook). A limit that has changed waits for the next scan with new readings.';
 COMMENT ON COLUMN ml_capacity.device_uuid IS 'The device, by the uuid that pyml''s tables have.';
 COMMENT ON COLUMN ml_capacity.device_id IS 'The device, by its id in the history.';
 COMMENT ON COLUMN ml_capacity.device_name IS 'The device''s name; its id where it has none.';

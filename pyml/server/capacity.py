@@ -40,8 +40,11 @@ def look(device: str, history: History, newest: float | None, found: Findings) -
     """
     if newest is None:
         return
-    limits = [dict(row) for row in backend.execute(queries.LIMITS, device)]
-    if all(_is_looked_at(one["looked_at"], newest, phase(device)) for one in limits):
+    rows_read = [dict(row) for row in backend.execute(queries.LIMITS, device)]
+    limits = [one for one in rows_read if one["metric"] is not None]
+    if len(limits) == len(rows_read) and all(
+        _is_looked_at(one["looked_at"], newest, phase(device)) for one in limits
+    ):
         return
     known = metrics_of(backend.execute)
     days = int(history.settings["capacity_days"])

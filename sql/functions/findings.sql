@@ -98,9 +98,9 @@ AS $$
 BEGIN
     @PYML_AT_HOME@
     PERFORM _ml_well_formed(device IS NOT NULL AND jsonb_typeof(limits) = 'array', 'list of limits');
-    PERFORM _ml_well_formed(bool_and((length(l.metric) BETWEEN 1 AND 63 AND l.side IN ('high', 'low') AND abs(l."limit") <= 1e15
+    PERFORM _ml_well_formed(coalesce(bool_and((length(l.metric) BETWEEN 1 AND 63 AND l.side IN ('high', 'low') AND abs(l."limit") <= 1e15
         AND coalesce(abs(l.value), 0) <= 1e300 AND coalesce(abs(l.slope), 0) <= 1e300 AND coalesce(l.earliest, 0) BETWEEN -2e11 AND 9e12 AND coalesce(l.probably, 0) BETWEEN -2e11 AND 9e12
-        AND coalesce(l.latest, 0) BETWEEN -2e11 AND 9e12 AND l.days BETWEEN 1 AND 366 AND l.looked_at BETWEEN -2e11 AND 9e12 AND (l.value IS NULL) = (l.why_not IS NOT NULL) AND coalesce(length(l.why_not), 0) <= 1000) IS TRUE), 'limit')
+        AND coalesce(l.latest, 0) BETWEEN -2e11 AND 9e12 AND l.days BETWEEN 1 AND 366 AND l.looked_at BETWEEN -2e11 AND 9e12 AND (l.value IS NULL) = (l.why_not IS NOT NULL) AND coalesce(length(l.why_not), 0) <= 1000) IS TRUE), true), 'limit')
     FROM jsonb_to_recordset(limits) AS l (metric text, side text, "limit" float8, value float8, slope float8, earliest float8, probably float8, latest float8, days int, looked_at float8, why_not text);
     DELETE FROM ml_capacity_state s WHERE s.device_uuid = device;
     INSERT INTO ml_capacity_state (device_uuid, metric, side, limit_value, value, slope, earliest, probably, latest, days, looked_at, why_not)

@@ -24,7 +24,7 @@ CREATE TABLE ml_capacity_state (
 COMMENT ON TABLE ml_capacity_state IS 'When each device''s signals reach their limits, one row a limit, as a scan found it once a day. The view ml_capacity shows it.';
 COMMENT ON COLUMN ml_capacity_state.device_uuid IS 'The device.';
 COMMENT ON COLUMN ml_capacity_state.metric IS 'The metric''s name.';
-COMMENT ON COLUMN ml_capacity_state.side IS 'high: limit_high of ml_metric, reached from below; low: limit_low, reached from above.';
+COMMENT ON COLUMN ml_capacity_state.side IS 'high: limit_high of ml_metric, or of a rule, reached from below; low: limit_low, reached from above.';
 COMMENT ON COLUMN ml_capacity_state.limit_value IS 'The limit.';
 COMMENT ON COLUMN ml_capacity_state.value IS 'The metric''s last mean of an hour; NULL where there is no outlook.';
 COMMENT ON COLUMN ml_capacity_state.slope IS 'How far it goes in a day; 0 where the outlook has no slope.';

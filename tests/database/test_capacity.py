@@ -139,8 +139,16 @@ def test_a_limit_that_changes_is_looked_at_by_the_next_scan(db, one, disk):
     assert one("SELECT count(*) FROM ml_incidents") == 0
     db.execute("UPDATE ml_metric SET limit_high = 65 WHERE name = 'disk_usage_percent'")
     db.execute("CALL ml_scan(%s)", [device])
-    assert one("SELECT limit_value FROM ml_capacity WHERE metric = 'disk_usage_percent'") == 65
+    of_disk = "SELECT max(limit_value) FROM ml_capacity WHERE metric = 'disk_usage_percent'"
+    assert one(of_disk) == 65
     assert one("SELECT kind FROM ml_incidents") == "breach"
+    rule = "INSERT INTO ml_rule (device_uuid, metric, limit_high) VALUES (%s, %s, 70)"
+    db.execute(rule, [device, "disk_usage_percent"])
+    db.execute("CALL ml_scan(%s)", [device])
+    assert one(of_disk) == 70
+    db.execute("DELETE FROM ml_rule; UPDATE ml_metric SET limit_high = NULL")
+    db.execute("CALL ml_scan(%s)", [device])
+    assert one("SELECT count(*) FROM ml_capacity") == 0
 
 
 def test_where_nothing_has_a_limit_a_scan_looks_at_none(db, one, disk):
