@@ -71,9 +71,9 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
             importlib.import_module(module.name)
         for name in self._others:
             importlib.import_module(name)
+        self._loaded = True  # not before: what fails for want of memory is imported the next time
