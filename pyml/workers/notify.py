@@ -42,6 +42,11 @@ def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
+def pause(failures: int) -> float:
+    """Seconds before the next attempt, after so many failures in a row."""
+    return min(2.0 ** min(failures, 10), PAUSE)
+
+
 def deliver(conn: Connection, target: Target, send: Send) -> bool | float:
     """Send what is due next to a target.
 
@@ -197,7 +202,7 @@ class Notifier:
                             failures = 0
                         elif came is False:
                             failures += 1
-                            self.stopping.wait(min(2.0**failures, PAUSE))
+                            self.stopping.wait(pause(failures))
                         elif not self.stopping.is_set():
                             wake.wait(came)
             except LOST as error:

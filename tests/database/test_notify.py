@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pyml.workers.notify import PAUSE, pause
 from tests.receivers import (
     SECRET,
     Receiver,
@@ -188,6 +189,10 @@ def test_what_fails_is_tried_again_in_order_and_stops_nobody_else(db, dsn, one, 
             until(lambda: len(poor.got) == 2)
     first, second = (told["event_id"] for told in poor.got)
     assert tries == [first, first, first, second]
+
+
+def test_a_target_may_fail_for_weeks():
+    assert [pause(1), pause(2), pause(10), pause(5000)] == [2, 4, PAUSE, PAUSE]
 
 
 @pytest.mark.slow
