@@ -3,17 +3,19 @@
 The procedure in SQL goes from device to device, each in a transaction of its own.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from pyml import queries
+from pyml import queries, training
 from pyml.detectors.base import DETECTORS, SEVERITIES, Finder, Judge
 from pyml.detectors.pooling import PARAMETERS
 from pyml.detectors.runs import Run
 from pyml.errors import NotEnoughData, PymlError, UnknownField, UnreadableModel
-from pyml.forecasters.base import FORECASTERS, Forecaster
+from pyml.forecasters.base import Forecaster
+from pyml.forms import parsed
 from pyml.incidents.base import Clock
 from pyml.seconds import DAY
 from pyml.server import backend, capacity, incidents, learning, outside, store
@@ -75,34 +77,43 @@ class Scan:
     interval: float = 0.0
     signals: SignalState | None = None
 
+    @contextmanager
+    def _noting(self, of_fleet: bool = False) -> Iterator[None]:
+        """Note what fails inside; where the fleet's model has too little to go by, that is none."""
+        try:
+            yield
+        except PymlError as error:
+            if not (of_fleet and isinstance(error, NotEnoughData | UnknownField)):
+                self.failures.append(error)
+
     def models(self, state: Any) -> None:
         """Make the device's current models ready."""
-        metrics, now = state["metrics"], float(state["now"])
-        known_as = self.history.id(self.device)
-        rows = json.loads(state["models"])
         own: list[tuple[Finder[Any], Current]] = []
-        for row in rows:
-            try:
-                if row["kind"] in DETECTORS:
-                    owner: Any = DETECTORS[row["kind"]]
-                    current = store.of_row(owner, row, known_as, "", metrics, now)
-                    here: Any = own if isinstance(owner, Finder) else self.detectors
-                    here.append((owner, current))
-                elif row["kind"] in FORECASTERS:
-                    owner, name = FORECASTERS[row["kind"]], row["field"]
-                    current = store.of_row(owner, row, known_as, name, metrics, now)
-                    current = fitted(owner, self.history, current, self.device, self.until)
-                    self.forecasters.append((owner, name, current))
-                else:
-                    raise store.unknown(row["kind"], row["model_id"], known_as)
-            except (NotEnoughData, UnknownField):
-                pass  # what the fleet's model forecasts of others
-            except PymlError as error:
-                self.failures.append(error)
+        for row in parsed(state["models"]):
+            with self._noting(of_fleet=row["fleets"]):
+                self._take(row, state, own)
         found = learning.finders_for(self.device, state, self.history, self.until, own)
         if found is None:
+            known_as = self.history.id(self.device)
             self.failures.insert(0, store.missing(DETECTORS["forest"], known_as, ""))
         self.findings.finders += found or []
+
+    def _take(
+        self, row: Mapping[str, Any], state: Any, finders: list[tuple[Finder[Any], Current]]
+    ) -> None:
+        """Make a model ready, and put it where it belongs: `finders` or an attribute."""
+        known_as, name = self.history.id(self.device), row["field"]
+        owner = training.owner_of(row["kind"])
+        if owner is None:
+            raise store.unknown(row["kind"], row["model_id"], known_as)
+        current = store.of_row(owner, row, known_as, name, state["metrics"], float(state["now"]))
+        if isinstance(owner, Finder):
+            finders.append((owner, current))
+        elif isinstance(owner, Judge):
+            self.detectors.append((owner, current))
+        elif isinstance(owner, Forecaster):
+            current = fitted(owner, self.history, current, self.device, self.until)
+            self.forecasters.append((owner, name, current))
 
     def fetch(self) -> None:
         """Read the rows once that all models look into."""
@@ -133,15 +144,13 @@ class Scan:
 
     def detect(self) -> tuple[bool, int]:
         """Log what the detectors flag; whether none failed, and how many readings were scored."""
-        spoke, readings = bool(self.detectors) or self.findings.are_fleets, 0
+        failed, readings = len(self.failures), 0
         for detector, current in self.detectors:
-            try:
+            with self._noting():
                 readings = max(readings, self._detector(detector, current))
                 self.interval = max(self.interval, current.knows.interval)
-            except PymlError as error:
-                spoke = False
-                self.failures.append(error)
-        return spoke, readings
+        spoke = bool(self.detectors) or self.findings.are_fleets
+        return spoke and len(self.failures) == failed, readings
 
     def _detector(self, detector: Judge[Any], current: Current) -> int:
         readings = 0
@@ -192,13 +201,10 @@ class Scan:
         """Log what lies outside the stored forecasts, and store fresh ones."""
         apart: dict[str, dict[float, list[Judged]]] = {}
         for forecaster, name, current in self.forecasters:
-            try:
+            with self._noting(current.of_fleet):
                 judged = apart.setdefault(forecaster.kind, {})
                 self._forecaster(forecaster, name, current, judged)
                 self.interval = max(self.interval, current.knows.interval)
-            except PymlError as error:
-                if not (current.of_fleet and isinstance(error, NotEnoughData)):
-                    self.failures.append(error)
         for kind, judged in apart.items():
             if judged:
                 among = sum(forecaster.kind == kind for forecaster, *_ in self.forecasters)
@@ -276,15 +282,14 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     newest = float(arrived.max()) if len(arrived) else mark
     gap = 60.0 * int(settings["incident_gap_minutes"])
     found = Findings(device, until, gap, rules_of(state["rules"]))
+    bring_on = partial(incidents.bring_on, device, state, replayed=as_of is not None)
     same = newest == mark and len(arrived) == state["late_rows"]
     # What failed is tried again: it may be well by now, and may not.
     if mark is not None and same and state["outcome"] != "failed" and came.note is None:
         if state["silent_from"] is not None and until >= state["silent_from"]:
             found.silence(state, history, mark, until)
             if found.first is not None:
-                clock, replayed = Clock(until, mark, newest), as_of is not None
-                spans = found.interval, 0.0
-                incidents.bring_on(device, state, found.first, clock, *spans, replayed)
+                bring_on(found.first, Clock(until, mark, newest), found.interval, 0.0)
         backend.execute(queries.SCAN_UNCHANGED, device)
         return {"outcome": "unchanged"}
     signals = SignalState.of(state["signals"])
@@ -304,9 +309,8 @@ def scan(device: str, as_of: str | None, counted: bool) -> dict[str, Any]:
     run.forecast()
     capacity.look(device, history, newest, found)
     if found.first is not None or state["troubled"]:
-        clock, replayed = Clock(until, mark, newest), as_of is not None
-        spans = max(run.interval, found.interval), run.memory()
-        incidents.bring_on(device, state, found.first, clock, *spans, replayed)
+        interval = max(run.interval, found.interval)
+        bring_on(found.first, Clock(until, mark, newest), interval, run.memory())
     signals.put(history, device, float(state["now"]))
     first = run.failures[0] if run.failures else None
     sqlstate, message = (first.sqlstate, first.message[:10_000]) if first else (None, None)
