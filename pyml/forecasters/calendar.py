@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
-from typing import Any
-from zoneinfo import ZoneInfo
+from datetime import datetime, tzinfo
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from pyml.errors import BadArgument
 from pyml.forecasters.windows import Floats, Places
 from pyml.forms import record, text, whole
 from pyml.seconds import DAY
+from pyml.zones import zone_of
 
 WEEK_DAYS = 7
 MOST_BINS = 1440  # of a day: minutes
@@ -72,29 +71,23 @@ class Calendar:
         return means.reshape(-1, self.size), place // self.size, place % self.size
 
 
-def zone_of(name: str) -> tzinfo:
-    """A time zone by its name in the IANA database.
+def clock(times: Floats, zone: str) -> Floats:
+    """What the clock of a zone shows, in seconds since 1970 began there.
 
     Raises
     ------
     BadArgument
-        There is none.
+        There is no such zone.
     """
-    try:
-        return UTC if name == "UTC" else ZoneInfo(name)
-    except (KeyError, OSError, ValueError):
-        raise BadArgument(
-            f"there is no time zone {name}",
-            detail="The IANA database of this machine does not have it.",
-            hint="UPDATE ml_setting SET value = 'UTC' WHERE name = 'calendar_time_zone';",
-        ) from None
-
-
-def clock(times: Floats, zone: str) -> Floats:
-    """What the clock of a zone shows, in seconds since 1970 began there."""
     if zone == "UTC" or not times.size:
         return times
     where, low, high = zone_of(zone), times.min(), times.max()
+    if where is None:
+        raise BadArgument(
+            f"there is no time zone {zone}",
+            detail="The IANA database of this machine does not have it.",
+            hint="UPDATE ml_setting SET value = 'UTC' WHERE name = 'calendar_time_zone';",
+        )
     ahead = _ahead(low, where)
     if high - low < SHORT and ahead == _ahead(high, where):
         return times + ahead
@@ -124,15 +117,8 @@ def _level(means: Floats, day: int) -> Floats:
     return level
 
 
-def _is_zone(value: Any) -> bool:
-    try:
-        return text(value) and zone_of(value) is not None
-    except BadArgument:
-        return False
-
-
 is_calendar = record(
-    zone=_is_zone,
+    zone=lambda value: text(value) and zone_of(value) is not None,
     days=lambda value: value in (1, WEEK_DAYS) and type(value) is int,
     bins=whole(1, MOST_BINS),
 )

@@ -3,9 +3,8 @@
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from html import escape
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,20 +49,6 @@ class Frame:
         """Points of a path."""
         pairs = zip(times.tolist(), values.tolist(), strict=True)
         return " ".join(f"{self.x(t):.1f} {self.y(v):.1f}" for t, v in pairs)
-
-
-def zone_of(name: str) -> tuple[str, tzinfo]:
-    """The time zone that PostgreSQL calls `name`; UTC if IANA has no such zone.
-
-    Returns
-    -------
-    name : str
-    zone : tzinfo
-    """
-    try:
-        return name, ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return "UTC", UTC
 
 
 def value_range(values: Floats, unit: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What ml_chart draws of a field."""
 
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from pyml.detectors.base import SEVERITIES, judge
 from pyml.errors import ModelNotFound, PymlError
 from pyml.forecasters.base import FORECASTERS
 from pyml.forecasters.outlook import BANDS
-from pyml.server import arguments, axes, backend, chart, fields, scoring, store
+from pyml.server import arguments, backend, chart, fields, scoring, store
 from pyml.server.backend import document
 from pyml.server.outlooks import outlook_of
 from pyml.server.scoring import LEVEL, forecast_of
@@ -19,6 +19,7 @@ from pyml.telemetry.counters import MAX_GAP
 from pyml.telemetry.history import LONGEST_HOURS, Floats, History
 from pyml.telemetry.series import Metric
 from pyml.telemetry.window import metrics_of, window
+from pyml.zones import zone_of
 
 # Hours of a picture in which some minutes ahead would not show: it has the outlook, a day ahead for
 # each of so many back, seven at most.
@@ -58,8 +59,8 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         chart.Span(row["started_at"], row["ended_at"], row["severity"], row["summary"])
         for row in backend.execute(queries.INCIDENT_SPANS, device, since, until)
     ]
-    zone = axes.zone_of(session["zone"])
-    notes += _unscanned(device, since, zone[1])
+    zone = zone_of(session["zone"])
+    notes += _unscanned(device, since, zone or UTC)
     unit = fields.unit_of(field) or ("per second" if metric.kind == "counter" else "")
     step = max(MAX_GAP * found.interval, found.habits[0].hold)
     picture = chart.draw(
@@ -70,7 +71,7 @@ def draw(device: str, field: str | None, hours: int) -> dict[str, Any]:
         unit=unit,
         window=(since, until),
         longest_step=step,
-        zone=zone,
+        zone=(session["zone"], zone) if zone else ("UTC", UTC),
         spans=spans,
         marks=marks,
         ahead=ahead,

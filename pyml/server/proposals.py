@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from zoneinfo import available_timezones
 
 from pyml import queries
 from pyml.errors import NotEnoughData
@@ -14,6 +13,7 @@ from pyml.server import backend, fields
 from pyml.server.incidents import found_of, terms_of
 from pyml.server.rules import said_of
 from pyml.telemetry.window import metrics_of
+from pyml.zones import zone_of
 
 
 @backend.document
@@ -41,7 +41,7 @@ def proposal(device: str, incident_id: int) -> dict[str, Any]:
     left = left_of(every, (), said, terms)
     told = [one.found for one in left if not one.is_quiet]
     others = [one for one in found if one.incident_id != incident_id]
-    zone = row["zone"] if row["zone"] in available_timezones() else "UTC"
+    zone = row["zone"] if zone_of(row["zone"]) else "UTC"
     best = propose(Case(told, others, _about(), said, terms, now, zone))
     if best is None:
         return {"words": _needless([one.kept for one in left if one.kept])}
