@@ -208,10 +208,10 @@ SELECT _ml_at_home()
 SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 
 -- query: due()
--- The models of the fleet that are due for training, the longest due first.
+-- The models of the fleet that are due for training, in that order.
 SELECT d.device_uuid::text AS device, d.kind, d.field
-FROM _ml_due(ARRAY(SELECT _ml_fleet()) || _ml_whole_fleet()) AS d
-ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"
+FROM _ml_due(ARRAY(SELECT _ml_fleet()) || _ml_whole_fleet()) WITH ORDINALITY AS d (device_uuid, kind, field, reason, since, place)
+ORDER BY d.place
 
 -- query: given(uuid, text, text)
 -- The arguments that a person gave to the training of the model in force.

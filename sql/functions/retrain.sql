@@ -129,10 +129,11 @@ BEGIN
     SELECT w.device, w.kind, w.field, w.reason, w.since FROM waiting w
     WHERE NOT w.stood_in OR w.place <= (s ->> 'forecast_trainings')::int - (
         SELECT count(*) FROM ml_run r JOIN pooled p ON p.kind = r.kind AND p.field = r.field
-        WHERE r.started_at > clock_timestamp() - 0.9 * longest AND r.outcome IN ('trained', 'kept') AND r.device_uuid <> _ml_whole_fleet());
+        WHERE r.started_at > clock_timestamp() - 0.9 * longest AND r.outcome IN ('trained', 'kept') AND r.device_uuid <> _ml_whole_fleet())
+    ORDER BY w.device <> _ml_whole_fleet(), w.since NULLS FIRST, w.device, w.kind COLLATE "C", w.field COLLATE "C";
 END
 $$;
-COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, and why. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours. Of fields that the fleet has a model of, as many as forecast_trainings says.';
+COMMENT ON FUNCTION _ml_due(uuid[]) IS 'What ml_retrain would train of the given devices, in its order, and why: the fleet''s models first, then the longest due. Failed attempts make a device wait, longer each time, until settings or metrics change. A field of the setting forecast_fields that a device does not report is looked for again after retrain_hours. Of fields that the fleet has a model of, as many as forecast_trainings says.';
 
 CREATE OR REPLACE FUNCTION _ml_given(parameters jsonb, settings jsonb) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
@@ -258,13 +259,11 @@ BEGIN
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
     PERFORM _ml_meet(devices);
-    IF device IS NULL AND NOT row_security_active('ml_model') THEN -- likewise
+    IF device IS NULL AND NOT row_security_active('ml_model') THEN -- as in _ml_pool
         devices := _ml_whole_fleet() || devices;
     END IF;
-    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"), '{}'),
-           array_agg(d.kind ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C"),
-           array_agg(d.field ORDER BY d.device_uuid <> _ml_whole_fleet(), d.since NULLS FIRST, d.device_uuid, d.kind COLLATE "C", d.field COLLATE "C")
-    INTO devices, kinds, fields FROM _ml_due(devices) AS d;
+    SELECT coalesce(array_agg(d.device_uuid ORDER BY d.place), '{}'), array_agg(d.kind ORDER BY d.place), array_agg(d.field ORDER BY d.place)
+    INTO devices, kinds, fields FROM _ml_due(devices) WITH ORDINALITY AS d (device_uuid, kind, field, reason, since, place);
     job := _ml_begin_job('retrain', slot, cardinality(devices));
     COMMIT;
     FOR i IN 1 .. pg_catalog.cardinality(devices) LOOP
