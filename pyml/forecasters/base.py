@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.background import Pulse
-from pyml.forms import SOME, Form, listed, maybe, number, path, record, text, truth
+from pyml.forms import SOME, Form, listed, maybe, number, path, record, text, truth, whole
 from pyml.models.blob import Owner, Run
 from pyml.models.wire import Numbers
 from pyml.registry import Registry
@@ -115,9 +115,9 @@ class Known:
         return low is None or high is None or low < high
 
 
-MAX_HORIZON = 288  # as the setting has it
+MAX_HORIZON = 288  # the greatest value of the setting forecast_horizon
 KNOWN: dict[str, Form] = {
-    "horizon": lambda value: type(value) is int and 1 <= value <= MAX_HORIZON,
+    "horizon": whole(1, MAX_HORIZON),
     "interval": number(SOME, YEAR),
     "bounds": listed(maybe(number()), 2, 2),
     "metric": IS_METRIC,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters.base import Forecast
+from pyml.forecasters.base import MAX_HORIZON, Forecast
 from pyml.forecasters.intervals import LEVELS, quantiles, tracked
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.standstill import still
@@ -24,8 +24,6 @@ from pyml.forecasters.windows import Floats, Places, ahead_of, behind_of, origin
 from pyml.models.blob import Run
 
 LAST, FITTED = 0, 2  # the experts from the second of these on were fitted, as the network is
-# The greatest value of the setting forecast_horizon.
-MOST_STEPS = 288
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ def _conclude(
     Recent errors count more; half of the mean is that of the step itself, half that of all
     steps. The interval is split conformal for each step ahead, on errors in units of the spread
     where they were made. Each error is that of an average whose weights come from other parts
-    of the replay. `_tracked` gives the correction of the width.
+    of the replay. `tracked` gives the correction of the width.
 
     Parameters
     ----------
@@ -334,7 +332,7 @@ def forecast(
             f"horizon {steps} is outside 1 to {most}, the horizon of this model",
             detail="A model forecasts as far as it was trained for.",
             hint="SELECT * FROM ml_outlook(device, field, days => 7);  -- which looks days ahead"
-            if steps > MOST_STEPS
+            if steps > MAX_HORIZON
             else f"UPDATE ml_setting SET value = '{max(steps, 1)}' "  # noqa: S608 (a hint)
             "WHERE name = 'forecast_horizon'; then SELECT ml_train_lstm(...) again.",
         )
