@@ -150,20 +150,26 @@ class Known:
         """The stored form: one flat object."""
         return asdict(self)
 
-    @staticmethod
-    def plain(meta: dict[str, Any]) -> dict[str, Any]:
-        """What JSON kept of `to_json`, with the fields of `Known` as they were."""
-        return meta | {
-            "names": tuple(meta["names"]),
-            "metrics": tuple(Metric(**entry) for entry in meta["metrics"]),
-            "habits": tuple(map(Habit.of_json, meta["habits"])),
-        }
+    @classmethod
+    def plain(cls, meta: dict[str, Any]) -> dict[str, Any]:
+        """What JSON kept of `to_json`: the fields of `Known` as they were, and `EACH` as tuples."""
+        each = {field: tuple(meta[field]) for field in cls.EACH}
+        return (
+            meta
+            | each
+            | {
+                "metrics": tuple(Metric(**entry) for entry in meta["metrics"]),
+                "habits": tuple(map(Habit.of_json, meta["habits"])),
+            }
+        )
 
     def well_known(self) -> bool:
-        """Whether the fields of `Known` fit together."""
-        return tuple(metric.name for metric in self.metrics) == self.names and len(
-            set(self.names)
-        ) == len(self.names) == len(self.habits)
+        """Whether the fields of `Known` fit together, and those of `EACH` are of length m."""
+        return (
+            tuple(metric.name for metric in self.metrics) == self.names
+            and len(set(self.names)) == len(self.names)
+            and all(len(getattr(self, field)) == len(self.names) for field in self.EACH)
+        )
 
 
 KNOWN: dict[str, Form] = {

@@ -283,15 +283,12 @@ class Level(Finder[Model]):
         usual = tuple(map(Usual.of_json, meta["usual"]))
         own = {"windows": tuple(meta["windows"]), "usual": usual}
         model = Model(**Model.plain(meta) | own)
-        fits = all(one.fits(len(model.windows)) for one in usual)
-        return model if fits and len(usual) == len(model.names) and model.well_known() else None
+        fits = model.well_known() and all(one.fits(len(model.windows)) for one in usual)
+        return model if fits else None
 
 
 _IS_MODEL = record(
     **KNOWN,
     windows=listed(number(0), 1, 9),
-    usual=listed(
-        is_usual,
-        1,
-    ),
+    usual=listed(is_usual, 1),
 )

@@ -60,6 +60,9 @@ class Parameters:
     )
 
 
+PARAMETERS = Parameters()
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A signal as means over steps of equal length.
@@ -178,7 +181,7 @@ def outlook(
     signal: Steps,
     days: int,
     bounds: tuple[float | None, float | None] = (None, None),
-    parameters: Parameters | None = None,
+    parameters: Parameters = PARAMETERS,
 ) -> Outlook:
     """The next days of a signal.
 
@@ -189,7 +192,7 @@ def outlook(
     days : int
     bounds : tuple of float or None
         The range that the signal cannot leave, where known.
-    parameters : Parameters, optional
+    parameters : Parameters
 
     Returns
     -------
@@ -207,7 +210,7 @@ def outlook(
     Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd edition, 2021,
     sections 5.2 (simple methods), 5.5 (intervals of errors) and 5.10 (rolling origins).
     """
-    p = parameters or Parameters()
+    p = parameters
     values, a_day = _filled(signal.values, signal.a_day), signal.a_day
     known = np.isfinite(signal.values)
     h = days * a_day

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from pyml import queries
 from pyml.errors import NotEnoughData
-from pyml.forecasters.outlook import WEEK_DAYS, Outlook, Parameters, Steps, outlook, steps_of
+from pyml.forecasters.outlook import PARAMETERS, WEEK_DAYS, Outlook, Steps, outlook, steps_of
 from pyml.seconds import DAY
 from pyml.server import arguments, backend
 from pyml.server.backend import Row, rows
@@ -55,7 +55,7 @@ def outlook_of(
     metric, _, found = window(history, device, since, until, field, known, quiet)
     readings = found.readings
     signal = steps_of(readings.times, readings.values[:, 0], found.interval)
-    least = Parameters().least_days
+    least = PARAMETERS.least_days
     if signal.days < least:
         call = f"ml_zscore({queries.literal(history.id(device))}, {queries.literal(field)}"
         raise NotEnoughData(

@@ -117,7 +117,7 @@ def _marks(device: str, since: float, until: float, at: Floats, values: Floats) 
 
 def _ahead(device: str, field: str, known: Sequence[Metric], until: float) -> chart.Ahead:
     """The forecast of a field, whichever of its names the model was trained under."""
-    plain = [m for m in known if m.divisor_path is None and m.scale == 1 and m.kind == "gauge"]
+    plain = [metric for metric in known if metric.is_plain]
     other = {m.name: m.path for m in plain} | {m.path: m.name for m in plain}
     lstm = FORECASTERS["lstm"]
     try:

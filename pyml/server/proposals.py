@@ -53,12 +53,8 @@ def _about() -> dict[str, About]:
     metrics = metrics_of(backend.execute)
     units = fields.units_of([metric.name for metric in metrics])
     about = {one.name: About(one.name, units.get(one.name), one.direction) for one in metrics}
-    plain = (
-        one
-        for one in metrics
-        if (one.divisor_path, one.scale, one.kind) == (None, 1.0, "gauge") and one.path not in about
-    )
-    return about | {one.path: about[one.name] for one in plain}
+    paths = {one.path: about[one.name] for one in reversed(metrics) if one.is_plain}
+    return paths | about
 
 
 def _needless(kept: Sequence[Kept]) -> str:

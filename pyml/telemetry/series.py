@@ -50,6 +50,11 @@ class Metric:
     direction: Literal["both", "up", "down"] = field(default="both", compare=False)
     least_deviation: float | None = field(default=None, compare=False)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes the number at its path as it is."""
+        return (self.divisor_path, self.scale, self.kind) == (None, 1.0, "gauge")
+
 
 IS_METRIC = record(
     name=text,

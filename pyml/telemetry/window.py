@@ -136,11 +136,10 @@ def metric_of(field: str, known: Sequence[Metric]) -> Metric:
     for metric in known:
         if metric.name == field:
             return metric
-    plain = Metric(field, field, None, 1.0, "gauge")
     for metric in known:
-        if replace(metric, name=field) == plain:
+        if metric.is_plain and metric.path == field:
             return replace(metric, name=field)
-    return plain
+    return Metric(field, field, None, 1.0, "gauge")
 
 
 def no_numbers(
