@@ -82,7 +82,7 @@ def command_uninstall(options: argparse.Namespace) -> int:
             if script.stem.split("--")[-1] == environment.path.name:
                 script.unlink()
         shutil.rmtree(environment.path)
-    left = sorted(path for path in directory.glob("pyml--*.sql") if path.stem.count("--") == 1)
+    left = releases_in(directory)
     if not options.into:
         with contextlib.suppress(OSError):  # not empty, or never made
             root.rmdir()
@@ -90,9 +90,16 @@ def command_uninstall(options: argparse.Namespace) -> int:
     if control.exists() and not left:
         control.unlink()
     elif left:
-        default = f"default_version = '{left[-1].stem.split('--')[1]}'"
+        default = f"default_version = '{left[-1]}'"
         write(control, re.sub("default_version = .*", default, control.read_text()))
     return 0
+
+
+def releases_in(directory: Path) -> list[str]:
+    """The releases that a server's extension directory can create, the newest last."""
+    scripts = [path.stem.split("--") for path in directory.glob("pyml--*.sql")]
+    whole = [script[1] for script in scripts if len(script) == 2]
+    return sorted(whole, key=lambda release: [int(one) for one in re.findall(r"\d+", release)])
 
 
 def any_file(directory: Path) -> bool:

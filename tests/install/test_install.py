@@ -13,6 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from installer.uninstall import releases_in
+
 from .conftest import Person, checkout
 
 pytestmark = pytest.mark.server
@@ -327,6 +329,12 @@ def lived_in(admin: Person, libraries: str) -> Iterator[list[str]]:
 
 
 LOST = "0 models, 0 logged anomalies, 0 findings, 1 changed settings, 2 metrics of your own"
+
+
+def test_the_tenth_release_is_newer_than_the_ninth(tmp_path: Path) -> None:
+    for release in ("1.10.0", "1.9.0", "1.9.0--1.10.0"):
+        (tmp_path / f"pyml--{release}.sql").touch()
+    assert releases_in(tmp_path) == ["1.9.0", "1.10.0"]
 
 
 def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:
