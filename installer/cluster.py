@@ -34,12 +34,20 @@ class Cluster:
     PostgreSQL looks for its files at a path relative to its own program. A copy of the
     program in a tree of links to the installation's files therefore has an extension
     directory of its own, and needs no right to write in the system's.
+
+    Parameters
+    ----------
+    home : Path
+    name : str
+    postgres : Postgres
+    major : str, optional
+        Version of the PostgreSQL that has made it, where that is not `postgres`: it can be stopped.
     """
 
-    def __init__(self, home: Path, name: str, postgres: Postgres) -> None:
+    def __init__(self, home: Path, name: str, postgres: Postgres, major: str | None = None) -> None:
         self.name, self.postgres = name, postgres
         self.owner = "postgres" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
-        self.base = home / f"postgresql-{postgres.major}"
+        self.base = home / f"postgresql-{major or postgres.major}"
         parts = (postgres.bindir, postgres.sharedir, postgres.pkglibdir)
         self.bindir, self.sharedir, self.pkglibdir = (
             self.base / "tree" / part.relative_to(os.path.commonpath(parts)) for part in parts

@@ -16,12 +16,12 @@ from installer.process import HERE, PLAIN_ENVIRONMENT, run, say
 def command_demo(options: argparse.Namespace) -> int:
     """Show it on a private server."""
     if options.stop or options.remove:
-        for base in sorted(home().glob("postgresql-*")):
-            for place in base.iterdir():
-                if (place / "data").exists() and (options.remove or place.name == "demo"):
-                    Cluster(home(), place.name, find_postgres()).stop()
+        for data in sorted(home().glob(f"postgresql-*/{'*' if options.remove else 'demo'}/data")):
+            major, name = data.parts[-3].removeprefix("postgresql-"), data.parts[-2]
+            Cluster(home(), name, find_postgres(), major).stop()
         if options.remove:
-            for path in [*home().glob("postgresql-*"), *home().glob("python-*"), home() / "lock"]:
+            ours = [*home().glob("postgresql-*"), *home().glob("python-*")]
+            for path in [*ours, home() / "lock", home() / "test-runs"]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             say(f"removed the private servers and their environment from {home()}")
         return 0
