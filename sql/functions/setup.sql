@@ -71,7 +71,8 @@ BEGIN
             DETAIL = format('It has %s.', _ml_columns_of(history)), HINT = format('SELECT * FROM ml_setup(%L, device, time, state); -- with the columns'' names in quotes', place);
     ELSIF h.fault IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('%s cannot be read', history), DETAIL = format('There, %s.', h.fault),
-            HINT = format('CREATE VIEW %s_for_pyml AS SELECT * FROM %s; -- with that column cast to such a type, and then ml_setup on the view', place, place);
+            HINT = format('CREATE VIEW %I.%I AS SELECT * FROM %s; -- with that column cast to such a type, and then ml_setup on the view',
+                (parse_ident(place))[1], (parse_ident(place))[2] || '_for_pyml', place);
     ELSIF NOT has_table_privilege(history, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('%s may not read %s', current_user, history), DETAIL = 'Whoever calls pyml reads the history as themselves.',
             HINT = format('GRANT SELECT ON %s TO %I;', history, current_user);

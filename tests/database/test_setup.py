@@ -131,6 +131,12 @@ def test_what_is_wrong_is_said_and_changes_nothing(db, one, refused, plant, what
     assert one(SETTINGS) == before
 
 
+def test_the_view_that_is_proposed_can_be_made(db, one, refused, plant):
+    said = refused(ASK.format(WRONG["a type"][0]), sqlstate="ML006")
+    db.execute(said.message_hint)
+    assert one('SELECT count(*) FROM "Plant 7"."Raw data_for_pyml"') == 2700
+
+
 def test_an_empty_table_and_a_view_are_taken(db, plant):
     db.execute('CREATE VIEW v AS TABLE "Plant 7"."Raw data"')
     assert dict(db.execute("SELECT * FROM ml_setup('v', 'Sensor Id', 'At', 'doc')"))["devices"]
