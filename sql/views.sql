@@ -31,7 +31,7 @@ COMMENT ON COLUMN ml_models.device_id IS 'The device, by its id in the history.'
 COMMENT ON COLUMN ml_models.device_name IS 'The device''s name; its id where it has none.';
 COMMENT ON COLUMN ml_models.scope IS 'device, or fleet: trained on many devices, and in force for those that have no model of their own of the field.';
 COMMENT ON COLUMN ml_models.error_by_fleets IS 'Error of a device''s own forecast on what was held out of its training, divided by that of the fleet''s model there: less than 1, or it would not be in force. NULL where the fleet had none.';
-COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder that was trained with the forest: stuck, presence.';
+COMMENT ON COLUMN ml_models.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder that was trained with the forest: level, stuck, presence, junk.';
 COMMENT ON COLUMN ml_models.field IS 'The forecast field; NULL for a forest.';
 COMMENT ON COLUMN ml_models.is_current IS 'Whether it is the model in force.';
 COMMENT ON COLUMN ml_models.trained_at IS 'When it was stored.';

@@ -54,7 +54,7 @@ SHAPES = {"warning": "M0-5 5 4H-5Z", "critical": "M0-6 6 0 0 6-6 0Z"}
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An anomaly: its time, value, severity and score, and the reasons of `pyml.forest.explain`."""
+    """An anomaly: its time, value, severity and score, and the reasons."""
 
     time: float
     value: float

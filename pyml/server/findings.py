@@ -33,10 +33,14 @@ class Findings:
     Attributes
     ----------
     device : str
-    finders : list of (Finder, Current)
-        Whose current models can be read.
+    at : float
+        The moment up to which the scan looks; seconds since the Unix epoch.
     gap : float
         Seconds; findings of one kind and metric that are nearer to each other are one.
+    rules : tuple of Rule
+        What people have said of the device.
+    finders : list of (Finder, Current)
+        Whose current models can be read.
     failures : list of PymlError
         What could not be done; the rest goes on.
     first : float or None

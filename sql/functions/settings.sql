@@ -151,6 +151,7 @@ COMMENT ON TRIGGER ml_metric_stay ON ml_metric IS 'Keeps the metrics that come w
 -- Also where rows come by replication.
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_keep;
 ALTER TABLE ml_metric ENABLE ALWAYS TRIGGER ml_metric_stay;
+COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Checks each metric, and keeps those that come with the extension (ML004).';
 
 CREATE OR REPLACE FUNCTION _ml_check_fields() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER

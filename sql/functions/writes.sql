@@ -1,5 +1,4 @@
 -- What trainings and scans write.
-
 --
 -- A role that may train has no right on the tables: it writes through these functions, which run
 -- with their owner's rights. None of them reads the history, or runs anything of the caller's. A
@@ -343,7 +342,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _ml_note_scan(uuid, text, text, text) IS 'Writes that a scan found nothing new (unchanged) or came to nothing (failed).';
-COMMENT ON TRIGGER ml_metric_keep ON ml_metric IS 'Keeps the metrics that come with the extension.';
 
 CREATE OR REPLACE FUNCTION _ml_put_retired(devices uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

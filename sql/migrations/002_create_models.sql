@@ -27,7 +27,7 @@ CREATE TABLE ml_model (
 COMMENT ON TABLE ml_model IS 'Trained models, one immutable row each; is_current marks the one in force for a device, kind and field.';
 COMMENT ON COLUMN ml_model.model_id IS 'The model''s number; later trainings have greater ones.';
 COMMENT ON COLUMN ml_model.device_uuid IS 'The device.';
-COMMENT ON COLUMN ml_model.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder: level, stuck, presence.';
+COMMENT ON COLUMN ml_model.kind IS 'forest (Isolation Forest), lstm (a forecast), or a finder that was trained with the forest: level, stuck, presence, junk.';
 COMMENT ON COLUMN ml_model.is_current IS 'Whether it is the model in force for its device, kind and field.';
 COMMENT ON COLUMN ml_model.trained_at IS 'When it was stored.';
 COMMENT ON COLUMN ml_model.field IS 'The forecast field of an LSTM; empty for a forest.';
