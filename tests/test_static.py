@@ -1,6 +1,7 @@
 """What can be known without running it: style, types, and who imports whom."""
 
 import importlib
+import re
 import subprocess
 import sys
 from operator import attrgetter
@@ -35,3 +36,10 @@ def test_what_the_bench_of_latency_watches_exists(monkeypatch: pytest.MonkeyPatc
             assert f"def {path}(" in (ROOT / "pyml" / f"{module.replace('.', '/')}.py").read_text()
         else:
             assert callable(attrgetter(path)(importlib.import_module(f"pyml.{module}")))
+
+
+def test_the_page_on_architecture_names_every_module() -> None:
+    names = re.findall(r"`([^`\n]+)`", (ROOT / "docs/architecture.md").read_text())
+    named = {name.removeprefix("pyml/").removesuffix(".py") for name in names}
+    modules = {path.stem for path in (ROOT / "pyml").rglob("*.py")} - {"__init__"}
+    assert modules <= named
