@@ -63,6 +63,151 @@ def shapes(length: int, horizon: int, parts: int) -> dict[str, tuple[str, tuple[
     }
 
 
+class _Drawing:
+    """A graph as it grows: its nodes in order, and the constants that they take.
+
+    Each method draws one part, from what those before it have given names; shapes are those of n
+    windows.
+    """
+
+    def __init__(self, constants: dict[str, NDArray[Any]], length: int, horizon: int) -> None:
+        self.constants, self.length, self.horizon = constants, length, horizon
+        self.nodes: list[Node] = []
+
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node; the name of what it gives."""
+        outputs = ["", output] if op == "LSTM" else [output]  # only its last state
+        self.nodes.append(Node(op, inputs, outputs, attributes))
+        return output
+
+    def columns(self, name: str, first: int, stop: int, output: str) -> str:
+        """Some columns of a matrix."""
+        self.constants[f"{output}_first"] = np.array([first])
+        self.constants[f"{output}_stop"] = np.array([stop])
+        return self.add("Slice", [name, f"{output}_first", f"{output}_stop", "axis_1"], output)
+
+    def scaled(self) -> None:
+        """Draw windows as changes from the ``last`` value, and as levels: ``delta``, ``level``."""
+        add = self.add
+        self.columns("window", self.length - 1, self.length, "last")  # (n, 1)
+        add("Sub", ["window", "last"], "moved")
+        add("Div", ["moved", "change"], "moved_scaled")
+        add("Cast", ["moved_scaled"], "delta", to=FLOAT)  # (n, length)
+        add("Sub", ["window", "centre"], "centred")
+        add("Div", ["centred", "spread"], "standard")
+        add("Cast", ["standard"], "standard32", to=FLOAT)
+        add("Clip", ["standard32", "low", "high"], "level")
+
+    def medians(self) -> dict[int, str]:
+        """Draw the medians of the last few values, by how many: (n, 1) each.
+
+        The k-th largest of the last m values, by TopK.
+        """
+        found = {}
+        for span in sorted({*spans(self.length), min(12, self.length)}):
+            half = span // 2
+            self.constants[f"count_{span}"] = np.array([half + 1])
+            self.columns("delta", self.length - span, self.length, f"latest_{span}")
+            largest = [f"largest_{span}", f"places_{span}"]
+            inputs = [f"latest_{span}", f"count_{span}"]
+            self.nodes.append(Node("TopK", inputs, largest, {"axis": 1}))
+            self.columns(f"largest_{span}", half - 1 + span % 2, half + 1, f"around_{span}")
+            found[span] = self.add("ReduceMean", [f"around_{span}", "axis_1"], f"median_{span}")
+        return found
+
+    def paths(self, medians: dict[int, str]) -> None:
+        """Draw the linear paths, ``straight`` and ``foreseen``: (n, horizon).
+
+        The latter also reads the ``usual_change`` of the time of day, or of week, from now on.
+        """
+        add = self.add
+        self.columns("delta", 0, self.length - 1, "lags")
+        add("Mul", [medians[self.length], "zero"], "nil")  # (n, 1)
+        add("Add", ["nil", "one"], "unit")
+        add("Gather", ["usual", "clock"], "usually")  # (n, 1 + horizon)
+        self.columns("usually", 0, 1, "usual_now")
+        self.columns("usually", 1, 1 + self.horizon, "usual_ahead")
+        add("Sub", ["usual_ahead", "usual_now"], "usual_change")  # (n, horizon)
+        read = [medians[span] for span in spans(self.length)]
+        add("Concat", ["lags", *read, "unit"], "regressors", axis=1)
+        add("Gather", ["usual_change", "steps_read"], "usual_read", axis=1)
+        add("Concat", ["usual_read", "regressors"], "dated", axis=1)
+        add("MatMul", ["regressors", "linear"], "straight")
+        add("MatMul", ["dated", "calendar"], "foreseen")
+
+    def experts(self, near: str, far: str) -> None:
+        """Draw the simple forecasts side by side, ``experts``: (n, horizon, EXPERTS)."""
+        for name in ("straight", "foreseen"):
+            self.add("Reshape", [name, "row_shape"], f"{name}_row")
+        rows = [self._spread_out("nil"), self._spread_out(near), "straight_row", "foreseen_row"]
+        rows.append(f"{near}_row" if far == near else self._spread_out(far))
+        self.add("Concat", rows, "experts", axis=2)
+
+    def _spread_out(self, name: str) -> str:
+        """Draw what is (n, 1) at each step ahead: (n, horizon, 1)."""
+        self.add("Reshape", [name, "one_shape"], f"{name}_cell")
+        return self.add("Mul", [f"{name}_cell", "flat_row"], f"{name}_row")
+
+    def state(self) -> None:
+        """Draw what the network reads in a window, ``state``: (n, UNITS + DENSE)."""
+        add, used = self.add, self.length - self.length % patch_of(self.length)
+        add("Asinh", ["delta"], "bent")
+        self.columns("delta", 1, self.length, "later")
+        add("Sub", ["later", "lags"], "steps")
+        add("Concat", ["nil", "steps"], "step", axis=1)
+        add("Asinh", ["step"], "bent_step")
+        for name in ("level", "bent", "bent_step"):
+            self.columns(name, self.length - used, self.length, f"{name}_used")
+            add("Reshape", [f"{name}_used", "patch_shape"], f"{name}_patches")
+        add("Concat", ["level_patches", "bent_patches", "bent_step_patches"], "batch_first", axis=2)
+        add("Transpose", ["batch_first"], "patches", perm=(1, 0, 2))  # (steps, n, 3 patch)
+        weights = ["lstm_kernel", "lstm_recurrent", "lstm_bias"]
+        add("LSTM", ["patches", *weights], "states", hidden_size=UNITS)
+        add("Squeeze", ["states", "axis_0"], "read")  # (n, UNITS)
+        add("Reshape", ["batch_first", "flat_shape"], "flat")
+        add("MatMul", ["flat", "dense"], "dense_raw")
+        add("Add", ["dense_raw", "dense_bias"], "dense_sum")
+        add("Clip", ["dense_sum", "nothing"], "dense_state")
+        add("Concat", ["read", "dense_state"], "state", axis=1)
+
+    def forecasts(self) -> None:
+        """Draw the network's ``forecast``, (n, horizon), and the ``simple`` ones, as values."""
+        add = self.add
+        add("MatMul", ["state", "gate"], "gate_raw")
+        add("Add", ["gate_raw", "gate_bias"], "gate_flat")
+        add("Reshape", ["gate_flat", "gate_shape"], "gate_logits")
+        add("Softmax", ["gate_logits"], "shares", axis=2)
+        add("Mul", ["shares", "experts"], "weighted")
+        add("ReduceSum", ["weighted", "axis_2"], "blend", keepdims=0)  # (n, horizon)
+        add("MatMul", ["state", "correct"], "correction_raw")
+        add("Add", ["correction_raw", "correct_bias"], "correction")
+        add("Add", ["blend", "correction"], "delta_ahead")
+        add("Cast", ["delta_ahead"], "delta_ahead64", to=DOUBLE)
+        add("Mul", ["delta_ahead64", "change"], "moved_ahead")
+        add("Add", ["moved_ahead", "last"], "forecast")
+        add("Cast", ["experts"], "experts64", to=DOUBLE)
+        add("Mul", ["experts64", "change"], "moved_simply")
+        add("Reshape", ["last", "one_shape"], "last_cell")
+        add("Add", ["moved_simply", "last_cell"], "simple")
+
+    def due(self, far: str) -> None:
+        """Draw the usual change that is still ``due``, (n, horizon), as `usual.early` has it."""
+        add = self.add
+        self.columns("clock", 0, 1, "now")
+        add("Gather", ["sure", "now"], "sure_now")  # (n, 1)
+        add("Mul", ["usual_change", "sure_now"], "sure_change")
+        add("Gather", ["risen", "now"], "usual_rise")  # (n, 1)
+        add("Add", [far, "usual_rise"], "less_risen")
+        add("Neg", ["less_risen"], "risen_more")  # (n, 1)
+        add("Clip", ["sure_change", "nothing"], "most")
+        add("Clip", ["sure_change", "", "nothing"], "least")
+        add("Min", ["risen_more", "most"], "at_most")
+        add("Max", ["at_most", "least"], "come_early")
+        add("Sub", ["sure_change", "come_early"], "still_due")
+        add("Cast", ["still_due"], "still_due64", to=DOUBLE)
+        add("Mul", ["still_due64", "change"], "due")
+
+
 def graph(numbers: Numbers, length: int, horizon: int, parts: int) -> Graph:
     """The whole path from raw window to forecast.
 
@@ -103,115 +248,18 @@ def graph(numbers: Numbers, length: int, horizon: int, parts: int) -> Graph:
         "zero": np.zeros(1, np.float32),
         "one": np.ones(1, np.float32),
     }
-    nodes: list[Node] = []
-
-    def add(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        outputs = ["", output] if op == "LSTM" else [output]  # only its last state
-        nodes.append(Node(op, inputs, outputs, attributes))
-        return output
-
-    def columns(name: str, first: int, stop: int, output: str) -> str:
-        constants[f"{output}_first"], constants[f"{output}_stop"] = (
-            np.array([first]),
-            np.array([stop]),
-        )
-        return add("Slice", [name, f"{output}_first", f"{output}_stop", "axis_1"], output)
-
-    columns("window", length - 1, length, "last")  # (n, 1)
-    add("Sub", ["window", "last"], "moved")
-    add("Div", ["moved", "change"], "moved_scaled")
-    add("Cast", ["moved_scaled"], "delta", to=FLOAT)  # (n, length)
-    add("Sub", ["window", "centre"], "centred")
-    add("Div", ["centred", "spread"], "standard")
-    add("Cast", ["standard"], "standard32", to=FLOAT)
-    add("Clip", ["standard32", "low", "high"], "level")
-
-    # The k-th largest of the last m values, by TopK: medians of a few spans.
-    medians = {}
-    for span in sorted({*spans(length), min(12, length)}):
-        half = span // 2
-        constants[f"count_{span}"] = np.array([half + 1])
-        columns("delta", length - span, length, f"latest_{span}")
-        found = [f"largest_{span}", f"places_{span}"]
-        nodes.append(Node("TopK", [f"latest_{span}", f"count_{span}"], found, {"axis": 1}))
-        columns(f"largest_{span}", half - 1 + span % 2, half + 1, f"around_{span}")
-        medians[span] = add("ReduceMean", [f"around_{span}", "axis_1"], f"median_{span}")
-    columns("delta", 0, length - 1, "lags")
-    add("Mul", [medians[length], "zero"], "nil")  # (n, 1)
-    add("Add", ["nil", "one"], "unit")
-    add("Gather", ["usual", "clock"], "usually")  # (n, 1 + horizon)
-    columns("usually", 0, 1, "usual_now")
-    columns("usually", 1, 1 + horizon, "usual_ahead")
-    add("Sub", ["usual_ahead", "usual_now"], "usual_change")  # (n, horizon)
-    add("Concat", ["lags", *(medians[k] for k in spans(length)), "unit"], "regressors", axis=1)
-    add("Gather", ["usual_change", "steps_read"], "usual_read", axis=1)
-    add("Concat", ["usual_read", "regressors"], "dated", axis=1)
-    add("MatMul", ["regressors", "linear"], "straight")  # (n, horizon)
-    add("MatMul", ["dated", "calendar"], "foreseen")
-
-    def spread_out(name: str) -> str:
-        add("Reshape", [name, "one_shape"], f"{name}_cell")
-        return add("Mul", [f"{name}_cell", "flat_row"], f"{name}_row")  # (n, horizon, 1)
-
-    for name in ("straight", "foreseen"):
-        add("Reshape", [name, "row_shape"], f"{name}_row")
-    near, far = medians[min(12, length)], medians[length]
-    rows = [spread_out("nil"), spread_out(near), "straight_row", "foreseen_row"]
-    rows.append(f"{near}_row" if far == near else spread_out(far))
-    add("Concat", rows, "experts", axis=2)  # (n, horizon, EXPERTS)
-
-    add("Asinh", ["delta"], "bent")
-    columns("delta", 1, length, "later")
-    add("Sub", ["later", "lags"], "steps")
-    add("Concat", ["nil", "steps"], "step", axis=1)
-    add("Asinh", ["step"], "bent_step")
-    for name in ("level", "bent", "bent_step"):
-        columns(name, length - used, length, f"{name}_used")
-        add("Reshape", [f"{name}_used", "patch_shape"], f"{name}_patches")
-    add("Concat", ["level_patches", "bent_patches", "bent_step_patches"], "batch_first", axis=2)
-    add("Transpose", ["batch_first"], "patches", perm=(1, 0, 2))  # (steps, n, 3 patch)
-    weights = ["lstm_kernel", "lstm_recurrent", "lstm_bias"]
-    add("LSTM", ["patches", *weights], "states", hidden_size=UNITS)
-    add("Squeeze", ["states", "axis_0"], "read")  # (n, UNITS)
-    add("Reshape", ["batch_first", "flat_shape"], "flat")
-    add("MatMul", ["flat", "dense"], "dense_raw")
-    add("Add", ["dense_raw", "dense_bias"], "dense_sum")
-    add("Clip", ["dense_sum", "nothing"], "dense_state")
-    add("Concat", ["read", "dense_state"], "state", axis=1)  # (n, UNITS + DENSE)
-    add("MatMul", ["state", "gate"], "gate_raw")
-    add("Add", ["gate_raw", "gate_bias"], "gate_flat")
-    add("Reshape", ["gate_flat", "gate_shape"], "gate_logits")
-    add("Softmax", ["gate_logits"], "shares", axis=2)
-    add("Mul", ["shares", "experts"], "weighted")
-    add("ReduceSum", ["weighted", "axis_2"], "blend", keepdims=0)  # (n, horizon)
-    add("MatMul", ["state", "correct"], "correction_raw")
-    add("Add", ["correction_raw", "correct_bias"], "correction")
-    add("Add", ["blend", "correction"], "delta_ahead")
-    add("Cast", ["delta_ahead"], "delta_ahead64", to=DOUBLE)
-    add("Mul", ["delta_ahead64", "change"], "moved_ahead")
-    add("Add", ["moved_ahead", "last"], "forecast")
-    add("Cast", ["experts"], "experts64", to=DOUBLE)
-    add("Mul", ["experts64", "change"], "moved_simply")
-    add("Reshape", ["last", "one_shape"], "last_cell")
-    add("Add", ["moved_simply", "last_cell"], "simple")
-    columns("clock", 0, 1, "now")
-    add("Gather", ["sure", "now"], "sure_now")  # (n, 1)
-    add("Mul", ["usual_change", "sure_now"], "sure_change")
-    add("Gather", ["risen", "now"], "usual_rise")  # (n, 1)
-    add("Add", [far, "usual_rise"], "less_risen")
-    add("Neg", ["less_risen"], "risen_more")  # (n, 1)
-    add("Clip", ["sure_change", "nothing"], "most")
-    add("Clip", ["sure_change", "", "nothing"], "least")
-    add("Min", ["risen_more", "most"], "at_most")
-    add("Max", ["at_most", "least"], "come_early")
-    add("Sub", ["sure_change", "come_early"], "still_due")  # (n, horizon)
-    add("Cast", ["still_due"], "still_due64", to=DOUBLE)
-    add("Mul", ["still_due64", "change"], "due")
-
+    drawing = _Drawing(constants, length, horizon)
+    drawing.scaled()
+    medians = drawing.medians()
+    drawing.paths(medians)
+    drawing.experts(medians[min(12, length)], medians[length])
+    drawing.state()
+    drawing.forecasts()
+    drawing.due(medians[length])
     # Opset 18 and IR 9 are read by every onnxruntime since 1.14.
     return Graph(
         "pyml_lstm",
-        nodes,
+        drawing.nodes,
         constants,
         {"window": (DOUBLE, (length,)), "clock": (INT64, (1 + horizon,))},
         {
