@@ -366,7 +366,7 @@ def _bands(errors: Floats, a_day: int) -> tuple[Floats, Floats]:
         some = errors[:, day * a_day : (day + 1) * a_day]
         some = some[np.isfinite(some).any(axis=1)]
         count = len(some)
-        if count < min(2, tests) or not count:
+        if day and count < min(2, tests):  # the first has one at least: the last step is known
             grown = (day + 1) / day
             low[:, day], high[:, day] = low[:, day - 1] * grown, high[:, day - 1] * grown
             continue

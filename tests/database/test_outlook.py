@@ -71,6 +71,17 @@ def test_a_short_history_says_how_little_it_is(db, add_device):
 
 
 @pytest.mark.rolled_back
+def test_a_device_that_is_back_after_days_has_one(db, add_device):
+    device = add_device(readings=14 * 144, interval=600)
+    db.execute(
+        "DELETE FROM device_shadow_history WHERE device_uuid = %s"
+        " AND now() AT TIME ZONE 'UTC' - \"timestamp\" BETWEEN '1 hour' AND '10 days'",
+        [device],
+    )
+    assert len(db.execute(ALL, [device, "cpu_usage"]).fetchall()) == 7 * 24
+
+
+@pytest.mark.rolled_back
 def test_too_little_history_says_what_there_is_and_what_would_do(refused, device):
     said = refused(ALL, device, "cpu_usage", sqlstate="ML001")
     assert re.search(r"has 2\.[01] days", said.message_primary)  # by the minute of the hour

@@ -55,6 +55,14 @@ def test_it_knows_how_signals_go_on(values, far):
     assert held(found, came) > 0.75
 
 
+def test_a_gap_of_days_up_to_the_last_step():
+    values = 50 + 10 * np.sin(2 * np.pi * DAYS) + NOISE
+    values[5 * 24 : 28 * 24 - 1] = np.nan
+    found, _ = ahead(values)
+    assert np.isfinite(found.lower).all()
+    assert np.isfinite(found.upper).all()
+
+
 def test_trouble_of_this_morning_is_no_new_level():
     values = 8 + 60 * (DAYS % 1 < 0.5) + NOISE
     values[28 * 24 - 5 : 28 * 24 - 1] += 50
