@@ -18,6 +18,14 @@
 jsonb_build_object('mae', m.figures -> 'mae', 'mase', m.figures -> 'mase',
     'beats_naive', m.figures -> 'beats_naive', 'coverage', m.figures -> 'coverage')::text
 
+-- part: model
+-- What a call needs of a model.
+m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at, m.readings_used,
+    @figures@ AS figures, date_part('epoch', now()) AS now
+
+-- part: forecast_fields
+ARRAY(SELECT jsonb_array_elements_text(f.value::jsonb) FROM ml_setting f WHERE f.name = 'forecast_fields')
+
 -- part: rules
 -- The rules that are about a device, the broadest first.
 (SELECT json_agg(json_build_object('rule_id', r.rule_id, 'names', r.names, 'direction', r.direction,
@@ -53,16 +61,13 @@ ORDER BY name COLLATE "C"
 
 -- query: current_model(uuid, text, text)
 -- The context, and the model in force of a device, kind and field.
-SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
-       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+SELECT c.*, @model@
 FROM @context@
 LEFT JOIN ml_model m ON m.device_uuid = $1 AND m.kind = $2 AND m.field = $3 AND m.is_current
 
 -- query: forecast_model(uuid, text, text)
 -- The same of a forecast; the fleet's, where the device has none of its own.
-SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
-       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now,
-       m.device_uuid <> $1 AS fleets
+SELECT c.*, @model@, m.device_uuid <> $1 AS fleets
 FROM @context@
 LEFT JOIN LATERAL (
     SELECT n.* FROM ml_model n WHERE n.kind = $2 AND n.field = $3 AND n.is_current
@@ -72,9 +77,7 @@ LEFT JOIN LATERAL (
 -- query: any_model(uuid, text, text)
 -- The same where no field is named: of the usual field (by its path, or by its metric's name), or
 -- else of one that has a model, enabled metrics first; of a field that the device has one of, if any.
-SELECT c.*, m.field, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
-       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now,
-       m.device_uuid <> $1 AS fleets
+SELECT c.*, m.field, @model@, m.device_uuid <> $1 AS fleets
 FROM @context@
 LEFT JOIN LATERAL (
     SELECT n.* FROM ml_model n WHERE n.kind = $2 AND n.is_current AND (n.device_uuid = $1 OR @fleets@)
@@ -123,8 +126,7 @@ ORDER BY md5(d.device_uuid::text) COLLATE "C" LIMIT 200
 
 -- query: fleet_model(text, text)
 -- The forecast model of the fleet for a kind and a field, where one is in force.
-SELECT c.*, m.model_id, m.sha256, date_part('epoch', m.trained_at) AS trained_at,
-       m.readings_used, @figures@ AS figures, date_part('epoch', now()) AS now
+SELECT c.*, @model@
 FROM @context@
 JOIN ml_model m ON m.kind = $1 AND m.field = $2 AND m.is_current
 CROSS JOIN LATERAL (SELECT m.device_uuid) AS n WHERE @fleets@
@@ -259,12 +261,10 @@ SELECT c.*, date_part('epoch', coalesce($2, now())) AS until, s.outcome,
                    ORDER BY m.field COLLATE "C", m.kind COLLATE "C"), '[]')::text
         FROM ml_model m CROSS JOIN LATERAL (SELECT m.device_uuid) AS n
         WHERE m.is_current AND (@fleets@ AND m.field <> ''
-            AND m.field = ANY (coalesce((SELECT o.fields FROM ml_device_forecast o WHERE o.device_uuid = $1),
-                ARRAY(SELECT jsonb_array_elements_text(f.value::jsonb) FROM ml_setting f WHERE f.name = 'forecast_fields')))
+            AND m.field = ANY (coalesce((SELECT o.fields FROM ml_device_forecast o WHERE o.device_uuid = $1), @forecast_fields@))
             AND NOT EXISTS (SELECT FROM ml_model n WHERE n.device_uuid = $1 AND n.kind = m.kind AND n.field = m.field AND n.is_current)
           OR m.device_uuid = $1 AND (m.field = ''
-            OR m.field IN (SELECT jsonb_array_elements_text(f.value::jsonb)
-                           FROM ml_setting f WHERE f.name = 'forecast_fields')
+            OR m.field = ANY (@forecast_fields@)
             OR m.field IN (SELECT unnest(o.fields) FROM ml_device_forecast o
                            WHERE o.device_uuid = $1)
             OR EXISTS (SELECT FROM ml_metric k
