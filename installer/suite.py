@@ -10,6 +10,9 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from installer.broker import find_mosquitto
 from installer.cluster import Cluster, home, private
@@ -80,40 +83,47 @@ def command_test(options: argparse.Namespace) -> int:
     cores = min(os.cpu_count() or 1, CORES)
     if cores > 1 and all(WHOLE_SUITE.fullmatch(one) for one in arguments):
         arguments = ["-n", str(cores), "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
+    try:
+        have_tools(cluster)
+        with locked(home() / "test-runs", shared=True):
+            say("running the tests")
+            return run_pytest(cluster, [environment.python, "-m", "pytest", *arguments])
+    finally:
+        leave(cluster)
+
+
+def have_tools(cluster: Cluster) -> None:
+    """Find or install what some tests need; without it they are skipped."""
+    find_proxy = partial(find_plproxy, cluster.postgres)
+    for need in (find_node, find_browser, find_strace, have_mosquitto, find_proxy):
+        try:
+            need()
+        except Failure as failure:
+            say(f"{failure}: tests that need it are skipped ({failure.fix})")
+
+
+def run_pytest(cluster: Cluster, command: Sequence[str | Path]) -> int:
+    """Run pytest on a server, and end what it leaves running; its exit status."""
     settings = {
         "PYML_TEST_HOST": str(cluster.run),
         "PYML_TEST_PORT": "5432",
         "PYML_TEST_USER": "postgres",
     }
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PG"))}
+    adopt_orphans()
+    # Ctrl-C reaches pytest too, and its summary is worth waiting for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(
+        command,
+        cwd=HERE,
+        env={**keep, **settings},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
-        needs = (
-            *(find_node, find_browser, find_strace, have_mosquitto),
-            lambda: find_plproxy(cluster.postgres),
-        )
-        for need in needs:
-            try:
-                need()
-            except Failure as failure:
-                say(f"{failure}: tests that need it are skipped ({failure.fix})")
-        with locked(home() / "test-runs", shared=True):
-            say("running the tests")
-            adopt_orphans()
-            # Ctrl-C reaches pytest too, and its summary is worth waiting for.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            process = subprocess.Popen(
-                [str(environment.python), "-m", "pytest", *arguments],
-                cwd=HERE,
-                env={**keep, **settings},
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-            try:
-                while process.returncode is None:  # orphans are reaped meanwhile
-                    pid, status = os.wait()
-                    if pid == process.pid:
-                        process.returncode = os.waitstatus_to_exitcode(status)
-                return process.returncode
-            finally:
-                leave_nothing(process)
+        while process.returncode is None:  # orphans are reaped meanwhile
+            pid, status = os.wait()
+            if pid == process.pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode
     finally:
-        leave(cluster)
+        leave_nothing(process)
