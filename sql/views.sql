@@ -459,7 +459,7 @@ COMMENT ON COLUMN ml_jobs.per_second IS 'Treated each second.';
 COMMENT ON COLUMN ml_jobs.time_left IS 'About how long it still takes.';
 
 -- A lock of a row is no row of pg_locks; but it names the transaction that took it.
-CREATE OR REPLACE VIEW ml_locks WITH (security_invoker) AS
+CREATE OR REPLACE VIEW ml_locks WITH (security_invoker = true) AS
 SELECT l.task, l.what, l.device_uuid, k.pid, a.usename AS role, a.application_name, a.xact_start AS since
 FROM ml_lock l
 JOIN pg_locks k ON k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock' AND k.transactionid = l.xmax

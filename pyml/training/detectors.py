@@ -87,18 +87,18 @@ def train_detector(
     left_out = _left_out(metrics, names, model.names, readings, hours)
     why_not = {metric.name: left_out.get(metric.name) for metric in metrics}
     return Trained(
-        blob.pack(detector, fitted.numbers, model),
-        readings.came().times,
-        ledger.rejected,
-        {
+        data=blob.pack(detector, fitted.numbers, model),
+        times=readings.came().times,
+        rejected=ledger.rejected,
+        parameters={
             **settings,
             "given": dict(given),
             "metrics": [asdict(metric) for metric in metrics],
             "signals": why_not,
             "quiet": found.left_out._asdict(),
         },
-        fitted.figures,
-        {
+        figures=fitted.figures,
+        details={
             "training_samples": ledger.used,
             "rejected_samples": ledger.rejected,
             "repeated_samples": ledger.merged,
@@ -110,7 +110,7 @@ def train_detector(
             "window_start": iso(readings.times[0]),
             "window_end": iso(readings.times[-1]),
         },
-        followers,
+        followers=followers,
     )
 
 

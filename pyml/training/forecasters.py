@@ -86,17 +86,17 @@ def train_forecaster(
     accepted = better and bool(fitted.figures.get("accepted", True))
     rejected = ledger.used + ledger.rejected - usable
     return Trained(
-        blob.pack(forecaster, fitted.numbers, model) if accepted else None,
-        grid.times,
-        rejected,
-        {
+        data=blob.pack(forecaster, fitted.numbers, model) if accepted else None,
+        times=grid.times,
+        rejected=rejected,
+        parameters={
             **settings,
             "given": dict(given),
             "metric": asdict(metric),
             "quiet": found.left_out._asdict(),
         },
-        fitted.figures,
-        {
+        figures=fitted.figures,
+        details={
             "accepted": accepted,
             "training_samples": usable,
             "rejected_samples": rejected,
@@ -134,6 +134,7 @@ def train_fleet(
         Too few devices report it.
     """
     settings = taken(forecaster, history.settings, {})
+    hours = settings["hours"]
     longest = float(history.settings["fleet_training_seconds"])
     begun = time.monotonic()
 
@@ -153,8 +154,7 @@ def train_fleet(
     for device in devices:
         within()
         with suppress(NotEnoughData, UnknownField, ModelNotFound):
-            read = _read(history, device, field, known, settings["hours"], until)
-            metric, totals, found, grid = read
+            metric, totals, found, grid = _read(history, device, field, known, hours, until)
             grids.append(grid)
             habits += found.habits
             times.append(found.readings.came().times)
@@ -179,12 +179,12 @@ def train_fleet(
     model = fitted.model.knowing(metric, pooled(habits), totals)
     of_all = np.sort(np.concatenate(times))
     return Trained(
-        blob.pack(forecaster, fitted.numbers, model),
-        of_all,
-        0,
-        {**settings, "given": {}, "metric": asdict(metric)},
-        fitted.figures,
-        {
+        data=blob.pack(forecaster, fitted.numbers, model),
+        times=of_all,
+        rejected=0,
+        parameters={**settings, "given": {}, "metric": asdict(metric)},
+        figures=fitted.figures,
+        details={
             "accepted": True,
             "devices": len(grids),
             "training_samples": len(of_all),
@@ -204,8 +204,9 @@ def _read(
     """What a field means, the paths of totals, and a device's last hours, also on its grid."""
     since = until - hours * 3600
     quiet = history.quiet(device, since, until)
-    of_one = (history, device, since, until, field, known, quiet, MOST_READINGS)
-    metric, totals, found = window(*of_one)
+    metric, totals, found = window(
+        history, device, since, until, field, known, quiet, MOST_READINGS
+    )
     readings = found.readings
     grid = regular(readings.times, readings.values[:, 0], found.interval)
     return metric, totals, found, grid
