@@ -146,6 +146,38 @@ def server_root(options: argparse.Namespace) -> Path:
     return Path("/opt/pyml") if IS_ROOT else Path.home() / ".local/share/pyml/server"
 
 
+def databases_with_it(server: Server) -> dict[str, str | None]:
+    """The databases of a server that have pyml, and its version there.
+
+    They are looked into: a restored dump and a copy are made without this program, and a
+    database may be dropped or renamed. Of one that cannot be reached the version is None.
+    """
+    found: dict[str, str | None] = {}
+    for name in server.ask_json("SELECT json_agg(datname) FROM pg_database WHERE datallowconn"):
+        value = name.replace("\\", r"\\").replace("'", r"\'")
+        place = f"dbname='{value}'".replace('"', '""')
+        asked = f'\\connect -reuse-previous=on "{place}"\nSELECT extversion FROM pg_extension '
+        try:
+            version = server.ask(asked + "WHERE extname = 'pyml'")
+        except Failure:
+            found[name] = None
+            continue
+        if version:
+            found[name] = version
+    return found
+
+
+def record_users(server: Server, facts: Mapping[str, Any], root: Path) -> None:
+    """Write down which databases use each environment in a folder."""
+    here, system = databases_with_it(server), f" of {facts['system']}"
+    for environment in environments(root):
+        recorded = environment.state().get("users", [])
+        users = [name + system for name in here if here[name] in (None, environment.path.name)]
+        users += [user for user in recorded if not user.endswith(system)]
+        if sorted(users) != recorded:
+            environment.record(users=sorted(users))
+
+
 def environments(root: Path) -> list[Environment]:
     """The complete environments in a folder, one a version."""
     found = [Environment(stamp.parent, "") for stamp in root.glob("*/pyml.json")]

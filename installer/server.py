@@ -16,7 +16,7 @@ from installer.process import HERE, Failure, digest, privileged, say, write
 from installer.reach import (
     again,
     connect,
-    environments,
+    record_users,
     require_plpython,
     require_shared_disk,
     server_root,
@@ -137,12 +137,7 @@ def command_install(options: argparse.Namespace) -> int:
             server.ask(GRANT_AGAIN)
             say("sessions that have pyml loaded have to reconnect")
         undo.pop_all()
-    user = f"{database} of {facts['system']}"
-    for other in environments(server_root(options)):
-        users = set(other.state().get("users", []))
-        wanted = users | {user} if other.path == environment.path else users - {user}
-        if wanted != users:
-            other.record(users=sorted(wanted))
+    record_users(server, facts, server_root(options))
     if old == new:
         say("nothing had to be done")
     schema = server.ask(

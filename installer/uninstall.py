@@ -15,13 +15,16 @@ from typing import Any
 
 from installer.postgres import Server
 from installer.process import HERE, Failure, privileged, say, write
-from installer.reach import connect, environments, server_root
+from installer.reach import connect, environments, record_users, server_root
 
 # What a DROP EXTENSION takes along, as a person counts it.
 LOSSES = """
 SELECT concat_ws(', ', (SELECT count(*) FROM {0}.ml_model) || ' models',
     (SELECT count(*) FROM {0}.ml_anomaly) || ' logged anomalies',
     (SELECT count(*) FROM {0}.ml_finding) || ' findings',
+    (SELECT count(*) FROM {0}.ml_incident) || ' incidents',
+    (SELECT count(*) FROM {0}.ml_rule) || ' rules',
+    (SELECT count(*) FROM {0}.ml_quiet) || ' quiet windows',
     (SELECT count(*) FROM {0}.ml_setting WHERE value <> default_value) || ' changed settings',
     (SELECT count(*) FROM {0}.ml_metric WHERE NOT built_in) || ' metrics of your own')
 """
@@ -58,7 +61,6 @@ def command_uninstall(options: argparse.Namespace) -> int:
     server, facts = connect(options)
     if facts["standby"]:
         raise Failure("this server is a read-only standby", "run this against its primary first")
-    user = f"{facts['database']} of {facts['system']}"
     root, directory = server_root(options), Path(facts["sharedir"]) / "extension"
     # Whatever could be refused is refused before anything is lost.
     places = [environment.path for environment in environments(root)]
@@ -71,11 +73,10 @@ def command_uninstall(options: argparse.Namespace) -> int:
         say("dropped")
     else:
         say(f"database {facts['database']} has no pyml")
+    record_users(server, facts, root)
     for environment in environments(root):
-        users = set(environment.state().get("users", [])) - {user}
-        environment.record(users=sorted(users))
-        if users:
-            say(f"{environment.path} stays: used by {', '.join(sorted(users))}")
+        if users := environment.state().get("users"):
+            say(f"{environment.path} stays: used by {', '.join(users)}")
             continue
         say(f"removing {environment.path}")
         for script in directory.glob("pyml--*.sql"):

@@ -80,12 +80,18 @@ def test_install_again_and_uninstall(person: Person, place: list[str]) -> None:
     told = len(re.findall(r"^  (?:ok|NO)  ", first.stdout, re.M))
     assert person.sql("SELECT count(*) FROM ml.ml_doctor()", "other") == str(told)
 
+    # A copy, as a restored dump, uses the files too, though nobody has installed it there.
+    copied = """it's "other" """
+    person.sql("CREATE DATABASE " + '"' + copied.replace('"', '""') + '" TEMPLATE other')
     into = place[:2]
     gone = person.run("uninstall", person.dsn, *into, "--yes")
     assert gone.returncode == 0, gone.stderr
-    assert "used by other of" in gone.stderr
+    assert re.search(rf"used by {copied} of \d+, other of \d+\n", gone.stderr)
     assert person.sql(INSTALLED) == ""
     assert person.sql(INSTALLED, "other") == VERSION
+    last = person.run("uninstall", other, *into, "--yes")
+    assert re.search(rf"used by {copied} of \d+\n", last.stderr)
+    person.sql("DROP DATABASE " + '"' + copied.replace('"', '""') + '"')
     assert person.run("uninstall", other, *into, "--yes").returncode == 0
     assert person.sql("SELECT x FROM kept") == "1"
     person.sql("DROP TABLE kept")
@@ -323,12 +329,16 @@ def lived_in(admin: Person, libraries: str) -> Iterator[list[str]]:
     assert done.returncode == 0, done.stderr
     admin.sql("UPDATE ml_setting SET value = '0.02' WHERE name = 'contamination'")
     admin.sql("INSERT INTO ml_metric (name, path) VALUES ('mine', 'a.b'), ('other', 'a.c')")
+    admin.sql("INSERT INTO ml_quiet (starts_at, ends_at) VALUES (now(), now() + interval '1 day')")
     yield place
     assert admin.run("uninstall", admin.dsn, *place, "--yes").returncode == 0
     assert admin.files() == set()
 
 
-LOST = "0 models, 0 logged anomalies, 0 findings, 1 changed settings, 2 metrics of your own"
+LOST = (
+    "0 models, 0 logged anomalies, 0 findings, 0 incidents, 0 rules, 1 quiet windows, "
+    "1 changed settings, 2 metrics of your own"
+)
 
 
 def test_the_tenth_release_is_newer_than_the_ninth(tmp_path: Path) -> None:
