@@ -8,9 +8,11 @@ DECLARE
     parts text[] := parse_ident(device_name);
     names regclass;
 BEGIN
-    names := to_regclass(format('%I.%I', parts[1], parts[2]));
-    name_column := parts[3];
-    place := format('%I.%I', parts[1], parts[2]);
+    IF cardinality(parts) = 3 THEN
+        place := format('%I.%I', parts[1], parts[2]);
+        names := to_regclass(place);
+        name_column := parts[3];
+    END IF;
     -- The history's device column refers to the table, or the id is its primary key.
     id_column := coalesce(device_name_key, (
         SELECT a.attname FROM pg_constraint c
@@ -19,7 +21,7 @@ BEGIN
               AND c.conkey[1] = (SELECT d.attnum FROM pg_attribute d WHERE d.attrelid = history AND d.attname = device)
            OR c.contype = 'p' AND c.conrelid = names AND cardinality(c.conkey) = 1
         ORDER BY c.contype LIMIT 1));
-    IF cardinality(parts) IS DISTINCT FROM 3 OR names IS NULL OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = names AND a.attname = name_column) THEN
+    IF names IS NULL OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = names AND a.attname = name_column) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no column %s', device_name),
             DETAIL = 'The column with the devices'' names is given as schema.table.column.',
             HINT = format('Pass device_name => %L.', 'public.devices.name');
@@ -53,6 +55,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null, or no table',
             DETAIL = 'The history is a table or a view, with the columns that hold a device''s id, a time and the state that it reported.',
             HINT = 'SELECT * FROM ml_setup(''public.device_shadow_history'', ''device_uuid'', ''timestamp'', ''reported_state'', ''shadow_name'', ''device-state'');';
+    END IF;
+    IF (shadow IS NULL) <> (shadow_value IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'shadow and shadow_value go together',
+            DETAIL = 'Readings are the rows in which the column shadow has the value shadow_value; of the two one is null.',
+            HINT = CASE WHEN shadow IS NULL THEN 'Pass shadow => the column that has that value.' ELSE format('SELECT DISTINCT %I FROM %s;', shadow, place) END;
     END IF;
     IF device_name IS NOT NULL THEN
         SELECT * INTO names FROM _ml_device_table(history, device, device_name, device_name_key);

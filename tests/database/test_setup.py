@@ -114,6 +114,21 @@ WRONG = {
         "ML006",
         "schema.table.column",
     ),
+    "a name alone": (
+        "'Sensor Id', 'At', 'doc', device_name => 'label'",
+        "ML006",
+        "schema.table.column",
+    ),
+    "half a condition": (
+        "'Sensor Id', 'At', 'doc', shadow => 'what'",
+        "ML004",
+        "has the value shadow_value",
+    ),
+    "the other half": (
+        "'Sensor Id', 'At', 'doc', shadow_value => 'raw'",
+        "ML004",
+        "has the value shadow_value",
+    ),
     "no table": ("'a', 'b', NULL", "ML004", "a table or a view"),
     "no column": (
         "NULL, 'b', 'c'",
