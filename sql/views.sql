@@ -120,7 +120,7 @@ CREATE OR REPLACE VIEW ml_rules WITH (security_invoker = true) AS
 SELECT r.rule_id, NULL::bigint AS quiet_id, r.device_uuid, r.metric,
        CASE WHEN r.mute THEN 'nothing is told' ELSE concat_ws('; ',
            CASE r.direction WHEN 'up' THEN 'trouble only above the usual' WHEN 'down' THEN 'trouble only below the usual' WHEN 'both' THEN 'trouble above and below the usual' END,
-           'no trouble within ' || r.least_deviation || coalesce(' ' || m.unit, '') || ' of the usual',
+           'no trouble within ' || r.least_deviation || coalesce(' ' || CASE m.unit WHEN '%' THEN 'points' ELSE m.unit END, '') || ' of the usual',
            'limit_low is ' || r.limit_low || coalesce(' ' || m.unit, ''), 'limit_high is ' || r.limit_high || coalesce(' ' || m.unit, '')) END AS says,
        r.reason, NULL::timestamptz AS starts_at, r.until AS ends_at, r.created_at, r.created_by, k.kept_quiet_7d, k.last_kept_quiet_at,
        d.device_id, coalesce(d.device_name, d.device_id) AS device_name

@@ -241,7 +241,7 @@ BEGIN
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
         ELSE format('%s may not read %s', current_user, missing) END;
-    fix := CASE WHEN NOT ok THEN format('SELECT ml_grant(%L, ''read'');', current_user) END;
+    fix := CASE WHEN NOT ok THEN format('SELECT @extschema@.ml_grant(%L, ''read'');', current_user) END;
     RETURN NEXT;
 
     IF ok THEN
@@ -257,7 +257,7 @@ BEGIN
     detail := CASE WHEN NOT ok THEN format('the condition in setting row_security is not the one on %s: a restored dump brings no policies', missing)
         WHEN setting ->> 'row_security' = '' THEN 'not asked for: who may read a table reads the rows of every device'
         ELSE 'each role sees the devices that the setting row_security gives it' END;
-    fix := CASE WHEN NOT ok THEN 'SELECT ml_row_security();' END;
+    fix := CASE WHEN NOT ok THEN 'SELECT @extschema@.ml_row_security();' END;
     RETURN NEXT;
 END
 $$;

@@ -81,7 +81,9 @@ BEGIN
     UPDATE ml_setting s SET value = condition WHERE s.name = 'row_security' AND condition IS NOT NULL;
     SELECT s.value INTO wanted FROM ml_setting s WHERE s.name = 'row_security';
     FOR relation IN SELECT t.relation FROM _ml_device_tables() AS t LOOP
-        EXECUTE format('DROP POLICY IF EXISTS pyml_devices ON %s', relation);
+        IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polname = 'pyml_devices') THEN
+            EXECUTE format('DROP POLICY pyml_devices ON %s', relation);
+        END IF;
         IF wanted <> '' THEN
             -- Who may see a device may see the fleet's models, which forecast it.
             EXECUTE format(E'CREATE POLICY pyml_devices ON %s USING ((%s\n)%s)', relation, wanted,

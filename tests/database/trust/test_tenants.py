@@ -180,7 +180,7 @@ def test_after_a_restore_the_doctor_says_to_apply_it_again(db, dsn, connect, rol
         )  # fmt: skip
         with psycopg.connect(there, autocommit=True) as restored:
             ok, fix = restored.execute(DOCTOR).fetchone()
-            assert (ok, fix) == (False, "SELECT ml_row_security();")
+            assert (ok, fix) == (False, "SELECT public.ml_row_security();")
             restored.execute(fix)
             assert restored.execute(DOCTOR).fetchone() == (True, None)
         with psycopg.connect(there, user=roles["read"], autocommit=True) as session:
