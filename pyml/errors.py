@@ -40,9 +40,16 @@ class PymlError(Exception):
 
 
 class NotEnoughData(PymlError):
-    """Fewer usable readings than a model needs."""
+    """Fewer usable readings than a model needs.
+
+    Attributes
+    ----------
+    hours : int
+        How long a training would have to look back, where that can be told; else 0.
+    """
 
     sqlstate = "ML001"
+    hours: int = 0
 
 
 class ModelNotFound(PymlError):

@@ -218,14 +218,15 @@ def _check(
     least = p.least_fit + 2 * p.least_part + horizon - 1
     if len(at) < least:
         needed = (least + length + horizon - 1) * interval
-        raise NotEnoughData(
+        error = NotEnoughData(
             f"{len(at)} windows of {length} + {horizon} readings without a long gap; "
             f"training needs {least}",
             detail=f"{len(known)} readings, one in {interval:g} s. "
             f"An unbroken {span(needed)} of readings would do.",
-            hint=f"Wait, or widen the history: hours => {max(1, int(np.ceil(needed / 3600)))} "
-            "or more, or UPDATE ml_setting to a smaller sequence_length.",
+            hint="Train on a longer history, or UPDATE ml_setting to a smaller sequence_length.",
         )
+        error.hours = int(np.ceil(needed / 3600))
+        raise error
 
 
 def _fit(

@@ -123,7 +123,7 @@ class Columns:
     def newest_state(self, device: str) -> str:
         """A statement for a person to type: what the device reported last."""
         return (
-            f"SELECT jsonb_pretty({self.state}) FROM {self.source}"
+            f"SELECT {self.moment}, jsonb_pretty({self.state}) FROM {self.source}"
             f" WHERE {self.device} = {literal(device)} ORDER BY {self.moment} DESC LIMIT 1;"
         )
 

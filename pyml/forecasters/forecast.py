@@ -330,11 +330,9 @@ def forecast(
     if not 1 <= steps <= most:
         raise BadArgument(
             f"horizon {steps} is outside 1 to {most}, the horizon of this model",
-            detail="A model forecasts as far as it was trained for.",
-            hint="SELECT * FROM ml_outlook(device, field, days => 7);  -- which looks days ahead"
-            if steps > MAX_HORIZON
-            else f"UPDATE ml_setting SET value = '{max(steps, 1)}' "  # noqa: S608 (a hint)
-            "WHERE name = 'forecast_horizon'; then SELECT ml_train_lstm(...) again.",
+            detail="A model forecasts as far as it was trained for, by the setting "
+            "forecast_horizon; ml_outlook looks days ahead.",
+            hint=f"Pass horizon => {min(max(steps, 1), most)}, or leave it out for {most}.",
         )
     if not 0.5 <= level <= 0.999:
         raise BadArgument(

@@ -7,6 +7,15 @@ from pyml import queries
 from pyml.errors import BadArgument
 from pyml.server import backend
 
+# What to do about an argument that is NULL and has no default in every function.
+_INSTEAD = {
+    "device": "SELECT device_id FROM ml_device_status;",
+    "field": "SELECT name, path FROM ml_metric;",
+    "metric": "SELECT name, path FROM ml_metric;",
+    "since": "Pass since => now() - interval '1 day'.",
+    "until": "Pass until => now().",
+}
+
 
 def given(**arguments: Any) -> None:
     """Refuse NULL for arguments that have no meaning without a value."""
@@ -15,9 +24,7 @@ def given(**arguments: Any) -> None:
             raise BadArgument(
                 f"{name} is null",
                 detail="It has to be given.",
-                hint="SELECT device_id FROM ml_device_status;"
-                if name == "device"
-                else f"Leave {name} out for its default.",
+                hint=_INSTEAD.get(name, f"Leave {name} out for its default."),
             )
 
 
@@ -25,16 +32,23 @@ def within(name: str, value: float, low: float, high: float) -> None:
     """Refuse a number out of its range."""
     if not low <= value <= high:
         raise BadArgument(
-            f"{name} {value:g} is out of range",
-            detail=f"It has to be from {low:g} to {high:g}.",
+            f"{name} {value} is out of range",
+            detail=f"It has to be from {low} to {high}.",
             hint=f"Pass {name} => a value in that range, or leave it out for its default.",
         )
 
 
 def moments(since: str, until: str) -> tuple[float, float]:
-    """Two timestamptz arguments as seconds since the epoch."""
+    """Two timestamptz arguments as seconds since the epoch, of which the second is no earlier."""
     row = backend.execute(queries.EPOCHS, since, until)[0]
-    return float(row["since"]), float(row["until"])
+    first, last = float(row["since"]), float(row["until"])
+    if first > last:
+        raise BadArgument(
+            "since is after until",
+            detail=f"From {since} on there is nothing up to {until}.",
+            hint=f"Pass since => '{until}', until => '{since}'.",
+        )
+    return first, last
 
 
 def finite(name: str, moment: float) -> float:

@@ -169,7 +169,7 @@ class History:
         return ModelNotFound(
             f"there is no device {device}",
             detail=f"The history ({self.settings['history_table']}) has no row of it.",
-            hint="SELECT device_uuid, device_id FROM ml_device;",
+            hint=f"SELECT DISTINCT {self.parts.device} FROM {self.parts.source};",  # noqa: S608 (a hint)
         )
 
     def _key(self, device: str, *moments: float) -> tuple[Any, ...]:

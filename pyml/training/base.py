@@ -10,7 +10,7 @@ from pyml.errors import BrokenEnvironment
 from pyml.following import Follower
 from pyml.models.about import About, versions
 from pyml.models.blob import Owner
-from pyml.telemetry.history import LONGEST_HOURS, Floats
+from pyml.telemetry.history import EARLIEST, LONGEST_HOURS, Floats, History
 
 T = TypeVar("T")
 Poll = Callable[[], object]
@@ -99,6 +99,25 @@ def beside(prepare: Callable[[], object], work: Callable[[background.Pulse], T],
         ) from error
 
 
-def wider(hours: int) -> int:
-    """The hours that a person is to try where those were too few."""
-    return min(hours * 4, LONGEST_HOURS)
+def try_again(
+    call: Callable[[int | None], str],
+    history: History,
+    device: str,
+    until: float,
+    hours: int,
+    needed: int = 0,
+) -> str:
+    """The statement for a person to type where a training had too little.
+
+    Parameters
+    ----------
+    call : callable
+        Gives the training's statement, of the hours that it is to look back.
+    hours : int
+        It has looked back so far.
+    needed : int
+        That would do, where it is known.
+    """
+    if history.first(device, EARLIEST, until - hours * 3600) is None:
+        return f"{call(None)} -- when more has come: there is nothing older"
+    return call(min(max(4 * hours, needed), LONGEST_HOURS))

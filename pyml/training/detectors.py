@@ -16,7 +16,7 @@ from pyml.telemetry.history import History, iso
 from pyml.telemetry.readings import MISSING, QUALITIES, Readings
 from pyml.telemetry.series import Metric
 from pyml.telemetry.window import learned
-from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, wider
+from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, try_again
 
 
 def train_detector(
@@ -65,7 +65,7 @@ def train_detector(
     needed = int(history.settings["min_training_samples"])
     if usable < needed:
         of_no_use = ledger.rejected, found.left_out.rows
-        raise _too_few(detector, history, device, usable, needed, hours, *of_no_use)
+        raise _too_few(detector, history, device, until, usable, needed, hours, *of_no_use)
     names = tuple(metric.name for metric in reported)
     signals = Signals.of(readings, names, found.interval, quiet)
     following = Following([], {})
@@ -142,6 +142,7 @@ def _too_few(
     detector: Detector[Any],
     history: History,
     device: str,
+    until: float,
     usable: int,
     needed: int,
     hours: int,
@@ -151,11 +152,15 @@ def _too_few(
     in_windows = f", and {quiet} were in quiet windows" * (quiet > 0)
     if not usable:
         history.require(device)
+
+    def call(hours: int | None) -> str:
+        return detector.training_call(history.id(device), hours=hours)
+
     return NotEnoughData(
         f"device {history.id(device)} has {usable} usable readings, {needed} are needed",
         detail=f"Looked at {hours} hours of {history.settings['history_table']}; "
         f"{rejected} more rows there held no usable number{in_windows}.",
-        hint=detector.training_call(history.id(device), hours=wider(hours))
+        hint=try_again(call, history, device, until, hours, -(-hours * needed // usable) + 1)
         if usable
         else history.parts.newest_state(history.id(device)),
     )

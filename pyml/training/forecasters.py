@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pyml.telemetry.habits import Habit
 from pyml.telemetry.history import Floats, History
 from pyml.telemetry.series import Grid, Metric, regular
 from pyml.telemetry.window import Learned, window
-from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, wider
+from pyml.training.base import MOST_READINGS, Poll, Trained, beside, taken, try_again
 
 # Devices that a fleet's model is trained on, at most.
 MOST_DEVICES = 60
@@ -77,7 +78,8 @@ def train_forecaster(
             poll,
         )
     except NotEnoughData as error:
-        error.hint = forecaster.training_call(history.id(device), field, wider(hours))
+        call = partial(forecaster.training_call, history.id(device), field)
+        error.hint = try_again(call, history, device, until, hours, error.hours)
         raise
     finally:
         background.trim()

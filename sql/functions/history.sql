@@ -225,6 +225,19 @@ END
 $$;
 COMMENT ON FUNCTION _ml_device_id(uuid, text) IS 'The id by which the history knows a device; NULL where it knows none. device_type is that of the history''s column, for whoever has looked.';
 
+CREATE OR REPLACE FUNCTION _ml_given(device uuid) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+BEGIN
+    IF device IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _ml_given(uuid) IS 'Refuses a device that is NULL (ML004).';
+
 CREATE OR REPLACE FUNCTION ml_state(device uuid) RETURNS TABLE ("timestamp" timestamptz, state jsonb)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -235,9 +248,7 @@ DECLARE
     newest record;
 BEGIN
     @PYML_AT_HOME@
-    IF device IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null', DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device;';
-    END IF;
+    PERFORM _ml_given(device);
     id := _ml_known_id(device);
     SELECT * INTO h FROM _ml_history();
     SELECT * INTO newest FROM _ml_newest_first();

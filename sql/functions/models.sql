@@ -8,6 +8,7 @@ DECLARE
     models jsonb;
 BEGIN
     @PYML_AT_HOME@
+    PERFORM _ml_given(device);
     SELECT jsonb_agg(jsonb_build_object('model_id', m.model_id, 'kind', m.kind,
             'field', nullif(m.field, ''), 'is_current', m.is_current, 'trained_at', m.trained_at,
             'window_start', m.window_start, 'window_end', m.window_end,
@@ -51,7 +52,7 @@ BEGIN
         UPDATE ml_model m SET is_current = true WHERE m.model_id = seen;
     END IF;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', model_id),
+        RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', coalesce(model_id::text, 'NULL')),
             DETAIL = 'Either there never was one, or it was pruned.',
             HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
     END IF;
@@ -124,10 +125,7 @@ SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 BEGIN
     @PYML_AT_HOME@
-    IF device IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
-            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
-    END IF;
+    PERFORM _ml_given(device);
     -- A device that row-level security hides from the caller counts as one without data.
     IF row_security_active('ml_model') AND NOT EXISTS (SELECT FROM ml_model m WHERE m.device_uuid = device)
        AND NOT EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = device) THEN

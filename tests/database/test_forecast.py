@@ -106,7 +106,7 @@ def test_the_bounds_of_a_counter_are_those_of_its_rate(db, one, device, train):
 def test_a_training_is_not_advised_where_it_would_fail(db, refused, device, field):
     said = refused("SELECT ml_forecast(%s, %s)", device, field, sqlstate="ML002")
     assert "held no number" in said.message_detail
-    assert "healthy" in db.execute(said.message_hint).fetchone()[0]
+    assert "healthy" in db.execute(said.message_hint).fetchone()[1]
     said = refused("SELECT ml_forecast(%s, 'system.temperature')", device, sqlstate="ML002")
     assert "ml_train_lstm" in said.message_hint
 

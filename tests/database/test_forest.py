@@ -174,20 +174,26 @@ def test_a_metric_of_ones_own_joins_the_model(db, one, device):
         ("SELECT ml_detect(gen_random_uuid(), hours => -3)", "ML004"),
         ("SELECT ml_detect(gen_random_uuid(), max_anomalies => -1)", "ML004"),
         ("SELECT * FROM ml_score(gen_random_uuid(), NULL, now())", "ML004"),
+        ("SELECT ml_score(gen_random_uuid(), now(), now() - interval '1 day')", "ML004"),
         ("SELECT ml_model_info(gen_random_uuid())", "ML002"),
+        ("SELECT ml_model_info(NULL::uuid)", "ML004"),
         ("SELECT ml_rollback(123456)", "ML002"),
+        ("SELECT ml_rollback(NULL)", "ML002"),
     ],
 )
 def test_a_mistake_is_told_with_its_code_and_the_next_statement(refused, statement, sqlstate):
     refused(statement, sqlstate=sqlstate)
 
 
-def test_too_few_readings_are_counted(add_device, refused, one):
+def test_too_few_readings_are_counted(add_device, device, refused, one):
+    said = refused("SELECT ml_train_forest(%s, hours => 1)", device, sqlstate="ML001")
+    assert one(said.message_hint)["training_samples"] >= 100
+    one("DELETE FROM ml_model RETURNING 1")
     young = add_device(readings=60)
     said = refused("SELECT ml_train_forest(%s)", young, sqlstate="ML001")
     assert "60 usable readings" in said.message_primary
     assert "168 hours" in said.message_detail
-    assert f"ml_train_forest('{young}'" in said.message_hint
+    assert said.message_hint.startswith(f"SELECT ml_train_forest('{young}'); -- when more has come")
     assert one("SELECT count(*) FROM ml_model") == 0
 
 

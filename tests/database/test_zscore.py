@@ -135,7 +135,7 @@ def test_a_hostile_field_is_only_a_path(refused, device, field):
 def test_a_field_without_a_number_is_told(db, refused, device, field, found):
     said = refused("SELECT ml_zscore(%s, %s)", device, field, sqlstate="ML003")
     assert said.message_detail == f"Found: {found}."
-    assert "healthy" in db.execute(said.message_hint).fetchone()[0]
+    assert "healthy" in db.execute(said.message_hint).fetchone()[1]
 
 
 @pytest.mark.rolled_back
@@ -143,7 +143,7 @@ def test_a_window_without_readings_is_told(db, refused, device):
     db.execute('UPDATE device_shadow_history SET "timestamp" = "timestamp" - interval \'9 days\'')
     said = refused("SELECT ml_zscore(%s, 'system.cpuUsage')", device, sqlstate="ML001")
     assert "no readings in the window" in said.message_primary
-    assert "healthy" in db.execute(said.message_hint).fetchone()[0]
+    assert "healthy" in db.execute(said.message_hint).fetchone()[1]
 
 
 @pytest.mark.rolled_back
