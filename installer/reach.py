@@ -61,8 +61,10 @@ def is_here(host: str) -> bool:
 
 
 def again(command: str, options: argparse.Namespace) -> str:
-    """Another command of this file, for the same server."""
-    return shlex.join(["python3", str(HERE / "install.py"), command, *filter(None, [options.dsn])])
+    """Another command of this file, for the same server and the same place."""
+    place = ["--into", options.into] if options.into else []
+    script = ["python3", str(HERE / "install.py"), command]
+    return shlex.join([*script, *filter(None, [options.dsn]), *place])
 
 
 def connect(options: argparse.Namespace) -> tuple[Server, dict[str, Any]]:

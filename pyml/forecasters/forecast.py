@@ -332,7 +332,7 @@ def forecast(
             f"horizon {steps} is outside 1 to {most}, the horizon of this model",
             detail="A model forecasts as far as it was trained for, by the setting "
             "forecast_horizon; ml_outlook looks days ahead.",
-            hint=f"Pass horizon => {min(max(steps, 1), most)}, or leave it out for {most}.",
+            hint=f"Pass horizon => 1 to {most}, or leave it out for {most}.",
         )
     if not 0.5 <= level <= 0.999:
         raise BadArgument(

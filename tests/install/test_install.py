@@ -167,7 +167,8 @@ STATEMENTS = (
 def refused_upgrades(admin: Person, old: Path, new: Path, place: list[str]) -> None:
     """What may not be done with a database of 1.0.0 is refused, and changes nothing."""
     files = admin.files()
-    failed(admin.run("install", admin.dsn, *place, checkout=new), "has pyml 1.0.0", "upgrade")
+    again = admin.run("install", admin.dsn, *place, checkout=new)
+    failed(again, "has pyml 1.0.0", f"--into {place[1]}")
     releases, first = new / "sql/releases.json", min((new / "sql/migrations").glob("*.sql"))
     for path, text, wrong, fix in (
         (releases, "{}", "no way from", "releases.json"),

@@ -386,7 +386,7 @@ def test_a_constant_field():
 
 @pytest.mark.parametrize(
     ("argument", "hint"),
-    [({"horizon": 5}, "horizon => 4"), ({"horizon": 0}, "horizon => 1"), ({"level": 1.0}, "")],
+    [({"horizon": 5}, "1 to 4"), ({"horizon": 0}, "1 to 4"), ({"level": 1.0}, "")],
 )
 def test_arguments_outside_their_range(series, fitted, argument, hint):
     with pytest.raises(BadArgument) as caught:
