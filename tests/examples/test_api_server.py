@@ -596,7 +596,11 @@ def test_the_privileges_that_the_readme_names_are_enough(db, serve):
         with serve(**environment(db, PGUSER=role)) as address:
             status, body = ask(address, "/devices")
             assert (status, body["code"]) == (403, "42501")
+            assert body["hint"].startswith("SELECT ml_grant(")
             db.execute("SELECT ml_grant(%s, 'read')", [role])
+            status, body = ask(address, f"/devices/{NOBODY}/twin")
+            assert status == 403
+            assert body["hint"] == "GRANT SELECT ON device_shadow_history TO api;"
             db.execute(f'GRANT SELECT ON devices, device_shadow_history TO "{role}"')
             for path in LISTS:
                 assert ask(address, path)[0] == 200

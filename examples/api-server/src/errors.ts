@@ -82,6 +82,12 @@ export function invalid(errors: FastifySchemaValidationError[], part: string): E
   return new Refusal(400, words, { hint: "The routes and their parameters: GET /docs" });
 }
 
+/** What gives the server's role a table that it may not read; pyml's own go by a level. */
+function granting(message: string): string | undefined {
+  const relation = /^permission denied for (?:table|view|foreign table) (?!ml_)(.+)$/.exec(message)?.[1];
+  return relation && `GRANT SELECT ON ${relation} TO api;`;
+}
+
 /** Status and body of the answer to a failed request. */
 export function explain(failure: Error & { statusCode?: number }): { status: number; body: Problem } {
   if (failure instanceof Refusal) return answer(failure.status, { message: failure.message, ...failure.more });
@@ -89,7 +95,8 @@ export function explain(failure: Error & { statusCode?: number }): { status: num
     const { code = "", message, detail, hint } = failure;
     const known = KNOWN[code] ?? KNOWN[code.slice(0, 2)] ?? { status: 500 };
     if (!known.message) return answer(known.status, { message, detail: detail || undefined, hint, code });
-    return answer(known.status, { message: known.message, detail: message, hint: known.hint ?? hint, code });
+    const next = granting(message) ?? known.hint ?? hint;
+    return answer(known.status, { message: known.message, detail: message, hint: next, code });
   }
   // What Fastify says of a request: too large, no JSON, of a type that no route takes.
   if ((failure.statusCode ?? 500) < 500) return answer(failure.statusCode ?? 400, { message: failure.message });
