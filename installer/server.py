@@ -77,7 +77,8 @@ def put_extension(
             raise Failure(
                 f"{place} holds pyml {version()} from other sources, and databases use it: "
                 + ", ".join(environment.state()["users"]),
-                f"{again('uninstall', options)}, and install anew (this drops the models)",
+                "python3 install.py uninstall each of these databases, which drops its models; "
+                f"then {again(options.command, options)}",
             )
     elif environment.state().get("package") != made:
         environment.put_package()

@@ -273,7 +273,7 @@ BEGIN
     SELECT count(*), jsonb_agg(to_jsonb(f) ORDER BY f.parts, f.share DESC, f.path COLLATE "C") INTO paths, found_rows
     FROM _ml_numbers_in(seen.states, seen.devices, seen.slices) AS f;
     RAISE NOTICE USING MESSAGE = format('looked at %s messages of %s devices', cardinality(seen.states), (SELECT max(d) FROM unnest(seen.devices) AS d))
-        || CASE WHEN seen.left_out > 0 THEN format(', left out %s that are too large', seen.left_out) ELSE '' END
+        || CASE WHEN seen.left_out > 0 THEN format(', left out %s that are too large, or no JSON', seen.left_out) ELSE '' END
         || CASE WHEN paths > 2000 THEN format(', and %s paths beyond 2000', paths - 2000) ELSE '' END;
 
     SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') INTO found_rows FROM (

@@ -163,11 +163,11 @@ BEGIN
     IF history IS NULL THEN
         ok := false;
         detail := format('%s does not exist', setting ->> 'history_table');
-        fix := $fix$UPDATE ml_setting SET value = 'schema.name' WHERE name = 'history_table';$fix$;
+        fix := $fix$SELECT * FROM @extschema@.ml_setup('schema.table', 'device', 'time', 'state'); -- yours, with its columns of these$fix$;
     ELSIF missing IS NOT NULL THEN
         ok := false;
         detail := format('%s has no column %s', history, missing);
-        fix := $fix$SELECT name, value FROM ml_setting WHERE name LIKE 'history%column';$fix$;
+        fix := $fix$SELECT name, value FROM @extschema@.ml_setting WHERE name LIKE 'history%column';$fix$;
     ELSIF mistyped IS NOT NULL THEN
         ok := false;
         detail := format('in %s, %s', history, mistyped);

@@ -284,7 +284,7 @@ def test_what_is_too_much_is_left_out_and_counted(told, put):
     assert len(found) == 2000
     assert found["x"].share == 1
     assert notices == [
-        "looked at 2 messages of 1 devices, left out 1 that are too large,"
+        "looked at 2 messages of 1 devices, left out 1 that are too large, or no JSON,"
         " and 1001 paths beyond 2000"
     ]
 

@@ -271,6 +271,15 @@ def test_a_table_that_does_not_exist_gets_no_index(db, ask):
     assert ok is False
     assert "CREATE INDEX" not in fix
     assert ("history_table", "public.nowhere") in db.execute(fix).fetchall()
+    db.execute("CREATE TABLE mine (name text, at timestamptz, doc jsonb)")
+    call = ask("history table")[2]
+    columns = {"schema.table": "public.mine", "device": "name", "time": "at", "state": "doc"}
+    for said, mine in columns.items():
+        call = call.replace(f"'{said}'", f"'{mine}'")
+    db.execute("SET search_path = pg_catalog")
+    db.execute(call)
+    db.execute("RESET search_path")
+    assert ask("history table") == (True, "mine, readable", None)
 
 
 def test_a_view_has_the_index_of_its_table(db, ask, mend):
