@@ -74,6 +74,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
+    example CONSTANT text := 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
     wanted text;
     relation regclass;
 BEGIN
@@ -95,12 +96,21 @@ BEGIN
             EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', relation);
         END IF;
     END LOOP;
+    SELECT string_agg(DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0), ', ') INTO wanted
+    FROM pg_policy p JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refobjid <> p.polrelid
+    WHERE p.polname = 'pyml_devices' AND (d.refobjid IN (SELECT t.relation FROM _ml_device_tables() AS t)
+        OR d.refclassid = 'pg_proc'::regclass AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e'
+            AND e.refobjid = (SELECT x.oid FROM pg_extension x WHERE x.extname = 'pyml')));
+    IF wanted IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'a condition cannot look at what it is put on',
+            DETAIL = format('It uses %s. Keep the uuids, which ml_uuid gives, in a table of your own.', wanted), HINT = example;
+    END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN RAISE;
     WHEN syntax_error_or_access_rule_violation OR data_exception THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no condition on device_uuid',
             DETAIL = format('PostgreSQL says: %s. Tables and functions have to be named with their schema.', SQLERRM),
-            HINT = 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
+            HINT = example;
 END
 $$;
 COMMENT ON FUNCTION ml_row_security(text) IS 'Shows each role only the devices for which a condition holds.';

@@ -144,6 +144,8 @@ def test_a_condition_that_is_none_is_refused_and_changes_nothing(db, refused, te
         "device_uuid =",
         "device_uuid = 'x'",
         "device_uuid",
+        "device_uuid = public.ml_uuid('a')",  # which reads ml_device, where the condition is
+        "device_uuid IN (SELECT d.device_uuid FROM public.ml_device d)",
         "tenant = 'a'",
     ):
         said = refused("SELECT ml_row_security(%s)", wrong, sqlstate="ML004")
