@@ -91,6 +91,10 @@ LEFT JOIN LATERAL (
 -- The id by which the history knows a device; NULL where it knows none.
 SELECT _ml_device_id($1) AS id
 
+-- query: which_devices()
+-- The statement for a person to type who has named a device that there is not.
+SELECT _ml_which_devices() AS hint
+
 -- query: met(uuid)
 -- Whether a scan or a training has met a device.
 SELECT EXISTS (SELECT FROM ml_device d WHERE d.device_uuid = $1) AS met

@@ -169,7 +169,7 @@ class History:
         return ModelNotFound(
             f"there is no device {device}",
             detail=f"The history ({self.settings['history_table']}) has no row of it.",
-            hint=f"SELECT DISTINCT {self.parts.device} FROM {self.parts.source};",  # noqa: S608 (a hint)
+            hint=self.extension(queries.WHICH_DEVICES)[0]["hint"],
         )
 
     def _key(self, device: str, *moments: float) -> tuple[Any, ...]:

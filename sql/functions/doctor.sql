@@ -89,11 +89,11 @@ BEGIN
 
     check_name := 'devices';
     ok := failed = 0;
-    SELECT format('%s of %s fail; the last: %s: %s', failed, total, s.device_uuid, s.error) INTO detail
-    FROM ml_scan_state s WHERE s.retired_at IS NULL AND s.outcome = 'failed' ORDER BY s.scanned_at DESC LIMIT 1;
+    SELECT format('%s of %s fail; the last: %s: %s', failed, total, coalesce(d.device_name, d.device_id, s.device_uuid::text), s.error) INTO detail
+    FROM ml_scan_state s LEFT JOIN ml_device d USING (device_uuid) WHERE s.retired_at IS NULL AND s.outcome = 'failed' ORDER BY s.scanned_at DESC LIMIT 1;
     detail := coalesce(detail, format('%s scanned, none fails', total));
     fix := CASE WHEN ok THEN NULL WHEN untrained THEN 'CALL @extschema@.ml_retrain();'
-        ELSE 'SELECT device_uuid, sqlstate, error FROM @extschema@.ml_device_status WHERE scan_outcome = ''failed'';' END;
+        ELSE 'SELECT device_name, sqlstate, error FROM @extschema@.ml_device_status WHERE scan_outcome = ''failed'';' END;
     RETURN NEXT;
 
     check_name := 'signals';
@@ -107,13 +107,13 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'trainings';
-    SELECT count(*), (array_agg(format('%s: %s', r.device_uuid, r.error) ORDER BY r.started_at DESC))[1] INTO failed, words
-    FROM ml_run r WHERE r.outcome = 'failed' AND r.started_at > now() - interval '1 day'
+    SELECT count(*), (array_agg(format('%s: %s', coalesce(d.device_name, d.device_id, r.device_uuid::text), r.error) ORDER BY r.started_at DESC))[1] INTO failed, words
+    FROM ml_run r LEFT JOIN ml_device d USING (device_uuid) WHERE r.outcome = 'failed' AND r.started_at > now() - interval '1 day'
       AND NOT EXISTS (SELECT FROM ml_run l WHERE l.device_uuid = r.device_uuid AND l.kind = r.kind AND l.field = r.field AND l.started_at > r.started_at);
     ok := failed = 0;
     SELECT nullif(count(DISTINCT r.device_uuid), 0) INTO total FROM ml_run r WHERE r.outcome = 'absent' AND r.started_at > now() - interval '1 day' AND r.device_uuid <> _ml_whole_fleet();
     detail := CASE WHEN ok THEN concat('none failed within a day', '; ' || total || ' devices do not report a field of forecast_fields') ELSE format('%s models could not be trained; the last: %s', failed, words) END;
-    fix := CASE WHEN NOT ok THEN 'SELECT device_uuid, kind, field, error FROM @extschema@.ml_runs WHERE outcome = ''failed'' LIMIT 20;' END;
+    fix := CASE WHEN NOT ok THEN 'SELECT device_name, kind, field, error FROM @extschema@.ml_runs WHERE outcome = ''failed'' LIMIT 20;' END;
     RETURN NEXT;
 END
 $$;

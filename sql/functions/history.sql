@@ -158,6 +158,17 @@ END
 $$;
 COMMENT ON FUNCTION _ml_uuid_of(text) IS 'The uuid by which pyml''s tables know the device of that id: the id itself, where it is a uuid as PostgreSQL writes it.';
 
+CREATE OR REPLACE FUNCTION _ml_which_devices() RETURNS text
+LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY INVOKER
+SET search_path = pg_catalog, @extschema@, pg_temp
+AS $$
+    -- Of a large history a list takes long, and has no names.
+    SELECT CASE WHEN EXISTS (SELECT FROM ml_device) THEN 'SELECT device_id, device_name FROM @extschema@.ml_device ORDER BY device_name, device_id;'
+        ELSE format('SELECT DISTINCT %s FROM %s;', h.device, h.source) END
+    FROM _ml_history() AS h
+$$;
+COMMENT ON FUNCTION _ml_which_devices() IS 'The statement for a person to type who has named a device that there is not.';
+
 CREATE OR REPLACE FUNCTION _ml_refuse_device(id text, beside text DEFAULT '') RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
@@ -168,7 +179,7 @@ BEGIN
     SELECT * INTO h FROM _ml_history();
     RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no device %s', id),
         DETAIL = format('The history (%s) has no row of it%s.', split_part(h.source, ' AS h', 1), beside),
-        HINT = format('SELECT DISTINCT %s FROM %s;', h.device, h.source);
+        HINT = _ml_which_devices();
 END
 $$;
 COMMENT ON FUNCTION _ml_refuse_device(text, text) IS 'Refuses a device that the history does not hold (ML002).';

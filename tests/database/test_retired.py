@@ -103,6 +103,10 @@ def test_an_unknown_device_is_refused(db, one, refused, device, call):
     assert str(db.execute(said.message_hint).fetchone()[0]) == device
     assert one("SELECT count(*) FROM ml_scan_state") == 0
     assert one("SELECT count(*) FROM ml_job") == 0
+    db.execute("INSERT INTO ml_device VALUES (%s, %s, 'a boiler')", [device, device])
+    for other in (call, "SELECT ml_train_forest(%s)", "SELECT ml_state(%s)"):
+        said = refused(other, unknown, sqlstate="ML002")
+        assert db.execute(said.message_hint).fetchall() == [(device, "a boiler")]
 
 
 @pytest.mark.slow
