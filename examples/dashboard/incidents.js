@@ -1,6 +1,6 @@
 // Incidents as sentences, with what can be done about them.
 
-import { address, badge, clock, fill, h, keep, number, span, time } from "./format.js";
+import { address, badge, clock, fill, h, keep, quantity, span, time } from "./format.js";
 import { post } from "./server.js";
 
 /** @typedef {import("../api-server/src/documents.ts").Incident} Incident */
@@ -38,9 +38,9 @@ export function breachList(breaches) {
         "span",
         {},
         deviceLink(breach, `breach-${breach.field}`),
-        ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${number(breach.limit_value)} from `,
+        ` ${breach.field} is forecast at or ${low ? "below" : "above"} its limit of ${quantity(breach.limit_value, breach.unit)} from `,
         time(breach.breach_at, clock),
-        ` (at ${low ? "least" : "most"} ${number(breach.worst_predicted)})`,
+        ` (at ${low ? "least" : "most"} ${quantity(breach.worst_predicted, breach.unit)})`,
       ),
     );
   });

@@ -160,7 +160,7 @@ def test_the_fleets_routes_agree_with_the_views(api, fleet):
     assert health["health"]["healthy"] == list(status.values()).count("ok")
     assert health["open_incidents"] == sum(device["open_incidents"] for device in whole["devices"])
     (alert,) = (one for one in alerts["alerts"] if one["deviceUuid"] == BERLIN)
-    assert alert["alerts"][-1].startswith("system.cpuUsage is forecast to reach 3 at ")
+    assert alert["alerts"][-1].startswith("system.cpuUsage is forecast to reach 3 % at ")
 
 
 def pages(address, path, of):

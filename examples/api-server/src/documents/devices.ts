@@ -41,6 +41,7 @@ export const Breach = object({
   device_id: Id,
   name: Name,
   field: Type.String(),
+  unit: nullable(Type.String()),
   limit_value: Type.Number(),
   breach_at: Time,
   worst_predicted: Type.Number(),

@@ -54,7 +54,7 @@ export function fleetAlerts(names: boolean): Statement {
       FROM incident WHERE unresolved
       UNION ALL
       SELECT device_uuid, device_id, name, 'warning', breach_at,
-             format('%s is forecast to reach %s at %s', field, limit_value, to_char(breach_at, 'HH24:MI TZ'))
+             format('%s is forecast to reach %s at %s', field, concat_ws(' ', limit_value, unit), to_char(breach_at, 'HH24:MI TZ'))
       FROM breach
       UNION ALL
       SELECT device_uuid, device_id, name, 'warning', scanned_at, format('The last scan failed: %s', error)

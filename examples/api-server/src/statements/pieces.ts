@@ -46,7 +46,7 @@ WITH ${before}named AS (
   FROM ml_incidents i JOIN named n USING (device_uuid)
   WHERE (i.state <> 'resolved' OR i.ended_at > (SELECT ${since})) AND i.device_uuid ${which}
 ), breach AS (
-  SELECT b.device_uuid, n.device_id, n.name, b.field, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
+  SELECT b.device_uuid, n.device_id, n.name, b.field, b.unit, b.limit_value, b.breach_at, b.worst_predicted, b.made_at
   FROM ml_breaches b JOIN named n USING (device_uuid)
   WHERE b.device_uuid ${which}
 ), fleet AS (
