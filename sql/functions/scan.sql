@@ -163,7 +163,7 @@ BEGIN
     END IF;
     IF NOT isfinite(as_of) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'as_of is infinite', DETAIL = 'It has to be a moment in time.',
-            HINT = 'CALL ml_scan(); -- or with as_of => a moment of the past';
+            HINT = 'CALL @extschema@.ml_scan(); -- or with as_of => a moment of the past';
     END IF;
     IF NOT _ml_slot_is_free('scan', slot) THEN
         RAISE NOTICE 'ml_scan: passed over, since the last run of worker % was still going', slot;
@@ -173,6 +173,11 @@ BEGIN
         PERFORM _ml_name_device(device);
     END IF;
     devices := CASE WHEN device IS NULL THEN ARRAY(SELECT _ml_fleet()) ELSE ARRAY[device] END;
+    IF as_of IS NOT NULL AND EXISTS (SELECT FROM ml_scan_state s WHERE s.device_uuid = ANY (devices) AND s.watermark > as_of) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('scans are past %s already', as_of),
+            DETAIL = 'A replay goes forward, from an empty ml_scan_state: on a copy of the database, since it takes the place of what scans have noted.',
+            HINT = 'CALL @extschema@.ml_scan(); -- or with as_of => a moment after the latest watermark in ml_scan_state';
+    END IF;
     PERFORM _ml_meet(devices);
     by_id := _ml_find_late(as_of);
     job := _ml_begin_job('scan', slot, cardinality(devices));

@@ -59,6 +59,16 @@ def test_a_second_scan_finds_nothing_new(db, one, trained):
     assert db.execute("SELECT * FROM ml_anomaly ORDER BY 1, 2, 3").fetchall() == before
 
 
+def test_a_replay_of_what_was_scanned_is_refused_and_changes_nothing(db, one, refused, trained):
+    noted = "SELECT ml_scan_state::text FROM ml_scan_state"
+    db.execute("CALL ml_scan()")
+    before = one(noted)
+    said = refused("CALL ml_scan(as_of => %s)", one(AGO, 2880), sqlstate="ML004")
+    assert "past" in said.message_primary
+    refused("CALL ml_scan(%s, as_of => %s)", trained, one(AGO, 2880), sqlstate="ML004")
+    assert one(noted) == before
+
+
 def test_many_small_scans_find_what_one_scan_finds(db, one, trained):
     db.execute(SPIKE, [trained, 30, 4])
     db.execute("UPDATE ml_setting SET value = '1' WHERE name = 'scan_first_hours'")
