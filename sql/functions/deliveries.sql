@@ -255,7 +255,7 @@ BEGIN
     IF target IS NOT NULL AND NOT EXISTS (SELECT FROM ml_target t WHERE t.target = ml_resend.target) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no target %L', target),
             DETAIL = format('The targets are %s.', coalesce((SELECT string_agg(t.target, ', ' ORDER BY t.target) FROM ml_target t), 'made known by a notifier, of which none has been here')),
-            HINT = 'SELECT target, seen_at FROM ml_target;';
+            HINT = 'SELECT target, seen_at FROM @extschema@.ml_target;';
     END IF;
     UPDATE ml_delivery d SET next_at = clock_timestamp(), waits_since = clock_timestamp(), attempts = 0
     WHERE num_nulls(d.next_at, d.confirmed_at) = 2 AND (ml_resend.target IS NULL OR d.target = ml_resend.target);

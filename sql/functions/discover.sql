@@ -250,7 +250,7 @@ BEGIN
     @PYML_AT_HOME@
     IF hours IS NULL OR hours NOT BETWEEN 1 AND 87840 OR apply IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null or out of range',
-            DETAIL = format('hours %s (1 to 87840), apply %s (true or false).', hours, apply), HINT = 'SELECT * FROM ml_discover(hours => 24);';
+            DETAIL = format('hours %s (1 to 87840), apply %s (true or false).', hours, apply), HINT = 'SELECT * FROM @extschema@.ml_discover(hours => 24);';
     END IF;
     IF device IS NOT NULL THEN
         id := _ml_known_id(device);
@@ -267,7 +267,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ML001', MESSAGE = concat(coalesce('device ' || id, 'the history'), ' has no readings in the window'),
             DETAIL = format('Looked in %s from %s to %s.', history, now() - make_interval(hours => hours), now())
                 || CASE WHEN seen.left_out > 0 THEN format(' %s messages are too large, or no JSON.', seen.left_out) ELSE '' END,
-            HINT = format('SELECT * FROM ml_discover(%shours => %s);', CASE WHEN device IS NOT NULL THEN quote_literal(device) || ', ' END, least(87840, hours::bigint * 30));
+            HINT = 'SELECT * FROM @extschema@.ml_discover(' || format('%shours => %s);', CASE WHEN device IS NOT NULL THEN quote_literal(device) || ', ' END, least(87840, hours::bigint * 30));
     END IF;
 
     SELECT count(*), jsonb_agg(to_jsonb(f) ORDER BY f.parts, f.share DESC, f.path COLLATE "C") INTO paths, found_rows

@@ -241,7 +241,7 @@ BEGIN
     ok := missing IS NULL;
     detail := CASE WHEN ok THEN format('%s may read models and settings', current_user)
         ELSE format('%s may not read %s', current_user, missing) END;
-    fix := CASE WHEN NOT ok THEN format('SELECT @extschema@.ml_grant(%L, ''read'');', current_user) END;
+    fix := CASE WHEN NOT ok THEN 'SELECT @extschema@.ml_grant(' || quote_literal(current_user) || ', ''read'');' END;
     RETURN NEXT;
 
     IF ok THEN

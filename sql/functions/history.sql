@@ -112,10 +112,10 @@ BEGIN
     SELECT * INTO h FROM _ml_history_parts();
     IF h.absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('there is no history in %s', history),
-            DETAIL = format('The table does not exist, or has no column %s.', array_to_string(h.absent, ', ')), HINT = 'SELECT * FROM ml_doctor();';
+            DETAIL = format('The table does not exist, or has no column %s.', array_to_string(h.absent, ', ')), HINT = 'SELECT * FROM @extschema@.ml_doctor();';
     ELSIF h.fault IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('the history in %s cannot be read', history),
-            DETAIL = format('There, %s.', h.fault), HINT = 'SELECT * FROM ml_doctor();';
+            DETAIL = format('There, %s.', h.fault), HINT = 'SELECT * FROM @extschema@.ml_doctor();';
     END IF;
     RETURN QUERY SELECT h.source, h.device, h.device_type, h.moment, h.at, h.plain, h.bound, h.shadow, h.state, h.zone, h.unit;
 END
@@ -243,7 +243,7 @@ AS $$
 BEGIN
     IF device IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'device is null',
-            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM ml_device_status;';
+            DETAIL = 'It has to be given.', HINT = 'SELECT device_id FROM @extschema@.ml_device_status;';
     END IF;
 END
 $$;
@@ -270,7 +270,7 @@ BEGIN
     USING id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'ML001', MESSAGE = format('device %s has reported no state', id),
-            DETAIL = 'Its rows are of another shadow, or of a time that is still to come.', HINT = 'SELECT * FROM ml_setting WHERE name ~ ''^history_'';';
+            DETAIL = 'Its rows are of another shadow, or of a time that is still to come.', HINT = 'SELECT * FROM @extschema@.ml_setting WHERE name ~ ''^history_'';';
     END IF;
 END
 $$;

@@ -67,7 +67,7 @@ AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no incident %s', coalesce(incident_id::text, 'NULL')),
         DETAIL = 'Either there never was one, or it is older than incident_days.',
-        HINT = 'SELECT incident_id, device_name, state, summary FROM ml_incidents ORDER BY incident_id DESC LIMIT 20;';
+        HINT = 'SELECT incident_id, device_name, state, summary FROM @extschema@.ml_incidents ORDER BY incident_id DESC LIMIT 20;';
 END
 $$;
 COMMENT ON FUNCTION _ml_refuse_incident(bigint) IS 'Refuses an incident that there is not (ML002).';
@@ -79,7 +79,7 @@ AS $$
 BEGIN
     IF length(note) > 4000 THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'note is too long', DETAIL = format('It has %s characters; 4000 are allowed.', length(note)),
-            HINT = format('SELECT %s(%s, ''a short note'');', call, incident_id);
+            HINT = 'SELECT @extschema@.' || format('%s(%s, ''a short note'');', call, incident_id);
     END IF;
 END
 $$;

@@ -20,7 +20,7 @@ BEGIN
     IF models IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('device %s has no model', coalesce(_ml_device_id(device), device::text)),
             DETAIL = 'None was trained for it, or they were dropped.',
-            HINT = format('SELECT ml_train_forest(%L);', coalesce(_ml_device_id(device), device::text));
+            HINT = 'SELECT @extschema@.ml_train_forest(' || quote_literal(coalesce(_ml_device_id(device), device::text)) || ');';
     END IF;
     RETURN jsonb_build_object('device_uuid', device, 'device_id', coalesce((SELECT d.device_id FROM ml_device d WHERE d.device_uuid = device), device::text), 'models', models);
 END
@@ -54,7 +54,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'ML002', MESSAGE = format('there is no model %s', coalesce(model_id::text, 'NULL')),
             DETAIL = 'Either there never was one, or it was pruned.',
-            HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM ml_models ORDER BY model_id DESC;';
+            HINT = 'SELECT model_id, device_uuid, kind, field, trained_at FROM @extschema@.ml_models ORDER BY model_id DESC;';
     END IF;
     RETURN jsonb_build_object('model_id', model_id, 'replaced_model_id', nullif(before, _ml_rollback.model_id),
         'device_uuid', wanted.device_uuid, 'device_id', coalesce((SELECT d.device_id FROM ml_device d WHERE d.device_uuid = wanted.device_uuid), wanted.device_uuid::text), 'kind', wanted.kind, 'field', nullif(wanted.field, ''));

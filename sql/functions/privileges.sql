@@ -32,7 +32,7 @@ BEGIN
     IF level IS NULL OR level NOT IN ('read', 'act', 'train', 'notify') THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no level %L to grant', level),
             DETAIL = 'The levels are read (score, forecast, look), act (the same, and acknowledge and resolve incidents, and make rules and quiet windows), train (the same, and train, scan, roll back, forget) and notify (what a notifier needs, and no more).',
-            HINT = format('SELECT ml_grant(%L, ''read'');', role);
+            HINT = 'SELECT @extschema@.ml_grant(' || quote_literal(role) || ', ''read'');';
     END IF;
     IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('there is no role %L', role),
@@ -74,7 +74,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
 DECLARE
-    example CONSTANT text := 'SELECT ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
+    example CONSTANT text := 'SELECT @extschema@.ml_row_security(''device_uuid IN (SELECT t.device_uuid FROM public.tenant_device t WHERE t.tenant = current_user)'');';
     wanted text;
     relation regclass;
 BEGIN

@@ -248,7 +248,7 @@ BEGIN
     IF minutes < 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('minutes %s is out of range', minutes),
             DETAIL = 'It has to be 0 or more; no training is begun after so many minutes.',
-            HINT = 'CALL ml_retrain(minutes => 60);';
+            HINT = 'CALL @extschema@.ml_retrain(minutes => 60);';
     END IF;
     IF NOT _ml_slot_is_free('retrain', slot) THEN
         RAISE NOTICE 'ml_retrain: passed over, since the last run of worker % was still going', slot;

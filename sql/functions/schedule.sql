@@ -50,7 +50,7 @@ BEGIN
     ELSIF home IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is not loaded',
             DETAIL = 'It has to be among shared_preload_libraries; a systemd timer or cron can call ml_scan and ml_retrain instead.',
-            HINT = coalesce(_ml_cron_fix(), 'SELECT * FROM ml_doctor();');
+            HINT = coalesce(_ml_cron_fix(), 'SELECT * FROM @extschema@.ml_doctor();');
     ELSIF home = current_database() THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = 'pg_cron is loaded, but its extension is not created',
             DETAIL = 'It belongs into this database.', HINT = 'CREATE EXTENSION pg_cron;';
@@ -76,7 +76,7 @@ BEGIN
        OR NOT (scan ~ cron AND retrain ~ cron) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule',
             DETAIL = format('scan %L and retrain %L have to be five fields, as in cron; workers (%s) from 1 to 64.', scan, retrain, workers),
-            HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
+            HINT = 'SELECT * FROM @extschema@.ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
     END IF;
     PERFORM _ml_require_cron((SELECT 'SELECT ' || string_agg(format('cron.schedule_in_database(%L, %L, %L, %L)',
         j.job, j.schedule, j.command, current_database()), E',\n       ') || ';' FROM _ml_jobs(scan, retrain, workers) AS j));
@@ -87,7 +87,7 @@ BEGIN
     END LOOP;
 EXCEPTION WHEN invalid_parameter_value THEN
     RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'that is no schedule', DETAIL = format('pg_cron says: %s.', SQLERRM),
-        HINT = 'SELECT * FROM ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
+        HINT = 'SELECT * FROM @extschema@.ml_schedule(scan => ''*/5 * * * *'', retrain => ''7 * * * *'');';
 END
 $$;
 COMMENT ON FUNCTION ml_schedule(text, text, int) IS 'Puts ml_scan and ml_retrain on pg_cron. No pg_cron in this database: ML006.';

@@ -54,7 +54,7 @@ BEGIN
     IF history IS NULL OR device IS NULL OR "time" IS NULL OR state IS NULL OR place IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'an argument is null, or no table',
             DETAIL = 'The history is a table or a view, with the columns that hold a device''s id, a time and the state that it reported.',
-            HINT = 'SELECT * FROM ml_setup(''public.device_shadow_history'', ''device_uuid'', ''timestamp'', ''reported_state'', ''shadow_name'', ''device-state'');';
+            HINT = 'SELECT * FROM @extschema@.ml_setup(''public.device_shadow_history'', ''device_uuid'', ''timestamp'', ''reported_state'', ''shadow_name'', ''device-state'');';
     END IF;
     IF (shadow IS NULL) <> (shadow_value IS NULL) THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = 'shadow and shadow_value go together',
@@ -75,7 +75,7 @@ BEGIN
     SELECT * INTO h FROM _ml_history_parts();
     IF h.absent IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('%s has no column %s', history, array_to_string(h.absent, ', ')),
-            DETAIL = format('It has %s.', _ml_columns_of(history)), HINT = format('SELECT * FROM ml_setup(%L, device, time, state); -- with the columns'' names in quotes', place);
+            DETAIL = format('It has %s.', _ml_columns_of(history)), HINT = 'SELECT * FROM @extschema@.ml_setup(' || quote_literal(place) || ', device, time, state); -- with the columns'' names in quotes';
     ELSIF h.fault IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ML006', MESSAGE = format('%s cannot be read', history), DETAIL = format('There, %s.', h.fault),
             HINT = format('CREATE VIEW %I.%I AS SELECT * FROM %s; -- with that column cast to such a type, and then ml_setup on the view',

@@ -12,7 +12,7 @@ BEGIN
     IF ok IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'ML004', MESSAGE = format('that is no %s', what),
             DETAIL = 'A value is missing, of another form or out of range.',
-            HINT = 'CALL ml_retrain(); CALL ml_scan(); -- which write what is right';
+            HINT = 'CALL @extschema@.ml_retrain(); CALL @extschema@.ml_scan(); -- which write what is right';
     END IF;
 END
 $$;

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -147,6 +148,8 @@ def refused(db: psycopg.Connection) -> Callable[..., psycopg.errors.Diagnostic]:
         assert said.sqlstate == sqlstate, said.message_primary
         assert said.message_detail
         assert said.message_hint
+        # Whoever types it may not have the extension's schema on the search_path.
+        assert not re.search(r"(SELECT|FROM|CALL|UPDATE|INTO) ml_", said.message_hint)
         assert "Traceback" not in (said.context or "")
         assert "plpy" not in said.message_primary
         return said

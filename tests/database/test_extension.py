@@ -20,6 +20,12 @@ def test_any_schema_will_do(db: psycopg.Connection, schema: str) -> None:
         db.execute(SQL("SELECT {}.ml_grant('pyml_reader', 'read')").format(name))
         allowed = SQL("SELECT has_schema_privilege('pyml_reader', {}, 'USAGE')").format(schema)
         assert db.execute(allowed).fetchone() == (True,)
+    # A hint can be typed as it is, though the schema is not on the search_path.
+    with pytest.raises(psycopg.Error, match="has no forest") as first:
+        db.execute(SQL("SELECT {}.ml_detect(gen_random_uuid())").format(name))
+    with pytest.raises(psycopg.Error, match="there is no device") as second:
+        db.execute(first.value.diag.message_hint)
+    assert db.execute(second.value.diag.message_hint).fetchall() == []
 
 
 def test_a_drop_leaves_the_users_tables(db: psycopg.Connection) -> None:

@@ -193,7 +193,8 @@ def test_too_few_readings_are_counted(add_device, device, refused, one):
     said = refused("SELECT ml_train_forest(%s)", young, sqlstate="ML001")
     assert "60 usable readings" in said.message_primary
     assert "168 hours" in said.message_detail
-    assert said.message_hint.startswith(f"SELECT ml_train_forest('{young}'); -- when more has come")
+    later = f"SELECT public.ml_train_forest('{young}'); -- when more has come"
+    assert said.message_hint.startswith(later)
     assert one("SELECT count(*) FROM ml_model") == 0
 
 
@@ -219,7 +220,7 @@ def test_a_column_that_is_not_there_leads_to_the_doctor(db, refused, device, rol
     for call in ("ml_train_forest(%s)", "ml_zscore(%s, 'cpu_usage')"):
         said = refused(f"SELECT * FROM {call}", device, sqlstate="ML006")
         assert said.message_detail.endswith("has no column no.")
-        assert said.message_hint == "SELECT * FROM ml_doctor();"
+        assert said.message_hint == "SELECT * FROM public.ml_doctor();"
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_without_a_field_the_functions_take_what_the_device_reports(
 ):
     assert "pressure, last 24 h" in one(f"SELECT ml_chart(%s{argument})", gate)
     said = refused(f"SELECT ml_forecast(%s{argument})", gate, sqlstate="ML002")
-    assert said.message_hint == f"SELECT ml_train_lstm('{gate}', 'pressure');"
+    assert said.message_hint == f"SELECT public.ml_train_lstm('{gate}', 'pressure');"
     assert one(f"SELECT ml_train_lstm(%s{argument})", gate)["field"] == "pressure"
     assert one(f"SELECT ml_forecast(%s{argument})", gate)["field"] == "pressure"
 

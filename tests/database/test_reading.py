@@ -188,7 +188,7 @@ def test_a_column_of_another_type_is_refused_and_put_right(
         said = refused(call, device, sqlstate="ML006")
         assert f"{column.strip()}" in said.message_detail
         assert f"is of type {found} and has to be" in said.message_detail
-        assert said.message_hint == "SELECT * FROM ml_doctor();"
+        assert said.message_hint == "SELECT * FROM public.ml_doctor();"
     row = "SELECT ok, detail, fix FROM ml_doctor() WHERE check_name = 'history table'"
     ok, detail, fix = db.execute(row).fetchone()
     assert not ok

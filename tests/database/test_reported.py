@@ -90,7 +90,7 @@ def test_a_device_that_reports_another_shadow_alone_has_no_state(db, refused, de
         ("ml_histories('{device}', points => 1)", "ML004"),
         ("ml_usual('{device}', NULL)", "ML004"),
         ("ml_usual('{device}', 'cpu_usage', until => 'infinity')", "ML004"),
-        ("ml_history('{device}', 'cpu_usage', now(), now() - interval '1 day')", "ML001"),
+        ("ml_history('{device}', 'cpu_usage', now(), now() - interval '1 day')", "ML004"),
         ("ml_history('{device}', 'health.status')", "ML003"),
         ("ml_history('{device}', 'cpu_usage', '2001-01-01', '2001-01-02')", "ML001"),
     ],

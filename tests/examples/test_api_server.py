@@ -560,7 +560,7 @@ def test_broken_models_and_environments_are_the_servers_fault(db, serve):
     with serve(**environment(db)) as address:
         status, body = ask(address, f"/ml/anomalies/detect/{NOBODY}")
         assert (status, body["code"]) == (500, "ML005")
-        assert body["hint"] == f"SELECT ml_train_forest('{NOBODY}');"
+        assert body["hint"] == f"SELECT public.ml_train_forest('{NOBODY}');"
         db.execute("UPDATE ml_setting SET value = 'public.nothing' WHERE name = 'history_table'")
         status, body = ask(address, f"/ml/anomalies/detect/{NOBODY}")
         assert (status, body["code"]) == (503, "ML006")

@@ -194,7 +194,7 @@ def test_a_refusal_keeps_its_code_and_its_hint(client: psycopg.Connection) -> No
         client.execute("SELECT ml_detect(%s)", [UNKNOWN])
     said = caught.value.diag
     assert said.sqlstate == "ML002"
-    assert said.message_hint.endswith(f"SELECT ml_train_forest('{UNKNOWN}');")
+    assert said.message_hint.endswith(f"SELECT public.ml_train_forest('{UNKNOWN}');")
 
 
 def test_training_through_the_router_stays_on_the_shard(

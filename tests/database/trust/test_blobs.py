@@ -78,7 +78,7 @@ class Reader:
             json.loads(answer, parse_constant=pytest.fail)
             return "a model"
         assert refusal.message_detail
-        assert refusal.message_hint.startswith("SELECT ml_train_")
+        assert refusal.message_hint.startswith("SELECT public.ml_train_")
         assert "Traceback" not in (refusal.context or "")
         return "ML005"
 

@@ -33,7 +33,7 @@ def refused(session: psycopg.Connection, statement: str) -> psycopg.errors.Diagn
     said = caught.value.diag
     assert said.sqlstate == "ML005", said.message_primary
     assert said.message_detail
-    assert said.message_hint.startswith("SELECT ml_train_")
+    assert said.message_hint.startswith("SELECT public.ml_train_")
     assert "Traceback" not in (said.context or "")
     return said
 

@@ -98,7 +98,7 @@ def test_a_forest_of_metrics_that_nobody_has_configured_is_not_scored(
     assert db.execute(STATE, [device]).fetchone() == ("failed", "ML005")
     assert "98765432" not in stranger.execute(SEEN).fetchone()[0]
     error = refused("SELECT ml_detect(%s)", device, sqlstate="ML005")
-    assert error.message_hint == f"SELECT ml_train_forest('{device}');"
+    assert error.message_hint == f"SELECT public.ml_train_forest('{device}');"
     due = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'forest'"
     assert one(due, device) in ("changed", "unreadable")
 
@@ -154,7 +154,7 @@ def test_a_forecast_that_reads_what_its_field_does_not_say_is_not_made(
         "SELECT * FROM ml_predict(%s, 'system.cpuUsage')",
     ):
         error = refused(statement, device, sqlstate="ML005")
-        assert error.message_hint == f"SELECT ml_train_lstm('{device}', 'system.cpuUsage');"
+        assert error.message_hint == f"SELECT public.ml_train_lstm('{device}', 'system.cpuUsage');"
     reasons = "SELECT reason FROM _ml_due(ARRAY[%s::uuid]) WHERE kind = 'lstm'"
     assert db.execute(reasons, [device]).fetchone()[0] in ("changed", "unreadable")
 
