@@ -26,6 +26,19 @@ def test_static(check: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_backslash_in_a_functions_literal_means_itself_in_any_session() -> None:
+    """What it means without E is up to standard_conforming_strings."""
+    literals = re.compile(r"(E?)'((?:[^']|'')*)'")
+    plain = [
+        f"{file.name}: {line.strip()}"
+        for file in sorted((ROOT / "sql/functions").glob("*.sql"))
+        for line in file.read_text().splitlines()
+        for e, text in literals.findall(line.partition("-- ")[0])
+        if "\\" in text and not e
+    ]
+    assert plain == []
+
+
 def test_what_the_bench_of_latency_watches_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     """It names functions of the package; those of the server need one."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))

@@ -23,7 +23,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message',
         DETAIL = coalesce(error ->> 'detail', ''),
         -- As a person has to type it whose search_path lacks the extension's schema.
-        HINT = regexp_replace(error ->> 'hint', '\m(SELECT|FROM|CALL|UPDATE|INTO) (ml_)', '\1 @extschema@.\2', 'g');
+        HINT = regexp_replace(error ->> 'hint', E'\\m(SELECT|FROM|CALL|UPDATE|INTO) (ml_)', E'\\1 @extschema@.\\2', 'g');
 END
 $$;
 COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';

@@ -125,10 +125,10 @@ LANGUAGE sql STABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
     SELECT coalesce(array_agg(w.words ORDER BY w.n) FILTER (WHERE w.words <> ''), '{}')
-    FROM (SELECT p.n, trim('_' FROM regexp_replace(lower(regexp_replace(l.letters, '([a-z0-9])([A-Z])', '\1_\2', 'g') COLLATE "C"), '[^a-z0-9]+', '_', 'g')) AS words
-          FROM regexp_matches(path, '(\[?)(?:"((?:[^"]|"")*)"|([^].="[]+))', 'g') WITH ORDINALITY AS p (part, n)
+    FROM (SELECT p.n, trim('_' FROM regexp_replace(lower(regexp_replace(l.letters, '([a-z0-9])([A-Z])', E'\\1_\\2', 'g') COLLATE "C"), '[^a-z0-9]+', '_', 'g')) AS words
+          FROM regexp_matches(path, E'(\\[?)(?:"((?:[^"]|"")*)"|([^].="[]+))', 'g') WITH ORDINALITY AS p (part, n)
           CROSS JOIN LATERAL (SELECT coalesce(p.part[2], p.part[3]) AS part) AS k
-          CROSS JOIN LATERAL (SELECT CASE getdatabaseencoding() WHEN 'UTF8' THEN regexp_replace(normalize(k.part, NFKD), '[\u0300-\u036f]+', '', 'g') ELSE k.part END AS letters) AS l
+          CROSS JOIN LATERAL (SELECT CASE getdatabaseencoding() WHEN 'UTF8' THEN regexp_replace(normalize(k.part, NFKD), E'[\\u0300-\\u036f]+', '', 'g') ELSE k.part END AS letters) AS l
           WHERE p.part[1] = '') AS w
 $$;
 COMMENT ON FUNCTION _ml_words_of(text) IS 'The parts of a path as a metric''s name has them: cpuUsage becomes cpu_usage. Of an element of an array, what it is called.';
@@ -146,7 +146,7 @@ BEGIN
         name := '_' || words[i] || '_';
         EXIT WHEN name !~ '^_(value|val|v|reading|raw|now|last|avg|average|mean|min|max|data|[0-9]+)_$';
     END LOOP;
-    name := regexp_replace(name, '_([dghkm])_(a|b|bm|bar|hz|pa|v|w|wh)_$', '_\1\2_'); -- kWh has become k_wh
+    name := regexp_replace(name, '_([dghkm])_(a|b|bm|bar|hz|pa|v|w|wh)_$', E'_\\1\\2_'); -- kWh has become k_wh
     IF path ~ '%[^.[]*$' THEN
         RETURN '%';
     END IF;

@@ -30,16 +30,16 @@ BEGIN
         IF EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
             EXECUTE $query$
                 SELECT string_agg(format('%s, %s', coalesce(j.jobname, j.command), j.schedule), '; ' ORDER BY j.jobid) AS list,
-                       bool_or(j.command LIKE '%ml\_scan(%') AND bool_or(j.command LIKE '%ml\_retrain(%') AS whole
+                       bool_or(j.command LIKE E'%ml\\_scan(%') AND bool_or(j.command LIKE E'%ml\\_retrain(%') AS whole
                 FROM cron.job j WHERE j.active AND j.database = current_database()
-                  AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%')$query$ INTO jobs;
+                  AND (j.command LIKE E'%ml\\_scan(%' OR j.command LIKE E'%ml\\_retrain(%')$query$ INTO jobs;
             -- How the last run of each ended, among the server's last thousand.
             EXECUTE $query$
                 SELECT min(r.return_message) FROM (
                     SELECT DISTINCT ON (d.jobid) d.status, d.return_message FROM cron.job_run_details d
                     WHERE d.runid > (SELECT max(m.runid) - 1000 FROM cron.job_run_details m) AND d.status IN ('succeeded', 'failed')
                       AND d.jobid IN (SELECT j.jobid FROM cron.job j WHERE j.active AND j.database = current_database()
-                                      AND (j.command LIKE '%ml\_scan(%' OR j.command LIKE '%ml\_retrain(%'))
+                                      AND (j.command LIKE E'%ml\\_scan(%' OR j.command LIKE E'%ml\\_retrain(%'))
                     ORDER BY d.jobid, d.runid DESC) AS r WHERE r.status = 'failed'$query$ INTO words;
             IF words IS NOT NULL THEN
                 ok := false;

@@ -19,13 +19,13 @@ BEGIN
     elements := '{}';
     LOOP
         -- The state itself may be an array.
-        IF cardinality(keys) > 0 OR rest !~ ('^\[' || called || '=') THEN
+        IF cardinality(keys) > 0 OR rest !~ (E'^\\[' || called || '=') THEN
             -- A bracket that begins no element is a character like others.
             found := coalesce(regexp_match(rest, '^' || quoted || '(.*)$'),
-                regexp_match(rest, '^((?!")(?:[^.[]|\[(?!' || called || '=))+)(.*)$'));
+                regexp_match(rest, E'^((?!")(?:[^.[]|\\[(?!' || called || '=))+)(.*)$'));
             IF found IS NULL THEN
                 fault := CASE WHEN rest ~ '^"' THEN 'a key in double quotes does not end'
-                    WHEN rest ~ '^\[' THEN 'an element of an array is written [key=value], after what the array is called'
+                    WHEN rest ~ E'^\\[' THEN 'an element of an array is written [key=value], after what the array is called'
                     ELSE 'a part is empty: an empty key is written as ""' END;
                 EXIT;
             END IF;
@@ -33,8 +33,8 @@ BEGIN
             elements := elements || NULL::jsonpath;
             rest := found[cardinality(found)];
         END IF;
-        WHILE rest ~ '^\[' LOOP
-            found := regexp_match(rest, '^\[' || called || '=(?:' || quoted || '|([^]"][^]]*))\](.*)$');
+        WHILE rest ~ E'^\\[' LOOP
+            found := regexp_match(rest, E'^\\[' || called || '=(?:' || quoted || E'|([^]"][^]]*))\\](.*)$');
             IF found IS NULL THEN
                 fault := 'an element of an array is written [key=value]';
                 EXIT;
@@ -42,14 +42,14 @@ BEGIN
             same := '@.' || to_json(coalesce(replace(found[1], '""', '"'), found[2]))::text || ' == ';
             value := coalesce(replace(found[3], '""', '"'), found[4]);
             same := same || to_json(value)::text
-                || CASE WHEN value ~ '^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?$' THEN ' || ' || same || value ELSE '' END;
+                || CASE WHEN value ~ E'^-?(0|[1-9][0-9]{0,14})(\\.[0-9]{1,15})?$' THEN ' || ' || same || value ELSE '' END;
             keys := keys || NULL::text;
             -- Strict: a lax one would also look into what is no array, and into arrays of arrays. JSON's way to quote a text is one of jsonpath's.
             elements := elements || ('strict $[*] ? (' || same || ')')::jsonpath;
             rest := found[5];
         END LOOP;
         EXIT WHEN fault IS NOT NULL OR rest = '';
-        IF rest !~ '^\.' THEN
+        IF rest !~ E'^\\.' THEN
             fault := 'a part ends before a dot, a bracket or the end';
             EXIT;
         END IF;

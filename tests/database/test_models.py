@@ -238,6 +238,7 @@ def test_standard_conforming_strings_change_nothing(db, dsn, one, device):
             "ml_chart('{}')",
             "ml_model_info('{}')",
             "ml_doctor()",
+            "ml_discover()",
             "ml_forget('{}')",
         ):
             if "predict" in call:
