@@ -17,6 +17,11 @@ from installer.postgres import Server
 from installer.process import HERE, Failure, privileged, say, write
 from installer.reach import connect, environments, record_users, server_root
 
+# Takes the jobs of this database off pg_cron, whoever has scheduled them.
+UNSCHEDULE = """
+SELECT jobname FROM (SELECT jobname, cron.unschedule(jobid) FROM cron.job
+    WHERE jobname LIKE 'pyml %' AND database = current_database()) AS gone
+"""
 # What a DROP EXTENSION takes along, as a person counts it.
 LOSSES = """
 SELECT concat_ws(', ', (SELECT count(*) FROM {0}.ml_model) || ' models',
@@ -69,6 +74,9 @@ def command_uninstall(options: argparse.Namespace) -> int:
             raise Failure(f"nothing was dropped: no right to write in {place}", privileged())
     if facts["installed"]:
         confirm_drop(server, facts, options)
+        with contextlib.suppress(Failure):  # pg_cron is not in this database
+            for job in server.ask(UNSCHEDULE).splitlines():
+                say(f"took {job} off pg_cron")
         server.ask("DROP EXTENSION pyml")
         say("dropped")
     else:

@@ -350,6 +350,10 @@ def test_the_tenth_release_is_newer_than_the_ninth(tmp_path: Path) -> None:
 
 def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:
     files = admin.files()
+    cron = (admin.extension / "pg_cron.control").exists()
+    if cron:
+        admin.sql("CREATE EXTENSION pg_cron")
+        admin.sql("SELECT ml_schedule()")
     done = admin.run("uninstall", admin.dsn, *lived_in)
     failed(done, "nothing was dropped", "--yes")
     assert LOST in done.stderr
@@ -361,6 +365,10 @@ def test_uninstall_asks_first(admin: Person, lived_in: list[str]) -> None:
         assert LOST in done.stderr
         assert done.returncode == (answer != "y")
         assert admin.sql(INSTALLED) == ("" if answer == "y" else VERSION)
+        if cron:
+            assert admin.sql("SELECT count(*) FROM cron.job") == ("0" if answer == "y" else "2")
+    if cron:
+        admin.sql("DROP EXTENSION pg_cron")
 
 
 def uninstall_at_a_terminal(
