@@ -12,7 +12,11 @@ interface Known {
   hint?: string;
 }
 
-const ABSENT: Known = { status: 503, message: "pyml is not in this database", hint: "CREATE EXTENSION pyml;" };
+const ABSENT: Known = {
+  status: 503,
+  message: "pyml is not in this database, or its schema not on the search_path",
+  hint: "CREATE EXTENSION pyml CASCADE;",
+};
 /** By SQLSTATE; a class of them (its first two characters) where none is more exact. */
 const KNOWN: Record<string, Known> = {
   ML001: { status: 409 }, // not enough data
