@@ -59,8 +59,9 @@ BEGIN
     RETURN QUERY EXECUTE format($query$
         SELECT d.device FROM _ml_devices() AS d
         LEFT JOIN ml_scan_state s ON s.device_uuid = d.device AND s.retired_at IS NOT NULL
-        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.id::%3$s AND %4$s > %5$s)
-        ORDER BY 1$query$, h.source, h.device, h.device_type, h.moment, format(h.bound, 's.retired_at'));
+        -- A clock that runs far ahead does not tell that it reports again.
+        WHERE s.device_uuid IS NULL OR EXISTS (SELECT FROM %1$s WHERE %2$s = d.id::%3$s AND %4$s > %5$s AND %4$s <= %6$s)
+        ORDER BY 1$query$, h.source, h.device, h.device_type, h.moment, format(h.bound, 's.retired_at'), format(h.bound, '(now() + interval ''1 day'')'));
 END
 $$;
 COMMENT ON FUNCTION _ml_fleet() IS 'The devices to scan and to train: those that the history holds, but for retired ones that have not reported since.';

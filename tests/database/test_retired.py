@@ -112,6 +112,8 @@ def test_an_unknown_device_is_refused(db, one, refused, device, call):
 @pytest.mark.slow
 def test_a_forgotten_device_is_left_alone_until_it_reports(db, one, pair):
     stays, goes = pair
+    ahead = NOW.replace("clock_timestamp()", "(now() + interval '9 years')")
+    db.execute(ahead, [goes])
     db.execute("SELECT ml_forget(%s)", [goes])
     for _ in range(2):
         db.execute("CALL ml_retrain()")
