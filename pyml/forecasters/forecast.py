@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyml.errors import BadArgument, NotEnoughData
-from pyml.forecasters.base import MAX_HORIZON, Forecast
+from pyml.forecasters.base import Forecast
 from pyml.forecasters.intervals import LEVELS, quantiles, tracked
 from pyml.forecasters.recurrent import PARAMETERS, Model, Parameters
 from pyml.forecasters.standstill import still
