@@ -232,7 +232,7 @@ def main() -> None:
     ).fetchone()
     print(f"{'  of the warm ones started from a model':48} {warm:6}")
     conn = connect()
-    conn.execute(f"CALL ml_scan(%s, {as_of(6)})", [some[0]])
+    conn.execute(f"CALL ml_scan(%s, {as_of(5)})", [some[0]])
     for minutes in (4, 0):
         report(
             conn,

@@ -53,7 +53,7 @@ class Parameters:
         0.6,
         "share of `contamination` for which the blocks' limits are taken: the days to come differ "
         "more from a training than its days do from each other",
-        "three kinds and 24 made hosts: on average 1 % of normal readings is flagged; .5 to .8",
+        "three kinds: 1.0 % of normal readings flagged where 1 % is asked for; .5 to .8 tried",
     )
     counted_blocks: tuple[int, int] = parameter(
         (2, 5),
