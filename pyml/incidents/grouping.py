@@ -59,8 +59,9 @@ def groups(found: Iterable[Found], rare: float, gap: float) -> list[Group]:
       or where it began together: one cause.
     - Single readings belong to such a trouble if they name its metric, or came after it began:
       a detector that looks at all metrics goes on seeing it. Else those that touch are one.
-    - What is not rare begins nothing. It belongs to what touches it and has its metric; single
-      readings, to what they prolong.
+    - What is not rare begins nothing. How a metric goes on belongs to what touches it and has that
+      metric. Single readings belong to what they lie within and prolong nothing: a young device
+      has some at any time, and what waited for their end would never be over.
 
     Parameters
     ----------
@@ -90,9 +91,8 @@ def groups(found: Iterable[Found], rare: float, gap: float) -> list[Group]:
     every = sorted([*troubles, *alone], key=lambda group: group.members[0].order)
     for one in sorted(often, key=lambda one: (one.brief, one.order)):
         for group in every:
-            near = _touch(group, one, gap)
-            prolongs = one.brief and one.started_at >= group.started_at and group.metrics != {""}
-            if near and (prolongs or (not one.brief and one.metric in group.metrics)):
+            goes_on = one.metric in group.metrics and _touch(group, one, gap)
+            if _within(group, one) if one.brief else goes_on:
                 group.members.append(one)
                 break
     return every
@@ -108,6 +108,12 @@ def _given(group: Group, troubles: Sequence[Group], gap: float) -> bool:
         trouble.members += group.members
         return True
     return False
+
+
+def _within(group: Group, one: Found) -> bool:
+    """Whether single readings lie within a trouble; what a silent device said is no part of it."""
+    inside = group.started_at <= one.started_at and one.last_at <= group.last_at
+    return inside and group.metrics != {""}
 
 
 def _touch(a: Span, b: Span, gap: float) -> bool:

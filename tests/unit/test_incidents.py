@@ -157,14 +157,19 @@ def test_it_escalates_once_and_never_falls_back():
     assert device.real[0].critical
 
 
-def test_a_weak_finding_prolongs_and_does_not_begin():
+def test_weak_readings_neither_begin_nor_prolong_but_are_part_of_what_they_lie_within():
     device = Device()
-    weak = finding(1, 0, 5, kind="value", rarity=3.0)
-    device.scan(
-        [weak, finding(2, 20, 25, kind="value"), finding(3, 45, 50, kind="value", rarity=3.0)], 50
-    )
+    weak = [finding(i, *span, kind="value", rarity=3.0) for i, *span in ((1, 0, 5), (3, 22, 24))]
+    device.scan([*weak, finding(2, 20, 25, kind="value")], 25)
+    # Of a metric that goes on, also what is no longer rare: it is not back.
+    device.scan([finding(4, 20, 40), finding(5, 45, 70, rarity=3.0)], 70)
+    # A young device has some at any time.
+    for minute in range(71, 180, 10):
+        some = finding(6 + minute, minute, minute + 5, kind="value", rarity=160.0)
+        device.scan([some], minute + 5)
     [one] = device.real
-    assert (one.started_at, one.ended_at) == (20 * MINUTE, 50 * MINUTE)
+    assert (one.started_at, one.ended_at, one.members) == (20 * MINUTE, 70 * MINUTE, (2, 3, 4, 5))
+    assert (one.state, one.resolved_at) == ("resolved", 106 * MINUTE)
 
 
 def test_a_silent_device_s_trouble_is_not_over():
