@@ -182,6 +182,8 @@ class Forest(Judge[Model]):
     def blocks(self, spans: Spans, times: Floats, compared: Floats, n_estimators: int) -> Blocks:
         """The days of a training, and what is ordinary in them."""
         p, distance = self.parameters, Together.of(compared).distance(compared)
+        if not usual_hours.are_known(times):  # what each day has is no fault
+            p = replace(p, fault_share=0.0)
         far = trailing_mean(spans.interval, spans.lasting, times, distance)
         return Blocks.of(far, n_estimators, p)
 

@@ -44,6 +44,11 @@ class Hours:
         return np.array(self.low)[hours], np.array(self.high)[hours]
 
 
+def are_known(times: Floats) -> bool:
+    """Whether a training at these times is long enough to tell what is usual at an hour."""
+    return _slots(times) > 1
+
+
 def learn(
     times: Floats, numbers: Floats, topped: NDArray[np.bool_], pulse: Pulse
 ) -> tuple[Hours, Floats]:

@@ -367,6 +367,10 @@ def test_what_a_machine_does_each_night_is_ordinary():
     assert blocks.ordinary[nights].mean() > 0.9
     *_, blocks = trained_on(train(times, once), times, once, 50)
     assert not blocks.ordinary[1440 + 25 : 1440 + 45].any()
+    # Two days do not tell a habit from a fault: nothing is left out.
+    times, often = times[:2880], often[:2880]
+    *_, blocks = trained_on(train(times, often), times, often, 50)
+    assert blocks.ordinary.all()
 
 
 @pytest.mark.parametrize("rows", range(7, 60))
