@@ -102,8 +102,10 @@ def test_a_fault_of_its_second_day_is_over_though_its_own_forest_flags_on(
     for ago in range(40, 240, 20):
         db.execute(SAYS.replace(NEWEST, BETWEEN), ["{system,cpuUsage}", "55", device, ago, ago + 3])
     scanned(db, one, device, *range(310, 30, -30))
-    flags = "SELECT extract(epoch FROM now() - max(last_at)) / 60, max(rarity) < 168 FROM ml_finding"
-    newest, common = db.execute(flags + " WHERE detector = 'forest'").fetchone()
+    newest, common = db.execute(
+        "SELECT extract(epoch FROM now() - max(last_at)) / 60, max(rarity) < 168"
+        " FROM ml_finding WHERE detector = 'forest'"
+    ).fetchone()
     assert (newest < 45, common) == (True, True)
     ((kind, metric, state, began, ended, resolved),) = db.execute(
         "SELECT kind, leading_metric, state, extract(epoch FROM now() - started_at) / 60,"
