@@ -413,6 +413,16 @@ def test_one_metric_far_out_is_flagged_among_many():
     assert explained(fitted, times, values, 650)[0]["metric"] == "m7"
 
 
+def test_what_is_far_out_is_rarer_than_what_was_highest_in_the_training():
+    times, values = telemetry(days=4)
+    fitted = train(times[:4320], values[:4320])
+    fault = slice(5000, 5120)
+    values[fault, 2] += 3 * np.ptp(values[:4320, 2])
+    result = scored(fitted, times, values)
+    highest = max(fitted.figures["peaks"])
+    assert (-result.scores[fault] > 1.1 * highest).mean() > 0.9
+
+
 def test_what_is_usual_at_another_hour_alone_is_flagged():
     """The load of a working day, in the night."""
     times, values = telemetry(days=8)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from pyml.detectors.tails import LEVELS, TRUSTED, Tail, is_tail
+from pyml.detectors.tails import BEYOND, LEVELS, MOST, TRUSTED, Tail, is_tail
 
 
 def test_a_rarity_is_the_share_of_ordinary_scores_as_high_and_beyond_them_that_of_their_tail():
@@ -14,7 +14,7 @@ def test_a_rarity_is_the_share_of_ordinary_scores_as_high_and_beyond_them_that_o
     asked = np.array([0.5, 1.0, 2.0, 3.0, 4.0, 12.0])
     found = Tail.of(scores).powers(asked * 0.3 * np.log(10))
     np.testing.assert_allclose(found[:4], asked[:4], rtol=0.05)
-    np.testing.assert_allclose(found[4:], [TRUSTED + np.log10(2), TRUSTED + 1], rtol=0.05)
+    np.testing.assert_allclose(found[4:], TRUSTED + BEYOND * np.array([1, 9]), rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_it_is_finite_and_never_0(scores):
     found = tail.powers(np.array([-1e300, -1.0, 0.0, 1.0, 50.0, 1e300]))
     assert (np.diff(found) >= 0).all()
     assert found[0] == pytest.approx(LEVELS[0])
-    assert 0 < found[0] <= found[-1] < np.inf
+    assert 0 < found[0] <= found[-1] <= MOST
 
 
 def test_where_all_are_alike_none_is_rare_for_a_rounding():
