@@ -16,14 +16,21 @@ CREATE OR REPLACE FUNCTION _ml_raise(error jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY INVOKER
 SET search_path = pg_catalog, @extschema@, pg_temp
 AS $$
+DECLARE
+    hint text := error ->> 'hint';
+    verb text;
 BEGIN
-    IF error ->> 'hint' IS NULL THEN -- an error of PostgreSQL's own, such as a cancel
+    IF hint IS NULL THEN -- an error of PostgreSQL's own, such as a cancel
         RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message';
     END IF;
+    -- As a person has to type it whose search_path lacks the extension's schema. No pattern: there
+    -- may be no room left on the stack to compile one.
+    FOREACH verb IN ARRAY '{SELECT,FROM,CALL,UPDATE,INTO}'::text[] LOOP
+        hint := replace(hint, verb || ' ml_', verb || ' @extschema@.ml_');
+    END LOOP;
     RAISE EXCEPTION USING ERRCODE = error ->> 'sqlstate', MESSAGE = error ->> 'message',
         DETAIL = coalesce(error ->> 'detail', ''),
-        -- As a person has to type it whose search_path lacks the extension's schema.
-        HINT = regexp_replace(error ->> 'hint', E'\\m(SELECT|FROM|CALL|UPDATE|INTO) (ml_)', E'\\1 @extschema@.\\2', 'g');
+        HINT = hint;
 END
 $$;
 COMMENT ON FUNCTION _ml_raise(jsonb) IS 'Raises the error that the Python side handed over.';

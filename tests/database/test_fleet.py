@@ -171,6 +171,6 @@ def test_a_column_that_is_not_there_ends_the_run(db, dsn, one, add_device):
     db.execute("UPDATE ml_setting SET value = 'no' WHERE name = 'history_state_column'")
     ran = fleet("retrain", "--jobs", "1", "--dsn", dsn)
     assert ran.returncode == 1
-    assert "SELECT * FROM ml_doctor();" in ran.stderr
+    assert "SELECT * FROM public.ml_doctor();" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert one("SELECT count(*) FROM ml_run") == 0

@@ -684,7 +684,7 @@ def test_a_device_goes_by_its_id_and_one_that_is_not_there_is_said_so(odd_foreca
                 status, body = do(address, call.format("no%20body"))
                 assert (status, body["code"]) == (404, "ML002")
                 assert body["message"] == "there is no device no body"
-                assert odd.execute(body["hint"]).fetchall() == [(ODD,)]
+                assert odd.execute(body["hint"]).fetchall() == [(ODD, "Hall clock")]
 
 
 @pytest.mark.long
