@@ -8,17 +8,12 @@ import pytest
 from pyml.following import finders
 
 from .conftest import AGO
-from .test_incidents import HOT
 
 NEWEST = (
     " WHERE device_uuid = %s AND \"timestamp\" > (now() AT TIME ZONE 'UTC') - interval '40 minutes'"
 )
 SAYS = (
     "UPDATE device_shadow_history SET reported_state = jsonb_set(reported_state, %s, %s)" + NEWEST
-)
-BETWEEN = (
-    " WHERE device_uuid = %s AND (now() AT TIME ZONE 'UTC') - \"timestamp\""
-    " BETWEEN make_interval(mins => %s) AND make_interval(mins => %s)"
 )
 SILENT = "DELETE FROM device_shadow_history" + NEWEST
 TOLD = """
@@ -90,34 +85,6 @@ def test_its_own_models_take_over_and_what_goes_on_is_not_told_anew(
     assert after[:4] == ("stuck", "temperature", "open", None)
     assert "it never stands still" in after[5]
     assert one("SELECT count(*) FROM ml_event WHERE event = 'opened'") == 1
-
-
-def test_a_fault_of_its_second_day_is_over_though_its_own_forest_flags_on(
-    db, one, fleet, add_device
-):
-    """What it flags is not rare, and never half an hour apart: less than a day of training."""
-    device = add_device(readings=1800)
-    db.execute("SELECT ml_train_forest(%s, as_of => %s)", [device, one(AGO, 440)])
-    db.execute(HOT, [device, 240, 300])
-    for ago in range(40, 240, 20):
-        db.execute(SAYS.replace(NEWEST, BETWEEN), ["{system,cpuUsage}", "55", device, ago, ago + 3])
-    scanned(db, one, device, *range(310, 30, -30))
-    newest, common = db.execute(
-        "SELECT extract(epoch FROM now() - max(last_at)) / 60, max(rarity) < 168"
-        " FROM ml_finding WHERE detector = 'forest'"
-    ).fetchone()
-    assert (newest < 45, common) == (True, True)
-    ((kind, metric, state, began, ended, resolved),) = db.execute(
-        "SELECT kind, leading_metric, state, extract(epoch FROM now() - started_at) / 60,"
-        " extract(epoch FROM now() - ended_at) / 60, extract(epoch FROM now() - resolved_at) / 60"
-        " FROM ml_incidents WHERE device_uuid = %s",
-        [device],
-    ).fetchall()
-    assert (kind, metric, state) == ("level", "temperature", "resolved")
-    assert 295 < began < 305
-    # Over within its window of an hour; half an hour, the next look of that window and a scan.
-    assert 180 <= ended <= 240
-    assert ended - resolved <= 30 + 60 + 30
 
 
 def test_a_device_of_another_rhythm_or_metrics_is_not_judged(db, one, fleet, add_device):
