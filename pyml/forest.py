@@ -1,11 +1,12 @@
 """Isolation Forest over a device's metrics, and how far they are together: fit, score, reasons.
 
-Each reading is seen in two ways. Trees see its values, how much each metric has moved over two
-spans, and how far either is beyond what is usual at that hour (`pyml.detectors.hours`). A distance
-sees how far all metrics are beyond that together (`pyml.detectors.together`), or one of them
-alone. Either is turned into how rare it was in the training (`pyml.detectors.tails`), and both
-are added to one score: negative, lower is more anomalous. Two thresholds, fixed when the model is
-trained (`pyml.detectors.thresholds`), turn the score into a severity.
+Each reading is seen in two ways. Trees see its values and how much each metric has moved over two
+spans; half of them see, in place of the shorter span's, how far the value and that are beyond what
+is usual at that hour (`pyml.detectors.hours`). A distance sees how far all metrics are beyond that
+together (`pyml.detectors.together`), or one of them alone. Either is turned into how rare it was in
+the training (`pyml.detectors.tails`), and both are added to one score: negative, lower is more
+anomalous. Two thresholds, fixed when the model is trained (`pyml.detectors.thresholds`), turn the
+score into a severity.
 
 What is stored is one ONNX graph; scoring needs numpy alone, which walks its trees.
 

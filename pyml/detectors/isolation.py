@@ -53,7 +53,7 @@ class Parameters:
         0.6,
         "share of `contamination` for which the blocks' limits are taken: the days to come differ "
         "more from a training than its days do from each other",
-        "three kinds: 1.0 % of normal readings flagged where 1 % is asked for; .5 to .8 tried",
+        "three kinds: 1.2 % of normal readings flagged where 1 % is asked for; .5 to .8 tried",
     )
     counted_blocks: tuple[int, int] = parameter(
         (2, 5),
